@@ -1,0 +1,58 @@
+# Everything runs inside .venv, which the first target that needs it sets up.
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DO_NOT_TRACK ?= 1
+export DVC_NO_ANALYTICS ?= true
+
+.PHONY: help setup repro exp pipeline results status test lint bench ui
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/ready ## Make .venv with the pinned packages and the project: about two minutes, once
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Trainyard needs Python 3.11 or newer, and this is %d.%d. Name another: make setup PYTHON=python3.12" % sys.version_info[:2] or 0)'
+	@echo "Setting up .venv with the packages of constraints.txt: about two minutes, once"
+	@$(PYTHON) -m venv .venv
+	@python -m pip install --quiet --disable-pip-version-check --editable '.[test]' --constraint constraints.txt
+	@# DVC looks for git unless it is told that this copy has none.
+	@git rev-parse --git-dir >/dev/null 2>&1 || python -m dvc config --quiet --local core.no_scm true
+	@touch .venv/ready
+
+repro: setup ## Run every stage that is stale with dvc repro, then print the results
+	@echo "Running the stages that are stale: dvc repro"
+	@python -m dvc repro
+	@echo
+	@python -m flows.results
+	@echo "Look further: make ui (MLflow), make status, dvc plots show, trainyard predict IMAGE"
+
+exp: setup ## Run an experiment with other params: make exp S="dataset=mnist seed=1"
+	@test -n "$(S)" || { echo 'Say what to change: make exp S="members.mlp.dropout=0.2"'; exit 2; }
+	@python -m dvc exp run $(foreach change,$(S),-S "$(change)")
+	@echo
+	@python -m flows.results
+
+pipeline: setup ## Run every stage that is stale in parallel, with Prefect
+	@python -m flows.pipeline
+
+results: setup ## Print the table of members and ensembles
+	@python -m flows.results
+
+status: setup ## Say what is stale and why, and what is champion
+	@python -m flows.status
+
+ui: setup ## Open MLflow's pages on this project's runs and models
+	@python -m flows.ui
+
+test: setup ## Run the tests
+	@echo "Running the tests: some minutes"
+	@python -m pytest
+
+lint: setup ## Check style and format
+	@python -m ruff check .
+	@python -m ruff format --check .
+
+bench: setup ## Measure speed against what a user would pick instead: some minutes
+	@python -m benchmarks

@@ -1,0 +1,53 @@
+"""`trainyard COMMAND`: every command's code is imported when it is called, so that `--help` stays instant."""
+
+import importlib
+
+import click
+
+from flows.console import run
+
+COMMANDS = {
+    "check": ("flows.check", "Check params.yaml (a DVC stage)."),
+    "download": ("flows.download", "Fetch, verify and decode the dataset (a DVC stage)."),
+    "train": ("flows.train", "Train one member's replicas (a DVC stage)."),
+    "evaluate": ("flows.evaluate", "Score every member on validation and test (a DVC stage)."),
+    "ensemble": ("flows.ensemble", "Combine the members, choose on validation, score once, register (a DVC stage)."),
+    "pipeline": ("flows.pipeline", "Run the stale stages in parallel with Prefect."),
+    "results": ("flows.results", "Print the table of members and ensembles."),
+    "status": ("flows.status", "What is stale and why, what is unfinished, what is champion."),
+    "predict": ("flows.predict", "Classify image files with the champion."),
+    "track": ("flows.track", "Log to MLflow what could not be logged, and end runs whose process is gone."),
+    "ui": ("flows.ui", "Open MLflow's UI on this project's store."),
+}
+
+
+class Commands(click.Group):
+    """Knows its commands' names and one-line helps without importing them."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        return importlib.import_module(COMMANDS[name][0]).command if name in COMMANDS else None
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=Commands)
+@click.version_option(package_name="trainyard")
+def trainyard() -> None:
+    """Train image classifiers, compare them honestly, combine them and keep the best one in service.
+
+    The order of work is in dvc.yaml, every number to turn in params.yaml. `dvc repro` runs what is stale, one
+    stage after another; `trainyard pipeline` runs the same graph in parallel.
+    """
+
+
+def main() -> None:
+    run(trainyard)
+
+
+if __name__ == "__main__":
+    main()

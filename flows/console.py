@@ -1,0 +1,33 @@
+"""How every command ends: bad input as one sentence and exit code 2, a failed training as one and code 1."""
+
+import os
+import sys
+
+import click
+
+from lightning_modules.errors import DivergedError, InputError
+
+# Tools that phone home are told not to, before any of them is imported; a user's own setting wins.
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "true",
+}
+
+
+def run(command: click.Command) -> None:
+    """Runs a command with the arguments of this process and exits."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        code = command(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (InputError, DivergedError) as error:
+        click.echo(f"trainyard: {error}", err=True)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,122 @@
+"""Stage download: `python -m flows.download`.
+
+Reads: sources/<dataset>, and from params.yaml `dataset`, `seed`, `data.<dataset>.test` and `.validation`.
+Writes: data/<dataset>/, the dataset as plain arrays and the card dataset.json that says where they come from.
+"""
+
+import hashlib
+import math
+import os
+import shutil
+from pathlib import Path
+
+import click
+import numpy as np
+
+from flows import params, project, sources
+from flows.console import run
+
+
+def download(settings: params.Params) -> dict:
+    """Fetches, verifies and decodes the chosen dataset, and carves the validation split out of the training split.
+
+    data/<dataset>/ then holds train_images.npy and test_images.npy (uint8, N×H×W×C), train_labels.npy and
+    test_labels.npy (int64, N), validation_indices.npy (int64, sorted, into the training split) and dataset.json. The
+    same sources, seed and fractions make the same bytes.
+
+    Returns the card, as dataset.json holds it:
+        name, class_names, shape ([H, W, C]), counts (of training images without the validation images, and so on),
+        mean and std (a number per channel, images taken as 0..1, of the training images without the validation
+        images; std is 0 for a channel that never changes), test_sha256 (pins the test images and labels),
+        files (the SHA-256 of every .npy), provenance.
+
+    Raises:
+        InputError: the source cannot be had, is not what it should be, or has a class too small to be split.
+    """
+    images = sources.read(settings.dataset, settings.feed.test)
+    validation = sources.set_aside(
+        images.train_labels, settings.feed.validation, settings.seed, images.class_names, "the validation split"
+    )
+    mean, std = mean_and_std(np.delete(images.train_images, validation, axis=0))
+    arrays = {
+        "train_images": images.train_images,
+        "train_labels": images.train_labels,
+        "test_images": images.test_images,
+        "test_labels": images.test_labels,
+        "validation_indices": validation,
+    }
+    card = {
+        "name": settings.dataset,
+        "shape": list(images.train_images.shape[1:]),
+        "counts": {
+            "train": len(images.train_labels) - len(validation),
+            "validation": len(validation),
+            "test": len(images.test_labels),
+        },
+        "class_names": images.class_names,
+        "mean": mean,
+        "std": std,
+        "test_sha256": pin(images.test_images, images.test_labels),
+    }
+    return write(project.data_folder(settings.dataset), arrays, card, images.provenance)
+
+
+def mean_and_std(images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Per channel, in units of 0..1. Counted in integers, so the result is the same on every machine."""
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for start in range(0, len(images), 4096):
+        for channel, histogram in enumerate(counts):
+            histogram += np.bincount(images[start : start + 4096, ..., channel].ravel(), minlength=256)
+    mean, std = [], []
+    for histogram in counts.tolist():
+        number = sum(histogram)
+        first = sum(level * count for level, count in enumerate(histogram))
+        second = sum(level**2 * count for level, count in enumerate(histogram))
+        mean.append(first / number / 255)
+        std.append(math.sqrt((second * number - first**2) / number**2) / 255)
+    return mean, std
+
+
+def pin(images: np.ndarray, labels: np.ndarray) -> str:
+    """A digest of the test data itself, whatever file format it lies in."""
+    digest = hashlib.sha256(f"{images.shape} {images.dtype}".encode())
+    digest.update(np.ascontiguousarray(images))
+    digest.update(np.ascontiguousarray(labels, "<i8"))
+    return digest.hexdigest()
+
+
+def write(folder: Path, arrays: dict[str, np.ndarray], card: dict, provenance: list[dict]) -> dict:
+    """Writes beside `folder` and renames: a folder that exists is whole."""
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    files = {}
+    for name, array in arrays.items():
+        file = unfinished / f"{name}.npy"
+        np.save(file, array, allow_pickle=False)
+        with file.open("rb") as stream:
+            files[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    card = card | {"files": files, "provenance": provenance}
+    project.write_json(unfinished / "dataset.json", card)
+    if folder.exists():  # DVC removes it before it runs the stage; by hand it is still there
+        shutil.rmtree(folder)
+    os.replace(unfinished, folder)
+    return card
+
+
+def summary(card: dict) -> str:
+    counts = card["counts"]
+    return (
+        f"{card['name']}: {counts['train']:,} training, {counts['validation']:,} validation, {counts['test']:,} test "
+        f"images of {'×'.join(map(str, card['shape']))}, {len(card['class_names'])} classes"
+    )
+
+
+@click.command()
+def command() -> None:
+    """Fetch, verify and decode the dataset that params.yaml names, into data/<dataset>/."""
+    click.echo(summary(download(params.read())))
+
+
+if __name__ == "__main__":
+    run(command)

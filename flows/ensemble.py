@@ -1,0 +1,170 @@
+"""Stage ensemble: lets all replicas of all members vote, chooses the way on validation, scores it once on test.
+
+Reads   data/<dataset>/ (labels), models/<dataset>/, predictions/<dataset>/, metrics/<dataset>/members.json
+Writes  metrics/<dataset>/ensemble.json, plots/<dataset>/ensemble/: methods.csv, confusion.csv, reliability.csv;
+        registers the ensemble in MLflow as challenger, and as champion where there is none
+Run     python -m flows.ensemble
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import click
+import numpy as np
+
+from flows import project
+from flows.console import run
+from flows.evaluate import confusion, load_member, write_table
+from flows.params import Params, read
+
+
+def ensemble(params: Params) -> dict:
+    """Combines, chooses, scores and registers.
+
+    Returns:
+        What was written to metrics/<dataset>/ensemble.json: the validation scores of every method, the chosen
+        method, its vote weights by network, its scores on test, the gain over the best member and the
+        disagreement of the networks.
+
+    Raises:
+        InputError: a member is not trained, or the data was changed.
+    """
+    import torch
+
+    from flows import dataset
+    from flows.tracking import Registrar
+    from lightning_modules import scores, voting, weights
+
+    name = params.dataset
+    data = dataset.load(name)
+    class_names = data.card["class_names"]
+    networks = [
+        f"{member}-{number}" for member, recipe in params.members.items() for number in range(recipe.replicas)
+    ]
+    labels = {split: torch.from_numpy(data.split(split)[1]) for split in project.SPLITS}
+    predicted = {
+        split: torch.cat([torch.from_numpy(np.load(project.predictions_file(name, member, split)))
+                          for member in params.members])
+        for split in project.SPLITS
+    }  # fmt: skip
+
+    vote_weights = voting.fit_weights(predicted["validation"], labels["validation"])
+    on_validation = {
+        method: scores.score(voting.VOTES[method](predicted["validation"], vote_weights_of(method, vote_weights)),
+                             labels["validation"])
+        for method in params.ensemble.methods
+    }  # fmt: skip
+    method = choose(on_validation, params.ensemble.select_by)
+    chosen = voting.VOTES[method](predicted["test"], vote_weights_of(method, vote_weights))
+    members = project.read_json(project.metrics_file(name, "members"))
+    best_member = choose({member: members[member]["validation"] for member in params.members}, params.ensemble.select_by)
+    test = scores.score(chosen, labels["test"])
+    result = {
+        "method": method,
+        "select_by": params.ensemble.select_by,
+        "networks": len(networks),
+        "parameters": sum(members[member]["parameters"] * recipe.replicas for member, recipe in params.members.items()),
+        "validation": on_validation[method],
+        "test": test | {"per_class": scores.per_class(chosen, labels["test"], class_names)},
+        "best_member": best_member,
+        "gain": {
+            "accuracy": test["accuracy"] - members[best_member]["test"]["accuracy"],
+            "nll": members[best_member]["test"]["nll"] - test["nll"],
+        },
+        "disagreement": scores.disagreement(predicted["test"]),
+        "methods": on_validation,
+        "vote_weights": dict(zip(networks, vote_weights.tolist())),
+        "test_sha256": data.card["test_sha256"],
+    }
+    project.write_json(project.metrics_file(name, "ensemble"), result)
+    plots = project.plots_folder(name) / "ensemble"
+    plots.mkdir(parents=True, exist_ok=True)
+    write_table(plots / "methods.csv", [{"method": key, **numbers} for key, numbers in on_validation.items()])
+    write_table(plots / "confusion.csv", confusion("ensemble", chosen, labels["test"], class_names))
+    write_table(
+        plots / "reliability.csv",
+        [{"member": "ensemble", **row} for row in scores.reliability(chosen, labels["test"])],
+    )
+    say(result)
+
+    cards = {member: load_member(name, member, weights) for member in params.members}
+
+    def build(folder: Path) -> None:
+        predictors = [predictor for _, own in cards.values() for predictor in own]
+        export(voting.Ensemble(predictors, method, vote_weights_of(method, vote_weights)), data.card["shape"], class_names, folder)
+
+    digest = hashlib.sha256(
+        json.dumps(
+            [method, vote_weights.tolist() if method == "weighted_vote" else None,
+             [replica["weights_sha256"] for card, _ in cards.values() for replica in card["replicas"]]]
+        ).encode()
+    ).hexdigest()  # fmt: skip
+    version = Registrar(name).register(
+        digest,
+        {
+            "method": method,
+            "members": ", ".join(params.members),
+            "networks": len(networks),
+            "shape": data.card["shape"],
+            "class_names": class_names,
+            "test_sha256": data.card["test_sha256"],
+            "metrics": {
+                **{f"validation_{score}": value for score, value in on_validation[method].items()},
+                **{f"test_{score}": value for score, value in test.items()},
+                **{f"gain_{score}": value for score, value in result["gain"].items()},
+                "disagreement": result["disagreement"],
+            },
+        },
+        build,
+    )
+    if version:
+        print(f"registered: {version['name']} version {version['version']}, {' and '.join(version['aliases'])}")
+    return result
+
+
+def vote_weights_of(method: str, vote_weights):
+    """The fitted weights where the method uses them."""
+    return vote_weights if method == "weighted_vote" else None
+
+
+def choose(candidates: dict[str, dict[str, float]], select_by: str) -> str:
+    """The name with the best validation score; the other score decides between equals, then the first one wins."""
+
+    def badness(name: str) -> tuple[float, float]:
+        numbers = candidates[name]
+        both = (numbers["nll"], -numbers["accuracy"])
+        return both if select_by == "nll" else both[::-1]
+
+    return min(candidates, key=badness)
+
+
+def export(model, shape: list[int], class_names: list[str], folder: Path) -> None:
+    """Writes the ensemble as a program that torch runs without this project, and the card that it is served by."""
+    import torch
+
+    example = torch.zeros(2, *shape, dtype=torch.uint8)
+    program = torch.export.export(
+        model.eval(), (example,), dynamic_shapes=({0: torch.export.Dim("images", min=1)},), strict=False
+    )
+    torch.export.save(program, folder / "ensemble.pt2")
+    project.write_json(folder / "ensemble.json", {"shape": shape, "class_names": class_names})
+
+
+def say(result: dict) -> None:
+    test, gain = result["test"], result["gain"]
+    print(
+        f"{result['method']} of {result['networks']} networks: test accuracy {test['accuracy']:.2%} "
+        f"({gain['accuracy'] * 100:+.2f} points over {result['best_member']}), nll {test['nll']:.4f} "
+        f"({-gain['nll']:+.4f}), ece {test['ece']:.4f}; two networks disagree on {result['disagreement']:.2%}"
+    )
+
+
+@click.command()
+def command() -> None:
+    """Combine all replicas of all members, choose the way on validation, score it once on test, register it."""
+    ensemble(read())
+
+
+if __name__ == "__main__":
+    run(command)

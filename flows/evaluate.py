@@ -1,0 +1,147 @@
+"""Stage evaluate: scores every member and replica on validation and test.
+
+Reads   data/<dataset>/, models/<dataset>/<member>/ of the members in params.yaml
+Writes  predictions/<dataset>/<member>.<split>.npy (log-probabilities, replicas × images × classes),
+        metrics/<dataset>/members.json, plots/<dataset>/members/: curves.csv, confusion.csv, reliability.csv
+Run     python -m flows.evaluate
+
+Test images are looked at here, once for each trained network; whatever is chosen is chosen on validation.
+"""
+
+import csv
+import os
+import shutil
+from pathlib import Path
+
+import click
+import numpy as np
+
+from flows import project
+from flows.console import run
+from flows.params import Params, read
+from lightning_modules.errors import InputError
+
+
+def evaluate(params: Params) -> dict:
+    """Predicts with every replica of every member, writes predictions, metrics and plots, and logs the metrics.
+
+    Returns:
+        What was written to metrics/<dataset>/members.json: for each member its parameters, the number of replicas
+        and, for validation and test, each score's mean and standard deviation over them, its per-class scores
+        (means) and the scores of each replica.
+
+    Raises:
+        InputError: a member is not trained, or the data was changed.
+    """
+    import torch
+
+    from flows import dataset
+    from flows.tracking import Scores
+    from lightning_modules import scores, weights
+
+    name = params.dataset
+    data = dataset.load(name)
+    device = "cuda" if params.training.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    folder = project.predictions_file(name, "", "").parent
+    unfinished = folder.with_name(f".{name}.{os.getpid()}")
+    unfinished.mkdir(parents=True)
+    metrics, cards, tables = {}, {}, {"confusion": [], "reliability": [], "curves": []}
+    for member in params.members:
+        card, predictors = load_member(name, member, weights)
+        cards[member] = card
+        tables["curves"] += curves(member, project.model_folder(name, member) / "history.csv")
+        replicas: list[dict] = [{} for _ in predictors]
+        metrics[member] = {"parameters": card["parameters"], "replicas": len(predictors)}
+        for split in project.SPLITS:
+            images, labels = data.split(split)
+            labels = torch.from_numpy(labels)
+            predicted = torch.stack([weights.predict(predictor, images, device) for predictor in predictors])
+            np.save(unfinished / f"{member}.{split}.npy", predicted.numpy(), allow_pickle=False)
+            measured = [scores.score(one, labels) for one in predicted]
+            for numbers, one in zip(replicas, measured):
+                numbers[split] = one
+            metrics[member][split] = summarize(measured) | {
+                "per_class": mean_per_class([scores.per_class(one, labels, card["class_names"]) for one in predicted])
+            }
+            if split == "test":
+                # One network stands for the member: curves of several would be drawn over each other.
+                tables["confusion"] += confusion(member, predicted[0], labels, card["class_names"])
+                tables["reliability"] += [{"member": member, **row} for row in scores.reliability(predicted[0], labels)]
+        metrics[member]["each_replica"] = replicas
+        test = metrics[member]["test"]
+        print(
+            f"{member}: test accuracy {test['accuracy']:.2%} ± {test['accuracy_std']:.2%}, "
+            f"nll {test['nll']:.4f}, brier {test['brier']:.4f}, ece {test['ece']:.4f}",
+            flush=True,
+        )
+    project.write_json(project.metrics_file(name, "members"), metrics)
+    plots = project.plots_folder(name) / "members"
+    plots.mkdir(parents=True, exist_ok=True)
+    for table, rows in tables.items():
+        write_table(plots / f"{table}.csv", rows)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(unfinished, folder)
+    runs = Scores(name)
+    for member, card in cards.items():
+        runs.log(member, card, [flat(replica) for replica in metrics[member]["each_replica"]])
+    return metrics
+
+
+def load_member(name: str, member: str, weights) -> tuple[dict, list]:
+    folder = project.model_folder(name, member)
+    try:
+        return weights.load(folder)
+    except FileNotFoundError:
+        raise InputError(f"models/{name}/{member} does not exist: run dvc repro train@{member}") from None
+
+
+def summarize(replicas: list[dict[str, float]]) -> dict[str, float]:
+    """Each score's mean, and as `<score>_std` its standard deviation over the replicas, 0 for a single one."""
+    summary = {}
+    for score in replicas[0]:
+        values = np.array([replica[score] for replica in replicas])
+        summary[score] = float(values.mean())
+        summary[f"{score}_std"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    return summary
+
+
+def mean_per_class(replicas: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    return {
+        name: {score: float(np.mean([replica[name][score] for replica in replicas])) for score in measures}
+        for name, measures in replicas[0].items()
+    }
+
+
+def flat(replica: dict[str, dict[str, float]]) -> dict[str, float]:
+    """{"test": {"nll": 1.0}} as MLflow names it: {"test_nll": 1.0}."""
+    return {f"{split}_{score}": value for split, numbers in replica.items() for score, value in numbers.items()}
+
+
+def curves(member: str, history: Path) -> list[dict]:
+    with history.open(newline="", encoding="utf-8") as file:
+        return [{"network": f"{member}-{row.pop('replica')}", **row} for row in csv.DictReader(file)]
+
+
+def confusion(network: str, log_probabilities, labels, class_names: list[str]) -> list[dict]:
+    """One row per image, as DVC's confusion template counts them."""
+    return [
+        {"network": network, "actual": class_names[actual], "predicted": class_names[predicted]}
+        for actual, predicted in zip(labels.tolist(), log_probabilities.argmax(1).tolist())
+    ]
+
+
+def write_table(path: Path, rows: list[dict]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@click.command()
+def command() -> None:
+    """Score every member and replica of params.yaml on validation and test."""
+    evaluate(read())
+
+
+if __name__ == "__main__":
+    run(command)

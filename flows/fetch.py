@@ -1,0 +1,254 @@
+"""Gets one archive file, whole and verified, from the first place that has it.
+
+In order: the archive cache (`.trainyard/archives`), the mirror that TRAINYARD_MIRROR names (a folder or an https URL,
+laid out as torchvision's data root), the official host. Nothing goes over plain http, nothing is opened or unpacked
+before its SHA-256 is right, and what comes over the network is renamed into the cache only then.
+"""
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from flows import project
+from lightning_modules.errors import InputError
+
+MIRROR = "TRAINYARD_MIRROR"
+ATTEMPTS = 4
+BACKOFF = 1.0  # seconds before the second attempt, doubled before each one after it
+TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of a body
+CHUNK = 1 << 18  # bytes
+PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers that another attempt may change
+
+
+class Absent(LookupError):
+    """No place has the file. The message says where it was looked for."""
+
+
+class Interrupted(Exception):
+    """An attempt failed in a way that another one may not."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file as it was published.
+
+    path: its place in a torchvision data root, and so in a mirror and in the cache.
+    url: its official address; None for a file that is published only inside another one.
+    """
+
+    path: str
+    bytes: int
+    sha256: str
+    url: str | None = None
+
+
+def read(archive: Archive) -> bytes:
+    """The file's content, from the nearest place that has it.
+
+    A file in a mirror *folder* is read where it lies; what is downloaded stays in the cache. The bytes returned are
+    those that were hashed: a file that changes meanwhile does no harm.
+
+    Raises:
+        Absent: the file has no official address, and neither cache nor mirror has it.
+        InputError: the mirror cannot be reached or holds another file under this name, or the official host cannot
+            be reached or does not send what it should.
+    """
+    cached = cache_file(archive)
+    if cached.is_file():
+        try:
+            return read_verified(cached, archive)
+        except InputError:
+            say(f"{archive.path} in the archive cache is damaged and is fetched again")
+    mirror = os.environ.get(MIRROR, "").strip()
+    if mirror:
+        try:
+            return from_mirror(mirror, archive)
+        except Absent as absent:
+            if archive.url is None:
+                raise
+            say(f"{absent}: taking it from {urlsplit(archive.url).hostname}")
+    if archive.url is None:
+        raise Absent(f"{archive.path} is not in the archive cache, and {MIRROR} is not set")
+    try:
+        download(archive.url, archive, cached)
+    except Absent as absent:
+        raise InputError(f"{absent}; {advice(archive)}") from None
+    except Interrupted as interrupted:
+        raise InputError(f"{interrupted}; {advice(archive)}") from None
+    return read_verified(cached, archive)
+
+
+def cache_file(archive: Archive) -> Path:
+    return project.state_folder() / "archives" / archive.path
+
+
+def from_mirror(mirror: str, archive: Archive) -> bytes:
+    """The file's content from a folder or URL laid out as torchvision's data root; Absent where it is not there."""
+    if "://" in mirror:
+        if not mirror.lower().startswith("https://"):
+            raise InputError(f"{MIRROR} is {mirror}, but has to be a folder or an https:// URL")
+        try:
+            download(f"{mirror.rstrip('/')}/{archive.path}", archive, cache_file(archive))
+        except Interrupted as interrupted:
+            raise InputError(f"the mirror that {MIRROR} names does not answer: {interrupted}") from None
+        return read_verified(cache_file(archive), archive)
+    # Not relative to the working folder: DVC runs a queued experiment in a copy of the project somewhere else.
+    folder = project.home() / Path(mirror).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{MIRROR} is {mirror}, but there is no folder {folder}")
+    file = folder / archive.path
+    if not file.is_file():
+        raise Absent(f"the mirror {mirror} has no {archive.path}")
+    return read_verified(file, archive)
+
+
+def read_verified(file: Path, archive: Archive) -> bytes:
+    """The content of a local file, hashed after it was read."""
+    try:
+        with file.open("rb") as stream:
+            # A file of another size is hashed for the message alone, without taking it into memory.
+            content = stream.read(archive.bytes) if os.fstat(stream.fileno()).st_size == archive.bytes else None
+            if content is None:
+                refuse_page(stream.read(512), str(file))
+                stream.seek(0)
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            else:
+                found = hashlib.sha256(content).hexdigest()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
+    if content is None or found != archive.sha256:
+        raise wrong_hash(str(file), archive, found)
+    return content
+
+
+def download(url: str, archive: Archive, target: Path) -> None:
+    """Downloads one file to `target`, which appears only when it is whole and verified.
+
+    Raises:
+        Absent: the host says that it has no such file.
+        Interrupted: no attempt got through.
+        InputError: what came is another file, or an address that is not https.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                transfer(url, archive, temporary)
+                break
+            except Interrupted as interrupted:
+                if attempt == ATTEMPTS:
+                    raise
+                seconds = BACKOFF * 2 ** (attempt - 1)
+                say(f"{interrupted}; attempt {attempt + 1} of {ATTEMPTS} in {seconds:g} s")
+                time.sleep(seconds)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def transfer(url: str, archive: Archive, file: Path) -> None:
+    """One attempt: reads no further than the size that is known, and checks the SHA-256."""
+    import requests
+
+    digest, received = hashlib.sha256(), 0
+    with requests.Session() as session, file.open("wb") as stream:
+        session.adapters.pop("http://")  # so that a redirect to plain http fails too
+        with answer(session, url) as response:
+            for chunk in body(response, archive):
+                if received == 0:
+                    refuse_page(chunk, url)
+                received += len(chunk)
+                if received > archive.bytes:
+                    raise InputError(f"{url} sends more than the {archive.bytes:,} bytes of {archive.path}: refused")
+                digest.update(chunk)
+                stream.write(chunk)
+    # urllib3 itself raises where a declared length is not reached: then a short body is whole, and another file.
+    if received < archive.bytes and "Content-Length" not in response.headers:
+        raise Interrupted(f"{url} ended after {received:,} of {archive.bytes:,} bytes")
+    if digest.hexdigest() != archive.sha256:
+        raise wrong_hash(url, archive, digest.hexdigest())
+
+
+def answer(session: Any, url: str) -> Any:
+    """The open response, its body not yet read."""
+    import requests
+
+    host = urlsplit(url).hostname
+    try:
+        response = session.get(url, stream=True, timeout=TIMEOUT, headers={"Accept-Encoding": "identity"})
+    except requests.exceptions.InvalidSchema:
+        raise InputError(f"{url} leads to an address that is not https: refused") from None
+    except requests.exceptions.SSLError as error:
+        raise InputError(f"{host} has no certificate that this machine trusts: {reason(error)}") from None
+    except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
+        raise Interrupted(f"{host} cannot be reached ({reason(error)})") from None
+    except requests.exceptions.RequestException as error:
+        raise InputError(f"{url} cannot be fetched: {reason(error)}") from None
+    if response.status_code != 200:
+        response.close()
+        said = f"{response.status_code} {response.reason}".strip()
+        raise (Interrupted if response.status_code in PASSING else Absent)(f"{url} answers {said}")
+    return response
+
+
+def body(response: Any, archive: Archive) -> Iterator[bytes]:
+    """The body as it was sent, piece by piece, with a progress bar where a person watches."""
+    import urllib3
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    watched = sys.stderr.isatty()
+    if not watched:
+        say(f"fetching {archive.path} ({archive.bytes:,} bytes) from {urlsplit(response.url).hostname}")
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not watched) as progress:
+        task = progress.add_task(Path(archive.path).name, total=archive.bytes)
+        try:
+            # Not iter_content: a host that labels .gz files "Content-Encoding: gzip" would have them unpacked by it.
+            for chunk in response.raw.stream(CHUNK, decode_content=False):
+                progress.advance(task, len(chunk))
+                yield chunk
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise Interrupted(f"{response.url} broke off ({reason(error)})") from None
+
+
+def refuse_page(head: bytes, place: str) -> None:
+    """A login page of a network, or an error page sent as a success, is the usual thing in an archive's place."""
+    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        raise InputError(f"got an HTML page instead of an archive: {place}")
+
+
+def wrong_hash(place: str, archive: Archive, found: str) -> InputError:
+    return InputError(
+        f"{place} is not {archive.path} as it was published (damaged or another file): "
+        f"expected SHA-256 {archive.sha256}, found {found}"
+    )
+
+
+def advice(archive: Archive) -> str:
+    return (
+        f"to take it from elsewhere, set {MIRROR} to a folder or https URL that has {archive.path} "
+        "(laid out as torchvision's data root)"
+    )
+
+
+def reason(error: BaseException) -> str:
+    """The innermost cause, in its own words: requests and urllib3 wrap it in addresses and names of objects."""
+    wrapped = [getattr(error, "reason", None), *error.args]
+    inner = next((part for part in wrapped if isinstance(part, BaseException)), error.__cause__)
+    if inner is not None:
+        return reason(inner)
+    return str(getattr(error, "strerror", None) or error).rsplit(": ", 1)[-1]
+
+
+def say(line: str) -> None:
+    click.echo(line, err=True)

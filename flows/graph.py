@@ -1,0 +1,157 @@
+"""What DVC knows: which stages there are, which of them are stale and why, and which must run.
+
+The order of work is written in dvc.yaml alone. The graph is the one thing that is read through DVC's Python
+API, in one function; all else goes through its command line.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import yaml
+
+from lightning_modules.errors import InputError, unknown
+
+# What `dvc repro` takes when nothing is named: studies have a dvc.yaml of their own and run when asked for.
+MAIN = "dvc.yaml"
+
+
+def stages(root: Path) -> dict[str, list[str]]:
+    """Every stage of the repository with the stages that it needs directly.
+
+    Raises:
+        InputError: there is no DVC repository, or dvc.yaml is none that DVC can read.
+    """
+    # 0.3 s, and not needed where nothing is stale.
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        repo = Repo(os.fspath(root))
+        graph = repo.index.graph
+    except DvcException as error:
+        raise InputError(f"DVC cannot read the stages: {' '.join(str(error).split())}") from None
+    names = {stage: name(stage, root) for stage in graph}
+    return {names[stage]: sorted(names[needed] for needed in graph.successors(stage)) for stage in names}
+
+
+def name(stage, root: Path) -> str:
+    """As DVC's command line wants it at the root; its own `addressing` depends on the current folder."""
+    file = os.path.relpath(stage.path, root)
+    own = getattr(stage, "name", None)
+    if own is None:
+        return file
+    return own if file == MAIN else f"{file}:{own}"
+
+
+def stale(root: Path, targets: Sequence[str] = (MAIN,)) -> dict[str, list[str]]:
+    """The stages, among the targets and what they need, whose files, params or command are not those of
+    dvc.lock, with the reasons. What comes after them in the graph is not in it, though it may have to run.
+
+    Raises:
+        InputError: DVC cannot say, because there is no repository, no such target or no valid dvc.yaml.
+    """
+    asked = subprocess.run(
+        [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json", "--with-deps", *targets],
+        cwd=root, capture_output=True, text=True,
+    )  # fmt: skip
+    if asked.returncode != 0:
+        said = " ".join(asked.stderr.split()).removeprefix("ERROR: ")
+        raise InputError(f"DVC cannot tell what is stale: {said}")
+    answer = json.loads(asked.stdout)
+    ran = ever_ran(root, answer)
+    return {stage: reasons(changes) if stage in ran else ["never run"] for stage, changes in answer.items()}
+
+
+def ever_ran(root: Path, stages: Iterable[str]) -> set[str]:
+    """Of the stages, those in a dvc.lock; and the tracked files (`.dvc`), which cannot run."""
+    locks: dict[str, set[str]] = {}
+    found = set()
+    for stage in stages:
+        file, _, own = stage.rpartition(":")
+        if file not in locks:
+            locks[file] = locked(root / Path(file or MAIN).with_name("dvc.lock"))
+        if own in locks[file] or stage.endswith(".dvc"):
+            found.add(stage)
+    return found
+
+
+def locked(file: Path) -> set[str]:
+    if not file.is_file():
+        return set()
+    content = yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    return set(content.get("stages") or {})
+
+
+def reasons(changes: list) -> list[str]:
+    """DVC's account of one stage as plain phrases."""
+    found = []
+    for change in changes:
+        if isinstance(change, str):  # "changed command", "changed checksum", "always changed"
+            found.append({"changed command": "cmd: modified", "always changed": "runs always"}.get(change, change))
+            continue
+        for files in change.values():
+            for file, what in files.items():
+                if isinstance(what, dict):  # a params file: its keys
+                    found.extend(f"{file} {key}: {state}" for key, state in what.items())
+                else:
+                    found.append(f"{file}: {what}")
+    return found
+
+
+def select(needs: dict[str, list[str]], targets: Iterable[str] = (MAIN,)) -> list[str]:
+    """The targets and all that they need, in an order in which they can run. A target is a stage, a group
+    (`train` for train@mlp, train@cnn, ...), or a dvc.yaml file.
+
+    Raises:
+        InputError: a target is none of these.
+    """
+    chosen: dict[str, None] = {}
+
+    def add(stage: str) -> None:
+        # Not recursive: a chain of a thousand stages is deeper than Python's stack.
+        stack = [(stage, False)]
+        while stack:
+            current, ready = stack.pop()
+            if ready:
+                chosen[current] = None
+            elif current not in chosen:
+                stack.append((current, True))
+                stack.extend((needed, False) for needed in reversed(needs[current]) if needed not in chosen)
+
+    for target in targets:
+        found = [stage for stage in needs if belongs(stage, target)]
+        if not found:
+            raise unknown("stage", target, needs)
+        for stage in found:
+            add(stage)
+    return list(chosen)
+
+
+def belongs(stage: str, target: str) -> bool:
+    if stage == target or stage.startswith(f"{target}@"):
+        return True
+    if target == MAIN:
+        return ":" not in stage and not stage.endswith(".dvc")
+    return stage.startswith(f"{target}:")
+
+
+def must_run(needs: dict[str, list[str]], selected: Sequence[str], stale: Iterable[str]) -> list[str]:
+    """Of the `selected` stages, in their order, the stale ones and those that come after a stale one."""
+    stale = set(stale)
+    running: set[str] = set()
+    for stage in selected:
+        if stage in stale or not running.isdisjoint(needs[stage]):
+            running.add(stage)
+    return [stage for stage in selected if stage in running]
+
+
+def levels(needs: dict[str, list[str]], running: Sequence[str]) -> dict[str, int]:
+    """How many of the stages that run come one after another before each of them."""
+    found: dict[str, int] = {}
+    for stage in running:
+        found[stage] = max((found[needed] + 1 for needed in needs[stage] if needed in found), default=0)
+    return found

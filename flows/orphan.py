@@ -1,0 +1,60 @@
+"""Ends a stage whose DVC is gone.
+
+A SIGTERM or SIGKILL to `dvc repro` leaves the stage that it started running, to write its outputs later, when
+another run may be at work on them. So a long stage watches the DVC that started it.
+"""
+
+import os
+import signal
+import threading
+import time
+from pathlib import PurePath
+
+import psutil
+
+INTERVAL = 0.5  # seconds
+
+
+def die_with_dvc() -> threading.Thread | None:
+    """Sends this process a SIGTERM as soon as the DVC that started it is gone.
+
+    Returns the watching thread, or None where no DVC started this process. A stage calls it first, so that it
+    can still be stopped by the signal's default action while the rest is being imported.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return None
+    dvc = next((process for process in psutil.Process().parents() if runs_dvc(process)), None)
+    if dvc is None and not abandoned():
+        return None
+    watcher = threading.Thread(target=watch, args=(dvc,), name="die-with-dvc", daemon=True)
+    watcher.start()
+    return watcher
+
+
+def runs_dvc(process: psutil.Process) -> bool:
+    """`dvc ...`, `python /somewhere/bin/dvc ...` or `python -m dvc ...`."""
+    try:
+        command = process.cmdline()
+    except psutil.Error:
+        return False
+    names = [PurePath(word).name for word in command[:3]]
+    return "dvc" in names[:2] or command[1:3] == ["-m", "dvc"]
+
+
+def abandoned() -> bool:
+    """DVC was gone before anyone looked: init is the parent, and not who started this process's group."""
+    return os.getppid() == 1 and os.getpgrp() != 1
+
+
+def watch(dvc: psutil.Process | None) -> None:
+    # is_running() compares the time of creation: a stranger with DVC's number is not DVC. A zombie is as gone.
+    while dvc is not None and dvc.is_running() and status(dvc) != psutil.STATUS_ZOMBIE:
+        time.sleep(INTERVAL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def status(process: psutil.Process) -> str:
+    try:
+        return process.status()
+    except psutil.Error:
+        return psutil.STATUS_ZOMBIE

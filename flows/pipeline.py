@@ -1,0 +1,280 @@
+"""`trainyard pipeline [STAGE]...`: runs what is stale in DVC's graph, in parallel, as a Prefect flow.
+
+Reads   DVC's graph and `dvc status`: the order of work is written in dvc.yaml and nowhere else
+Writes  what the stages write; dvc.lock comes out as from `dvc repro`, which then says "up to date"
+Run     python -m flows.pipeline
+
+Each stage is a Prefect task that runs `dvc repro --single-item STAGE` as soon as what it needs has finished. A
+failed stage leaves the independent ones to finish; then the flow is red and the exit code 1. Prefect's own
+server is used where PREFECT_API_URL names one; else Prefect starts a temporary one, which takes some seconds.
+"""
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import click
+
+from flows import graph, params, prefect_server, project
+from flows.console import run
+from flows.processes import ClosedError, Processes, TimeLimitError
+from flows.repro import Outcome, Repro
+from lightning_modules.errors import InputError
+
+# Seconds before each further try, for the stages that can fail for a reason outside this machine. A training
+# that failed fails again: it gets none.
+RETRIES = {"download": (5, 20)}
+PREPARE = "from flows import tracking; tracking.prepare()"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What has to run, in an order in which it can, and why."""
+
+    needs: dict[str, list[str]] = field(default_factory=dict)
+    stages: list[str] = field(default_factory=list)
+    why: dict[str, list[str]] = field(default_factory=dict)
+
+    def needed(self, stage: str) -> list[str]:
+        """What the stage has to wait for."""
+        return [name for name in self.needs[stage] if name in self.why]
+
+    def reason(self, stage: str) -> str:
+        return ", ".join(self.why[stage]) or f"after {', '.join(self.needed(stage))}"
+
+    def widths(self) -> dict[str, int]:
+        """How many stages can run at the same time as each one, itself included."""
+        level = graph.levels(self.needs, self.stages)
+        wide = Counter(level.values())
+        return {stage: wide[level[stage]] for stage in self.stages}
+
+
+def plan(root: Path, targets: Sequence[str] = (), force: bool = False) -> Plan:
+    """Raises InputError for an unknown target, or where DVC cannot read the project."""
+    targets = targets or (graph.MAIN,)
+    # A wrong name is told from the right ones; DVC's own message for it lists none.
+    needs = graph.stages(root) if force or targets != (graph.MAIN,) else {}
+    selected = graph.select(needs, targets) if needs else []
+    stale = graph.stale(root, targets)
+    if not stale and not force:
+        return Plan()
+    needs = needs or graph.stages(root)
+    selected = selected or graph.select(needs, targets)
+    stages = selected if force else graph.must_run(needs, selected, stale)
+    return Plan(needs, stages, {stage: stale.get(stage, ["forced"] if force else []) for stage in stages})
+
+
+def flow(plan: Plan, repro: Repro, outcomes: dict[str, Outcome], *, name: str, workers: int, ready: Callable):
+    """Prefect's flow over the plan; it fills `outcomes`, and calls `ready` before the first stage."""
+    from prefect import flow as prefect_flow
+    from prefect import task
+    from prefect.cache_policies import NO_CACHE
+    from prefect.logging import get_run_logger
+    from prefect.states import Completed, Failed
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    # DVC owns caching: a second cache beside it would disagree. What a task returns is small and JSON.
+    @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
+    def dvc_stage(stage: str):
+        outcome = outcomes[stage] = repro(stage, get_run_logger().info)
+        if outcome.problem:
+            # Returned, not raised: there is no traceback that would tell a person more.
+            return Failed(message=f"{stage}: {outcome.problem}")
+        return {"stage": stage, "seconds": round(outcome.seconds, 3)}
+
+    def task_for(stage: str):
+        delays = RETRIES.get(stage, ())
+
+        def again(task, run, state) -> bool:
+            if outcomes[stage].can_retry:
+                repro.say(stage, "trying again in some seconds")
+            return outcomes[stage].can_retry
+
+        return dvc_stage.with_options(
+            name=stage.partition("@")[0],
+            retries=len(delays),
+            retry_delay_seconds=list(delays) or 0,
+            retry_condition_fn=again,
+        )
+
+    @prefect_flow(
+        name="pipeline",
+        flow_run_name=name,
+        task_runner=ThreadPoolTaskRunner(max_workers=workers),
+        persist_result=False,
+    )
+    def pipeline(stages: list[str]):
+        ready()
+        order = TopologicalSorter({stage: plan.needed(stage) for stage in stages})
+        order.prepare()
+        futures, states = {}, {}
+        ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+        try:
+            running = 0
+            # A task is submitted when what it needs is done: one that waits would hold a worker.
+            while order.is_active():
+                for stage in order.get_ready():
+                    needed = [futures[other] for other in plan.needed(stage)]
+                    futures[stage] = task_for(stage).submit(stage, wait_for=needed)
+                    futures[stage].add_done_callback(lambda _, stage=stage: ended.put(stage))
+                    running += 1
+                if not running:
+                    break
+                stage = ended.get()
+                running -= 1
+                futures[stage].wait()  # else `state` asks the server, which hears of it a little later
+                states[stage] = futures[stage].state
+                if states[stage].is_completed():
+                    order.done(stage)
+        except BaseException:
+            # Prefect waits for its threads before it lets an interrupt through, and they for their commands.
+            repro.processes.end_all()
+            raise
+        failed = [stage for stage, state in states.items() if not state.is_completed()]
+        if failed:
+            return Failed(message=f"failed: {', '.join(failed)}")
+        return Completed(message=f"{len(stages)} stages")
+
+    return pipeline
+
+
+def prepare_tracking(root: Path, processes: Processes) -> None:
+    """Creates MLflow's store before stages fan out: several processes that open a new one first break it.
+
+    In a process of its own, so that it goes on while Prefect's server starts. A failure is told and no more:
+    training works without MLflow.
+    """
+    lines: deque[str] = deque(maxlen=3)
+    try:
+        code = processes.run([sys.executable, "-c", PREPARE], lines.append, cwd=root, time_limit=120)
+    except ClosedError:
+        return
+    except TimeLimitError as error:
+        code, lines = 1, [str(error)]
+    if code and not processes.closed.is_set():
+        click.echo(f"warning: MLflow's store could not be prepared: {' '.join(lines)}", err=True)
+
+
+def execute(root: Path, plan: Plan, workers: int, force: bool = False, time_limit: float | None = None) -> int:
+    """Runs the plan; returns the exit code.
+
+    Raises:
+        SystemExit: with 143, after SIGTERM and with every child ended; KeyboardInterrupt alike.
+        RuntimeError: Prefect's server does not start.
+    """
+    prefect_server.configure()
+    name = f"{params.read().dataset} {commit(root)}".strip()
+    # A stage that runs alone on its level may use every core.
+    jobs = {stage: max(1, cores() // min(workers, wide)) for stage, wide in plan.widths().items()}
+    outcomes: dict[str, Outcome] = {}
+    with exit_on_sigterm(), Processes() as processes:
+        tracking = threading.Thread(target=prepare_tracking, args=(root, processes))
+        tracking.start()
+        server = None
+        if "PREFECT_API_URL" not in os.environ:
+            click.echo("starting Prefect's temporary server; set PREFECT_API_URL to use a running one", err=True)
+            server = prefect_server.TemporaryServer()
+            server.start()
+        repro = Repro(root, processes, printer(plan.stages), force=force, time_limit=time_limit, jobs=jobs)
+        pipeline = flow(plan, repro, outcomes, name=name, workers=workers, ready=tracking.join)
+        if server:
+            server.wait()
+        state = pipeline(plan.stages, return_state=True)
+    report(plan, outcomes)
+    if not state.is_completed() and not any(outcome.problem for outcome in outcomes.values()):
+        click.echo(f"trainyard: the flow ended as {state.name}: {state.message}", err=True)
+    return 0 if state.is_completed() else 1
+
+
+def report(plan: Plan, outcomes: Mapping[str, Outcome]) -> None:
+    """What failed, its last lines again, and what was therefore not run."""
+    failed = [outcome for outcome in outcomes.values() if outcome.problem]
+    for outcome in failed:
+        click.echo(f"\n{outcome.stage} failed: {outcome.problem}. Its last lines:", err=True)
+        for line in outcome.last_lines:
+            click.echo(f"    {line}", err=True)
+    not_run = [stage for stage in plan.stages if stage not in outcomes]
+    if failed and not_run:
+        click.echo(f"\nnot run because of it: {', '.join(not_run)}", err=True)
+
+
+@contextlib.contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """The signal's default action would skip what ends the children and Prefect's temporary server."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def printer(stages: Sequence[str]) -> Callable[[str, str], None]:
+    """Prints a stage's line behind its name, each stage in a colour of its own on a terminal."""
+    width = max(map(len, stages))
+    palette = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
+    colour = {stage: palette[index % len(palette)] for index, stage in enumerate(stages)}
+
+    def say(stage: str, line: str) -> None:
+        click.echo(f"{click.style(f'{stage:<{width}} |', fg=colour[stage])} {line}")
+
+    return say
+
+
+def commit(root: Path) -> str:
+    """Git's short name of the current commit; empty outside a repository."""
+    try:
+        asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return asked.stdout.strip()
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@click.command()
+@click.argument("stages", nargs=-1, metavar="[STAGE]...")
+@click.option("--workers", type=click.IntRange(min=1), help="Stages at the same time.  [default: CPU cores]")
+@click.option("--force", is_flag=True, help="Run what is up to date, too.")
+@click.option("--dry", is_flag=True, help="Only say what would run, and why.")
+@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For each stage.")
+def command(stages: tuple[str, ...], workers: int | None, force: bool, dry: bool, time_limit: float | None) -> int:
+    """Run the stale stages in parallel with Prefect; with names (train, train@mlp), only these and what they
+    need."""
+    root = project.root()
+    planned = plan(root, stages, force)
+    if not planned.stages:
+        click.echo("everything is up to date")
+        return 0
+    for stage in planned.stages if dry else ():
+        click.echo(f"would run {stage}: {planned.reason(stage)}")
+    if dry:
+        return 0
+    workers = min(workers or cores(), max(planned.widths().values()))
+    code = execute(root, planned, workers, force, time_limit)
+    if code == 0:
+        show_results()
+    return code
+
+
+def show_results() -> None:
+    """The table of members and ensembles, where all that it needs has been made."""
+    from flows import results
+
+    with contextlib.suppress(InputError):
+        results.show()
+
+
+if __name__ == "__main__":
+    run(command)

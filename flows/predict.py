@@ -1,0 +1,80 @@
+"""`trainyard predict IMAGE...`: classifies image files with the dataset's champion."""
+
+import json
+from pathlib import Path
+
+import click
+
+from flows.console import run
+from flows.params import read
+from lightning_modules.errors import InputError
+
+
+def read_image(path: Path, shape: list[int]):
+    """An image file as uint8 H×W×C of the given shape, resized where it has another size.
+
+    Raises:
+        InputError: it cannot be read as an image.
+    """
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            image = image.convert("L" if shape[2] == 1 else "RGB")
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError):
+        raise InputError(f"{path} is no image that can be read (PNG, JPEG, WebP, BMP, GIF, TIFF)") from None
+    size = (shape[1], shape[0])
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(image, np.uint8).reshape(shape)
+
+
+def predict(dataset: str, paths: list[Path]) -> list[dict]:
+    """One dict per file: file, label, probability, and the probabilities of all classes.
+
+    Raises:
+        InputError: there is no champion, or a file is no image.
+    """
+    import numpy as np
+
+    from flows.tracking import load_champion
+
+    model, champion = load_champion(dataset)
+    shape = list(model.metadata.get_input_schema().inputs[0].shape[1:])
+    frame = model.predict(np.stack([read_image(path, shape) for path in paths]))
+    probabilities = frame.drop(columns="label")
+    return [
+        {
+            "file": str(path),
+            "label": frame["label"][number],
+            "probability": float(probabilities.loc[number].max()),
+            "probabilities": {name: float(value) for name, value in probabilities.loc[number].items()},
+            "model": f"{champion['name']} version {champion['version']}",
+        }
+        for number, path in enumerate(paths)
+    ]
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--dataset", help="Whose champion; by default that of params.yaml.")
+@click.option("--json", "as_json", is_flag=True, help="Print all probabilities as JSON.")
+def command(images: tuple[Path, ...], dataset: str | None, as_json: bool) -> None:
+    """Classify IMAGES with the champion.
+
+    Images are converted to the grey or colour, and resized to the size, that the champion was trained on.
+    """
+    results = predict(dataset or read().dataset, list(images))
+    if as_json:
+        click.echo(json.dumps(results, indent=2, ensure_ascii=False))
+        return
+    width = max(len(result["file"]) for result in results)
+    for result in results:
+        click.echo(f"{result['file']:<{width}}  {result['label']}  {result['probability']:.1%}")
+
+
+if __name__ == "__main__":
+    run(command)

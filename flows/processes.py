@@ -1,0 +1,224 @@
+"""Runs commands that leave nothing behind: each in a session of its own, which is ended as a whole.
+
+A SIGTERM to `dvc repro` ends DVC and leaves the stage that it started running, to write its output while a
+second run may already be at work. Here everything that a command started is ended with it.
+"""
+
+import codecs
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+POLL = 0.2  # seconds between two looks at whether a silent command has ended
+
+
+class TimeLimitError(TimeoutError):
+    """A command took longer than it was given, and was ended."""
+
+
+class ClosedError(RuntimeError):
+    """No command is started any more, because `end_all` was called."""
+
+
+class Session:
+    """One running command with all that it started."""
+
+    def __init__(self, command: Sequence[str], cwd: Path | None, env: Mapping[str, str] | None) -> None:
+        self.process = subprocess.Popen(
+            command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+        self.reaped = False
+        self.lock = threading.Lock()
+
+    def leader_ended(self) -> bool:
+        # WNOWAIT leaves the zombie, and the zombie keeps the session's id from being given to a stranger.
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return self.reaped or os.waitid(os.P_PID, self.process.pid, flags) is not None
+
+    def members(self) -> list[psutil.Process]:
+        """Who is alive in the session, and the children of its leader that made a session of their own."""
+        found = {}
+        for process in psutil.process_iter():
+            try:
+                if os.getsid(process.pid) == self.process.pid:
+                    found[process.pid] = process
+                    found.update((child.pid, child) for child in process.children(recursive=True))
+            except (ProcessLookupError, PermissionError, psutil.Error):
+                continue
+        return [process for process in found.values() if alive(process)]
+
+    def send(self, number: int) -> list[psutil.Process]:
+        """Signals every member; returns those that there were."""
+        with self.lock:
+            if self.reaped:
+                return []
+            members = self.members()
+            for process in members:
+                try:
+                    process.send_signal(number)
+                except psutil.Error:
+                    continue
+            return members
+
+    def reap(self) -> int:
+        with self.lock:
+            code = self.process.wait()
+            self.reaped = True
+        self.process.stdout.close()
+        return code
+
+
+class Processes:
+    """The commands that run now. As a context it ends them all on leaving, whatever the reason."""
+
+    def __init__(self, grace: float = 10.0) -> None:
+        self.grace = grace  # seconds between TERM and KILL
+        self.live: set[Session] = set()
+        self.closed = threading.Event()
+        self.lock = threading.Lock()
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.end_all()
+
+    def run(
+        self,
+        command: Sequence[str],
+        on_line: Callable[[str], None],
+        *,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        time_limit: float | None = None,
+    ) -> int:
+        """Runs a command to its end, hands on each line that it prints (stdout and stderr as they come, of a
+        line drawn again with a carriage return the last state), and returns its exit code, negative for a signal.
+
+        What the command leaves running is ended too.
+
+        Raises:
+            TimeLimitError: it took longer than `time_limit` seconds.
+            ClosedError: `end_all` was called before.
+            OSError: it cannot be started.
+        """
+        with self.lock:
+            if self.closed.is_set():
+                raise ClosedError("no command is started any more")
+            session = Session(command, cwd, env)
+            self.live.add(session)
+        try:
+            follow(session, Lines(on_line), time_limit)
+        finally:
+            try:
+                end([session], self.grace)
+            finally:
+                code = session.reap()
+                with self.lock:
+                    self.live.discard(session)
+        return code
+
+    def end_all(self) -> None:
+        """Ends every command, all at once, and starts none after; safe to call from any thread, and twice."""
+        with self.lock:
+            self.closed.set()
+            sessions = list(self.live)
+        with undisturbed():
+            end(sessions, self.grace)
+
+
+def end(sessions: Sequence[Session], grace: float) -> None:
+    """TERM to all, and KILL to those who are there after `grace` seconds."""
+    # Without threads: Python 3.12 starts none while it exits.
+    remaining = [process for session in sessions for process in session.send(signal.SIGTERM)]
+    deadline = time.monotonic() + grace
+    while time.monotonic() < deadline and (remaining := [process for process in remaining if alive(process)]):
+        time.sleep(0.05)
+    # Again and again, because a member may have started another one meanwhile.
+    while any(session.send(signal.SIGKILL) for session in sessions):
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """A second Ctrl-C while the children are being ended would leave them running: it has to wait."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def alive(process: psutil.Process) -> bool:
+    """False for a zombie and for a stranger who has the same number now."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def follow(session: Session, lines: "Lines", time_limit: float | None) -> None:
+    """Reads until the command has ended and nothing more is to be read.
+
+    Its end is not the end of its output: what it left running holds the pipe open.
+    """
+    deadline = None if time_limit is None else time.monotonic() + time_limit
+    pipe = session.process.stdout
+    os.set_blocking(pipe.fileno(), False)
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        while True:
+            ended = session.leader_ended()
+            if deadline is not None and not ended and time.monotonic() > deadline:
+                lines.finish()
+                raise TimeLimitError(f"ended after its time limit of {time_limit:g} seconds")
+            if selector.select(timeout=0 if ended else POLL):
+                chunk = os.read(pipe.fileno(), 65536)
+                lines.feed(chunk)
+                if not chunk:
+                    break
+            elif ended:
+                break
+    lines.finish()
+    while not session.leader_ended():  # it closed its output and works on
+        time.sleep(POLL)
+        if deadline is not None and time.monotonic() > deadline:
+            raise TimeLimitError(f"ended after its time limit of {time_limit:g} seconds")
+
+
+class Lines:
+    """Bytes as they come in, whole lines out."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self.on_line = on_line
+        self.decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
+        self.rest = ""
+
+    def feed(self, chunk: bytes) -> None:
+        *whole, self.rest = (self.rest + self.decode(chunk)).split("\n")
+        for line in whole:
+            self.emit(line)
+        # A progress bar that is drawn again for an hour is kept once. A \r at the very end may be half of a \r\n.
+        if "\r" in self.rest[:-1]:
+            self.rest = self.rest[self.rest.rindex("\r", 0, -1) + 1 :]
+
+    def finish(self) -> None:
+        if self.rest:
+            self.emit(self.rest)
+            self.rest = ""
+
+    def emit(self, line: str) -> None:
+        self.on_line(line.rstrip("\r").rpartition("\r")[2])

@@ -1,0 +1,71 @@
+"""What a person sees of a training: a bar for each replica on a terminal, now and then a line in a log."""
+
+import sys
+import time
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+# Seconds between two lines about one replica in a log.
+PAUSE = 10.0
+
+
+class Board:
+    """Shows the events that `fit` reports.
+
+    Args:
+        member: names the rows, `<member>-<replica>`.
+        replicas: number of rows.
+        epochs: full length of a row.
+    """
+
+    def __init__(self, member: str, replicas: int, epochs: int) -> None:
+        self.member, self.replicas, self.epochs = member, replicas, epochs
+        self.last_line = {number: time.monotonic() for number in range(replicas)}
+        self.bars = None
+        if sys.stdout.isatty():
+            self.bars = Progress(
+                TextColumn("{task.description:<12}"),
+                BarColumn(),
+                TextColumn("epoch {task.fields[epoch]:>3}/{task.total:.0f}"),
+                TextColumn("{task.fields[numbers]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
+
+    def __enter__(self) -> "Board":
+        if self.bars:
+            self.bars.start()
+            self.rows = [
+                self.bars.add_task(f"{self.member}-{number}", total=self.epochs, epoch=0, numbers="", start=False)
+                for number in range(self.replicas)
+            ]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bars:
+            self.bars.stop()
+
+    def already(self, number: int) -> None:
+        """Replica `number` was finished by an earlier run."""
+        if self.bars:
+            self.bars.update(self.rows[number], completed=self.epochs, epoch=self.epochs, numbers="done before")
+        else:
+            print(f"{self.member}-{number}: finished before", flush=True)
+
+    def show(self, number: int, event: dict) -> None:
+        row = event.get("row")
+        text = f"nll {row['validation_nll']:.4f}, accuracy {row['validation_accuracy']:.2%}" if row else ""
+        if self.bars:
+            task = self.rows[number]
+            if not self.bars.tasks[number].started:
+                self.bars.start_task(task)
+            if "finished" in event:
+                self.bars.update(task, completed=self.epochs, numbers=f"best epoch {event['best_epoch']}")
+            else:
+                fields = {"numbers": text} if text else {}
+                self.bars.update(task, completed=event["epoch"] - 1 + event["done"], epoch=event["epoch"], **fields)
+        elif "finished" in event:
+            print(f"{self.member}-{number}: finished, best epoch {event['best_epoch']}", flush=True)
+        elif text and time.monotonic() - self.last_line[number] > PAUSE:
+            self.last_line[number] = time.monotonic()
+            print(f"{self.member}-{number}: epoch {event['epoch']}/{self.epochs}, validation {text}", flush=True)

@@ -1,0 +1,78 @@
+"""Where things lie: the project's root, its store and state, and the files that stages exchange."""
+
+import json
+import os
+from pathlib import Path
+
+from lightning_modules.errors import InputError
+
+SPLITS = ("validation", "test")
+
+
+def root() -> Path:
+    """The nearest folder from here upwards that holds params.yaml and dvc.yaml.
+
+    Raises:
+        InputError: there is none.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
+            return folder
+    raise InputError(f"no params.yaml and dvc.yaml in {here} or above it: run this inside a Trainyard project")
+
+
+def home() -> Path:
+    """The folder that keeps MLflow's store and unfinished work: the root, or for a queued experiment,
+    which DVC runs in a copy below `.dvc/tmp/exps` and then deletes, the project it was queued in."""
+    folder = root()
+    for parent in folder.parents:
+        if parent.parts[-3:] == (".dvc", "tmp", "exps"):
+            return parent.parents[2]
+    return folder
+
+
+def state_folder() -> Path:
+    """Git-ignored, outside every DVC `out`: archives, checkpoints to go on from, timings."""
+    return home() / ".trainyard"
+
+
+def data_folder(dataset: str) -> Path:
+    """train_images.npy, train_labels.npy, test_*.npy, validation_indices.npy and dataset.json."""
+    return root() / "data" / dataset
+
+
+def model_folder(dataset: str, member: str) -> Path:
+    """weights.safetensors, member.json and history.csv."""
+    return root() / "models" / dataset / member
+
+
+def predictions_file(dataset: str, member: str, split: str) -> Path:
+    """Log-probabilities as float32, replicas × images × classes."""
+    return root() / "predictions" / dataset / f"{member}.{split}.npy"
+
+
+def metrics_file(dataset: str, name: str) -> Path:
+    """`name` is "members" or "ensemble"."""
+    return root() / "metrics" / dataset / f"{name}.json"
+
+
+def plots_folder(dataset: str) -> Path:
+    return root() / "plots" / dataset
+
+
+def seconds_file(dataset: str, member: str) -> Path:
+    """How long the training on this machine took. A time is never the same twice, so it is no part of an `out`."""
+    return state_folder() / "seconds" / dataset / f"{member}.json"
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes under a temporary name and renames: a file that exists is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))

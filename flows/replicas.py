@@ -1,0 +1,150 @@
+"""Trains the replicas of a member side by side: worker processes that train, and this process, which listens,
+shows and logs what they report."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from flows.progress import Board
+from lightning_modules.errors import DivergedError, InputError
+from lightning_modules.fit import Fitted, fit
+
+
+def train_replicas(card: dict, seeds: list[int], work: Path, *, jobs: int, devices: int, tracker) -> list[Fitted]:
+    """Trains one network per seed, `jobs` at a time.
+
+    Args:
+        card: member, dataset, recipe, settings, class_names, mean and std.
+        work: keeps what each replica needs to go on, and its result once it has one.
+        tracker: told of every epoch.
+
+    Raises:
+        InputError, DivergedError: as `fit` does, naming member and replica.
+        RuntimeError: a worker process was killed.
+    """
+    member = card["member"]
+    waiting = [number for number in range(len(seeds)) if not result_file(work, number).exists()]
+    with workers(min(jobs, len(waiting)), card, seeds, work, devices) as connections:
+        tracker.start()
+        with Board(member, len(seeds), card["settings"]["epochs"]) as board:
+            for number in set(range(len(seeds))) - set(waiting):
+                board.already(number)
+            idle = list(connections)
+            running: dict[Connection, int] = {}
+            while waiting or running:
+                while idle and waiting:
+                    connection, number = idle.pop(), waiting.pop(0)
+                    connection.send(number)
+                    running[connection] = number
+                for connection in wait(list(running)):
+                    number = running[connection]
+                    try:
+                        event = connection.recv()
+                    except EOFError:
+                        raise RuntimeError(f"the process that trained {member}-{number} was killed") from None
+                    if "failed" in event:
+                        raise event["failed"](f"{member}, replica {number}: {event['message']}")
+                    board.show(number, event)
+                    if "row" in event:
+                        tracker.epoch(number, event["row"])
+                    if "finished" in event:
+                        idle.append(connection)
+                        del running[connection]
+    return [read_result(work, number) for number in range(len(seeds))]
+
+
+@contextmanager
+def workers(count: int, *arguments) -> Iterator[list[Connection]]:
+    """Starts `count` processes that wait for the numbers of replicas; ends them whatever happens.
+
+    They are forked where that is safe, so that torch and Lightning, seconds of import, are loaded once.
+    """
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    started, connections = [], []
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        for place in range(count):
+            here, there = context.Pipe()
+            process = context.Process(target=serve, args=(there, place, os.getpid(), *arguments), daemon=True)
+            process.start()
+            there.close()
+            started.append(process)
+            connections.append(here)
+        yield connections
+    finally:
+        for process in started:
+            process.kill()  # at worst it loses the epoch it is in: results and checkpoints are renamed into place
+        for process in started:
+            process.join()
+
+
+def serve(
+    connection: Connection, place: int, parent: int, card: dict, seeds: list[int], work: Path, devices: int
+) -> None:
+    """A worker's life: trains each replica whose number it is sent."""
+    import signal
+
+    from flows import dataset
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    data = dataset.load(card["dataset"])
+    given = {
+        "training": data.split("train"),
+        "validation": data.split("validation"),
+        **{key: card[key] for key in ("recipe", "class_names", "mean", "std")},
+        **card["settings"],
+    }
+
+    def report(event: dict) -> None:
+        if os.getppid() != parent:
+            os._exit(143)
+        connection.send(event)
+
+    while True:
+        try:
+            number = connection.recv()
+        except EOFError:
+            return
+        checkpoint = work / f"replica-{number}.ckpt"
+        try:
+            result = fit(
+                **given, seed=seeds[number], device=place % devices, checkpoint=checkpoint, report=report
+            )
+        except (InputError, DivergedError) as error:
+            report({"failed": type(error), "message": str(error)})
+            return
+        write_result(work, number, result)
+        checkpoint.unlink(missing_ok=True)
+        report({"finished": True, "best_epoch": result.best_epoch})
+
+
+def result_file(work: Path, number: int) -> Path:
+    return work / f"replica-{number}.safetensors"
+
+
+def write_result(work: Path, number: int, result: Fitted) -> None:
+    import json
+
+    from safetensors.torch import save_file
+
+    target = result_file(work, number)
+    temporary = target.with_suffix(f".{os.getpid()}")
+    about = {"history": json.dumps(result.history), "best_epoch": str(result.best_epoch)}
+    save_file({name: tensor.contiguous() for name, tensor in result.state.items()}, temporary, about)
+    os.replace(temporary, target)
+
+
+def read_result(work: Path, number: int) -> Fitted:
+    import json
+
+    from safetensors import safe_open
+
+    with safe_open(result_file(work, number), "pt") as file:
+        about = file.metadata()
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return Fitted(state, json.loads(about["history"]), int(about["best_epoch"]))

@@ -1,0 +1,94 @@
+"""`trainyard results`: the table of members and ensembles, as evaluate and ensemble measured them."""
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from flows import project
+from flows.console import run
+from flows.params import Params, read
+from lightning_modules.errors import InputError
+
+HEADINGS = ("", "replicas", "parameters", "validation accuracy", "test accuracy", "test nll", "test ece", "seconds")
+
+
+def rows(params: Params) -> list[tuple[str, ...]]:
+    """The table's rows: each member, then each way to vote, of which the chosen one alone has test scores.
+
+    Raises:
+        InputError: nothing is measured yet.
+    """
+    try:
+        members = project.read_json(project.metrics_file(params.dataset, "members"))
+        ensemble = project.read_json(project.metrics_file(params.dataset, "ensemble"))
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} does not exist: run `make repro`") from None
+    table = []
+    for name, numbers in members.items():
+        table.append(
+            (
+                name, str(numbers["replicas"]), f"{numbers['parameters']:,}",
+                mean_and_std(numbers["validation"]), mean_and_std(numbers["test"]),
+                f"{numbers['test']['nll']:.4f}", f"{numbers['test']['ece']:.4f}", seconds(params.dataset, name),
+            )
+        )  # fmt: skip
+    for method, numbers in ensemble["methods"].items():
+        chosen = method == ensemble["method"]
+        test = ensemble["test"]
+        table.append(
+            (
+                f"{method}{' (chosen)' if chosen else ''}", str(ensemble["networks"]), f"{ensemble['parameters']:,}",
+                f"{numbers['accuracy']:.2%}", f"{test['accuracy']:.2%}" if chosen else "",
+                f"{test['nll']:.4f}" if chosen else "", f"{test['ece']:.4f}" if chosen else "", "",
+            )
+        )  # fmt: skip
+    return table
+
+
+def mean_and_std(numbers: dict) -> str:
+    return f"{numbers['accuracy']:.2%} ± {numbers['accuracy_std']:.2%}"
+
+
+def seconds(dataset: str, member: str) -> str:
+    """How long the training took, where it was trained on this machine; empty where the weights came from a cache."""
+    try:
+        noted = project.read_json(project.seconds_file(dataset, member))
+        card = project.read_json(project.model_folder(dataset, member) / "member.json")
+    except FileNotFoundError:
+        return ""
+    same = noted["weights_sha256"] == [replica["weights_sha256"] for replica in card["replicas"]]
+    return f"{noted['seconds']:.1f}" if same else ""
+
+
+def show(params: Params, markdown: bool = False) -> None:
+    """Prints the table."""
+    lines = rows(params)
+    if markdown:
+        for line in (HEADINGS, ("---", *("---:" for _ in HEADINGS[1:])), *lines):
+            click.echo(f"| {' | '.join(line)} |")
+        return
+    table = Table(title=params.dataset, title_justify="left")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right" if heading else "left")
+    for number, line in enumerate(lines):
+        last_member = number + 1 < len(lines) and lines[number + 1][0].startswith(tuple(params.ensemble.methods))
+        table.add_row(*line, end_section=last_member and line[0] in params.members)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    console.print(table)
+    console.print(
+        "Accuracy is mean ± standard deviation over replicas. Ways to vote are compared on validation; "
+        "the chosen one is scored once on test."
+    )
+
+
+@click.command()
+@click.option("--markdown", is_flag=True, help="As a markdown table.")
+def command(markdown: bool) -> None:
+    """Print the table of members and ensembles of the dataset in params.yaml."""
+    show(read(), markdown)
+
+
+if __name__ == "__main__":
+    run(command)

@@ -1,0 +1,99 @@
+"""`trainyard status`: what is stale and why, what would run, what is unfinished, what is champion.
+
+Reads   DVC's status and graph, the unfinished trainings below .trainyard/, and MLflow's registry if there is one
+Writes  nothing
+Run     python -m flows.status
+"""
+
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import click
+
+from flows import graph, params, project
+from flows.console import run
+
+
+def status(root: Path) -> dict:
+    """Raises InputError where DVC or params.yaml cannot be read."""
+    dataset = params.read().dataset
+    # DVC answers from a process of its own, while MLflow is imported here.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        asked = pool.submit(graph.stale, root)
+        best = champion(dataset)
+    stale = asked.result()
+    needs = graph.stages(root) if stale else {}
+    would_run = graph.must_run(needs, graph.select(needs), stale) if stale else []
+    return {
+        "dataset": dataset,
+        "stale": stale,
+        "would_run": would_run,
+        "unfinished": unfinished(project.state_folder() / "unfinished"),
+        "champion": best,
+    }
+
+
+def unfinished(folder: Path) -> list[dict]:
+    """Trainings that the next run goes on with, the most recent first."""
+    found = []
+    for member in folder.glob("*/*/"):
+        written = max((file.stat().st_mtime for file in member.rglob("*") if file.is_file()), default=0.0)
+        if written:
+            found.append({"dataset": member.parent.name, "member": member.name, "seconds_ago": time.time() - written})
+    return sorted(found, key=lambda training: training["seconds_ago"])
+
+
+def champion(dataset: str) -> dict | None:
+    """The registered champion; None without one, and {"problem": why} where the registry cannot be asked."""
+    if not ("MLFLOW_TRACKING_URI" in os.environ or (project.home() / "mlflow.db").is_file()):
+        return None  # asking would create the store
+    try:
+        from flows import tracking
+
+        return tracking.champion(dataset)
+    except Exception as error:  # an unreachable server has a dozen of them; the rest of the status stands
+        return {"problem": " ".join(str(error).split())}
+
+
+def ago(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} seconds ago"
+
+
+def show(found: dict) -> None:
+    click.echo(f"dataset     {found['dataset']}")
+    if not found["would_run"]:
+        click.echo("stages      everything is up to date")
+    for index, stage in enumerate(found["would_run"]):
+        why = ", ".join(found["stale"].get(stage, ["comes after a stale one"]))
+        click.echo(f"{'would run' if index == 0 else '':<12}{stage}: {why}")
+    for index, training in enumerate(found["unfinished"]):
+        name = f"{training['member']} on {training['dataset']}, last written {ago(training['seconds_ago'])}"
+        click.echo(f"{'unfinished' if index == 0 else '':<12}{name}")
+    best = found["champion"]
+    if best is None:
+        click.echo("champion    none yet")
+    elif "problem" in best:
+        click.echo(f"champion    cannot be read: {best['problem']}")
+    else:
+        click.echo(f"champion    {best['name']} version {best['version']} (run {best['run_id']})")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def command(as_json: bool) -> None:
+    """What is stale and why, what is unfinished, what is champion."""
+    found = status(project.root())
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        show(found)
+
+
+if __name__ == "__main__":
+    run(command)

@@ -1,0 +1,42 @@
+"""`trainyard track`: logs to MLflow what could not be logged when it was made, and ends runs whose process is gone."""
+
+import click
+
+from flows import project
+from flows.console import run
+from flows.params import read
+from lightning_modules.errors import InputError
+
+
+@click.command()
+def command() -> None:
+    """Log to MLflow what could not be logged when it was made, and end runs whose process is gone.
+
+    Works from the files of the dataset in params.yaml, and can be repeated: what is logged already stays as it is.
+    """
+    from flows import tracking
+    from flows.ensemble import ensemble
+    from flows.evaluate import flat
+
+    params = read()
+    try:
+        for name in tracking.end_stale_runs():
+            click.echo(f"ended {name}: its process is gone")
+    except ConnectionError as error:
+        raise InputError(str(error)) from None
+    metrics = project.metrics_file(params.dataset, "members")
+    if not metrics.exists():
+        click.echo(f"nothing is measured on {params.dataset} yet")
+        return
+    scores = tracking.Scores(params.dataset)
+    for member, numbers in project.read_json(metrics).items():
+        if member in params.members:
+            card = project.read_json(project.model_folder(params.dataset, member) / "member.json")
+            scores.log(member, card, [flat(replica) for replica in numbers["each_replica"]])
+            click.echo(f"{member}: in {tracking.store()}")
+    if project.metrics_file(params.dataset, "ensemble").exists():
+        ensemble(params)
+
+
+if __name__ == "__main__":
+    run(command)

@@ -1,0 +1,507 @@
+"""The one file that knows MLflow: runs, models, the registry.
+
+The store is `mlflow.db` and `mlartifacts/` beside the project, or the server that MLFLOW_TRACKING_URI names. A
+dataset is an experiment; a member's training is a run with one run per replica below it; an ensemble is a run, and
+its model a version of the registered model of the dataset's name. A run of a replica carries the digest of its
+weights, so a stage finds the run of what it holds in its hands, wherever that was trained.
+
+Training must never be lost to tracking: a store that cannot be reached is said once, the work goes on, and
+`trainyard track` logs it from the files later.
+"""
+
+import csv
+import functools
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import yaml
+
+from flows import project
+from lightning_modules.errors import InputError
+
+CHALLENGER, CHAMPION = "challenger", "champion"
+WEIGHTS = "trainyard.weights_sha256"
+ENSEMBLE = "trainyard.ensemble_sha256"
+MEMBER = "trainyard.member"
+
+
+def store() -> str:
+    """The tracking URI."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.home() / 'mlflow.db'}"
+
+
+def store_exists() -> bool:
+    """Whether there is anything to ask without creating it."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (project.home() / "mlflow.db").exists()
+
+
+def connect():
+    """A client of the store, which is created where it does not exist yet.
+
+    Raises:
+        ConnectionError: a server does not answer within seconds.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # MLflow's own defaults try for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    uri = store()
+    if uri.startswith(("http://", "https://")):
+        import requests
+
+        try:
+            requests.get(f"{uri.rstrip('/')}/health", timeout=5).raise_for_status()
+        except requests.RequestException as error:
+            raise ConnectionError(f"{uri} does not answer: {type(error).__name__}") from None
+    import logging
+
+    import mlflow
+
+    # Its chatter about migrations and models would drown a stage's own lines.
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+    if not uri.startswith("sqlite:///"):
+        return mlflow.MlflowClient()
+    from filelock import FileLock
+
+    # Several processes that open a new SQLite store at once trip over each other's migrations.
+    with FileLock(f"{uri.removeprefix('sqlite:///')}.lock"):
+        client = mlflow.MlflowClient()
+        client.search_experiments(max_results=1)
+    return client
+
+
+def experiment(client, dataset: str) -> str:
+    """The id of the dataset's experiment, which is created where there is none."""
+    from filelock import FileLock
+
+    project.state_folder().mkdir(parents=True, exist_ok=True)
+    with FileLock(project.state_folder() / "experiment.lock"):
+        found = client.get_experiment_by_name(dataset)
+        if found:
+            return found.experiment_id
+        local = store().startswith("sqlite:///")
+        place = (project.home() / "mlartifacts" / dataset).as_uri() if local else None
+        return client.create_experiment(dataset, artifact_location=place)
+
+
+def prepare() -> None:
+    """Creates store and experiment once, before stages fan out. Raises ConnectionError like `connect`."""
+    from flows.params import read
+
+    experiment(connect(), read().dataset)
+
+
+def provenance(dataset: str) -> dict[str, str]:
+    """The tags that say what a run was made from: code, data, stage, machine, library versions."""
+    import torch
+
+    commit, dirty = git_state()
+    return {
+        "mlflow.source.git.commit": commit,
+        "mlflow.source.name": "dvc.yaml",
+        "mlflow.source.type": "PROJECT",
+        "trainyard.git_dirty": str(dirty).lower(),
+        "trainyard.dvc_stage": os.environ.get("DVC_STAGE", "none"),
+        "trainyard.data_hash": data_hash(dataset),
+        "trainyard.dataset": dataset,
+        "trainyard.host": socket.gethostname(),
+        "trainyard.pid": str(os.getpid()),
+        "trainyard.process_started": str(psutil.Process().create_time()),
+        "trainyard.python": sys.version.split()[0],
+        "trainyard.torch": torch.__version__,
+        **({"trainyard.dvc_experiment": os.environ["DVC_EXP_NAME"]} if os.environ.get("DVC_EXP_NAME") else {}),
+    }
+
+
+def git_state() -> tuple[str, bool]:
+    """The commit ("none" outside git) and whether the tree differs from it."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["git", *arguments], cwd=project.root(), capture_output=True, text=True)
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return (commit.stdout.strip(), bool(git("status", "--porcelain").stdout)) if not commit.returncode else ("none", True)
+    except FileNotFoundError:
+        return "none", True
+
+
+def data_hash(dataset: str) -> str:
+    """DVC's hash of data/<dataset>, as dvc.lock has it: `dvc` finds the data by it. "none" before the first lock."""
+    try:
+        lock = yaml.safe_load((project.root() / "dvc.lock").read_text(encoding="utf-8"))
+        return next(out["md5"] for out in lock["stages"]["download"]["outs"] if out["path"] == f"data/{dataset}")
+    except (FileNotFoundError, KeyError, StopIteration):
+        return "none"
+
+
+def flatten(settings: dict, prefix: str = "") -> dict[str, str]:
+    """Nested settings as MLflow's params: {"optimizer.lr": "0.001"}."""
+    flat = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
+    return flat
+
+
+def unless_unreachable(method: Callable) -> Callable:
+    """Makes a Tracker's method say a failure once and turns it, and all calls after it, into nothing."""
+
+    @functools.wraps(method)
+    def call(self, *arguments):
+        if self.lost:
+            return None
+        try:
+            return method(self, *arguments)
+        except Exception as error:  # whatever the store's trouble is, the training is worth more
+            self.lost = True
+            reason = " ".join(str(error).split())[:300]
+            print(
+                f"trainyard: MLflow at {store()} cannot be used ({reason}). The work goes on without it; "
+                "`trainyard track` logs it later",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+            return None
+
+    return call
+
+
+class Tracker:
+    """The runs of one member: one for its training, one per replica below it.
+
+    Args:
+        card: the content of member.json, of which `replicas` may still be empty.
+        seeds: of the replicas.
+        work: keeps the ids of the runs, so that an interrupted training goes on in them.
+    """
+
+    def __init__(self, card: dict, seeds: list[int], work: Path | None = None) -> None:
+        self.card, self.seeds = card, seeds
+        self.ids_file = work / "runs.json" if work else None
+        self.lost = False
+        self.client = None
+
+    @unless_unreachable
+    def start(self) -> None:
+        self.client = connect()
+        self.experiment = experiment(self.client, self.card["dataset"])
+        if self.ids_file and self.ids_file.exists():
+            self.ids = project.read_json(self.ids_file)
+            for run in self.ids.values():
+                self.client.update_run(run, status="RUNNING")
+                self.client.set_tag(run, "trainyard.pid", str(os.getpid()))
+                self.client.set_tag(run, "trainyard.process_started", str(psutil.Process().create_time()))
+            return
+        name = self.card["member"]
+        params = flatten(self.card["recipe"]) | flatten(self.card["settings"])
+        tags = provenance(self.card["dataset"]) | {
+            MEMBER: name,
+            "trainyard.device": self.card["settings"]["accelerator"],
+            "trainyard.precision": self.card["settings"]["precision"],
+        }
+        self.ids = {"member": self.create(name, tags | {"trainyard.kind": "member"}, params | {"seed": self.card["seed"]})}
+        for number, seed in enumerate(self.seeds):
+            own = tags | {"mlflow.parentRunId": self.ids["member"], "trainyard.kind": "replica"}
+            own["trainyard.seed"] = str(seed)
+            self.ids[str(number)] = self.create(f"{name}-{number}", own, params | {"seed": seed})
+        if self.ids_file:
+            project.write_json(self.ids_file, self.ids)
+
+    def create(self, name: str, tags: dict, params: dict) -> str:
+        from mlflow.entities import Param
+
+        run = self.client.create_run(self.experiment, run_name=name, tags=tags).info.run_id
+        self.client.log_batch(run, params=[Param(key, str(value)) for key, value in params.items()])
+        return run
+
+    @unless_unreachable
+    def epoch(self, number: int, row: dict) -> None:
+        """Logs one row of a replica's history."""
+        self.log(str(number), {key: value for key, value in row.items() if key != "epoch"}, row["epoch"])
+
+    def log(self, key: str, metrics: dict[str, float], step: int = 0) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self.client.log_batch(self.ids[key], metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
+
+    @unless_unreachable
+    def fail(self, error: BaseException) -> None:
+        """Ends the runs: FAILED with the reason, or KILLED where the process was asked to stop."""
+        if not self.client:
+            return
+        status = "KILLED" if isinstance(error, (SystemExit, KeyboardInterrupt)) else "FAILED"
+        for run in self.ids.values():
+            self.client.set_tag(run, "trainyard.error", str(error)[:5000])
+            self.client.set_terminated(run, status)
+
+    @unless_unreachable
+    def finish(self, folder: Path, seconds: float | None = None) -> None:
+        """Logs each replica's model and best numbers, and their mean and deviation to the member's run."""
+        from lightning_modules import weights
+
+        if not self.client:
+            self.start()
+        card, predictors = weights.load(folder)
+        best = [
+            {"best_validation_nll": replica["validation_nll"], "best_validation_accuracy": replica["validation_accuracy"],
+             "best_epoch": replica["best_epoch"]}
+            for replica in card["replicas"]
+        ]  # fmt: skip
+        for number, (replica, predictor) in enumerate(zip(card["replicas"], predictors)):
+            self.log(str(number), best[number])
+            log_network(self.ids[str(number)], predictor, card)
+            self.client.set_tag(self.ids[str(number)], WEIGHTS, replica["weights_sha256"])
+            self.client.set_terminated(self.ids[str(number)])
+        self.log("member", spread(best) | ({"seconds": seconds} if seconds else {}))
+        self.client.log_artifact(self.ids["member"], str(folder / "history.csv"))
+        self.client.log_artifact(self.ids["member"], str(folder / "member.json"))
+        self.client.set_terminated(self.ids["member"])
+
+    @unless_unreachable
+    def backfill(self, folder: Path) -> None:
+        """Logs a training that could not be logged when it ran, from its files."""
+        self.start()
+        with (folder / "history.csv").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                number = row.pop("replica")
+                self.epoch(int(number), {key: int(value) if key == "epoch" else float(value) for key, value in row.items()})
+        self.finish(folder)
+
+
+def spread(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Each number's mean over the rows and, where there are several, its standard deviation as `<name>_std`."""
+    result = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        result[name] = statistics.fmean(values)
+        if len(values) > 1:
+            result[f"{name}_std"] = statistics.stdev(values)
+    return result
+
+
+def log_network(run: str, predictor, card: dict) -> None:
+    """Logs a replica as a model that takes uint8 images N×H×W×C and returns log-probabilities N×classes."""
+    import mlflow
+    import numpy as np
+    import torch
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *card["shape"]))]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, len(card["class_names"])))]),
+    )
+    with mlflow.start_run(run_id=run):
+        mlflow.pytorch.log_model(
+            predictor,
+            name="model",
+            signature=signature,
+            # A batch of one would be frozen into the exported program.
+            input_example=np.zeros((2, *card["shape"]), np.uint8),
+            serialization_format="pt2",
+            # Without it MLflow installs and imports the model in a process of its own to find out: 15 s.
+            pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
+        )
+
+
+class Scores:
+    """Brings what `evaluate` measured to the runs of the replicas that it measured."""
+
+    def __init__(self, dataset: str) -> None:
+        self.dataset, self.lost, self.client = dataset, False, None
+
+    @unless_unreachable
+    def log(self, member: str, card: dict, replicas: list[dict[str, float]]) -> None:
+        """Logs one dict of metrics to each replica's run, their mean and deviation to the member's.
+
+        Runs that do not exist, since MLflow could not be reached or the weights came from DVC's cache, are made now.
+        """
+        self.client = self.client or connect()
+        runs = find_replicas(self.client, self.dataset, card)
+        if runs is None:
+            tracker = Tracker(card, [replica["seed"] for replica in card["replicas"]])
+            tracker.backfill(project.model_folder(self.dataset, member))
+            if tracker.lost:
+                self.lost = True
+                return
+            runs = [tracker.ids["member"], *(tracker.ids[str(number)] for number in range(len(tracker.seeds)))]
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        for run, metrics in zip(runs, [spread(replicas), *replicas]):
+            self.client.log_batch(run, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()])
+
+
+def find_replicas(client, dataset: str, card: dict) -> list[str] | None:
+    """The run of the member's training and those of its replicas, newest first, or None if one is missing."""
+    place = experiment(client, dataset)
+    runs = []
+    for replica in card["replicas"]:
+        found = client.search_runs([place], f"tags.`{WEIGHTS}` = '{replica['weights_sha256']}'", max_results=1)
+        if not found:
+            return None
+        runs.append(found[0])
+    return [runs[0].data.tags["mlflow.parentRunId"], *(run.info.run_id for run in runs)]
+
+
+class Registrar:
+    """Logs an ensemble and registers it as the dataset's challenger, and as champion where there is none yet."""
+
+    def __init__(self, dataset: str) -> None:
+        self.dataset, self.lost = dataset, False
+
+    @unless_unreachable
+    def register(self, digest: str, card: dict, build: Callable[[Path], None]) -> dict:
+        """Registers the ensemble unless its digest is registered already.
+
+        Args:
+            digest: of all that makes the ensemble: weights, method, vote weights.
+            card: shape, class_names, method, members, metrics (numbers to log).
+            build: writes the model's files into a folder.
+
+        Returns:
+            name, version and aliases of the version.
+        """
+        import mlflow
+        from mlflow.entities import Metric, Param
+
+        client = connect()
+        for version in registered(client, self.dataset):
+            if version.tags.get(ENSEMBLE) == digest:
+                client.set_registered_model_alias(self.dataset, CHALLENGER, version.version)
+                return self.describe(client, version.version)
+        place = experiment(client, self.dataset)
+        tags = provenance(self.dataset) | {"trainyard.kind": "ensemble", ENSEMBLE: digest}
+        run = client.create_run(place, run_name="ensemble", tags=tags).info.run_id
+        now = int(time.time() * 1000)
+        params = {"method": card["method"], "members": card["members"], "networks": card["networks"]}
+        client.log_batch(
+            run,
+            metrics=[Metric(name, value, now, 0) for name, value in card["metrics"].items()],
+            params=[Param(name, str(value)[:6000]) for name, value in params.items()],
+        )
+        try:
+            version = self.log_model(run, card, build)
+        except BaseException as error:
+            client.set_tag(run, "trainyard.error", str(error)[:5000])
+            client.set_terminated(run, "FAILED")
+            raise
+        client.set_model_version_tag(self.dataset, version, ENSEMBLE, digest)
+        client.set_registered_model_alias(self.dataset, CHALLENGER, version)
+        if CHAMPION not in client.get_registered_model(self.dataset).aliases:
+            client.set_registered_model_alias(self.dataset, CHAMPION, version)
+        return self.describe(client, version)
+
+    def log_model(self, run: str, card: dict, build: Callable[[Path], None]) -> str:
+        import mlflow
+        import numpy as np
+        import torch
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, Schema, TensorSpec
+
+        columns = [ColSpec("string", "label"), *(ColSpec("double", name) for name in card["class_names"])]
+        with tempfile.TemporaryDirectory() as folder:
+            data = Path(folder) / "ensemble"
+            data.mkdir()
+            build(data)
+            code = Path(folder) / "trainyard_ensemble.py"
+            shutil.copy(Path(__file__).with_name("served_ensemble.py"), code)
+            with mlflow.start_run(run_id=run):
+                info = mlflow.pyfunc.log_model(
+                    name="model",
+                    loader_module="trainyard_ensemble",
+                    code_paths=[str(code)],
+                    data_path=str(data),
+                    signature=ModelSignature(
+                        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *card["shape"]))]), outputs=Schema(columns)
+                    ),
+                    input_example=np.zeros((2, *card["shape"]), np.uint8),
+                    pip_requirements=[
+                        f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}", "pandas",
+                    ],
+                    registered_model_name=self.dataset,
+                )  # fmt: skip
+        return str(info.registered_model_version)
+
+    def describe(self, client, version: str) -> dict:
+        aliases = [alias for alias, number in client.get_registered_model(self.dataset).aliases.items()
+                   if str(number) == str(version)]  # fmt: skip
+        return {"name": self.dataset, "version": str(version), "aliases": sorted(aliases)}
+
+
+def registered(client, dataset: str) -> list:
+    return list(client.search_model_versions(f"name = '{dataset}'"))
+
+
+def champion(dataset: str) -> dict | None:
+    """Name, version, run_id, alias and tags of the dataset's champion, or None.
+
+    Raises:
+        ConnectionError: the store's server does not answer.
+    """
+    import mlflow
+
+    if not store_exists():
+        return None
+    client = connect()
+    try:
+        version = client.get_model_version_by_alias(dataset, CHAMPION)
+    except mlflow.exceptions.MlflowException:
+        return None
+    return {
+        "name": dataset, "version": str(version.version), "run_id": version.run_id, "alias": CHAMPION,
+        "tags": dict(version.tags),
+    }  # fmt: skip
+
+
+def load_champion(dataset: str):
+    """The champion as a pyfunc model and its card.
+
+    Raises:
+        InputError: there is no champion, or the store cannot be reached.
+    """
+    try:
+        found = champion(dataset)
+    except ConnectionError as error:
+        raise InputError(f"MLFLOW_TRACKING_URI: {error}") from None
+    if found is None:
+        raise InputError(f"there is no champion for {dataset} in {store()}: `make repro` trains and registers one")
+    import mlflow
+
+    model = mlflow.pyfunc.load_model(f"models:/{dataset}@{CHAMPION}", suppress_warnings=True)
+    return model, found
+
+
+def end_stale_runs() -> list[str]:
+    """Ends runs whose process on this machine is gone and that still say RUNNING. Returns their names."""
+    client = connect()
+    ended = []
+    everywhere = [found.experiment_id for found in client.search_experiments()]
+    for run in client.search_runs(everywhere, "attributes.status = 'RUNNING'"):
+        tags = run.data.tags
+        if tags.get("trainyard.host") == socket.gethostname() and not alive(tags):
+            client.set_terminated(run.info.run_id, "KILLED")
+            ended.append(run.info.run_name)
+    return ended
+
+
+def alive(tags: dict[str, str]) -> bool:
+    """Whether the process that a run's tags name still runs; a number that another one got since does not count."""
+    try:
+        started = psutil.Process(int(tags["trainyard.pid"])).create_time()
+    except psutil.NoSuchProcess:
+        return False
+    return abs(started - float(tags["trainyard.process_started"])) < 1

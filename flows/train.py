@@ -1,0 +1,192 @@
+"""Stage train@<member>: trains the replicas of one member, side by side, one process each.
+
+Reads   data/<dataset>/ and the member's recipe in params.yaml
+Writes  models/<dataset>/<member>/: weights.safetensors, member.json, history.csv
+Run     python -m flows.train MEMBER
+
+A replica's result depends on its seed, the recipe and the data alone, not on how many train at once. What is
+unfinished is kept in .trainyard/unfinished, so that the next run goes on from the last finished epoch.
+"""
+
+import csv
+import hashlib
+import os
+import shutil
+import signal
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import click
+
+from flows import project
+from flows.console import run
+from flows.params import Params, read
+from lightning_modules.errors import InputError
+
+
+def replica_seed(seed: int, member: str, replica: int) -> int:
+    """Another one for each replica of each member, the same however many there are. 32 bits."""
+    return zlib.crc32(f"{seed}/{member}/{replica}".encode())
+
+
+def fingerprint(*parts: object) -> str:
+    """Of everything that a result depends on: work that carries another fingerprint cannot be gone on with."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(repr(part).encode())
+    for source in sorted((Path(__file__).parents[1] / "lightning_modules").glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def train(params: Params, member: str) -> dict:
+    """Trains `params.member(member).replicas` networks and writes them.
+
+    Returns:
+        What was written to member.json: member, dataset, seed, recipe, settings, shape, class_names, mean, std,
+        parameters, and a list of replicas, each with seed, epochs, best_epoch, validation_nll, validation_accuracy
+        and weights_sha256.
+
+    Raises:
+        InputError: the data or the recipe cannot be used, or another process trains this member.
+        DivergedError: a loss became NaN or infinite.
+    """
+    from filelock import FileLock, Timeout
+
+    from flows import dataset
+    from flows.replicas import train_replicas
+    from flows.tracking import Tracker
+    from lightning_modules import weights
+    from lightning_modules.fit import hardware_precision
+
+    recipe = params.member(member)
+    data = dataset.load(params.dataset)
+    accelerator = choose_accelerator(params.training.accelerator)
+    settings = {
+        "epochs": params.feed.epochs,
+        "batch_size": params.feed.batch_size,
+        "augment": params.feed.augment,
+        **params.training.model_dump(exclude={"devices"}),
+        "accelerator": accelerator,
+        "precision": hardware_precision(params.training.precision, accelerator),
+    }
+    card = {
+        "member": member,
+        "dataset": params.dataset,
+        "seed": params.seed,
+        "recipe": recipe.model_dump(),
+        "settings": settings,
+        **{key: data.card[key] for key in ("shape", "class_names", "mean", "std")},
+    }
+    card["parameters"] = try_out(card)
+    seeds = [replica_seed(params.seed, member, number) for number in range(recipe.replicas)]
+
+    unfinished = project.state_folder() / "unfinished" / params.dataset / member
+    unfinished.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(unfinished / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{member} is being trained on {params.dataset} by another process: wait for it") from None
+    # Another number of replicas leaves those that are trained as they are.
+    recipe_alone = {key: value for key, value in card["recipe"].items() if key != "replicas"}
+    work = unfinished / fingerprint(card | {"recipe": recipe_alone}, data.card["files"])
+    work.mkdir(exist_ok=True)
+
+    started = time.perf_counter()
+    tracker = Tracker(card, seeds, work)
+    try:
+        fitted = train_replicas(
+            card, seeds, work,
+            jobs=side_by_side(recipe.replicas, params.training.threads, accelerator, params.training.devices),
+            devices=params.training.devices, tracker=tracker,
+        )  # fmt: skip
+    except BaseException as error:
+        tracker.fail(error)
+        raise
+    card["replicas"] = [
+        {
+            "seed": seed,
+            "epochs": len(result.history),
+            "best_epoch": result.best_epoch,
+            "validation_nll": result.history[result.best_epoch - 1]["validation_nll"],
+            "validation_accuracy": result.history[result.best_epoch - 1]["validation_accuracy"],
+            "weights_sha256": weights.digest(result.state),
+        }
+        for seed, result in zip(seeds, fitted)
+    ]
+    # DVC takes what lies in the folder for the result: it appears whole, under its name, or not at all.
+    target = project.model_folder(params.dataset, member)
+    temporary = target.with_name(f".{member}.{os.getpid()}")
+    weights.save(temporary, card, [result.state for result in fitted])
+    write_history(temporary / "history.csv", [result.history for result in fitted])
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(temporary, target)
+    seconds = time.perf_counter() - started
+    project.write_json(
+        project.seconds_file(params.dataset, member),
+        {"weights_sha256": [replica["weights_sha256"] for replica in card["replicas"]], "seconds": round(seconds, 2)},
+    )
+    tracker.finish(target, seconds)
+    lock.release()
+    shutil.rmtree(unfinished)
+    return card
+
+
+def choose_accelerator(wanted: str) -> str:
+    """Resolves "auto"; raises InputError where "gpu" is asked for and there is none."""
+    # Asks the driver without starting CUDA, which the processes of the replicas could not use after a fork.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    import torch
+
+    found = torch.cuda.is_available()
+    if wanted == "gpu" and not found:
+        raise InputError("params.yaml: training.accelerator is gpu, but torch finds none here: use auto or cpu")
+    return "gpu" if found and wanted != "cpu" else "cpu"
+
+
+def side_by_side(replicas: int, threads: int, accelerator: str, devices: int) -> int:
+    """How many replicas train at once: one per GPU, or as many as the cores, or TRAINYARD_JOBS, have room for."""
+    if accelerator == "gpu":
+        return min(replicas, devices)
+    cores = int(os.environ.get("TRAINYARD_JOBS") or len(os.sched_getaffinity(0)))
+    return max(1, min(replicas, cores // threads))
+
+
+def try_out(card: dict) -> int:
+    """Builds the network and its optimizer once, so that what torch refuses is said before anything starts.
+    Returns the number of parameters."""
+    from lightning_modules import networks, optimizers
+
+    network = networks.build(card["recipe"], card["shape"], len(card["class_names"]))
+    optimizers.build(card["recipe"]["optimizer"], network.parameters())
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def write_history(path: Path, histories: list[list[dict]]) -> None:
+    rows = [{"replica": number, **row} for number, history in enumerate(histories) for row in history]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@click.command()
+@click.argument("member")
+def command(member: str) -> None:
+    """Train the replicas of MEMBER, a name under `members` in params.yaml."""
+    from flows.orphan import die_with_dvc
+
+    # Python's default would end this process without its `finally` blocks, and leave the replicas running.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    die_with_dvc()
+    params = read()
+    card = train(params, member)
+    best = [f"{replica['validation_accuracy']:.2%}" for replica in card["replicas"]]
+    print(f"{member}: {len(best)} replicas of {card['parameters']:,} parameters, validation accuracy {', '.join(best)}")
+
+
+if __name__ == "__main__":
+    run(command)

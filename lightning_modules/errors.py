@@ -1,0 +1,20 @@
+"""The two ways in which a stage ends badly and says so in one sentence."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used. The message says what was wrong, what would be right, and where."""
+
+
+class DivergedError(ArithmeticError):
+    """A loss became NaN or infinite: the recipe, not the program, has to change."""
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
+    """The error for a name that is not among the `known` ones; it lists them and suggests the nearest."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f' Did you mean "{near[0]}"?' if near else ""
+    return InputError(f'unknown {kind} "{name}".{hint} Known: {", ".join(names)}')

@@ -1,0 +1,46 @@
+"""Initial values of weights by name. Biases start at zero, normalisation layers at the identity."""
+
+import math
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn import init
+
+
+def lecun_normal(weight: Tensor) -> Tensor:
+    """Variance 1 / fan-in: LeCun et al., Efficient BackProp, 1998; the one for selu."""
+    return init.kaiming_normal_(weight, nonlinearity="linear")
+
+
+def lecun_uniform(weight: Tensor) -> Tensor:
+    return init.kaiming_uniform_(weight, nonlinearity="linear")
+
+
+def truncated_normal(weight: Tensor) -> Tensor:
+    """Standard deviation 0.05, redrawn beyond two of them: Keras's TruncatedNormal."""
+    return init.trunc_normal_(weight, std=0.05, a=-0.1, b=0.1)
+
+
+INITIALIZERS = {
+    "he_normal": partial(init.kaiming_normal_, nonlinearity="relu"),  # He et al., 2015
+    "he_uniform": partial(init.kaiming_uniform_, nonlinearity="relu"),
+    "lecun_normal": lecun_normal,
+    "lecun_uniform": lecun_uniform,
+    "normal": partial(init.normal_, std=0.05),  # Keras's RandomNormal
+    "ones": init.ones_,
+    "orthogonal": partial(init.orthogonal_, gain=math.sqrt(2)),  # Saxe et al., 2014
+    "truncated_normal": truncated_normal,
+    "uniform": partial(init.uniform_, a=-0.05, b=0.05),  # Keras's RandomUniform
+    "xavier_normal": init.xavier_normal_,  # Glorot and Bengio, 2010
+    "xavier_uniform": init.xavier_uniform_,
+    "zeros": init.zeros_,
+}
+
+
+def initialize(network: nn.Module, name: str) -> None:
+    """Sets the weights of every linear and convolutional layer in place, drawing from torch's global generator."""
+    for layer in network.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            INITIALIZERS[name](layer.weight)
+            if layer.bias is not None:
+                init.zeros_(layer.bias)

@@ -1,0 +1,112 @@
+"""The networks, each fitting itself to the shape of the images. Input: N×C×H×W floats. Output: N×classes logits."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from lightning_modules.activations import ACTIVATIONS
+from lightning_modules.initializers import initialize
+
+Shape = tuple[int, int, int]  # height, width, channels
+
+# A fully connected layer after the convolutions sees at most this many positions a side, so that
+# photographs do not give it a hundred million weights.
+LARGEST_SIDE = 8
+
+
+def mlp(shape: Shape, classes: int, activation: type[nn.Module], dropout: float, hidden: Sequence[int]) -> nn.Module:
+    """Fully connected layers, dropout after each hidden one."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    width = shape[0] * shape[1] * shape[2]
+    for size in hidden:
+        layers += [nn.Linear(width, size), activation(), nn.Dropout(dropout)]
+        width = size
+    return nn.Sequential(*layers, nn.Linear(width, classes))
+
+
+def halve(size: tuple[int, int]) -> tuple[nn.Module, tuple[int, int]]:
+    """A 2×2 max pooling, along the sides that have at least four positions left, and the size after it."""
+    steps = tuple(2 if side >= 4 else 1 for side in size)
+    return nn.MaxPool2d(steps), (size[0] // steps[0], size[1] // steps[1])
+
+
+def cnn(
+    shape: Shape, classes: int, activation: type[nn.Module], dropout: float, channels: Sequence[int], hidden: int
+) -> nn.Module:
+    """Five convolutions and two fully connected layers: conv5×5, pool, conv5×5, pool, three conv3×3, fc, dropout, out."""
+    first, second, *rest = channels
+    pool_1, size = halve(shape[:2])
+    pool_2, size = halve(size)
+    layers = [
+        nn.Conv2d(shape[2], first, 5, padding=2), activation(), pool_1,
+        nn.Conv2d(first, second, 5, padding=2), activation(), pool_2,
+    ]  # fmt: skip
+    width = second
+    for count in rest:
+        layers += [nn.Conv2d(width, count, 3, padding=1), activation()]
+        width = count
+    fitted = (min(size[0], LARGEST_SIDE), min(size[1], LARGEST_SIDE))
+    if fitted != size:
+        layers.append(nn.AdaptiveAvgPool2d(fitted))
+    layers += [nn.Flatten(), nn.Linear(width * fitted[0] * fitted[1], hidden), activation(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Linear(hidden, classes))
+
+
+class Residual(nn.Module):
+    """Two convolutions beside a skip connection, normalised and activated before each of them.
+
+    Source: He, Zhang, Ren and Sun, Identity Mappings in Deep Residual Networks, 2016.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: tuple[int, int], activation: type[nn.Module]) -> None:
+        super().__init__()
+        self.activate = nn.Sequential(nn.BatchNorm2d(inputs), activation())
+        self.residual = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            activation(),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+        )
+        same = inputs == outputs and stride == (1, 1)
+        self.skip = None if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        activated = self.activate(images)
+        return self.residual(activated) + (images if self.skip is None else self.skip(activated))
+
+
+def resnet(
+    shape: Shape, classes: int, activation: type[nn.Module], dropout: float, width: int, blocks: Sequence[int]
+) -> nn.Module:
+    """Stages of residual blocks; each stage after the first doubles the channels and halves the sides."""
+    layers: list[nn.Module] = [nn.Conv2d(shape[2], width, 3, padding=1, bias=False)]
+    size, inputs = shape[:2], width
+    for stage, count in enumerate(blocks):
+        outputs = width * 2**stage
+        for block in range(count):
+            down = stage > 0 and block == 0
+            stride = tuple(2 if down and side >= 4 else 1 for side in size)
+            layers.append(Residual(inputs, outputs, stride, activation))
+            size = tuple(-(-side // step) for side, step in zip(size, stride))
+            inputs = outputs
+    layers += [nn.BatchNorm2d(inputs), activation(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Linear(inputs, classes))
+
+
+NETWORKS = {"mlp": mlp, "cnn": cnn, "resnet": resnet}
+
+
+def build(recipe: dict, shape: Shape, classes: int) -> nn.Module:
+    """The initialised network of a member's recipe, drawing from torch's global generator.
+
+    Args:
+        recipe: a member of params.yaml: network (its name and settings), activation, initializer, dropout.
+        shape: height, width and channels of an image.
+        classes: number of logits.
+    """
+    settings = dict(recipe["network"])
+    network = NETWORKS[settings.pop("name")](
+        tuple(shape), classes, ACTIVATIONS[recipe["activation"]], recipe["dropout"], **settings
+    )
+    initialize(network, recipe["initializer"])
+    return network

@@ -1,0 +1,76 @@
+"""A trained member on disk: weights.safetensors, with its recipe beside it in member.json. It loads by itself."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
+from torch import Tensor, nn
+
+from lightning_modules import networks
+from lightning_modules.images import normalize
+
+
+class Predictor(nn.Module):
+    """A trained network that takes images as they are stored: uint8 N×H×W×C in, log-probabilities N×classes out."""
+
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(normalize(images, self.mean, self.std)).log_softmax(1)
+
+
+def save(folder: Path, card: dict, replicas: list[dict[str, Tensor]]) -> None:
+    """Writes the state of each replica's network, keyed "<replica>.<parameter>", and the card.
+
+    Args:
+        card: recipe, shape, class_names, mean and std are what `load` needs; all of it is kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"{number}.{name}": tensor.contiguous() for number, state in enumerate(replicas) for name, tensor in state.items()
+    }
+    # Not safetensors's save_file: it makes files that only their owner can read.
+    (folder / "weights.safetensors").write_bytes(serialize(tensors))
+    (folder / "member.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load(folder: Path) -> tuple[dict, list[Predictor]]:
+    """The card and one predictor, in evaluation mode on the CPU, for each replica."""
+    card = json.loads((folder / "member.json").read_text(encoding="utf-8"))
+    tensors = load_file(folder / "weights.safetensors")
+    predictors = []
+    for number in range(len(card["replicas"])):
+        network = networks.build(card["recipe"], card["shape"], len(card["class_names"]))
+        prefix = f"{number}."
+        network.load_state_dict(
+            {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        )
+        predictors.append(Predictor(network, card["mean"], card["std"]).eval())
+    return card, predictors
+
+
+def digest(state: dict[str, Tensor]) -> str:
+    """SHA-256 of a network's state: names a trained replica wherever it is met again."""
+    result = hashlib.sha256()
+    for name in sorted(state):
+        result.update(name.encode())
+        result.update(state[name].contiguous().reshape(-1).view(torch.uint8).numpy())
+    return result.hexdigest()
+
+
+@torch.inference_mode()
+def predict(predictor: nn.Module, images, device: torch.device | str = "cpu", batch_size: int = 1000) -> Tensor:
+    """Log-probabilities, N×classes on the CPU, of uint8 images N×H×W×C in any array that torch can read."""
+    predictor = predictor.to(device)
+    parts = [
+        predictor(torch.tensor(images[start : start + batch_size]).to(device)).cpu()
+        for start in range(0, len(images), batch_size)
+    ]
+    return torch.cat(parts)

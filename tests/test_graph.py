@@ -1,0 +1,121 @@
+"""What DVC says, as a graph, as reasons, and as what must run: on a small real DVC project."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import graph
+from lightning_modules.errors import InputError
+
+STAGES = """
+stages:
+  first:
+    cmd: echo one > first.txt
+    params: [seed]
+    outs: [first.txt]
+  middle:
+    foreach: [left, right]
+    do:
+      cmd: cat first.txt > ${item}.txt
+      deps: [first.txt]
+      outs: ['${item}.txt']
+  last:
+    cmd: cat left.txt right.txt > last.txt
+    deps: [left.txt, right.txt]
+    outs: [last.txt]
+"""
+NEEDS = {
+    "first": [],
+    "middle@left": ["first"],
+    "middle@right": ["first"],
+    "last": ["middle@left", "middle@right"],
+}
+
+
+def dvc(root: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("finished")
+    (root / "params.yaml").write_text("seed: 0\n")
+    (root / "dvc.yaml").write_text(STAGES)
+    (root / "study").mkdir()
+    (root / "study" / "dvc.yaml").write_text("stages:\n  sweep:\n    cmd: echo > out\n    outs: [out]\n")
+    dvc(root, "init", "--no-scm", "--quiet")
+    dvc(root, "repro", "--quiet")
+    return root
+
+
+@pytest.fixture
+def toy(finished, tmp_path) -> Path:
+    return shutil.copytree(finished, tmp_path / "a project")
+
+
+def test_the_graph_is_dvcs_from_any_folder(toy, monkeypatch):
+    assert graph.stages(toy) == {**NEEDS, "study/dvc.yaml:sweep": []}
+    monkeypatch.chdir(toy / "study")
+    assert graph.stages(toy) == {**NEEDS, "study/dvc.yaml:sweep": []}
+
+
+def test_nothing_is_stale_after_a_run(toy):
+    assert graph.stale(toy) == {}
+
+
+def test_reasons_name_what_changed(toy):
+    (toy / "params.yaml").write_text("seed: 1\n")
+    (toy / "left.txt").unlink()
+    (toy / "dvc.yaml").write_text(STAGES.replace("cat left.txt right.txt", "cat right.txt left.txt"))
+    assert graph.stale(toy) == {
+        "first": ["params.yaml seed: modified"],
+        "middle@left": ["left.txt: deleted"],
+        "last": ["left.txt: deleted", "cmd: modified"],
+    }
+
+
+def test_a_stage_that_never_ran_says_so(toy):
+    (toy / "dvc.yaml").write_text(STAGES.replace("[left, right]", "[left, right, new]"))
+    assert graph.stale(toy) == {"middle@new": ["never run"]}
+    assert graph.stale(toy, ["study/dvc.yaml"]) == {"study/dvc.yaml:sweep": ["never run"]}
+
+
+def test_a_project_that_dvc_cannot_read_is_bad_input(toy, tmp_path):
+    with pytest.raises(InputError, match="DVC cannot"):
+        graph.stale(tmp_path)
+    with pytest.raises(InputError, match="DVC cannot"):
+        graph.stages(tmp_path)
+    (toy / "dvc.yaml").write_text("stages: [")
+    with pytest.raises(InputError, match="DVC cannot"):
+        graph.stale(toy)
+
+
+def test_selected_are_the_targets_and_what_they_need_in_order():
+    needs = {**NEEDS, "study/dvc.yaml:sweep": ["first"], "raw.dvc": []}
+    assert graph.select(needs) == ["first", "middle@left", "middle@right", "last"]
+    assert graph.select(needs, ["middle@right"]) == ["first", "middle@right"]
+    assert graph.select(needs, ["middle"]) == ["first", "middle@left", "middle@right"]
+    assert graph.select(needs, ["study/dvc.yaml"]) == ["first", "study/dvc.yaml:sweep"]
+    with pytest.raises(InputError, match='unknown stage "lest".*Did you mean "last"'):
+        graph.select(needs, ["lest"])
+
+
+def test_what_comes_after_a_stale_stage_must_run():
+    selected = graph.select(NEEDS)
+    assert graph.must_run(NEEDS, selected, {"middle@left": []}) == ["middle@left", "last"]
+    assert graph.must_run(NEEDS, selected, {"first": []}) == selected
+    assert graph.must_run(NEEDS, selected, {}) == []
+    assert graph.must_run(NEEDS, graph.select(NEEDS, ["middle@right"]), {"middle@left": []}) == []
+
+
+def test_levels_count_only_what_runs():
+    assert graph.levels(NEEDS, ["middle@left", "last"]) == {"middle@left": 0, "last": 1}
+
+
+def test_a_chain_of_thousands_is_no_trouble():
+    needs = {str(number): [str(number - 1)] if number else [] for number in range(5000)}
+    assert graph.select(needs, ["4999"]) == list(needs)

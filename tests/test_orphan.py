@@ -1,0 +1,106 @@
+"""A stage ends when the DVC that started it is gone: with real process trees."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows import orphan
+
+STAGE = """
+import os, time
+from pathlib import Path
+from flows.orphan import die_with_dvc
+
+assert die_with_dvc() is not None
+Path("pid").write_text(str(os.getpid()))
+time.sleep(60)
+Path("result").write_text("late")
+"""
+
+
+def soon(condition, seconds: float = 15.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stage_ends_with_dvc(tmp_path: Path, number: int):
+    (tmp_path / "stage.py").write_text(STAGE)
+    # Two commands in a line keep a shell between DVC and the stage.
+    line = f"true; '{sys.executable}' stage.py; true"
+    (tmp_path / "dvc.yaml").write_text(f"stages:\n  late:\n    cmd: {line}\n    outs: [result]\n")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    output = subprocess.DEVNULL
+    dvc = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=tmp_path, env=env, stdout=output, stderr=output)
+    try:
+        assert soon(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        stage = int((tmp_path / "pid").read_text())
+        assert not gone(stage)
+        dvc.send_signal(number)
+        dvc.wait(15)
+        assert soon(lambda: gone(stage), 5)
+    finally:
+        dvc.kill()
+        dvc.wait()
+
+
+def test_outside_dvc_nothing_is_watched(monkeypatch):
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    assert orphan.die_with_dvc() is None
+
+
+def test_a_variable_alone_is_no_dvc(monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "train@mlp")
+    monkeypatch.setattr(orphan, "runs_dvc", lambda process: False)
+    monkeypatch.setattr(orphan, "abandoned", lambda: False)
+    assert orphan.die_with_dvc() is None
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["dvc", "repro"], True),
+        (["/venv/bin/python", "/venv/bin/dvc", "repro"], True),
+        (["/venv/bin/python", "-m", "dvc", "repro"], True),
+        (["/venv/bin/python", "-m", "flows.train", "dvc"], False),
+        (["/bin/sh", "-c", "dvc repro"], False),
+        (["make", "repro"], False),
+    ],
+)
+def test_dvc_is_told_from_other_commands(command, expected):
+    class Process:
+        def cmdline(self):
+            return command
+
+    assert orphan.runs_dvc(Process()) is expected
+
+
+def test_a_stranger_with_dvcs_number_is_not_dvc(monkeypatch):
+    signalled = []
+    monkeypatch.setattr(orphan.os, "kill", lambda pid, number: signalled.append(number))
+    sleeper = subprocess.Popen([shutil.which("sleep") or "sleep", "60"])
+    try:
+        dvc = psutil.Process(sleeper.pid)
+        dvc._ident = (dvc.pid, dvc.create_time() - 100)  # this number was another process's
+        dvc._create_time = dvc.create_time() - 100
+        orphan.watch(dvc)
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    assert signalled == [signal.SIGTERM]
