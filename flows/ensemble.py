@@ -1,7 +1,8 @@
 """Stage ensemble: lets all replicas of all members vote, chooses the way on validation, scores it once on test.
 
-Reads   data/<dataset>/ (labels), models/<dataset>/, predictions/<dataset>/, metrics/<dataset>/members.json
-Writes  metrics/<dataset>/ensemble.json, plots/<dataset>/ensemble/: methods.csv, confusion.csv, reliability.csv;
+Reads   data/<dataset>/ (labels), models/<dataset>/, predictions/<dataset>/, metrics/<dataset>/members/
+Writes  metrics/<dataset>/ensemble.json;
+        plots/<dataset>/ensemble/: methods.csv, weights.csv, classes.csv, confusion.csv, reliability.csv;
         registers the ensemble in MLflow as challenger, and as champion where there is none
 Run     python -m flows.ensemble
 """
@@ -15,7 +16,7 @@ import numpy as np
 
 from flows import project
 from flows.console import run
-from flows.evaluate import confusion, load_member, write_table
+from flows.evaluate import confusion, load_member, per_class, write_table
 from flows.params import Params, read
 
 
@@ -23,9 +24,8 @@ def ensemble(params: Params) -> dict:
     """Combines, chooses, scores and registers.
 
     Returns:
-        What was written to metrics/<dataset>/ensemble.json: the validation scores of every method, the chosen
-        method, its vote weights by network, its scores on test, the gain over the best member and the
-        disagreement of the networks.
+        What was written to metrics/<dataset>/ensemble.json: the chosen method, its scores on validation and test,
+        the gain over the member that is best on validation and the disagreement of the networks.
 
     Raises:
         InputError: a member is not trained, or the data was changed.
@@ -57,8 +57,8 @@ def ensemble(params: Params) -> dict:
     }  # fmt: skip
     method = choose(on_validation, params.ensemble.select_by)
     chosen = voting.VOTES[method](predicted["test"], vote_weights_of(method, vote_weights))
-    members = project.read_json(project.metrics_file(name, "members"))
-    best_member = choose({member: members[member]["validation"] for member in params.members}, params.ensemble.select_by)
+    members = {member: project.read_json(project.member_metrics_file(name, member)) for member in params.members}
+    best_member = choose({member: numbers["validation"] for member, numbers in members.items()}, params.ensemble.select_by)
     test = scores.score(chosen, labels["test"])
     result = {
         "method": method,
@@ -66,26 +66,24 @@ def ensemble(params: Params) -> dict:
         "networks": len(networks),
         "parameters": sum(members[member]["parameters"] * recipe.replicas for member, recipe in params.members.items()),
         "validation": on_validation[method],
-        "test": test | {"per_class": scores.per_class(chosen, labels["test"], class_names)},
+        "test": test,
         "best_member": best_member,
         "gain": {
             "accuracy": test["accuracy"] - members[best_member]["test"]["accuracy"],
             "nll": members[best_member]["test"]["nll"] - test["nll"],
         },
         "disagreement": scores.disagreement(predicted["test"]),
-        "methods": on_validation,
-        "vote_weights": dict(zip(networks, vote_weights.tolist())),
-        "test_sha256": data.card["test_sha256"],
     }
-    project.write_json(project.metrics_file(name, "ensemble"), result)
-    plots = project.plots_folder(name) / "ensemble"
-    plots.mkdir(parents=True, exist_ok=True)
-    write_table(plots / "methods.csv", [{"method": key, **numbers} for key, numbers in on_validation.items()])
-    write_table(plots / "confusion.csv", confusion("ensemble", chosen, labels["test"], class_names))
-    write_table(
-        plots / "reliability.csv",
-        [{"member": "ensemble", **row} for row in scores.reliability(chosen, labels["test"])],
-    )
+    project.write_json(project.ensemble_metrics_file(name), result)
+    tables = {
+        "methods": [{"method": key, **numbers} for key, numbers in on_validation.items()],
+        "weights": [{"network": key, "weight": value} for key, value in zip(networks, vote_weights.tolist())],
+        "classes": per_class("ensemble", scores.per_class(chosen, labels["test"], class_names)),
+        "confusion": confusion("ensemble", chosen, labels["test"], class_names),
+        "reliability": [{"network": "ensemble", **row} for row in scores.reliability(chosen, labels["test"])],
+    }
+    for table, rows in tables.items():
+        write_table(project.plots_folder(name) / "ensemble" / f"{table}.csv", rows)
     say(result)
 
     cards = {member: load_member(name, member, weights) for member in params.members}

@@ -1,8 +1,9 @@
 """Stage evaluate: scores every member and replica on validation and test.
 
 Reads   data/<dataset>/, models/<dataset>/<member>/ of the members in params.yaml
-Writes  predictions/<dataset>/<member>.<split>.npy (log-probabilities, replicas × images × classes),
-        metrics/<dataset>/members.json, plots/<dataset>/members/: curves.csv, confusion.csv, reliability.csv
+Writes  predictions/<dataset>/: <member>.<split>.npy (log-probabilities, replicas × images × classes), scores.json;
+        metrics/<dataset>/members/<member>.json;
+        plots/<dataset>/members/: curves.csv, classes.csv, confusion.csv, reliability.csv
 Run     python -m flows.evaluate
 
 Test images are looked at here, once for each trained network; whatever is chosen is chosen on validation.
@@ -26,9 +27,8 @@ def evaluate(params: Params) -> dict:
     """Predicts with every replica of every member, writes predictions, metrics and plots, and logs the metrics.
 
     Returns:
-        What was written to metrics/<dataset>/members.json: for each member its parameters, the number of replicas
-        and, for validation and test, each score's mean and standard deviation over them, its per-class scores
-        (means) and the scores of each replica.
+        For each member its parameters, the number of replicas and, for validation and test, each score's mean and
+        standard deviation over the replicas: what was written to metrics/<dataset>/members/.
 
     Raises:
         InputError: a member is not trained, or the data was changed.
@@ -45,45 +45,46 @@ def evaluate(params: Params) -> dict:
     folder = project.predictions_file(name, "", "").parent
     unfinished = folder.with_name(f".{name}.{os.getpid()}")
     unfinished.mkdir(parents=True)
-    metrics, cards, tables = {}, {}, {"confusion": [], "reliability": [], "curves": []}
+    metrics, cards, each_replica = {}, {}, {}
+    tables: dict[str, list[dict]] = {"curves": [], "classes": [], "confusion": [], "reliability": []}
     for member in params.members:
         card, predictors = load_member(name, member, weights)
         cards[member] = card
-        tables["curves"] += curves(member, project.model_folder(name, member) / "history.csv")
-        replicas: list[dict] = [{} for _ in predictors]
+        class_names = card["class_names"]
+        each_replica[member] = [{} for _ in predictors]
         metrics[member] = {"parameters": card["parameters"], "replicas": len(predictors)}
+        tables["curves"] += curves(member, project.model_folder(name, member) / "history.csv")
         for split in project.SPLITS:
             images, labels = data.split(split)
             labels = torch.from_numpy(labels)
             predicted = torch.stack([weights.predict(predictor, images, device) for predictor in predictors])
             np.save(unfinished / f"{member}.{split}.npy", predicted.numpy(), allow_pickle=False)
             measured = [scores.score(one, labels) for one in predicted]
-            for numbers, one in zip(replicas, measured):
+            for numbers, one in zip(each_replica[member], measured):
                 numbers[split] = one
-            metrics[member][split] = summarize(measured) | {
-                "per_class": mean_per_class([scores.per_class(one, labels, card["class_names"]) for one in predicted])
-            }
-            if split == "test":
-                # One network stands for the member: curves of several would be drawn over each other.
-                tables["confusion"] += confusion(member, predicted[0], labels, card["class_names"])
-                tables["reliability"] += [{"member": member, **row} for row in scores.reliability(predicted[0], labels)]
-        metrics[member]["each_replica"] = replicas
+            metrics[member][split] = summarize(measured)
+        # One network stands for the member: pictures of several would be drawn over each other.
+        first = predicted[0]
+        tables["classes"] += per_class(member, scores.per_class(first, labels, class_names))
+        tables["confusion"] += confusion(member, first, labels, class_names)
+        tables["reliability"] += [{"network": member, **row} for row in scores.reliability(first, labels)]
         test = metrics[member]["test"]
         print(
             f"{member}: test accuracy {test['accuracy']:.2%} ± {test['accuracy_std']:.2%}, "
             f"nll {test['nll']:.4f}, brier {test['brier']:.4f}, ece {test['ece']:.4f}",
             flush=True,
         )
-    project.write_json(project.metrics_file(name, "members"), metrics)
-    plots = project.plots_folder(name) / "members"
-    plots.mkdir(parents=True, exist_ok=True)
-    for table, rows in tables.items():
-        write_table(plots / f"{table}.csv", rows)
+    project.write_json(unfinished / "scores.json", each_replica)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(unfinished, folder)
+    shutil.rmtree(project.member_metrics_file(name, "").parent, ignore_errors=True)
+    for member, numbers in metrics.items():
+        project.write_json(project.member_metrics_file(name, member), numbers)
+    for table, rows in tables.items():
+        write_table(project.plots_folder(name) / "members" / f"{table}.csv", rows)
     runs = Scores(name)
     for member, card in cards.items():
-        runs.log(member, card, [flat(replica) for replica in metrics[member]["each_replica"]])
+        runs.log(member, card, [flat(replica) for replica in each_replica[member]])
     return metrics
 
 
@@ -105,13 +106,6 @@ def summarize(replicas: list[dict[str, float]]) -> dict[str, float]:
     return summary
 
 
-def mean_per_class(replicas: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    return {
-        name: {score: float(np.mean([replica[name][score] for replica in replicas])) for score in measures}
-        for name, measures in replicas[0].items()
-    }
-
-
 def flat(replica: dict[str, dict[str, float]]) -> dict[str, float]:
     """{"test": {"nll": 1.0}} as MLflow names it: {"test_nll": 1.0}."""
     return {f"{split}_{score}": value for split, numbers in replica.items() for score, value in numbers.items()}
@@ -120,6 +114,10 @@ def flat(replica: dict[str, dict[str, float]]) -> dict[str, float]:
 def curves(member: str, history: Path) -> list[dict]:
     with history.open(newline="", encoding="utf-8") as file:
         return [{"network": f"{member}-{row.pop('replica')}", **row} for row in csv.DictReader(file)]
+
+
+def per_class(network: str, measures: dict[str, dict[str, float]]) -> list[dict]:
+    return [{"network": network, "class": name, **scores} for name, scores in measures.items()]
 
 
 def confusion(network: str, log_probabilities, labels, class_names: list[str]) -> list[dict]:
@@ -131,6 +129,7 @@ def confusion(network: str, log_probabilities, labels, class_names: list[str]) -
 
 
 def write_table(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         writer.writeheader()

@@ -1,10 +1,22 @@
 """The one reader of params.yaml: frozen typed models that refuse what cannot work, before anything runs."""
 
+import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from flows import project
 from lightning_modules import known
@@ -14,9 +26,38 @@ DATASETS = ("digits", "blobs", "mnist", "fashion_mnist", "cifar10", "folder")
 # Names that a member cannot have: its files would lie where others lie.
 RESERVED = ("ensemble", "members")
 
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+
+def no_boolean(value: Any) -> Any:
+    """Python takes true for 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "a number")
+    return value
+
+
+Real = Annotated[float, BeforeValidator(no_boolean)]
+Whole = Annotated[int, BeforeValidator(no_boolean)]
+Fraction = Annotated[Real, Field(gt=0, lt=1)]
+Share = Annotated[Real, Field(ge=0, lt=1)]
+Positive = Annotated[Real, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[Whole, Field(ge=1)]
+
+
+def official_or_fraction(value: Any) -> str | float:
+    if value == "official":
+        return value
+    try:
+        fraction = float(value)
+    except (TypeError, ValueError):
+        fraction = math.nan
+    if isinstance(value, bool) or not 0 < fraction < 1:
+        raise PydanticCustomError("test", "official or a fraction between 0 and 1")
+    return fraction
+
+
+def member_name(name: Any) -> str:
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+        raise InputError('a member\'s name is made of lower-case letters, digits, "-" and "_", and starts with a letter')
+    return name
 
 
 def one_of(kind: str, names) -> AfterValidator:
@@ -35,7 +76,7 @@ class Section(BaseModel):
 class Feed(Section):
     """How one dataset is split and fed."""
 
-    test: Literal["official"] | Fraction
+    test: Annotated[str | float, PlainValidator(official_or_fraction)]
     validation: Fraction
     batch_size: Count
     epochs: Count
@@ -90,7 +131,7 @@ class Optimizer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
     name: Annotated[str, one_of("optimizer", known.OPTIMIZERS)]
     lr: Positive
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    weight_decay: Annotated[Real, Field(ge=0, allow_inf_nan=False)] = 0.0
 
     @model_validator(mode="before")
     @classmethod
@@ -101,19 +142,36 @@ class Optimizer(BaseModel):
         for key in given:
             if key not in ("name", "lr", "weight_decay", *own):
                 raise unknown(f"setting of optimizer {given['name']}", key, ("lr", "weight_decay", *own))
-        # YAML reads 1e-8 as a string.
-        return {key: value if key == "name" else number(key, value) for key, value in given.items()}
+        return {key: setting(key, value, own[key]) if key in own else value for key, value in given.items()}
 
 
-def number(key: str, value: Any) -> Any:
-    if isinstance(value, list):
-        return [number(key, item) for item in value]
-    if isinstance(value, (bool, int, float)):
+def setting(key: str, value: Any, like: Any) -> Any:
+    """A hyper-parameter is what its default is: true or false, a number, or a list of as many numbers."""
+    if isinstance(like, bool):
+        if not isinstance(value, bool):
+            raise InputError(f"{key} is {value!r}, but has to be true or false")
         return value
+    if isinstance(like, list):
+        if not isinstance(value, list) or len(value) != len(like):
+            raise InputError(f"{key} is {value!r}, but has to be a list of {len(like)} numbers")
+        numbers = [item if item is None and default is None else number(item) for item, default in zip(value, like)]
+        if None in [item for item, default in zip(numbers, like) if default is not None]:
+            raise InputError(f"{key} is {value!r}, but has to be a list of {len(like)} numbers")
+        return numbers
+    if number(value) is None:
+        raise InputError(f"{key} is {value!r}, but has to be a number")
+    return number(value)
+
+
+def number(value: Any) -> float | int | None:
+    """None for what is no finite number. YAML reads 1e-8 as a string."""
+    if isinstance(value, bool):
+        return None
     try:
-        return float(value)
+        result = value if isinstance(value, int) else float(value)
     except (TypeError, ValueError):
-        raise InputError(f"{key} is {value!r}, but has to be a number") from None
+        return None
+    return result if math.isfinite(result) else None
 
 
 class Member(Section):
@@ -122,11 +180,11 @@ class Member(Section):
     network: Network
     activation: Annotated[str, one_of("activation", known.ACTIVATIONS)] = "relu"
     initializer: Annotated[str, one_of("initializer", known.INITIALIZERS)] = "he_normal"
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Share = 0.0
+    label_smoothing: Share = 0.0
     optimizer: Optimizer
     schedule: Annotated[str, one_of("schedule", known.SCHEDULES)] = "constant"
-    replicas: Annotated[int, Field(ge=1, le=1000)] = 1
+    replicas: Annotated[Whole, Field(ge=1, le=1000)] = 1
 
 
 class Ensemble(Section):
@@ -135,11 +193,11 @@ class Ensemble(Section):
 
 
 class Params(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Annotated[Whole, Field(ge=0, lt=2**32)]
     dataset: Annotated[str, one_of("dataset", DATASETS)]
     data: dict[Annotated[str, one_of("dataset", DATASETS)], Feed]
     training: Training
-    members: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], Member], Field(min_length=1)]
+    members: Annotated[dict[Annotated[str, PlainValidator(member_name)], Member], Field(min_length=1)]
     ensemble: Ensemble
 
     @model_validator(mode="after")
@@ -153,8 +211,10 @@ class Params(Section):
             raise InputError("ensemble.methods names a method twice")
         for dataset in ("digits", "blobs"):
             if dataset in self.data and self.data[dataset].test == "official":
-                raise InputError(f"data.{dataset}.test is official, but {dataset} has no official test split: "
-                                 "give a fraction such as 0.2")
+                raise InputError(
+                    f"data.{dataset}.test is official, but {dataset} has no official test split: "
+                    "give a fraction such as 0.2"
+                )
         for dataset in ("mnist", "fashion_mnist", "cifar10"):
             if dataset in self.data and self.data[dataset].test != "official":
                 raise InputError(f"data.{dataset}.test has to be official: {dataset} comes with its test split")
@@ -173,40 +233,63 @@ class Params(Section):
 
 
 def parse(content: Any, source: str = "params.yaml") -> Params:
-    """Raises InputError with one line a mistake: the key, what it is, what it has to be."""
+    """Raises InputError with one sentence a mistake: the key, what it is, what it has to be."""
     if not isinstance(content, dict):
         raise InputError(f"{source} is empty or no mapping of keys to values")
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        raise InputError("; ".join(dict.fromkeys(explain(source, problem) for problem in error.errors()))) from None
+        problems = error.errors()
+    # What lies under a key that has to go is no mistake of its own.
+    wrong = [problem["loc"][:-1] for problem in problems if problem["loc"][-1:] == ("[key]",)]
+    told = [
+        explain(source, problem)
+        for problem in problems
+        if problem["loc"][-1:] == ("[key]",) or not any(problem["loc"][: len(key)] == key for key in wrong)
+    ]
+    raise InputError("; ".join(told))
+
+
+# What pydantic says about the Python type, in words of the file.
+WORDS = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "a mapping of keys to values",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "model_type": "a mapping of keys to values",
+    "string_type": "a name",
+}
 
 
 def explain(source: str, problem: dict) -> str:
     """One mistake as a sentence."""
-    place = [str(part) for part in problem["loc"] if part not in ("[key]", "literal['official']")]
-    # pydantic names the branch of a union in the path ("test.constrained-float"): no key of the user's.
-    place = [part for part in place if not part.startswith(("constrained", "function-", "float", "literal"))]
+    place = [str(part) for part in problem["loc"] if part != "[key]"]
     key = ".".join(place)
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in ("extra_forbidden", "invalid_key"):
         return f"{source}: {unknown('key', key, siblings(place[:-1]))}"
     if problem["type"] == "missing":
         return f"{source}: {key} is missing"
     if problem["type"] == "value_error":
         return f"{source}: {key + ': ' if key else ''}{problem['ctx']['error']}"
-    said = problem["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    return f"{source}: {key} is {problem['input']!r}, but should be {said}"
+    if problem["type"] == "too_short":
+        return f"{source}: {key} is empty: name at least one"
+    said = WORDS.get(problem["type"]) or problem["msg"].removeprefix("Input should be ")
+    given = "empty" if problem["input"] is None else repr(problem["input"])
+    return f"{source}: {key} is {given}, but should be {said}"
 
 
 def siblings(place: list[str]) -> list[str]:
     """The keys that a section may have, as dotted paths."""
-    section: Any = Params
-    for part in place:
-        field = section.model_fields.get(part) if isinstance(section, type) else None
-        if part in ("data", "members"):
-            section = Feed if part == "data" else Member
-        elif field is not None:
-            section = field.annotation
+    blocks = {"data": Feed, "members": Member}
+    if not place:
+        section = Params
+    else:
+        section = blocks.get(place[0]) or Params.model_fields[place[0]].annotation
     return [".".join([*place, name]) for name in section.model_fields]
 
 

@@ -273,7 +273,7 @@ def show_results() -> None:
     from flows import results
 
     with contextlib.suppress(InputError):
-        results.show()
+        results.show(params.read())
 
 
 if __name__ == "__main__":

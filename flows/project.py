@@ -52,9 +52,18 @@ def predictions_file(dataset: str, member: str, split: str) -> Path:
     return root() / "predictions" / dataset / f"{member}.{split}.npy"
 
 
-def metrics_file(dataset: str, name: str) -> Path:
-    """`name` is "members" or "ensemble"."""
-    return root() / "metrics" / dataset / f"{name}.json"
+def replica_scores_file(dataset: str) -> Path:
+    """The scores of each replica, by member."""
+    return root() / "predictions" / dataset / "scores.json"
+
+
+def member_metrics_file(dataset: str, member: str) -> Path:
+    """Means and standard deviations over the member's replicas; a file each, so that `dvc metrics show` has a row each."""
+    return root() / "metrics" / dataset / "members" / f"{member}.json"
+
+
+def ensemble_metrics_file(dataset: str) -> Path:
+    return root() / "metrics" / dataset / "ensemble.json"
 
 
 def plots_folder(dataset: str) -> Path:

@@ -1,5 +1,7 @@
 """`trainyard results`: the table of members and ensembles, as evaluate and ensemble measured them."""
 
+import csv
+
 import click
 from rich.console import Console
 from rich.table import Table
@@ -19,8 +21,12 @@ def rows(params: Params) -> list[tuple[str, ...]]:
         InputError: nothing is measured yet.
     """
     try:
-        members = project.read_json(project.metrics_file(params.dataset, "members"))
-        ensemble = project.read_json(project.metrics_file(params.dataset, "ensemble"))
+        members = {
+            member: project.read_json(project.member_metrics_file(params.dataset, member)) for member in params.members
+        }
+        ensemble = project.read_json(project.ensemble_metrics_file(params.dataset))
+        methods_file = project.plots_folder(params.dataset) / "ensemble" / "methods.csv"
+        methods = list(csv.DictReader(methods_file.read_text(encoding="utf-8").splitlines()))
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} does not exist: run `make repro`") from None
     table = []
@@ -32,13 +38,14 @@ def rows(params: Params) -> list[tuple[str, ...]]:
                 f"{numbers['test']['nll']:.4f}", f"{numbers['test']['ece']:.4f}", seconds(params.dataset, name),
             )
         )  # fmt: skip
-    for method, numbers in ensemble["methods"].items():
+    for numbers in methods:
+        method = numbers["method"]
         chosen = method == ensemble["method"]
         test = ensemble["test"]
         table.append(
             (
-                f"{method}{' (chosen)' if chosen else ''}", str(ensemble["networks"]), f"{ensemble['parameters']:,}",
-                f"{numbers['accuracy']:.2%}", f"{test['accuracy']:.2%}" if chosen else "",
+                f"{method}{' *' if chosen else ''}", str(ensemble["networks"]), f"{ensemble['parameters']:,}",
+                f"{float(numbers['accuracy']):.2%}", f"{test['accuracy']:.2%}" if chosen else "",
                 f"{test['nll']:.4f}" if chosen else "", f"{test['ece']:.4f}" if chosen else "", "",
             )
         )  # fmt: skip
@@ -75,11 +82,11 @@ def show(params: Params, markdown: bool = False) -> None:
         table.add_row(*line, end_section=last_member and line[0] in params.members)
     console = Console()
     if not console.is_terminal:
-        console = Console(width=120)
+        console = Console(width=130)
     console.print(table)
     console.print(
         "Accuracy is mean ± standard deviation over replicas. Ways to vote are compared on validation; "
-        "the chosen one is scored once on test."
+        "the chosen one (*) is scored once on test."
     )
 
 

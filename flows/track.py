@@ -24,17 +24,17 @@ def command() -> None:
             click.echo(f"ended {name}: its process is gone")
     except ConnectionError as error:
         raise InputError(str(error)) from None
-    metrics = project.metrics_file(params.dataset, "members")
-    if not metrics.exists():
+    measured = project.replica_scores_file(params.dataset)
+    if not measured.exists():
         click.echo(f"nothing is measured on {params.dataset} yet")
         return
     scores = tracking.Scores(params.dataset)
-    for member, numbers in project.read_json(metrics).items():
+    for member, replicas in project.read_json(measured).items():
         if member in params.members:
             card = project.read_json(project.model_folder(params.dataset, member) / "member.json")
-            scores.log(member, card, [flat(replica) for replica in numbers["each_replica"]])
+            scores.log(member, card, [flat(replica) for replica in replicas])
             click.echo(f"{member}: in {tracking.store()}")
-    if project.metrics_file(params.dataset, "ensemble").exists():
+    if project.ensemble_metrics_file(params.dataset).exists():
         ensemble(params)
 
 

@@ -20,22 +20,22 @@ NETWORKS = {
     "resnet": {"width": 32, "blocks": [2, 2, 2]},
 }
 
-# Each optimizer's hyper-parameters beside `lr` and `weight_decay`, which all of them take.
+# Each optimizer's hyper-parameters and their defaults, beside `lr` and `weight_decay`, which all of them take.
 OPTIMIZERS = {
-    "adadelta": ("rho", "eps"),
-    "adafactor": ("beta2_decay", "eps", "d"),
-    "adagrad": ("lr_decay", "initial_accumulator_value", "eps"),
-    "adam": ("betas", "eps", "amsgrad"),
-    "adamax": ("betas", "eps"),
-    "adamw": ("betas", "eps", "amsgrad"),
-    "asgd": ("lambd", "alpha", "t0"),
-    "momentum": ("momentum", "dampening"),
-    "nadam": ("betas", "eps", "momentum_decay", "decoupled_weight_decay"),
-    "nag": ("momentum",),
-    "radam": ("betas", "eps", "decoupled_weight_decay"),
-    "rmsprop": ("alpha", "eps", "momentum", "centered"),
-    "rprop": ("etas", "step_sizes"),
-    "sgd": ("momentum", "dampening", "nesterov"),
+    "adadelta": {"rho": 0.9, "eps": 1e-6},
+    "adafactor": {"beta2_decay": -0.8, "eps": [None, 1e-3], "d": 1.0},
+    "adagrad": {"lr_decay": 0.0, "initial_accumulator_value": 0.0, "eps": 1e-10},
+    "adam": {"betas": [0.9, 0.999], "eps": 1e-8, "amsgrad": False},
+    "adamax": {"betas": [0.9, 0.999], "eps": 1e-8},
+    "adamw": {"betas": [0.9, 0.999], "eps": 1e-8, "amsgrad": False},
+    "asgd": {"lambd": 1e-4, "alpha": 0.75, "t0": 1e6},
+    "momentum": {"momentum": 0.9, "dampening": 0.0},
+    "nadam": {"betas": [0.9, 0.999], "eps": 1e-8, "momentum_decay": 4e-3, "decoupled_weight_decay": False},
+    "nag": {"momentum": 0.9},
+    "radam": {"betas": [0.9, 0.999], "eps": 1e-8, "decoupled_weight_decay": False},
+    "rmsprop": {"alpha": 0.99, "eps": 1e-8, "momentum": 0.0, "centered": False},
+    "rprop": {"etas": [0.5, 1.2], "step_sizes": [1e-6, 50.0]},
+    "sgd": {"momentum": 0.0, "dampening": 0.0, "nesterov": False},
 }
 
 SCHEDULES = ("constant", "cosine", "linear")

@@ -100,7 +100,7 @@ def test_selected_are_the_targets_and_what_they_need_in_order():
     assert graph.select(needs, ["middle@right"]) == ["first", "middle@right"]
     assert graph.select(needs, ["middle"]) == ["first", "middle@left", "middle@right"]
     assert graph.select(needs, ["study/dvc.yaml"]) == ["first", "study/dvc.yaml:sweep"]
-    with pytest.raises(InputError, match='unknown stage "lest".*Did you mean "last"'):
+    with pytest.raises(InputError, match=r'unknown stage "lest".*Did you mean "last"'):
         graph.select(needs, ["lest"])
 
 
