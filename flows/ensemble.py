@@ -18,6 +18,7 @@ from flows import project
 from flows.console import run
 from flows.evaluate import confusion, load_member, per_class, write_table
 from flows.params import Params, read
+from lightning_modules.errors import InputError
 
 
 def ensemble(params: Params) -> dict:
@@ -39,15 +40,19 @@ def ensemble(params: Params) -> dict:
     name = params.dataset
     data = dataset.load(name)
     class_names = data.card["class_names"]
-    networks = [
-        f"{member}-{number}" for member, recipe in params.members.items() for number in range(recipe.replicas)
-    ]
+    trained = {member: load_member(name, member, weights) for member in params.members}
+    networks = [f"{member}-{number}" for member, recipe in params.members.items() for number in range(recipe.replicas)]
     labels = {split: torch.from_numpy(data.split(split)[1]) for split in project.SPLITS}
-    predicted = {
-        split: torch.cat([torch.from_numpy(np.load(project.predictions_file(name, member, split)))
-                          for member in params.members])
-        for split in project.SPLITS
-    }  # fmt: skip
+    try:
+        predicted = {
+            split: torch.cat(
+                [torch.from_numpy(np.load(project.predictions_file(name, member, split))) for member in params.members]
+            )
+            for split in project.SPLITS
+        }
+        members = {member: project.read_json(project.member_metrics_file(name, member)) for member in params.members}
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} does not exist: run dvc repro evaluate") from None
 
     vote_weights = voting.fit_weights(predicted["validation"], labels["validation"])
     on_validation = {
@@ -57,8 +62,8 @@ def ensemble(params: Params) -> dict:
     }  # fmt: skip
     method = choose(on_validation, params.ensemble.select_by)
     chosen = voting.VOTES[method](predicted["test"], vote_weights_of(method, vote_weights))
-    members = {member: project.read_json(project.member_metrics_file(name, member)) for member in params.members}
-    best_member = choose({member: numbers["validation"] for member, numbers in members.items()}, params.ensemble.select_by)
+    of_members = {member: numbers["validation"] for member, numbers in members.items()}
+    best_member = choose(of_members, params.ensemble.select_by)
     test = scores.score(chosen, labels["test"])
     result = {
         "method": method,
@@ -86,16 +91,15 @@ def ensemble(params: Params) -> dict:
         write_table(project.plots_folder(name) / "ensemble" / f"{table}.csv", rows)
     say(result)
 
-    cards = {member: load_member(name, member, weights) for member in params.members}
-
     def build(folder: Path) -> None:
-        predictors = [predictor for _, own in cards.values() for predictor in own]
-        export(voting.Ensemble(predictors, method, vote_weights_of(method, vote_weights)), data.card["shape"], class_names, folder)
+        predictors = [predictor for _, own in trained.values() for predictor in own]
+        model = voting.Ensemble(predictors, method, vote_weights_of(method, vote_weights))
+        export(model, data.card["shape"], class_names, folder)
 
     digest = hashlib.sha256(
         json.dumps(
             [method, vote_weights.tolist() if method == "weighted_vote" else None,
-             [replica["weights_sha256"] for card, _ in cards.values() for replica in card["replicas"]]]
+             [replica["weights_sha256"] for card, _ in trained.values() for replica in card["replicas"]]]
         ).encode()
     ).hexdigest()  # fmt: skip
     version = Registrar(name).register(

@@ -42,14 +42,14 @@ def evaluate(params: Params) -> dict:
     name = params.dataset
     data = dataset.load(name)
     device = "cuda" if params.training.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    trained = {member: load_member(name, member, weights) for member in params.members}
     folder = project.predictions_file(name, "", "").parent
-    unfinished = folder.with_name(f".{name}.{os.getpid()}")
+    unfinished = folder.with_name(f".{name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    metrics, cards, each_replica = {}, {}, {}
+    metrics, each_replica = {}, {}
     tables: dict[str, list[dict]] = {"curves": [], "classes": [], "confusion": [], "reliability": []}
-    for member in params.members:
-        card, predictors = load_member(name, member, weights)
-        cards[member] = card
+    for member, (card, predictors) in trained.items():
         class_names = card["class_names"]
         each_replica[member] = [{} for _ in predictors]
         metrics[member] = {"parameters": card["parameters"], "replicas": len(predictors)}
@@ -83,7 +83,7 @@ def evaluate(params: Params) -> dict:
     for table, rows in tables.items():
         write_table(project.plots_folder(name) / "members" / f"{table}.csv", rows)
     runs = Scores(name)
-    for member, card in cards.items():
+    for member, (card, _) in trained.items():
         runs.log(member, card, [flat(replica) for replica in each_replica[member]])
     return metrics
 

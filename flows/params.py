@@ -56,7 +56,9 @@ def official_or_fraction(value: Any) -> str | float:
 
 def member_name(name: Any) -> str:
     if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
-        raise InputError('a member\'s name is made of lower-case letters, digits, "-" and "_", and starts with a letter')
+        raise InputError(
+            'a member\'s name is made of lower-case letters, digits, "-" and "_", and starts with a letter'
+        )
     return name
 
 
@@ -152,12 +154,13 @@ def setting(key: str, value: Any, like: Any) -> Any:
             raise InputError(f"{key} is {value!r}, but has to be true or false")
         return value
     if isinstance(like, list):
-        if not isinstance(value, list) or len(value) != len(like):
+        fits = isinstance(value, list) and len(value) == len(like)
+        # Adafactor's first eps may be null, as its default is.
+        if not fits or any(
+            number(item) is None and (item, default) != (None, None) for item, default in zip(value, like)
+        ):
             raise InputError(f"{key} is {value!r}, but has to be a list of {len(like)} numbers")
-        numbers = [item if item is None and default is None else number(item) for item, default in zip(value, like)]
-        if None in [item for item, default in zip(numbers, like) if default is not None]:
-            raise InputError(f"{key} is {value!r}, but has to be a list of {len(like)} numbers")
-        return numbers
+        return [number(item) for item in value]
     if number(value) is None:
         raise InputError(f"{key} is {value!r}, but has to be a number")
     return number(value)
@@ -168,10 +171,12 @@ def number(value: Any) -> float | int | None:
     if isinstance(value, bool):
         return None
     try:
-        result = value if isinstance(value, int) else float(value)
-    except (TypeError, ValueError):
+        finite = math.isfinite(float(value))
+    except (TypeError, ValueError, OverflowError):
         return None
-    return result if math.isfinite(result) else None
+    if not finite:
+        return None
+    return value if isinstance(value, int) else float(value)
 
 
 class Member(Section):
@@ -286,10 +291,7 @@ def explain(source: str, problem: dict) -> str:
 def siblings(place: list[str]) -> list[str]:
     """The keys that a section may have, as dotted paths."""
     blocks = {"data": Feed, "members": Member}
-    if not place:
-        section = Params
-    else:
-        section = blocks.get(place[0]) or Params.model_fields[place[0]].annotation
+    section = (blocks.get(place[0]) or Params.model_fields[place[0]].annotation) if place else Params
     return [".".join([*place, name]) for name in section.model_fields]
 
 

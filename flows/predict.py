@@ -17,15 +17,20 @@ def read_image(path: Path, shape: list[int]):
         InputError: it cannot be read as an image.
     """
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
+
+    from flows.sources import FORMATS, WIDE_MODES
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
+            mode = image.mode
             image = image.convert("L" if shape[2] == 1 else "RGB")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError):
-        raise InputError(f"{path} is no image that can be read (PNG, JPEG, WebP, BMP, GIF, TIFF)") from None
+    except Exception:  # Pillow's readers raise a dozen kinds of errors on a damaged file
+        raise InputError(f"{path} is no image that can be read ({', '.join(FORMATS)})") from None
+    if mode.startswith(WIDE_MODES):
+        raise InputError(f"{path} has more than 8 bits a channel ({mode}): save it with 8")
     size = (shape[1], shape[0])
     if image.size != size:
         image = image.resize(size, Image.Resampling.LANCZOS)

@@ -58,7 +58,7 @@ def replica_scores_file(dataset: str) -> Path:
 
 
 def member_metrics_file(dataset: str, member: str) -> Path:
-    """Means and standard deviations over the member's replicas; a file each, so that `dvc metrics show` has a row each."""
+    """Means and deviations over the member's replicas; a file each, so that `dvc metrics show` has a row each."""
     return root() / "metrics" / dataset / "members" / f"{member}.json"
 
 

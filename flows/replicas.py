@@ -4,6 +4,8 @@ shows and logs what they report."""
 import multiprocessing
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
@@ -12,6 +14,10 @@ from pathlib import Path
 from flows.progress import Board
 from lightning_modules.errors import DivergedError, InputError
 from lightning_modules.fit import Fitted, fit
+
+
+class WorkerError(RuntimeError):
+    """A worker process ended before it had finished its replica."""
 
 
 def train_replicas(card: dict, seeds: list[int], work: Path, *, jobs: int, devices: int, tracker) -> list[Fitted]:
@@ -24,7 +30,7 @@ def train_replicas(card: dict, seeds: list[int], work: Path, *, jobs: int, devic
 
     Raises:
         InputError, DivergedError: as `fit` does, naming member and replica.
-        RuntimeError: a worker process was killed.
+        WorkerError: a worker process ended, because it was killed or because of an error that it printed.
     """
     member = card["member"]
     waiting = [number for number in range(len(seeds)) if not result_file(work, number).exists()]
@@ -38,14 +44,13 @@ def train_replicas(card: dict, seeds: list[int], work: Path, *, jobs: int, devic
             while waiting or running:
                 while idle and waiting:
                     connection, number = idle.pop(), waiting.pop(0)
-                    connection.send(number)
                     running[connection] = number
+                    with lost_worker(f"{member}-{number}"):
+                        connection.send(number)
                 for connection in wait(list(running)):
                     number = running[connection]
-                    try:
+                    with lost_worker(f"{member}-{number}"):
                         event = connection.recv()
-                    except EOFError:
-                        raise RuntimeError(f"the process that trained {member}-{number} was killed") from None
                     if "failed" in event:
                         raise event["failed"](f"{member}, replica {number}: {event['message']}")
                     board.show(number, event)
@@ -55,6 +60,14 @@ def train_replicas(card: dict, seeds: list[int], work: Path, *, jobs: int, devic
                         idle.append(connection)
                         del running[connection]
     return [read_result(work, number) for number in range(len(seeds))]
+
+
+@contextmanager
+def lost_worker(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, OSError):
+        raise WorkerError(f"the process that trained {name} was killed or ended with an error") from None
 
 
 @contextmanager
@@ -92,6 +105,8 @@ def serve(
     from flows import dataset
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
+    threading.Thread(target=die_with, args=(parent,), daemon=True).start()
     data = dataset.load(card["dataset"])
     given = {
         "training": data.split("train"),
@@ -101,26 +116,30 @@ def serve(
     }
 
     def report(event: dict) -> None:
-        if os.getppid() != parent:
+        try:
+            connection.send(event)
+        except OSError:  # nobody listens any more
             os._exit(143)
-        connection.send(event)
 
     while True:
-        try:
-            number = connection.recv()
-        except EOFError:
-            return
+        number = connection.recv()
         checkpoint = work / f"replica-{number}.ckpt"
         try:
-            result = fit(
-                **given, seed=seeds[number], device=place % devices, checkpoint=checkpoint, report=report
-            )
+            result = fit(**given, seed=seeds[number], device=place % devices, checkpoint=checkpoint, report=report)
         except (InputError, DivergedError) as error:
             report({"failed": type(error), "message": str(error)})
             return
         write_result(work, number, result)
         checkpoint.unlink(missing_ok=True)
         report({"finished": True, "best_epoch": result.best_epoch})
+
+
+def die_with(parent: int) -> None:
+    """Ends this process soon after its parent, which, killed, could not do so: it would go on holding the
+    member's lock, and for ever where it waits for work (its forked siblings keep the connection open)."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(143)
 
 
 def result_file(work: Path, number: int) -> Path:

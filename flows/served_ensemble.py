@@ -28,7 +28,8 @@ class ServedEnsemble:
         """
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != self.shape:
-            raise ValueError(f"images have to be uint8, N×{'×'.join(map(str, self.shape))}, not {images.dtype}, {images.shape}")
+            wanted = f"N×{'×'.join(map(str, self.shape))}"
+            raise ValueError(f"images have to be uint8, {wanted}, not {images.dtype}, {images.shape}")
         parts = [self.run(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
         probabilities = np.concatenate(parts) if parts else np.empty((0, len(self.class_names)))
         frame = pd.DataFrame(probabilities.astype(np.float64), columns=self.class_names)

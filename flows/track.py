@@ -2,14 +2,14 @@
 
 import click
 
-from flows import project
+from flows import graph, project
 from flows.console import run
 from flows.params import read
 from lightning_modules.errors import InputError
 
 
 @click.command()
-def command() -> None:
+def command() -> int | None:
     """Log to MLflow what could not be logged when it was made, and end runs whose process is gone.
 
     Works from the files of the dataset in params.yaml, and can be repeated: what is logged already stays as it is.
@@ -27,15 +27,20 @@ def command() -> None:
     measured = project.replica_scores_file(params.dataset)
     if not measured.exists():
         click.echo(f"nothing is measured on {params.dataset} yet")
-        return
+        return None
+    # What was measured would be logged to the runs of other weights.
+    if stale := graph.stale(project.root(), ["ensemble"]):
+        click.echo(f"stale: {', '.join(stale)}. `dvc repro` makes it anew, and logs it")
+        return None
     scores = tracking.Scores(params.dataset)
     for member, replicas in project.read_json(measured).items():
-        if member in params.members:
-            card = project.read_json(project.model_folder(params.dataset, member) / "member.json")
-            scores.log(member, card, [flat(replica) for replica in replicas])
-            click.echo(f"{member}: in {tracking.store()}")
-    if project.ensemble_metrics_file(params.dataset).exists():
-        ensemble(params)
+        card = project.read_json(project.model_folder(params.dataset, member) / "member.json")
+        scores.log(member, card, [flat(replica) for replica in replicas])
+        if scores.lost:
+            return 1
+        click.echo(f"{member}: in {tracking.store()}")
+    ensemble(params)
+    return None
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ Training must never be lost to tracking: a store that cannot be reached is said 
 
 import csv
 import functools
+import importlib.metadata
 import os
 import shutil
 import socket
@@ -32,6 +33,9 @@ CHALLENGER, CHAMPION = "challenger", "champion"
 WEIGHTS = "trainyard.weights_sha256"
 ENSEMBLE = "trainyard.ensemble_sha256"
 MEMBER = "trainyard.member"
+ERROR = "trainyard.error"
+# Whose versions a run is tagged with.
+LIBRARIES = ("torch", "pytorch-lightning", "numpy", "mlflow", "dvc")
 
 
 def store() -> str:
@@ -55,6 +59,7 @@ def connect():
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     uri = store()
     if uri.startswith(("http://", "https://")):
         import requests
@@ -106,8 +111,6 @@ def prepare() -> None:
 
 def provenance(dataset: str) -> dict[str, str]:
     """The tags that say what a run was made from: code, data, stage, machine, library versions."""
-    import torch
-
     commit, dirty = git_state()
     return {
         "mlflow.source.git.commit": commit,
@@ -121,22 +124,23 @@ def provenance(dataset: str) -> dict[str, str]:
         "trainyard.pid": str(os.getpid()),
         "trainyard.process_started": str(psutil.Process().create_time()),
         "trainyard.python": sys.version.split()[0],
-        "trainyard.torch": torch.__version__,
+        **{f"trainyard.{name}": importlib.metadata.version(name) for name in LIBRARIES},
         **({"trainyard.dvc_experiment": os.environ["DVC_EXP_NAME"]} if os.environ.get("DVC_EXP_NAME") else {}),
     }
 
 
 def git_state() -> tuple[str, bool]:
-    """The commit ("none" outside git) and whether the tree differs from it."""
+    """The commit ("none" outside git) and whether the tree differs from it in more than what stages write."""
 
     def git(*arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run(["git", *arguments], cwd=project.root(), capture_output=True, text=True)
 
     try:
         commit = git("rev-parse", "HEAD")
-        return (commit.stdout.strip(), bool(git("status", "--porcelain").stdout)) if not commit.returncode else ("none", True)
+        changed = git("status", "--porcelain", "--", ".", ":!dvc.lock", ":!metrics").stdout
     except FileNotFoundError:
         return "none", True
+    return ("none", True) if commit.returncode else (commit.stdout.strip(), bool(changed))
 
 
 def data_hash(dataset: str) -> str:
@@ -192,18 +196,13 @@ class Tracker:
         self.ids_file = work / "runs.json" if work else None
         self.lost = False
         self.client = None
+        self.ids: dict[str, str] = {}
 
     @unless_unreachable
     def start(self) -> None:
         self.client = connect()
         self.experiment = experiment(self.client, self.card["dataset"])
-        if self.ids_file and self.ids_file.exists():
-            self.ids = project.read_json(self.ids_file)
-            for run in self.ids.values():
-                self.client.update_run(run, status="RUNNING")
-                self.client.set_tag(run, "trainyard.pid", str(os.getpid()))
-                self.client.set_tag(run, "trainyard.process_started", str(psutil.Process().create_time()))
-            return
+        self.reopen()
         name = self.card["member"]
         params = flatten(self.card["recipe"]) | flatten(self.card["settings"])
         tags = provenance(self.card["dataset"]) | {
@@ -211,13 +210,37 @@ class Tracker:
             "trainyard.device": self.card["settings"]["accelerator"],
             "trainyard.precision": self.card["settings"]["precision"],
         }
-        self.ids = {"member": self.create(name, tags | {"trainyard.kind": "member"}, params | {"seed": self.card["seed"]})}
+        if "member" not in self.ids:
+            own = tags | {"trainyard.kind": "member"}
+            self.ids["member"] = self.create(name, own, params | {"seed": self.card["seed"]})
         for number, seed in enumerate(self.seeds):
+            if str(number) in self.ids:
+                continue
             own = tags | {"mlflow.parentRunId": self.ids["member"], "trainyard.kind": "replica"}
             own["trainyard.seed"] = str(seed)
             self.ids[str(number)] = self.create(f"{name}-{number}", own, params | {"seed": seed})
         if self.ids_file:
             project.write_json(self.ids_file, self.ids)
+
+    def reopen(self) -> None:
+        """Finds the runs of an interrupted training, as far as they are in this store, and sets them running again."""
+        import mlflow
+
+        if not (self.ids_file and self.ids_file.exists()):
+            return
+        ids = project.read_json(self.ids_file)
+        wanted = [key for key in ("member", *map(str, range(len(self.seeds)))) if key in ids]
+        try:
+            runs = {key: self.client.get_run(ids[key]) for key in wanted}
+        except mlflow.exceptions.MlflowException:
+            return
+        for key, run in runs.items():
+            self.ids[key] = run.info.run_id
+            self.client.update_run(run.info.run_id, status="RUNNING")
+            self.client.set_tag(run.info.run_id, "trainyard.pid", str(os.getpid()))
+            self.client.set_tag(run.info.run_id, "trainyard.process_started", str(psutil.Process().create_time()))
+            if ERROR in run.data.tags:
+                self.client.delete_tag(run.info.run_id, ERROR)
 
     def create(self, name: str, tags: dict, params: dict) -> str:
         from mlflow.entities import Param
@@ -235,31 +258,38 @@ class Tracker:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self.client.log_batch(self.ids[key], metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
+        entities = [Metric(name, value, now, step) for name, value in metrics.items()]
+        self.client.log_batch(self.ids[key], metrics=entities)
 
     @unless_unreachable
     def fail(self, error: BaseException) -> None:
         """Ends the runs: FAILED with the reason, or KILLED where the process was asked to stop."""
         if not self.client:
             return
-        status = "KILLED" if isinstance(error, (SystemExit, KeyboardInterrupt)) else "FAILED"
+        stopped = isinstance(error, (SystemExit, KeyboardInterrupt))
+        status, reason = ("KILLED", "interrupted") if stopped else ("FAILED", str(error) or type(error).__name__)
         for run in self.ids.values():
-            self.client.set_tag(run, "trainyard.error", str(error)[:5000])
+            self.client.set_tag(run, ERROR, reason[:5000])
             self.client.set_terminated(run, status)
 
     @unless_unreachable
     def finish(self, folder: Path, seconds: float | None = None) -> None:
-        """Logs each replica's model and best numbers, and their mean and deviation to the member's run."""
+        """Logs each replica's model and best numbers, and their mean and deviation to the member's run; and the
+        epochs that were not logged when they ended, before an interruption or without a store."""
         from lightning_modules import weights
 
         if not self.client:
             self.start()
         card, predictors = weights.load(folder)
         best = [
-            {"best_validation_nll": replica["validation_nll"], "best_validation_accuracy": replica["validation_accuracy"],
-             "best_epoch": replica["best_epoch"]}
+            {
+                "best_validation_nll": replica["validation_nll"],
+                "best_validation_accuracy": replica["validation_accuracy"],
+                "best_epoch": replica["best_epoch"],
+            }
             for replica in card["replicas"]
-        ]  # fmt: skip
+        ]
+        self.complete(folder / "history.csv")
         for number, (replica, predictor) in enumerate(zip(card["replicas"], predictors)):
             self.log(str(number), best[number])
             log_network(self.ids[str(number)], predictor, card)
@@ -270,15 +300,17 @@ class Tracker:
         self.client.log_artifact(self.ids["member"], str(folder / "member.json"))
         self.client.set_terminated(self.ids["member"])
 
-    @unless_unreachable
-    def backfill(self, folder: Path) -> None:
-        """Logs a training that could not be logged when it ran, from its files."""
-        self.start()
-        with (folder / "history.csv").open(newline="", encoding="utf-8") as file:
+    def complete(self, history: Path) -> None:
+        """Logs those rows of a history file that are not in the runs yet."""
+        logged = {
+            key: {metric.step for metric in self.client.get_metric_history(run, "validation_nll")}
+            for key, run in self.ids.items()
+        }
+        with history.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                number = row.pop("replica")
-                self.epoch(int(number), {key: int(value) if key == "epoch" else float(value) for key, value in row.items()})
-        self.finish(folder)
+                number, epoch = row.pop("replica"), int(row.pop("epoch"))
+                if epoch not in logged[number]:
+                    self.log(number, {name: float(value) for name, value in row.items()}, epoch)
 
 
 def spread(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -333,7 +365,7 @@ class Scores:
         runs = find_replicas(self.client, self.dataset, card)
         if runs is None:
             tracker = Tracker(card, [replica["seed"] for replica in card["replicas"]])
-            tracker.backfill(project.model_folder(self.dataset, member))
+            tracker.finish(project.model_folder(self.dataset, member))
             if tracker.lost:
                 self.lost = True
                 return
@@ -375,7 +407,6 @@ class Registrar:
         Returns:
             name, version and aliases of the version.
         """
-        import mlflow
         from mlflow.entities import Metric, Param
 
         client = connect()
@@ -394,18 +425,22 @@ class Registrar:
             params=[Param(name, str(value)[:6000]) for name, value in params.items()],
         )
         try:
-            version = self.log_model(run, card, build)
+            model = self.log_model(run, card, build)
         except BaseException as error:
-            client.set_tag(run, "trainyard.error", str(error)[:5000])
+            client.set_tag(run, ERROR, str(error)[:5000])
             client.set_terminated(run, "FAILED")
             raise
-        client.set_model_version_tag(self.dataset, version, ENSEMBLE, digest)
+        if not client.search_registered_models(f"name = '{self.dataset}'"):
+            client.create_registered_model(self.dataset)
+        version = client.create_model_version(
+            self.dataset, model.model_uri, run_id=run, model_id=model.model_id, tags={ENSEMBLE: digest}
+        ).version
         client.set_registered_model_alias(self.dataset, CHALLENGER, version)
         if CHAMPION not in client.get_registered_model(self.dataset).aliases:
             client.set_registered_model_alias(self.dataset, CHAMPION, version)
         return self.describe(client, version)
 
-    def log_model(self, run: str, card: dict, build: Callable[[Path], None]) -> str:
+    def log_model(self, run: str, card: dict, build: Callable[[Path], None]):
         import mlflow
         import numpy as np
         import torch
@@ -420,7 +455,7 @@ class Registrar:
             code = Path(folder) / "trainyard_ensemble.py"
             shutil.copy(Path(__file__).with_name("served_ensemble.py"), code)
             with mlflow.start_run(run_id=run):
-                info = mlflow.pyfunc.log_model(
+                return mlflow.pyfunc.log_model(
                     name="model",
                     loader_module="trainyard_ensemble",
                     code_paths=[str(code)],
@@ -432,9 +467,7 @@ class Registrar:
                     pip_requirements=[
                         f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}", "pandas",
                     ],
-                    registered_model_name=self.dataset,
                 )  # fmt: skip
-        return str(info.registered_model_version)
 
     def describe(self, client, version: str) -> dict:
         aliases = [alias for alias, number in client.get_registered_model(self.dataset).aliases.items()
@@ -481,7 +514,11 @@ def load_champion(dataset: str):
         raise InputError(f"there is no champion for {dataset} in {store()}: `make repro` trains and registers one")
     import mlflow
 
-    model = mlflow.pyfunc.load_model(f"models:/{dataset}@{CHAMPION}", suppress_warnings=True)
+    try:
+        model = mlflow.pyfunc.load_model(f"models:/{dataset}@{CHAMPION}", suppress_warnings=True)
+    except (mlflow.exceptions.MlflowException, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"the champion, {dataset} version {found['version']}, cannot be loaded: {reason}") from None
     return model, found
 
 

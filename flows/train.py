@@ -16,6 +16,8 @@ import signal
 import sys
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -52,9 +54,8 @@ def train(params: Params, member: str) -> dict:
     Raises:
         InputError: the data or the recipe cannot be used, or another process trains this member.
         DivergedError: a loss became NaN or infinite.
+        WorkerError: a process that trained a replica was killed.
     """
-    from filelock import FileLock, Timeout
-
     from flows import dataset
     from flows.replicas import train_replicas
     from flows.tracking import Tracker
@@ -84,55 +85,72 @@ def train(params: Params, member: str) -> dict:
     seeds = [replica_seed(params.seed, member, number) for number in range(recipe.replicas)]
 
     unfinished = project.state_folder() / "unfinished" / params.dataset / member
-    unfinished.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(unfinished / "lock")
+    with only_one(unfinished):
+        # Another number of replicas leaves those that are trained as they are.
+        recipe_alone = {key: value for key, value in card["recipe"].items() if key != "replicas"}
+        work = unfinished / fingerprint(card | {"recipe": recipe_alone}, data.card["files"])
+        work.mkdir(parents=True, exist_ok=True)
+
+        started = time.perf_counter()
+        tracker = Tracker(card, seeds, work)
+        try:
+            fitted = train_replicas(
+                card, seeds, work,
+                jobs=side_by_side(recipe.replicas, params.training.threads, accelerator, params.training.devices),
+                devices=params.training.devices, tracker=tracker,
+            )  # fmt: skip
+        except BaseException as error:
+            tracker.fail(error)
+            raise
+        card["replicas"] = [
+            {
+                "seed": seed,
+                "epochs": len(result.history),
+                "best_epoch": result.best_epoch,
+                "validation_nll": result.history[result.best_epoch - 1]["validation_nll"],
+                "validation_accuracy": result.history[result.best_epoch - 1]["validation_accuracy"],
+                "weights_sha256": weights.digest(result.state),
+            }
+            for seed, result in zip(seeds, fitted)
+        ]
+        # DVC takes what lies in models/<dataset> for results: it appears there whole, or not at all.
+        target = project.model_folder(params.dataset, member)
+        temporary = target.parents[1] / f".{params.dataset}.{member}.unfinished"
+        shutil.rmtree(temporary, ignore_errors=True)
+        weights.save(temporary, card, [result.state for result in fitted])
+        write_history(temporary / "history.csv", [result.history for result in fitted])
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(exist_ok=True)
+        os.replace(temporary, target)
+        seconds = time.perf_counter() - started
+        project.write_json(
+            project.seconds_file(params.dataset, member),
+            {
+                "weights_sha256": [replica["weights_sha256"] for replica in card["replicas"]],
+                "seconds": round(seconds, 2),
+            },
+        )
+        tracker.finish(target, seconds)
+        shutil.rmtree(unfinished)
+    return card
+
+
+@contextmanager
+def only_one(unfinished: Path) -> Iterator[None]:
+    """Holds the lock on the training of one member. Raises InputError where another process has it."""
+    from filelock import FileLock, Timeout
+
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(unfinished.with_name(f"{unfinished.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(f"{member} is being trained on {params.dataset} by another process: wait for it") from None
-    # Another number of replicas leaves those that are trained as they are.
-    recipe_alone = {key: value for key, value in card["recipe"].items() if key != "replicas"}
-    work = unfinished / fingerprint(card | {"recipe": recipe_alone}, data.card["files"])
-    work.mkdir(exist_ok=True)
-
-    started = time.perf_counter()
-    tracker = Tracker(card, seeds, work)
+        member, dataset = unfinished.name, unfinished.parent.name
+        raise InputError(f"{member} is being trained on {dataset} by another process: wait for it") from None
     try:
-        fitted = train_replicas(
-            card, seeds, work,
-            jobs=side_by_side(recipe.replicas, params.training.threads, accelerator, params.training.devices),
-            devices=params.training.devices, tracker=tracker,
-        )  # fmt: skip
-    except BaseException as error:
-        tracker.fail(error)
-        raise
-    card["replicas"] = [
-        {
-            "seed": seed,
-            "epochs": len(result.history),
-            "best_epoch": result.best_epoch,
-            "validation_nll": result.history[result.best_epoch - 1]["validation_nll"],
-            "validation_accuracy": result.history[result.best_epoch - 1]["validation_accuracy"],
-            "weights_sha256": weights.digest(result.state),
-        }
-        for seed, result in zip(seeds, fitted)
-    ]
-    # DVC takes what lies in the folder for the result: it appears whole, under its name, or not at all.
-    target = project.model_folder(params.dataset, member)
-    temporary = target.with_name(f".{member}.{os.getpid()}")
-    weights.save(temporary, card, [result.state for result in fitted])
-    write_history(temporary / "history.csv", [result.history for result in fitted])
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(temporary, target)
-    seconds = time.perf_counter() - started
-    project.write_json(
-        project.seconds_file(params.dataset, member),
-        {"weights_sha256": [replica["weights_sha256"] for replica in card["replicas"]], "seconds": round(seconds, 2)},
-    )
-    tracker.finish(target, seconds)
-    lock.release()
-    shutil.rmtree(unfinished)
-    return card
+        yield
+    finally:
+        lock.release()
 
 
 def choose_accelerator(wanted: str) -> str:
@@ -178,12 +196,16 @@ def write_history(path: Path, histories: list[list[dict]]) -> None:
 def command(member: str) -> None:
     """Train the replicas of MEMBER, a name under `members` in params.yaml."""
     from flows.orphan import die_with_dvc
+    from flows.replicas import WorkerError
 
     # Python's default would end this process without its `finally` blocks, and leave the replicas running.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     die_with_dvc()
     params = read()
-    card = train(params, member)
+    try:
+        card = train(params, member)
+    except WorkerError as error:
+        raise click.ClickException(str(error)) from None
     best = [f"{replica['validation_accuracy']:.2%}" for replica in card["replicas"]]
     print(f"{member}: {len(best)} replicas of {card['parameters']:,} parameters, validation accuracy {', '.join(best)}")
 

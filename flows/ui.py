@@ -26,7 +26,8 @@ def command(port: int, host: str) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise InputError(f"port {port} on {host} cannot be used ({error.strerror}): choose another with --port") from None
+            reason = error.strerror
+            raise InputError(f"port {port} on {host} cannot be used ({reason}): choose another with --port") from None
     tracking.connect()
     print(f"MLflow's UI: http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port} (Ctrl-C ends it)", flush=True)
     artifacts = (project.home() / "mlartifacts").as_uri()

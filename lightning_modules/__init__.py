@@ -1,1 +1,4 @@
-"""What is learned: networks, their training and their combination. Knows torch, lightning, torchmetrics and numpy; nothing else."""
+"""What is learned: networks, their training and their combination.
+
+Knows torch, lightning, torchmetrics, safetensors and numpy; nothing else.
+"""

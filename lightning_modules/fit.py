@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from torch import Tensor
 
 from lightning_modules.classifier import Classifier
@@ -66,14 +66,25 @@ class Progress(pl.Callback):
         os.replace(temporary, self.checkpoint)
 
 
-class SaveLast(pl.Callback):
-    """Saves after all other callbacks have seen the epoch, so that the checkpoint holds what they made of it."""
+class SaveLast(Checkpoint):
+    """Saves after all other callbacks have seen the epoch, so that the checkpoint holds what they made of it.
+
+    Lightning calls Checkpoint callbacks after early stopping, and any other kind before it.
+    """
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
         self.progress.save(trainer)
+
+
+class Stopping(EarlyStopping):
+    """Early stopping that still holds when a training that it had ended is taken up again from its checkpoint."""
+
+    def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
 
 
 def hardware_precision(precision: str, accelerator: str) -> str:
@@ -148,7 +159,7 @@ def fit(
     if early_stopping:
         key, mode = MONITORS[monitor]
         callbacks.append(
-            EarlyStopping(key, patience=early_stopping, mode=mode, check_on_train_epoch_end=True, min_delta=0.0)
+            Stopping(key, patience=early_stopping, mode=mode, check_on_train_epoch_end=True, min_delta=0.0)
         )
     if checkpoint:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +172,7 @@ def fit(
         deterministic=deterministic,
         callbacks=callbacks,
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=checkpoint is not None,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

@@ -1,4 +1,4 @@
-"""Images in memory: one uint8 tensor on the device, batches by index, augmentation and normalising in batched operations."""
+"""Images in memory: one uint8 tensor on the device, batches by index; augmentation and normalising are batched."""
 
 from collections.abc import Iterator
 
@@ -61,9 +61,7 @@ class Images:
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The normalised, augmented images N×C×H×W (float32) and labels at `index`."""
         if self.shift:
-            down, right = (
-                torch.randint(2 * reach + 1, index.shape, device=self.device) for reach in self.reach
-            )
+            down, right = (torch.randint(2 * reach + 1, index.shape, device=self.device) for reach in self.reach)
             pixels = self.windows[index, down, right].permute(0, 2, 3, 1)
         else:
             pixels = self.images[index]

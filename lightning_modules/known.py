@@ -25,7 +25,7 @@ OPTIMIZERS = {
     "adadelta": {"rho": 0.9, "eps": 1e-6},
     "adafactor": {"beta2_decay": -0.8, "eps": [None, 1e-3], "d": 1.0},
     "adagrad": {"lr_decay": 0.0, "initial_accumulator_value": 0.0, "eps": 1e-10},
-    "adam": {"betas": [0.9, 0.999], "eps": 1e-8, "amsgrad": False},
+    "adam": {"betas": [0.9, 0.999], "eps": 1e-8, "amsgrad": False, "decoupled_weight_decay": False},
     "adamax": {"betas": [0.9, 0.999], "eps": 1e-8},
     "adamw": {"betas": [0.9, 0.999], "eps": 1e-8, "amsgrad": False},
     "asgd": {"lambd": 1e-4, "alpha": 0.75, "t0": 1e6},

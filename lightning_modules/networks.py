@@ -33,7 +33,7 @@ def halve(size: tuple[int, int]) -> tuple[nn.Module, tuple[int, int]]:
 def cnn(
     shape: Shape, classes: int, activation: type[nn.Module], dropout: float, channels: Sequence[int], hidden: int
 ) -> nn.Module:
-    """Five convolutions and two fully connected layers: conv5×5, pool, conv5×5, pool, three conv3×3, fc, dropout, out."""
+    """Five convolutions, two fully connected layers: conv5×5, pool, conv5×5, pool, three conv3×3, fc, dropout, out."""
     first, second, *rest = channels
     pool_1, size = halve(shape[:2])
     pool_2, size = halve(size)

@@ -52,7 +52,7 @@ def build(settings: dict, parameters: Iterable[torch.nn.Parameter]) -> optim.Opt
     fused = {"fused": True} if "fused" in accepted else {}
     try:
         return kind(list(parameters), **(preset | given | fused))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError) as error:
         raise InputError(f"optimizer {settings['name']} refuses {given}: {error}") from None
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 def soft_vote(log_probabilities: Tensor, weights: Tensor | None = None) -> Tensor:
     """The log of the networks' mean probability, weighted where `weights` (networks, sum 1) are given."""
     count = len(log_probabilities)
-    weights = torch.full((count,), 1 / count) if weights is None else weights
+    weights = log_probabilities.new_full((count,), 1 / count) if weights is None else weights
     # A weight of zero is a network without a say: the log of the smallest number stands in for minus infinity.
     logs = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
     return (log_probabilities + logs[:, None, None]).logsumexp(0)

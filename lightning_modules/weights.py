@@ -34,7 +34,9 @@ def save(folder: Path, card: dict, replicas: list[dict[str, Tensor]]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        f"{number}.{name}": tensor.contiguous() for number, state in enumerate(replicas) for name, tensor in state.items()
+        f"{number}.{name}": tensor.contiguous()
+        for number, state in enumerate(replicas)
+        for name, tensor in state.items()
     }
     # Not safetensors's save_file: it makes files that only their owner can read.
     (folder / "weights.safetensors").write_bytes(serialize(tensors))

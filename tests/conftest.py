@@ -1,18 +1,50 @@
 """What every test may ask for."""
 
+import contextlib
 import os
 import shutil
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Seconds to train, on images that are worth learning: for the tests that need a trained network.
+TINY = {
+    "data": {"digits": {"test": 0.2, "validation": 0.15, "batch_size": 64, "epochs": 4, "augment": "none"}},
+    "training": {"early_stopping": 1000, "precision": "float32"},
+    "members": {
+        "small": {"network": {"name": "mlp", "hidden": [16]}, "optimizer": {"name": "adam", "lr": 0.01}, "replicas": 2},
+        "wide": {"network": {"name": "mlp", "hidden": [32]}, "optimizer": {"name": "adam", "lr": 0.02}, "replicas": 1},
+    },
+}
+
+
+def forget_stores(patch: pytest.MonkeyPatch) -> None:
+    """MLflow notes the last store in the environment, and whoever runs the tests may have one of their own there."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        patch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def no_store_of_others(monkeypatch):
+    forget_stores(monkeypatch)
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A fresh project to work in, and the working folder: params.yaml, dvc.yaml and sources/, no data."""
-    folder = tmp_path / "a project"
+    folder = make_project(tmp_path / "a project")
+    monkeypatch.delenv("TRAINYARD_MIRROR", raising=False)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def make_project(folder: Path) -> Path:
     folder.mkdir()
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, folder / name)
@@ -21,7 +53,110 @@ def project(tmp_path, monkeypatch):
         target.mkdir(parents=True)
         shutil.copy(description, target)
     (folder / "sources" / "folder").mkdir()
-    monkeypatch.delenv("TRAINYARD_MIRROR", raising=False)
+    return folder
+
+
+def edit(folder: Path, change: Callable[[dict], object]):
+    """Lets `change` edit the content of params.yaml; returns it as stages get it."""
+    from flows.params import parse
+
+    file = folder / "params.yaml"
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    change(content)
+    file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return parse(content)
+
+
+def shrink(content: dict) -> None:
+    """Makes the params of a project TINY."""
+    content["data"] = TINY["data"]
+    content["training"] |= TINY["training"]
+    content["members"] = {name: dict(member) for name, member in TINY["members"].items()}
+
+
+def soon(condition: Callable[[], object], seconds: float = 60.0) -> bool:
+    """Whether the condition comes true in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of a command that a test starts: this very Python and source tree, and no settings of whoever runs the tests."""
+    foreign = ("DVC_", "GIT_", "MLFLOW_", "PREFECT_", "TRAINYARD_")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    env["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), env.get("PATH", os.defpath)])
+    return {**env, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "true", "DO_NOT_TRACK": "1", **more}
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """An MLflow store without a run, to copy: making one takes seconds."""
+    from flows import tracking
+
+    folder = make_project(tmp_path_factory.mktemp("store") / "empty")
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        forget_stores(patch)
+        tracking.connect()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(project, empty_store) -> Path:
+    """The project's own MLflow store."""
+    return Path(shutil.copy(empty_store, project))
+
+
+@pytest.fixture
+def no_store(monkeypatch) -> str:
+    """An MLflow server that does not answer: the port is closed."""
+    uri = "http://127.0.0.1:9"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return uri
+
+
+@pytest.fixture
+def tiny(project) -> Path:
+    """The project with TINY params and its dataset, nothing trained."""
+    from flows.download import download
+
+    download(edit(project, shrink))
+    return project
+
+
+@pytest.fixture(scope="session")
+def finished_once(tmp_path_factory, empty_store) -> Path:
+    from flows import download, ensemble, evaluate, train
+
+    folder = make_project(tmp_path_factory.mktemp("finished") / "a project")
+    shutil.copy(empty_store, folder)
+    params = edit(folder, shrink)
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        forget_stores(patch)
+        download.download(params)
+        for member in params.members:
+            train.train(params, member)
+        evaluate.evaluate(params)
+        ensemble.ensemble(params)
+    return folder
+
+
+@pytest.fixture
+def finished(finished_once, monkeypatch) -> Path:
+    """A project with TINY params after all stages, and the working folder: to look at, not to change."""
+    monkeypatch.chdir(finished_once)
+    return finished_once
+
+
+@pytest.fixture
+def finished_copy(finished_once, empty_store, tmp_path, monkeypatch) -> Path:
+    """Its copy, to change, with an MLflow store in which nothing is."""
+    folder = tmp_path / "a project"
+    shutil.copytree(finished_once, folder, ignore=shutil.ignore_patterns("mlflow.db*", "mlartifacts"))
+    shutil.copy(empty_store, folder)
     monkeypatch.chdir(folder)
     return folder
 

@@ -1,0 +1,1 @@
+"""What is measured, against whom: `make bench`, or `python -m benchmarks NAME...`."""

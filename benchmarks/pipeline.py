@@ -1,0 +1,50 @@
+"""How long the pipeline itself takes: from nothing, with nothing to do, and until a stage reaches its own code.
+
+Runs in a temporary copy of this project, whose own results stay as they are.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.measure import alone, command, seconds
+
+PROJECT = Path(__file__).parents[1]
+PARTS = ("flows", "lightning_modules", "sources", ".dvc/config", ".dvc/plots", ".dvcignore", ".gitignore", "params.yaml", "dvc.yaml")
+
+
+def copy(target: Path) -> None:
+    for part in PARTS:
+        source = PROJECT / part
+        (target / part).parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target / part)
+    for arguments in (["init", "-q"], ["add", "-A"], ["-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit", "-qm", "copy"]):
+        subprocess.run(["git", *arguments], cwd=target, check=True)
+
+
+def row(what: str, measured: float, goal: float, spread: dict | None = None) -> dict:
+    text = f"{measured:.2f} s" + (f" ({spread['min']:.2f} to {spread['max']:.2f})" if spread else "")
+    return {"what": what, "ours": text, "other": "", "ratio": "", "goal": f"at most {goal:g} s", "reached": measured <= goal}
+
+
+def measure() -> list[dict]:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy(Path(folder))
+        cold = seconds(command("dvc", "repro", cwd=folder)) + seconds(command("flows.results", cwd=folder))
+        rows.append(row("dvc repro of the default (digits) from nothing, and its table", cold, 90))
+        idle = alone(command("dvc", "repro", cwd=folder))
+        rows.append(row("dvc repro with nothing to do", idle["median"], 1.5, idle))
+        for name, goal in (("--help", 0.5), ("status", 3.0)):
+            times = alone(command("flows.cli", name, cwd=folder))
+            rows.append(row(f"trainyard {name}", times["median"], goal, times))
+        # What a training stage loads before its own first line: a wrong name in params.yaml is refused before it.
+        loading = "import flows.train, flows.replicas, flows.tracking, flows.dataset"
+        times = alone(lambda: subprocess.run([sys.executable, "-c", loading], cwd=folder, check=True))
+        rows.append(row("a training stage's process until all it needs is loaded", times["median"], 4.0, times))
+    return rows

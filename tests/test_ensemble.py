@@ -1,0 +1,211 @@
+"""The vote: who votes, how the way is chosen, what is registered, and that it is served without this project."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, edit, environment
+
+from flows import dataset, project, tracking
+from flows.ensemble import choose, ensemble
+from flows.params import Params, read
+from lightning_modules import scores, voting
+from lightning_modules.errors import InputError
+
+
+def votes(split: str, params: Params) -> torch.Tensor:
+    return torch.cat(
+        [torch.from_numpy(np.load(project.predictions_file("digits", member, split))) for member in params.members]
+    )
+
+
+def labels(split: str) -> torch.Tensor:
+    return torch.from_numpy(dataset.load("digits").split(split)[1])
+
+
+def table(name: str) -> list[dict]:
+    with (project.plots_folder("digits") / "ensemble" / f"{name}.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def probabilities(result: dict, params: Params, split: str) -> torch.Tensor:
+    """Of the ensemble as its files describe it."""
+    fitted = torch.tensor([float(row["weight"]) for row in table("weights")])
+    return voting.VOTES[result["method"]](votes(split, params), fitted if result["method"] == "weighted_vote" else None)
+
+
+def versions() -> dict[str, list[str]]:
+    """Aliases by version of the registered model."""
+    client = tracking.connect()
+    aliases = client.get_registered_model("digits").aliases
+    found = client.search_model_versions("name = 'digits'")
+    return {
+        str(one.version): sorted(alias for alias, number in aliases.items() if str(number) == str(one.version))
+        for one in found
+    }
+
+
+def test_the_numbers_agree(finished):
+    params, result = read(), project.read_json(project.ensemble_metrics_file("digits"))
+    for split in project.SPLITS:
+        measured = scores.score(probabilities(result, params, split), labels(split))
+        assert result[split] == pytest.approx(measured, rel=1e-5)
+    members = {name: project.read_json(project.member_metrics_file("digits", name)) for name in params.members}
+    best = min(members, key=lambda name: members[name]["validation"]["nll"])
+    assert result["best_member"] == best
+    assert result["gain"]["accuracy"] == pytest.approx(result["test"]["accuracy"] - members[best]["test"]["accuracy"])
+    assert result["gain"]["nll"] == pytest.approx(members[best]["test"]["nll"] - result["test"]["nll"])
+    assert result["networks"] == 3
+    assert result["parameters"] == 2 * members["small"]["parameters"] + members["wide"]["parameters"]
+    choices = votes("test", params).argmax(2)
+    pairs = [(choices[a] != choices[b]).double().mean().item() for a, b in ((0, 1), (0, 2), (1, 2))]
+    assert result["disagreement"] == pytest.approx(np.mean(pairs))
+    weights = [float(row["weight"]) for row in table("weights")]
+    assert sum(weights) == pytest.approx(1)
+    assert [row["network"] for row in table("weights")] == ["small-0", "small-1", "wide-0"]
+    assert len(table("confusion")) == len(labels("test"))
+
+
+def test_the_chosen_way_is_the_best_on_validation_and_alone_scored_on_test(finished):
+    params, result = read(), project.read_json(project.ensemble_metrics_file("digits"))
+    methods = {row["method"]: float(row["nll"]) for row in table("methods")}
+    assert list(methods) == params.ensemble.methods
+    assert result["method"] == min(methods, key=methods.get)
+    # What an unchosen way would have scored on test is nowhere to be found.
+    written = "".join(
+        file.read_text()
+        for folder in ("metrics", "plots")
+        for file in sorted((finished / folder / "digits").glob("ensemble*/*" if folder == "plots" else "ensemble.json"))
+    )
+    client = tracking.connect()
+    for run in client.search_runs([tracking.experiment(client, "digits")], "tags.`trainyard.kind` = 'ensemble'"):
+        written += json.dumps(run.data.metrics)
+    fitted = torch.tensor([float(row["weight"]) for row in table("weights")])
+    for method in methods:
+        given = fitted if method == "weighted_vote" else None
+        test = scores.score(voting.VOTES[method](votes("test", params), given), labels("test"))
+        assert (f"{test['nll']:.8f}"[:9] in written) == (method == result["method"])
+
+
+def test_the_order_of_members_is_irrelevant(finished_copy, no_store):
+    before = project.read_json(project.ensemble_metrics_file("digits"))
+    after = ensemble(
+        edit(finished_copy, lambda content: content.update(members=dict(reversed(content["members"].items()))))
+    )
+    assert after["method"] == before["method"]
+    assert after["best_member"] == before["best_member"]
+    for part in ("validation", "test", "gain"):
+        assert after[part] == pytest.approx(before[part], rel=1e-4, abs=1e-7)
+    assert after["disagreement"] == pytest.approx(before["disagreement"])
+
+
+def test_a_dropped_member_does_not_vote_and_one_network_is_an_ensemble_like_itself(finished_copy, no_store):
+    params = edit(finished_copy, lambda content: content["members"].pop("small"))
+    assert (finished_copy / "models" / "digits" / "small").is_dir()
+    assert project.predictions_file("digits", "small", "test").exists()
+    result = ensemble(params)
+    alone = project.read_json(project.member_metrics_file("digits", "wide"))
+    assert result["networks"] == 1
+    assert result["method"] == "soft_vote"
+    assert result["disagreement"] == 0
+    assert result["test"]["nll"] == pytest.approx(alone["test"]["nll"], rel=1e-5)
+    assert result["gain"] == pytest.approx({"accuracy": 0, "nll": 0}, abs=1e-6)
+
+
+def test_a_method_that_is_not_listed_is_not_chosen(finished_copy, no_store):
+    params = edit(finished_copy, lambda content: content["ensemble"].update(methods=["hard_vote"]))
+    assert ensemble(params)["method"] == "hard_vote"
+    assert [row["method"] for row in table("methods")] == ["hard_vote"]
+
+
+def test_the_other_score_decides_between_equals_then_the_first():
+    candidates = {
+        "a": {"nll": 1.0, "accuracy": 0.5},
+        "b": {"nll": 1.0, "accuracy": 0.6},
+        "c": {"nll": 2.0, "accuracy": 0.7},
+        "d": {"nll": 1.0, "accuracy": 0.6},
+    }
+    assert choose(candidates, "nll") == "b"
+    assert choose(candidates, "accuracy") == "c"
+    assert choose(dict(reversed(candidates.items())), "nll") == "d"
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("models/digits/wide", "models/digits/wide does not exist: run dvc repro train@wide"),
+        ("predictions/digits", "predictions/digits/small.validation.npy does not exist: run dvc repro evaluate"),
+        ("metrics/digits/members", "metrics/digits/members/small.json does not exist: run dvc repro evaluate"),
+    ],
+)
+def test_what_is_missing_is_bad_input(finished_copy, no_store, missing, said):
+    shutil.rmtree(finished_copy / missing)
+    before = project.ensemble_metrics_file("digits").read_bytes()
+    with pytest.raises(InputError, match=said):
+        ensemble(read())
+    assert project.ensemble_metrics_file("digits").read_bytes() == before
+
+
+def test_the_first_is_champion_the_same_again_nothing_new_a_changed_one_challenger(finished_copy, capfd):
+    def register(method: str) -> None:
+        ensemble(edit(finished_copy, lambda content: content["ensemble"].update(methods=[method])))
+
+    register("soft_vote")
+    assert versions() == {"1": ["challenger", "champion"]}
+    register("soft_vote")
+    assert versions() == {"1": ["challenger", "champion"]}
+    register("hard_vote")
+    assert versions() == {"1": ["champion"], "2": ["challenger"]}
+    said = capfd.readouterr()
+    assert said.err == ""
+    assert [line for line in said.out.splitlines() if line.startswith("registered")] == [
+        "registered: digits version 1, challenger and champion",
+        "registered: digits version 1, challenger and champion",
+        "registered: digits version 2, challenger",
+    ]
+    register("soft_vote")
+    assert versions() == {"1": ["challenger", "champion"], "2": []}
+
+
+SERVE = """
+import sys
+repository, uri, images, answers = sys.argv[1:]
+sys.path = [place for place in sys.path if place not in ("", repository) and "editable" not in place]
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+for name in ("flows", "lightning_modules"):
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    raise SystemExit(f"{name} can be imported: this would prove nothing")
+import mlflow, numpy
+mlflow.set_tracking_uri(uri)
+model = mlflow.pyfunc.load_model("models:/digits@champion")
+images = numpy.load(images)
+for count in (1, 7, len(images)):
+    frame = model.predict(images[:count])
+    assert len(frame) == count, frame
+frame.to_json(answers)
+"""
+
+
+def test_the_champion_is_served_without_this_project(finished, tmp_path):
+    images, _ = dataset.load("digits").split("test")
+    np.save(tmp_path / "images.npy", images)
+    arguments = [ROOT, f"sqlite:///{finished / 'mlflow.db'}", tmp_path / "images.npy", tmp_path / "a.json"]
+    command = [sys.executable, "-c", SERVE, *arguments]
+    subprocess.run(command, cwd=tmp_path, env=environment(PYTHONPATH=""), check=True)
+    answers = json.loads((tmp_path / "a.json").read_text())
+    result = project.read_json(project.ensemble_metrics_file("digits"))
+    expected = probabilities(result, read(), "test").exp()
+    classes = dataset.load("digits").card["class_names"]
+    served = torch.tensor([[answers[name][str(row)] for name in classes] for row in range(len(images))])
+    torch.testing.assert_close(served.float(), expected, atol=1e-5, rtol=1e-4)
+    assert [answers["label"][str(row)] for row in range(len(images))] == [
+        classes[best] for best in expected.argmax(1).tolist()
+    ]

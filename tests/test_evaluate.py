@@ -1,0 +1,113 @@
+"""The files that evaluate writes, against each other and against the networks."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import edit
+from sklearn import metrics as sklearn_metrics
+
+from flows import dataset, project
+from flows.evaluate import evaluate, summarize
+from flows.params import read
+from lightning_modules import weights
+from lightning_modules.errors import InputError
+
+
+def table(file: Path) -> list[dict]:
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_metrics_are_those_of_the_predictions(finished):
+    labels = {split: dataset.load("digits").split(split)[1] for split in project.SPLITS}
+    each_replica = project.read_json(project.replica_scores_file("digits"))
+    for member, recipe in read().members.items():
+        summary = project.read_json(project.member_metrics_file("digits", member))
+        assert summary["replicas"] == recipe.replicas == len(each_replica[member])
+        for split in project.SPLITS:
+            predicted = np.load(project.predictions_file("digits", member, split))
+            assert predicted.shape == (recipe.replicas, len(labels[split]), 10)
+            probabilities = np.exp(predicted.astype(np.float64))
+            np.testing.assert_allclose(probabilities.sum(2), 1, rtol=1e-5)
+            probabilities /= probabilities.sum(2, keepdims=True)
+            for numbers, own in zip(each_replica[member], probabilities):
+                scores = numbers[split]
+                assert scores["accuracy"] == pytest.approx((own.argmax(1) == labels[split]).mean())
+                assert scores["nll"] == pytest.approx(sklearn_metrics.log_loss(labels[split], own), rel=1e-5)
+                assert scores["brier"] == pytest.approx(((own - np.eye(10)[labels[split]]) ** 2).sum(1).mean())
+                assert 0 <= scores["ece"] <= 1
+            for score in ("accuracy", "nll", "brier", "ece"):
+                values = [numbers[split][score] for numbers in each_replica[member]]
+                assert summary[split][score] == pytest.approx(np.mean(values))
+                deviation = np.std(values, ddof=1) if len(values) > 1 else 0
+                assert summary[split][f"{score}_std"] == pytest.approx(deviation)
+
+
+def test_the_predictions_are_those_of_the_networks_on_disk(finished):
+    images, _ = dataset.load("digits").split("test")
+    _, predictors = weights.load(project.model_folder("digits", "small"))
+    saved = np.load(project.predictions_file("digits", "small", "test"))
+    for predictor, own in zip(predictors, saved):
+        torch.testing.assert_close(weights.predict(predictor, images), torch.from_numpy(own))
+
+
+def test_the_number_of_training_is_measured_again(finished):
+    for member in read().members:
+        card = project.read_json(project.model_folder("digits", member) / "member.json")
+        measured = project.read_json(project.replica_scores_file("digits"))[member]
+        for replica, numbers in zip(card["replicas"], measured):
+            assert numbers["validation"]["nll"] == pytest.approx(replica["validation_nll"], rel=1e-4)
+            assert numbers["validation"]["accuracy"] == pytest.approx(replica["validation_accuracy"])
+
+
+def test_the_plots_agree_with_the_predictions(finished):
+    folder = project.plots_folder("digits") / "members"
+    labels = dataset.load("digits").split("test")[1]
+    for member in read().members:
+        first = np.load(project.predictions_file("digits", member, "test"))[0].argmax(1)
+        confusion = [row for row in table(folder / "confusion.csv") if row["network"] == member]
+        assert [int(row["actual"]) for row in confusion] == labels.tolist()
+        assert [int(row["predicted"]) for row in confusion] == first.tolist()
+        expected = sklearn_metrics.precision_recall_fscore_support(labels, first, zero_division=0)
+        rows = [row for row in table(folder / "classes.csv") if row["network"] == member]
+        for name, values in zip(("precision", "recall", "f1"), expected):
+            assert [float(row[name]) for row in rows] == pytest.approx(values.tolist(), abs=1e-6)
+        reliability = [row for row in table(folder / "reliability.csv") if row["network"] == member]
+        assert sum(int(row["count"]) for row in reliability) == len(labels)
+    networks = {row["network"] for row in table(folder / "curves.csv")}
+    assert networks == {"small-0", "small-1", "wide-0"}
+
+
+def test_again_and_in_another_order_gives_the_same_numbers(finished_copy, no_store):
+    before = {file: file.read_bytes() for file in (finished_copy / "metrics" / "digits").glob("members/*")}
+    predictions = {file: file.read_bytes() for file in (finished_copy / "predictions").rglob("*.npy")}
+    params = edit(finished_copy, lambda content: content.update(members=dict(reversed(content["members"].items()))))
+    assert list(evaluate(params)) == ["wide", "small"]
+    assert before
+    assert all(file.read_bytes() == content for file, content in before.items())
+    assert predictions
+    assert all(file.read_bytes() == content for file, content in predictions.items())
+
+
+def test_a_member_that_is_dropped_leaves_the_results(finished_copy, no_store):
+    evaluate(edit(finished_copy, lambda content: content["members"].pop("wide")))
+    assert (finished_copy / "models" / "digits" / "wide").is_dir()
+    for folder in ("metrics/digits/members", "predictions/digits"):
+        assert not list((finished_copy / folder).glob("wide*"))
+
+
+def test_a_member_that_is_not_trained_is_bad_input_and_costs_nothing(finished_copy, no_store):
+    shutil.rmtree(finished_copy / "models" / "digits" / "wide")
+    before = sorted((finished_copy / "predictions").rglob("*"))
+    with pytest.raises(InputError, match="models/digits/wide does not exist: run dvc repro train@wide"):
+        evaluate(read())
+    assert sorted((finished_copy / "predictions").rglob("*")) == before
+
+
+def test_a_single_replica_has_no_deviation():
+    assert summarize([{"nll": 2.0}]) == {"nll": 2.0, "nll_std": 0.0}
+    assert summarize([{"nll": 1.0}, {"nll": 3.0}]) == {"nll": 2.0, "nll_std": pytest.approx(2**0.5)}

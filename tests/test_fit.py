@@ -1,0 +1,280 @@
+"""One training: the same bits for the same seed, interrupted or not, and the best epoch by validation."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_modules import classifier, networks, weights
+from lightning_modules.errors import DivergedError, InputError
+from lightning_modules.fit import Fitted, fit, hardware_precision
+
+CLASSES = ["left", "middle", "right"]
+MLP = {
+    "network": {"name": "mlp", "hidden": [16]},
+    "activation": "relu",
+    "initializer": "he_normal",
+    "dropout": 0.0,
+    "label_smoothing": 0.0,
+    "optimizer": {"name": "adam", "lr": 0.01, "weight_decay": 0.0},
+    "schedule": "constant",
+}
+DROPPING = MLP | {"dropout": 0.5, "schedule": "cosine"}
+SLOW = MLP | {"optimizer": {"name": "adam", "lr": 0.003, "weight_decay": 0.0}}
+RESNET = MLP | {"network": {"name": "resnet", "width": 4, "blocks": [1, 1]}, "schedule": "cosine"}
+
+
+def bars(count: int, seed: int, noise: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Noisy 8×8 images with a bright bar at the left, in the middle or at the right."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, count)
+    images = random.integers(0, noise, (count, 8, 8, 1))
+    for image, label in zip(images, labels):
+        image[:, 1 + 3 * label] += 100
+    return images.astype(np.uint8), labels
+
+
+def noise(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images that have nothing to do with their labels: what is learnt of them is wrong elsewhere."""
+    return bars(count, 2)[0], np.random.default_rng(3).integers(0, 3, count)
+
+
+def half_wrong(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bars with many wrong labels: validation gets better first, and worse when they are learnt by heart."""
+    images, labels = bars(count, 4)
+    wrong = np.random.default_rng(3).random(count) < 0.4
+    return images, np.where(wrong, (labels + 1) % 3, labels)
+
+
+TRAINING, VALIDATION = bars(50, 0), bars(30, 1)
+
+
+def train(recipe: dict = MLP, training=TRAINING, validation=VALIDATION, **settings) -> Fitted:
+    given = {"mean": [0.25], "std": [0.2], "seed": 0, "epochs": 3, "batch_size": 8, "threads": 1} | settings
+    return fit(recipe, training, validation, class_names=CLASSES, **given)
+
+
+def assert_same(first: Fitted, second: Fitted) -> None:
+    assert first.history == second.history
+    assert first.best_epoch == second.best_epoch
+    assert first.state.keys() == second.state.keys()
+    for name, tensor in first.state.items():
+        assert torch.equal(tensor, second.state[name]), name
+
+
+def predictor(recipe: dict, fitted: Fitted) -> weights.Predictor:
+    network = networks.build(recipe, (8, 8, 1), len(CLASSES))
+    network.load_state_dict(fitted.state)
+    return weights.Predictor(network, [0.25], [0.2]).eval()
+
+
+def measured(recipe: dict, fitted: Fitted, split=VALIDATION) -> tuple[float, float]:
+    """NLL and accuracy, by another way than training takes."""
+    predicted, labels = weights.predict(predictor(recipe, fitted), split[0]), torch.from_numpy(split[1])
+    nll = torch.nn.functional.nll_loss(predicted, labels)
+    return nll.item(), (predicted.argmax(1) == labels).double().mean().item()
+
+
+@pytest.mark.parametrize("recipe", [DROPPING, RESNET], ids=["mlp", "resnet"])
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(recipe):
+    first = train(recipe, augment="shift_flip")
+    torch.manual_seed(99)  # whatever was drawn before
+    torch.rand(7)
+    assert_same(first, train(recipe, augment="shift_flip"))
+    other = train(recipe, augment="shift_flip", seed=1)
+    assert any(not torch.equal(tensor, other.state[name]) for name, tensor in first.state.items())
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("moment", ["middle", "end"])
+@pytest.mark.parametrize("epoch", [1, 3])
+@pytest.mark.parametrize("recipe", [DROPPING, RESNET], ids=["mlp", "resnet"])
+def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(recipe, epoch, moment, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "BLOCK", 2)
+    settings = {"augment": "shift", "epochs": 4, "early_stopping": 10}
+    whole = train(recipe, **settings)
+
+    def report(event: dict) -> None:
+        if event["epoch"] == epoch and ("row" in event) == (moment == "end"):
+            raise Interrupted
+
+    checkpoint = tmp_path / "a folder" / "replica.ckpt"
+    with pytest.raises(Interrupted):
+        train(recipe, **settings, checkpoint=checkpoint, report=report)
+    assert checkpoint.exists() == (epoch > 1)
+    torch.manual_seed(5)
+    seen = []
+    resumed = train(recipe, **settings, checkpoint=checkpoint, report=seen.append)
+    assert [event["row"]["epoch"] for event in seen if "row" in event] == list(range(epoch, 5))
+    assert_same(whole, resumed)
+
+
+@pytest.mark.parametrize("epoch", range(2, 10))
+def test_early_stopping_remembers_what_was_before_an_interruption(epoch, tmp_path):
+    settings = {"training": half_wrong(40), "epochs": 40, "early_stopping": 3}
+    whole = train(SLOW, **settings)
+    assert (whole.best_epoch, len(whole.history)) == (6, 9)  # better, worse, better in between
+
+    def report(event: dict) -> None:
+        if event["epoch"] == epoch and "row" in event:
+            raise Interrupted
+
+    checkpoint = tmp_path / "replica.ckpt"
+    with pytest.raises(Interrupted):
+        train(SLOW, **settings, checkpoint=checkpoint, report=report)
+    assert_same(whole, train(SLOW, **settings, checkpoint=checkpoint))
+
+
+@pytest.mark.parametrize("settings", [{"epochs": 3}, {"epochs": 40, "early_stopping": 2}], ids=["epochs", "early"])
+def test_a_finished_training_that_is_resumed_stays_as_it_is(settings, tmp_path):
+    # The process may die after the last checkpoint and before its result is written.
+    settings = {**settings, "training": half_wrong(40), "checkpoint": tmp_path / "replica.ckpt"}
+    finished = train(SLOW, **settings)
+    assert_same(finished, train(SLOW, **settings))
+
+
+def test_only_whole_checkpoints_are_left(tmp_path):
+    train(checkpoint=tmp_path / "replica.ckpt")
+    assert [path.name for path in tmp_path.iterdir()] == ["replica.ckpt"]
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_it_learns_one_batch_by_heart(name):
+    settings = {
+        "mlp": {"hidden": [16]},
+        "cnn": {"channels": [4, 4, 4, 4, 4], "hidden": 16},
+        "resnet": {"width": 8, "blocks": [1, 1]},
+    }[name]
+    recipe = MLP | {"network": {"name": name, **settings}}
+    batch = noise(8)
+    fitted = train(recipe, training=batch, validation=batch, epochs=120)
+    assert measured(recipe, fitted, batch)[1] == 1.0
+    assert fitted.history[-1]["training_loss"] < 0.05
+    assert fitted.history[-1]["training_loss"] < fitted.history[0]["training_loss"] / 10
+
+
+def test_it_learns_what_there_is_to_learn():
+    assert measured(MLP, train(epochs=15))[1] >= 0.9
+
+
+def test_early_stopping_stops_and_the_best_epochs_weights_come_back():
+    fitted = train(training=half_wrong(20), epochs=60, early_stopping=3)
+    losses = [row["validation_nll"] for row in fitted.history]
+    assert len(losses) == fitted.best_epoch + 3 < 60
+    assert losses[fitted.best_epoch - 1] == min(losses) < min(losses[0], losses[-1])
+    nll, accuracy = measured(MLP, fitted)
+    assert nll == pytest.approx(min(losses), rel=1e-5)
+    assert accuracy == pytest.approx(fitted.history[fitted.best_epoch - 1]["validation_accuracy"])
+
+
+def test_the_best_epoch_can_go_by_accuracy():
+    fitted = train(epochs=12, monitor="accuracy", early_stopping=4)
+    accuracies = [row["validation_accuracy"] for row in fitted.history]
+    assert fitted.best_epoch == accuracies.index(max(accuracies)) + 1
+    assert measured(MLP, fitted)[1] == pytest.approx(max(accuracies))
+    assert len(accuracies) == min(12, fitted.best_epoch + 4)
+
+
+def test_without_early_stopping_all_epochs_run():
+    fitted = train(training=noise(20), epochs=12)
+    assert len(fitted.history) == 12
+    assert fitted.best_epoch < 12
+
+
+def test_the_history_has_a_row_of_finite_numbers_for_every_epoch():
+    fitted = train(MLP | {"schedule": "linear"}, epochs=4)
+    assert [row["epoch"] for row in fitted.history] == [1, 2, 3, 4]
+    for row in fitted.history:
+        assert set(row) == {"epoch", "training_loss", "validation_nll", "validation_accuracy", "lr"}
+        assert np.isfinite(list(row.values())).all()
+    assert [row["lr"] for row in fitted.history] == pytest.approx([0.0075, 0.005, 0.0025, 0.0])
+
+
+def test_the_training_loss_is_the_mean_over_images_whatever_the_batches():
+    # A rate this small leaves the weights as they are; 50 images make six batches of 8 and one of 2.
+    still = MLP | {"optimizer": {"name": "sgd", "lr": 1e-12, "weight_decay": 0.0}}
+    fitted = train(still, validation=TRAINING, epochs=1)
+    row = fitted.history[0]
+    assert row["training_loss"] == pytest.approx(row["validation_nll"], rel=1e-5)
+
+
+def test_the_report_runs_through_every_epoch(monkeypatch):
+    monkeypatch.setattr(classifier, "BLOCK", 2)
+    seen = []
+    fitted = train(epochs=2, report=seen.append)
+    assert [event["row"] for event in seen if "row" in event] == fitted.history
+    assert [event["done"] for event in seen if event["epoch"] == 1] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("recipe", [DROPPING, RESNET], ids=["mlp", "resnet"])
+def test_the_size_of_a_block_changes_nothing(recipe, monkeypatch):
+    results = []
+    for block in (1, 3, 50):
+        monkeypatch.setattr(classifier, "BLOCK", block)
+        results.append(train(recipe, augment="shift", epochs=2))
+    assert_same(results[0], results[1])
+    assert_same(results[0], results[2])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_schedule_goes_by_the_planned_epochs(schedule):
+    # A training planned longer begins alike, where its learning rate does.
+    recipe = MLP | {"schedule": schedule}
+    first, longer = train(recipe, epochs=2).history, train(recipe, epochs=4).history
+    assert (first == longer[:2]) == (schedule == "constant")
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_loss_that_is_no_number_ends_the_training_and_names_the_epoch(epoch, tmp_path):
+    images, labels = TRAINING
+    explosive = MLP | {"optimizer": {"name": "sgd", "lr": 1e30, "weight_decay": 0.0}}
+    checkpoint = tmp_path / "replica.ckpt"
+    if epoch == 2:
+        train(epochs=1, checkpoint=checkpoint)  # the first epoch is a good one
+        state = torch.load(checkpoint, weights_only=True)
+        state["state_dict"]["network.1.weight"].fill_(float("nan"))
+        torch.save(state, checkpoint)
+        explosive = MLP
+    with pytest.raises(DivergedError, match=rf"(training loss|validation nll) became (nan|inf) in epoch {epoch}\b"):
+        train(explosive, training=(images, labels), checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("recipe", [MLP, RESNET], ids=["mlp", "resnet"])
+def test_bfloat16_trains(recipe):
+    exact, mixed = train(recipe, epochs=8), train(recipe, epochs=8, precision="bfloat16")
+    assert mixed.history != exact.history
+    assert mixed.history[-1]["training_loss"] < mixed.history[0]["training_loss"]
+    assert mixed.history[-1]["training_loss"] == pytest.approx(exact.history[-1]["training_loss"], abs=0.2)
+    # The weights themselves are kept in full precision.
+    assert {tensor.dtype for tensor in mixed.state.values()} <= {torch.float32, torch.int64}
+
+
+def test_automatic_precision_is_one_of_the_two():
+    assert hardware_precision("auto", "cpu") in ("float32", "bfloat16")
+    assert hardware_precision("float32", "gpu") == "float32"
+
+
+def test_an_optimizer_that_torch_refuses_is_bad_input():
+    refused = MLP | {"optimizer": {"name": "nag", "lr": 0.1, "weight_decay": 0.0, "momentum": 0.0}}
+    with pytest.raises(InputError, match="nag"):
+        train(refused)
+
+
+def test_label_smoothing_costs_confidence():
+    batch = noise(8)
+    sure = train(training=batch, validation=batch, epochs=100)
+    smoothed = train(MLP | {"label_smoothing": 0.3}, training=batch, validation=batch, epochs=100)
+    assert smoothed.history[-1]["validation_nll"] > sure.history[-1]["validation_nll"] + 0.05
+
+
+def test_a_checkpoint_loads_by_itself(tmp_path):
+    train(RESNET, checkpoint=tmp_path / "replica.ckpt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = classifier.Classifier.load_from_checkpoint(tmp_path / "replica.ckpt", weights_only=True)
+    assert module.hparams.recipe == RESNET
+    assert module.eval()(torch.zeros(2, 1, 8, 8)).shape == (2, 3)

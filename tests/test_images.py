@@ -1,0 +1,136 @@
+"""Batches by index are what a plain loop over single images would make."""
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_modules import known
+from lightning_modules.images import AUGMENTATIONS, Blocks, Images, normalize
+
+COUNT, SHAPE = 40, (16, 24, 3)
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.1]
+REACH = (2, 3)  # an eighth of the sides
+
+
+@pytest.fixture(scope="module")
+def split():
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (COUNT, *SHAPE), np.uint8), random.integers(0, 10, COUNT)
+
+
+def reference(image: np.ndarray, down: int = 0, right: int = 0, mirrored: bool = False) -> np.ndarray:
+    """One image, shifted by the given number of pixels, mirrored and normalised, C×H×W."""
+    shifted = np.zeros_like(image)
+    height, width, _ = image.shape
+    for row in range(height):
+        for column in range(width):
+            if 0 <= row - down < height and 0 <= column - right < width:
+                shifted[row, column] = image[row - down, column - right]
+    if mirrored:
+        shifted = shifted[:, ::-1]
+    return ((shifted / 255 - np.array(MEAN)) / np.array(STD)).transpose(2, 0, 1)
+
+
+def same(batched: torch.Tensor, image: np.ndarray) -> bool:
+    return np.allclose(batched.numpy(), image, atol=1e-5)
+
+
+def test_the_known_names_are_those_of_the_code():
+    assert set(known.AUGMENTATIONS) == set(AUGMENTATIONS)
+
+
+def test_without_augmentation_a_batch_is_the_normalised_images_at_its_index(split):
+    index = torch.tensor([5, 0, 39, 5])
+    images, labels = Images(*split, MEAN, STD).batch(index)
+    assert images.shape == (4, 3, 16, 24)
+    assert images.dtype == torch.float32
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert labels.tolist() == split[1][index.numpy()].tolist()
+    for image, number in zip(images, index):
+        assert same(image, reference(split[0][number]))
+
+
+@pytest.mark.parametrize("augment", ["shift", "flip", "shift_flip"])
+def test_every_image_of_a_batch_is_shifted_and_mirrored_on_its_own(split, augment):
+    torch.manual_seed(0)
+    shift, flip = AUGMENTATIONS[augment]
+    images, labels = Images(*split, MEAN, STD, augment).batch(torch.arange(COUNT))
+    assert labels.tolist() == split[1].tolist()
+    rows = range(-REACH[0], REACH[0] + 1) if shift else [0]
+    columns = range(-REACH[1], REACH[1] + 1) if shift else [0]
+    found = []
+    for image, original in zip(images, split[0]):
+        moves = [
+            (down, right, mirrored)
+            for down in rows
+            for right in columns
+            for mirrored in ((False, True) if flip else (False,))
+            if same(image, reference(original, down, right, mirrored))
+        ]
+        assert len(moves) == 1
+        found += moves
+    down, right, mirrored = (set(values) for values in zip(*found))
+    # Forty draws meet each of five and of seven shifts, or nearly so, and both sides.
+    assert len(down) == len(rows)
+    assert len(right) >= len(columns) - 1
+    assert mirrored == ({False, True} if flip else {False})
+
+
+def test_augmentation_is_drawn_from_the_seed_and_anew_for_each_batch(split):
+    images = Images(*split, MEAN, STD, "shift_flip")
+    index = torch.arange(COUNT)
+    torch.manual_seed(1)
+    first, second = images.batch(index)[0], images.batch(index)[0]
+    torch.manual_seed(1)
+    assert torch.equal(first, images.batch(index)[0])
+    assert not torch.equal(first, second)
+
+
+def test_an_image_too_small_to_shift_stays_where_it_is():
+    given = np.arange(8, dtype=np.uint8).reshape(4, 1, 2, 1)
+    labels = np.arange(4)
+    images = Images(given, labels, [0.0], [1.0], "shift").batch(torch.arange(4))[0]
+    assert torch.equal(images, Images(given, labels, [0.0], [1.0]).batch(torch.arange(4))[0])
+
+
+def test_a_channel_that_never_changes_becomes_zero():
+    images = torch.full((2, 3, 3, 1), 51, dtype=torch.uint8)
+    assert normalize(images, torch.tensor([0.2]), torch.tensor([0.0])).abs().max() < 1e-5
+
+
+def test_normalised_images_have_mean_zero_and_deviation_one(split):
+    mean, std = (split[0] / 255).mean((0, 1, 2)), (split[0] / 255).std((0, 1, 2))
+    images = Images(*split, mean.tolist(), std.tolist()).batch(torch.arange(COUNT))[0]
+    assert images.mean((0, 2, 3)).abs().max() < 1e-4
+    assert images.std((0, 2, 3)) == pytest.approx(torch.ones(3), abs=1e-3)
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_the_images_given_stay_as_they_are(split, augment):
+    given = split[0].copy()
+    given.setflags(write=False)  # as a memory map is
+    torch.manual_seed(0)
+    Images(given, split[1], MEAN, STD, augment).batch(torch.arange(COUNT))
+    assert np.array_equal(given, split[0])
+
+
+@pytest.mark.parametrize(("count", "batch_size", "block"), [(10, 3, 2), (12, 3, 2), (12, 3, 50), (5, 8, 3), (1, 1, 1)])
+def test_blocks_hold_every_image_once_an_epoch_and_the_last_batch_is_smaller(count, batch_size, block):
+    torch.manual_seed(0)
+    blocks = Blocks(count, batch_size, block, lambda: torch.randperm(count))
+    epoch = list(blocks)
+    assert len(epoch) == len(blocks)
+    assert all(len(batches) == block for batches in epoch[:-1])
+    assert 1 <= len(epoch[-1]) <= block
+    sizes = [len(batch) for batches in epoch for batch in batches]
+    assert len(sizes) == blocks.steps
+    assert all(size == batch_size for size in sizes[:-1])
+    assert sizes[-1] == (count % batch_size or batch_size)
+    assert sorted(number for batches in epoch for batch in batches for number in batch.tolist()) == list(range(count))
+
+
+def test_each_epoch_has_its_own_order():
+    torch.manual_seed(0)
+    blocks = Blocks(100, 10, 3, lambda: torch.randperm(100))
+    first, second = (torch.cat([batch for batches in blocks for batch in batches]) for _ in range(2))
+    assert not torch.equal(first, second)

@@ -1,0 +1,164 @@
+"""Networks by name: they fit every shape, start as they should, and are the same for the same seed."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_modules import known, networks
+from lightning_modules.activations import ACTIVATIONS
+from lightning_modules.initializers import INITIALIZERS
+from lightning_modules.networks import NETWORKS
+
+# Height, width and channels: blobs, digits, MNIST, CIFAR-10, an upright photograph, and two odd ones.
+SHAPES = [(1, 2, 1), (8, 8, 1), (28, 28, 1), (32, 32, 3), (64, 48, 3), (5, 40, 2), (1, 1, 1)]
+
+SMALL = {
+    "mlp": {"hidden": [8, 8]},
+    "cnn": {"channels": [4, 4, 4, 4, 4], "hidden": 8},
+    "resnet": {"width": 4, "blocks": [1, 1, 1]},
+}
+
+
+def recipe(name: str, **changes) -> dict:
+    settings = {"name": name, **changes.pop("settings", SMALL[name])}
+    return {"network": settings, "activation": "relu", "initializer": "he_normal", "dropout": 0.0, **changes}
+
+
+def built(name: str, shape=(8, 8, 1), classes: int = 10, seed: int = 0, **changes) -> nn.Module:
+    torch.manual_seed(seed)
+    return networks.build(recipe(name, **changes), shape, classes)
+
+
+def images(shape, count: int = 3) -> torch.Tensor:
+    height, width, channels = shape
+    return torch.randn(count, channels, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_the_known_names_are_those_of_the_code():
+    assert set(known.NETWORKS) == set(NETWORKS)
+    assert set(known.ACTIVATIONS) == set(ACTIVATIONS)
+    assert set(known.INITIALIZERS) == set(INITIALIZERS)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_fits_every_shape(name, shape):
+    network = built(name, shape, classes=7)
+    logits = network(images(shape, count=4))
+    assert logits.shape == (4, 7)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_default_settings_build(name):
+    network = built(name, (16, 16, 3), settings=known.NETWORKS[name])
+    assert network(images((16, 16, 3))).shape == (3, 10)
+
+
+def test_the_cnn_is_the_five_convolution_network():
+    network = built("cnn", (32, 32, 3), settings=known.NETWORKS["cnn"])
+    convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    assert [(layer.kernel_size, layer.out_channels) for layer in convolutions] == [
+        ((5, 5), 64), ((5, 5), 64), ((3, 3), 128), ((3, 3), 128), ((3, 3), 128),
+    ]  # fmt: skip
+    kinds = [type(layer).__name__ for layer in network if not isinstance(layer, nn.ReLU)]
+    assert kinds == [
+        "Conv2d", "MaxPool2d", "Conv2d", "MaxPool2d", "Conv2d", "Conv2d", "Conv2d",
+        "Flatten", "Linear", "Dropout", "Linear",
+    ]  # fmt: skip
+    expected = (
+        (5 * 5 * 3 + 1) * 64 + (5 * 5 * 64 + 1) * 64
+        + (3 * 3 * 64 + 1) * 128 + 2 * (3 * 3 * 128 + 1) * 128
+        + (8 * 8 * 128 + 1) * 384 + (384 + 1) * 10
+    )  # fmt: skip
+    assert parameters(network) == expected == 3_626_314
+
+
+def test_the_parameters_of_the_other_networks():
+    mlp = built("mlp", (28, 28, 1), settings=known.NETWORKS["mlp"])
+    assert parameters(mlp) == 785 * 512 + 2 * 513 * 512 + 513 * 10
+    assert parameters(built("resnet", (32, 32, 3), settings=known.NETWORKS["resnet"])) == 696_234
+
+
+def test_a_photograph_does_not_give_the_cnn_a_hundred_million_weights():
+    assert parameters(built("cnn", (512, 512, 3), settings=known.NETWORKS["cnn"])) == 3_626_314
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_dropout_acts_in_training_only(name):
+    network = built(name, dropout=0.5)
+    given = images((8, 8, 1))
+    network.eval()
+    assert torch.equal(network(given), network(given))
+    network.train()
+    assert not torch.equal(network(given), network(given))
+    without = built(name, dropout=0.0).train()
+    assert torch.equal(without(given), without(given))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_builds_and_passes_gradients(name, activation):
+    network = built(name, activation=activation)
+    assert any(isinstance(layer, ACTIVATIONS[activation]) for layer in network.modules())
+    network(images((8, 8, 1))).square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("initializer", INITIALIZERS)
+def test_every_initializer_sets_every_weight_and_leaves_biases_at_zero(name, initializer):
+    network = built(name, initializer=initializer)
+    again = built(name, initializer=initializer, seed=1)
+    for layer, other in zip(network.modules(), again.modules()):
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            drawn = initializer not in ("zeros", "ones")
+            assert torch.equal(layer.weight, other.weight) != drawn
+            assert layer.bias is None or not layer.bias.any()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_zeros_are_zero_and_say_nothing(name):
+    network = built(name, initializer="zeros")
+    for layer in network.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            assert not layer.weight.any()
+    assert not network(images((8, 8, 1))).any()
+
+
+@pytest.mark.parametrize(
+    ("initializer", "deviation"),
+    [
+        ("he_normal", math.sqrt(2 / 600)),
+        ("he_uniform", math.sqrt(2 / 600)),
+        ("lecun_normal", math.sqrt(1 / 600)),
+        ("lecun_uniform", math.sqrt(1 / 600)),
+        ("xavier_normal", math.sqrt(2 / 1000)),
+        ("xavier_uniform", math.sqrt(2 / 1000)),
+        ("normal", 0.05),
+        ("truncated_normal", 0.05 * 0.8796),  # cut off at two deviations
+        ("uniform", 0.1 / math.sqrt(12)),
+        ("orthogonal", math.sqrt(2 / 600)),
+    ],
+)
+def test_the_spread_of_initial_weights_is_the_published_one(initializer, deviation):
+    torch.manual_seed(0)
+    weight = torch.empty(400, 600)  # out × in
+    INITIALIZERS[initializer](weight)
+    assert weight.std().item() == pytest.approx(deviation, rel=0.02)
+    assert weight.mean().abs() < deviation / 50
+    if initializer == "truncated_normal":
+        assert weight.abs().max() <= 0.1
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_same_seed_gives_the_same_weights(name):
+    first, same, other = (built(name, seed=seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[key], same[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)

@@ -1,0 +1,116 @@
+"""Classifying image files with the champion, and what is said of files that are none."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import edit
+from PIL import Image
+
+from flows import dataset, predict
+from flows.console import run
+from lightning_modules.errors import InputError
+
+
+@pytest.fixture
+def digit(finished, tmp_path):
+    """A PNG of a test image that is not hard to tell, and its label."""
+    images, labels = dataset.load("digits").split("test")
+    file = tmp_path / "digit.png"
+    Image.fromarray(images[0, ..., 0]).save(file)
+    return file, str(labels[0])
+
+
+def refused(capfd, *arguments: str) -> str:
+    """The one line that the command says before it exits with 2."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["predict", *arguments])
+        with pytest.raises(SystemExit) as left:
+            run(predict.command)
+    assert left.value.code == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("trainyard: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_digits_get_the_labels_that_the_ensemble_gives(finished, tmp_path):
+    images, labels = dataset.load("digits").split("test")
+    files = []
+    for number, image in enumerate(images[:50, ..., 0]):
+        files.append(tmp_path / f"{number}.png")
+        Image.fromarray(image).save(files[-1])
+    results = predict.predict("digits", files)
+    assert np.mean([int(result["label"]) == label for result, label in zip(results, labels)]) > 0.8
+    for file, result in zip(files, results):
+        assert result["file"] == str(file)
+        assert sum(result["probabilities"].values()) == pytest.approx(1)
+        assert (
+            result["probability"] == max(result["probabilities"].values()) == result["probabilities"][result["label"]]
+        )
+        assert result["model"] == "digits version 1"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "LA"])
+def test_the_mode_of_a_grey_image_is_irrelevant(digit, tmp_path, mode):
+    file, _ = digit
+    other = tmp_path / f"{mode}.png"
+    Image.open(file).convert(mode).save(other)
+    [grey, same] = predict.predict("digits", [file, other])
+    assert same["label"] == grey["label"]
+    assert same["probabilities"] == pytest.approx(grey["probabilities"], abs=0.02)
+
+
+def test_another_size_is_scaled(digit, tmp_path):
+    file, _ = digit
+    other = tmp_path / "large.png"
+    Image.open(file).resize((64, 48), Image.Resampling.NEAREST).save(other)
+    [small, large] = predict.predict("digits", [file, other])
+    assert large["label"] == small["label"]
+
+
+def test_the_command_says_a_line_a_file_or_json(digit):
+    file, _ = digit
+    [expected] = predict.predict("digits", [file])
+    said = CliRunner().invoke(predict.command, [str(file)], catch_exceptions=False).stdout
+    assert said == f"{file}  {expected['label']}  {expected['probability']:.1%}\n"
+    said = CliRunner().invoke(predict.command, [str(file), "--json"], catch_exceptions=False).stdout
+    assert json.loads(said) == [expected]
+
+
+def test_what_is_no_image_is_refused_in_one_line(digit, tmp_path, capfd):
+    file, _ = digit
+    (tmp_path / "text.png").write_text("a digit, believe me")
+    (tmp_path / "cut.png").write_bytes(file.read_bytes()[:60])
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name in ("text.png", "cut.png", "empty.png", "."):
+        assert f"{tmp_path / name} is no image that can be read" in refused(capfd, str(file), str(tmp_path / name))
+    assert "missing.png does not exist" in refused(capfd, str(tmp_path / "missing.png"))
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    assert "deep.png has more than 8 bits a channel" in refused(capfd, str(tmp_path / "deep.png"))
+
+
+def test_without_a_champion_it_says_what_makes_one(store, project, capfd):
+    assert "there is no champion for digits" in refused(capfd, "digit.png")
+    assert "there is no champion for blobs" in refused(capfd, "digit.png", "--dataset", "blobs")
+    store.unlink()
+    assert "`make repro` trains and registers one" in refused(capfd, "digit.png")
+    assert not store.exists()
+
+
+def test_a_store_that_does_not_answer_is_named(project, no_store, capfd):
+    assert no_store in refused(capfd, "digit.png")
+
+
+def test_a_champion_whose_files_are_gone_is_said(finished_copy, no_store, monkeypatch):
+    # Copied without its artifacts.
+    from flows import tracking
+    from flows.ensemble import ensemble
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    ensemble(edit(finished_copy, lambda content: content["ensemble"].update(methods=["hard_vote"])))
+    (finished_copy / "mlartifacts").rename(finished_copy / "elsewhere")
+    with pytest.raises(InputError, match="the champion, digits version 1, cannot be loaded"):
+        tracking.load_champion("digits")

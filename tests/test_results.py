@@ -1,0 +1,59 @@
+"""The table of members and ensembles."""
+
+import pytest
+from click.testing import CliRunner
+
+from flows import project, results
+from flows.params import read
+from lightning_modules.errors import InputError
+
+
+def test_rows_are_members_then_ways_to_vote_of_which_one_has_test_scores(finished):
+    params = read()
+    table = {row[0].removesuffix(" *"): dict(zip(results.HEADINGS, row)) for row in results.rows(params)}
+    assert list(table) == [*params.members, *params.ensemble.methods]
+    for member, recipe in params.members.items():
+        numbers = project.read_json(project.member_metrics_file("digits", member))
+        row = table[member]
+        assert row["replicas"] == str(recipe.replicas)
+        assert row["parameters"] == f"{numbers['parameters']:,}"
+        for split in project.SPLITS:
+            mean, deviation = numbers[split]["accuracy"], numbers[split]["accuracy_std"]
+            assert row[f"{split} accuracy"] == f"{mean:.2%} ± {deviation:.2%}"
+        assert row["test nll"] == f"{numbers['test']['nll']:.4f}"
+        assert float(row["seconds"]) > 0
+    ensemble = project.read_json(project.ensemble_metrics_file("digits"))
+    for method in params.ensemble.methods:
+        row = table[method]
+        assert row["replicas"] == "3"
+        assert row["validation accuracy"].endswith("%")
+        chosen = method == ensemble["method"]
+        assert row["test nll"] == (f"{ensemble['test']['nll']:.4f}" if chosen else "")
+        assert row["test accuracy"] == (f"{ensemble['test']['accuracy']:.2%}" if chosen else "")
+
+
+def test_markdown_has_a_row_each_of_as_many_cells(finished):
+    said = CliRunner().invoke(results.command, ["--markdown"], catch_exceptions=False).stdout.splitlines()
+    assert len(said) == 2 + len(results.rows(read()))
+    assert {line.count("|") for line in said} == {len(results.HEADINGS) + 1}
+    assert said[2].startswith("| small | 2 | ")
+
+
+def test_the_table_is_whole_where_there_is_no_terminal(finished):
+    said = CliRunner().invoke(results.command, catch_exceptions=False).stdout
+    for row in results.rows(read()):
+        assert any(all(cell in line for cell in row) for line in said.splitlines()), row
+
+
+def test_seconds_of_other_weights_are_not_shown(finished_copy):
+    file = project.seconds_file("digits", "wide")
+    assert results.seconds("digits", "wide")
+    project.write_json(file, project.read_json(file) | {"weights_sha256": ["another"]})
+    assert results.seconds("digits", "wide") == ""
+    file.unlink()
+    assert results.seconds("digits", "wide") == ""
+
+
+def test_nothing_measured_is_bad_input(project):
+    with pytest.raises(InputError, match="metrics/digits/members/mlp.json does not exist: run `make repro`"):
+        results.rows(read())

@@ -1,0 +1,248 @@
+"""What MLflow's store holds of a run, and that no trouble with it costs a result."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import edit, environment
+from mlflow.entities import ViewType
+
+from flows import dataset, graph, project, track, tracking, train
+from flows.params import read
+from lightning_modules import weights
+from lightning_modules.errors import InputError
+
+
+def runs(kind: str) -> dict:
+    """By name."""
+    client = tracking.connect()
+    found = client.search_runs(
+        [tracking.experiment(client, "digits")], f"tags.`trainyard.kind` = '{kind}'", run_view_type=ViewType.ALL
+    )
+    assert len({run.info.run_name for run in found}) == len(found)
+    return {run.info.run_name: run for run in found}
+
+
+def test_a_run_per_replica_below_its_members_and_one_for_the_ensemble(finished):
+    members, replicas, ensembles = runs("member"), runs("replica"), runs("ensemble")
+    assert set(members) == {"small", "wide"}
+    assert set(replicas) == {"small-0", "small-1", "wide-0"}
+    assert set(ensembles) == {"ensemble"}
+    for name, run in replicas.items():
+        assert run.data.tags["mlflow.parentRunId"] == members[name.partition("-")[0]].info.run_id
+    for run in (*members.values(), *replicas.values(), *ensembles.values()):
+        assert run.info.status == "FINISHED"
+
+
+def test_params_are_the_recipe_and_the_settings(finished):
+    for name, run in runs("replica").items():
+        member, number = name.split("-")
+        recipe = read().members[member]
+        assert run.data.params["optimizer.lr"] == str(recipe.optimizer.lr)
+        assert run.data.params["network.hidden"] == str(list(recipe.network.hidden))
+        assert run.data.params["batch_size"] == "64"
+        assert run.data.params["seed"] == str(train.replica_seed(0, member, int(number)))
+
+
+def test_every_epoch_is_there_once_and_is_that_of_the_history(finished):
+    client = tracking.connect()
+    for name, run in runs("replica").items():
+        member, number = name.split("-")
+        lines = (project.model_folder("digits", member) / "history.csv").read_text().splitlines()
+        rows = [dict(zip(lines[0].split(","), line.split(","))) for line in lines[1:]]
+        for key in ("training_loss", "validation_nll", "validation_accuracy", "lr"):
+            logged = client.get_metric_history(run.info.run_id, key)
+            expected = {int(row["epoch"]): float(row[key]) for row in rows if row["replica"] == number}
+            assert len(logged) == len(expected)
+            assert {metric.step: metric.value for metric in logged} == pytest.approx(expected)
+
+
+def test_tags_say_what_a_run_was_made_from(finished):
+    for run in (*runs("member").values(), *runs("replica").values(), *runs("ensemble").values()):
+        tags = run.data.tags
+        assert tags["mlflow.source.git.commit"] == "none"  # test_repro.py looks at a repository's
+        assert tags["trainyard.dvc_stage"] == "none"
+        assert tags["trainyard.dataset"] == "digits"
+        assert int(tags["trainyard.pid"]) == os.getpid()
+        assert tags["trainyard.torch"] == torch.__version__
+        for name in (
+            "git_dirty",
+            "data_hash",
+            "host",
+            "process_started",
+            "python",
+            "mlflow",
+            "dvc",
+            "pytorch-lightning",
+        ):
+            assert tags[f"trainyard.{name}"], name
+    for name, run in runs("replica").items():
+        member, number = name.split("-")
+        assert run.data.tags["trainyard.device"] in ("cpu", "gpu")
+        assert run.data.tags["trainyard.precision"] == "float32"
+        assert run.data.tags["trainyard.seed"] == str(train.replica_seed(0, member, int(number)))
+
+
+def test_evaluate_brings_its_scores_to_the_runs_of_the_replicas(finished):
+    measured = project.read_json(project.replica_scores_file("digits"))
+    for name, run in runs("replica").items():
+        member, number = name.split("-")
+        for split in project.SPLITS:
+            for score, value in measured[member][int(number)][split].items():
+                assert run.data.metrics[f"{split}_{score}"] == pytest.approx(value)
+    small = runs("member")["small"].data.metrics
+    summary = project.read_json(project.member_metrics_file("digits", "small"))
+    assert small["test_accuracy"] == pytest.approx(summary["test"]["accuracy"])
+    assert small["test_accuracy_std"] == pytest.approx(summary["test"]["accuracy_std"])
+    ensemble = project.read_json(project.ensemble_metrics_file("digits"))
+    logged = runs("ensemble")["ensemble"]
+    assert logged.data.metrics["test_nll"] == pytest.approx(ensemble["test"]["nll"])
+    assert logged.data.metrics["gain_accuracy"] == pytest.approx(ensemble["gain"]["accuracy"])
+    assert logged.data.params["method"] == ensemble["method"]
+
+
+def test_a_replica_loads_from_its_run_and_predicts_the_same(finished):
+    import mlflow
+
+    images, _ = dataset.load("digits").split("test")
+    _, [predictor] = weights.load(project.model_folder("digits", "wide"))
+    model = mlflow.pyfunc.load_model(f"runs:/{runs('replica')['wide-0'].info.run_id}/model")
+    for count in (1, 7):
+        expected = weights.predict(predictor, images[:count]).numpy()
+        np.testing.assert_allclose(np.asarray(model.predict(images[:count])), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def nothing_stale(monkeypatch):
+    """As after `dvc repro`; test_repro.py asks the real DVC."""
+    monkeypatch.setattr(graph, "stale", lambda root, targets: {})
+
+
+def test_track_logs_what_an_outage_kept_back_once(finished_copy, nothing_stale):
+    # The copied project's files are there, and its store is empty, as after an outage.
+    assert not runs("replica")
+    for _ in range(2):
+        said = CliRunner().invoke(track.command, catch_exceptions=False).stdout
+        assert "small: in sqlite:///" in said
+        test_a_run_per_replica_below_its_members_and_one_for_the_ensemble(finished_copy)
+        test_every_epoch_is_there_once_and_is_that_of_the_history(finished_copy)
+        test_evaluate_brings_its_scores_to_the_runs_of_the_replicas(finished_copy)
+    assert tracking.champion("digits")["version"] == "1"
+
+
+def test_track_logs_nothing_that_is_stale(finished_copy, monkeypatch):
+    monkeypatch.setattr(graph, "stale", lambda root, targets: {"train@small": ["params.yaml seed: modified"]})
+    said = CliRunner().invoke(track.command, catch_exceptions=False).stdout
+    assert "stale: train@small" in said
+    assert not runs("replica")
+
+
+def test_track_without_a_store_is_bad_input(finished_copy, no_store):
+    with pytest.raises(InputError, match=no_store):
+        CliRunner().invoke(track.command, catch_exceptions=False)
+
+
+def test_track_before_anything_is_measured_says_so(project, store):
+    said = CliRunner().invoke(track.command, catch_exceptions=False).stdout
+    assert "nothing is measured on digits yet" in said
+
+
+def test_runs_of_dead_processes_are_ended_and_those_of_live_ones_left(project, store):
+    client = tracking.connect()
+    place = tracking.experiment(client, "digits")
+    own = tracking.provenance("digits")
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    tags = {
+        "alive": own,
+        "dead": own | {"trainyard.pid": gone.stdout.decode().strip()},
+        # The number is taken again, by a process that began later.
+        "reused": own | {"trainyard.process_started": str(psutil.Process().create_time() - 100)},
+        "elsewhere": own | {"trainyard.host": "another machine", "trainyard.pid": gone.stdout.decode().strip()},
+        "not ours": {},
+    }
+    made = {name: client.create_run(place, run_name=name, tags=own).info.run_id for name, own in tags.items()}
+    assert sorted(tracking.end_stale_runs()) == ["dead", "reused"]
+    status = {name: client.get_run(run).info.status for name, run in made.items()}
+    assert status == {
+        "alive": "RUNNING", "dead": "KILLED", "reused": "KILLED", "elsewhere": "RUNNING", "not ours": "RUNNING",
+    }  # fmt: skip
+    assert tracking.end_stale_runs() == []
+
+
+def test_six_processes_open_a_new_store_at_once(project):
+    code = "from flows import tracking; tracking.prepare()"
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment(), stderr=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
+    failed = [said for process in started for said in [process.communicate(timeout=200)[1]] if process.returncode]
+    assert not failed
+    assert [found.name for found in tracking.connect().search_experiments()].count("digits") == 1
+
+
+def test_a_queued_experiment_logs_to_the_project_that_it_was_queued_in(project, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    copy = project / ".dvc" / "tmp" / "exps" / "tmpabc"
+    copy.mkdir(parents=True)
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(project / name, copy)
+    outer = tracking.store()
+    assert outer == f"sqlite:///{project / 'mlflow.db'}"
+    monkeypatch.chdir(copy)
+    assert tracking.store() == outer
+    monkeypatch.chdir(Path(copy.anchor))
+    with pytest.raises(InputError, match="run this inside a Trainyard project"):
+        tracking.store()
+
+
+def test_a_resumed_training_with_one_replica_more_has_a_run_for_it(tiny, store):
+    card = {
+        "member": "small",
+        "dataset": "digits",
+        "seed": 0,
+        "recipe": {},
+        "settings": {"accelerator": "cpu", "precision": "x"},
+    }
+    work = tiny / "work"
+    work.mkdir()
+    first = tracking.Tracker(card, [1, 2], work)
+    first.start()
+    second = tracking.Tracker(card, [1, 2, 3], work)
+    second.start()
+    assert not second.lost
+    assert first.ids.items() < second.ids.items()
+    assert set(second.ids) == {"member", "0", "1", "2"}
+    # In another store there is none of them: all are made anew.
+    tracking_file = Path(tracking.store().removeprefix("sqlite:///"))
+    tracking_file.rename(tiny / "old.db")
+    third = tracking.Tracker(card, [1, 2], work)
+    third.start()
+    assert not third.lost
+    assert set(third.ids.values()).isdisjoint(second.ids.values())
+
+
+def test_dirty_is_what_a_person_changed_and_not_what_stages_write(project):
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", *identity, *arguments], cwd=project, env=environment(), check=True, capture_output=True)
+
+    assert tracking.git_state() == ("none", True)
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    commit, dirty = tracking.git_state()
+    assert len(commit) == 40
+    assert not dirty
+    (project / "dvc.lock").write_text("schema: '2.0'\n")
+    (project / "metrics").mkdir()
+    (project / "metrics" / "new.json").write_text("{}")
+    assert tracking.git_state() == (commit, False)
+    edit(project, lambda content: content.update(seed=1))
+    assert tracking.git_state() == (commit, True)

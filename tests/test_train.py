@@ -1,0 +1,197 @@
+"""Training a member: what its result depends on and what not, and that nothing but a whole training leaves one."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from conftest import edit, environment, soon
+from safetensors.torch import load_file
+
+from flows import tracking, train
+from flows.params import Params, read
+from lightning_modules.errors import InputError
+
+LONG = 400  # epochs, to be killed in
+
+
+def only_small(folder: Path, *, epochs: int = 4, seed: int = 0, **recipe) -> Params:
+    def change(content: dict) -> None:
+        content["seed"] = seed
+        content["data"]["digits"]["epochs"] = epochs
+        content["members"] = {"small": content["members"]["small"] | recipe}
+
+    return edit(folder, change)
+
+
+def trained(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "models" / "digits" / "small" / "weights.safetensors")
+
+
+def checkpoint(folder: Path, number: int = 0) -> bool:
+    return any((folder / ".trainyard" / "unfinished" / "digits" / "small").glob(f"*/replica-{number}.ckpt"))
+
+
+def begin(folder: Path, **env: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.train", "small"], cwd=folder, env=environment(**env), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def runs() -> list:
+    client = tracking.connect()
+    return client.search_runs([tracking.experiment(client, "digits")])
+
+
+def leaves_nothing(folder: Path) -> bool:
+    return not any((folder / "models").rglob("*"))
+
+
+def test_a_member_is_three_files_that_agree(tiny, no_store):
+    card = train.train(read(), "small")
+    folder = tiny / "models" / "digits" / "small"
+    assert sorted(file.name for file in folder.iterdir()) == ["history.csv", "member.json", "weights.safetensors"]
+    assert sorted(file.name for file in (tiny / "models").rglob("*") if file.is_dir()) == ["digits", "small"]
+    assert json.loads((folder / "member.json").read_text()) == card
+    assert card["parameters"] == 64 * 16 + 16 + 16 * 10 + 10
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    assert [(row["replica"], row["epoch"]) for row in rows] == [(r, e) for r in "01" for e in "1234"]
+    for number, replica in enumerate(card["replicas"]):
+        own = [row for row in rows if row["replica"] == str(number)]
+        best = min(own, key=lambda row: float(row["validation_nll"]))
+        assert replica["epochs"] == len(own)
+        assert replica["best_epoch"] == int(best["epoch"])
+        assert replica["validation_nll"] == float(best["validation_nll"])
+        assert replica["validation_accuracy"] > 0.5
+    assert not (tiny / ".trainyard" / "unfinished" / "digits" / "small").exists()
+
+
+def test_how_many_train_at_once_changes_nothing(tiny, no_store, monkeypatch):
+    params = only_small(tiny, epochs=2, replicas=3)
+    made = []
+    for jobs in ("1", "2"):
+        monkeypatch.setenv("TRAINYARD_JOBS", jobs)
+        assert train.side_by_side(3, 1, "cpu", 1) == int(jobs)
+        train.train(params, "small")
+        made.append((tiny / "models/digits/small/weights.safetensors").read_bytes())
+    assert made[0] == made[1]
+
+
+def test_one_replica_more_leaves_the_others_and_another_seed_changes_all(tiny, no_store):
+    train.train(only_small(tiny, epochs=1, replicas=2), "small")
+    two = trained(tiny)
+    train.train(only_small(tiny, epochs=1, replicas=3), "small")
+    three = trained(tiny)
+    assert {name for name in three if not name.startswith("2.")} == set(two)
+    assert all(torch.equal(three[name], two[name]) for name in two)
+    weight = next(name for name in two if two[name].ndim == 2).removeprefix("0.")
+    assert not torch.equal(three[f"0.{weight}"], three[f"1.{weight}"])
+    train.train(only_small(tiny, epochs=1, replicas=2, seed=1), "small")
+    other = trained(tiny)
+    assert not any(torch.equal(other[f"{number}.{weight}"], two[f"{number}.{weight}"]) for number in (0, 1))
+
+
+def test_a_second_process_is_refused_and_a_failed_one_lets_go(tiny, no_store):
+    with train.only_one(tiny / ".trainyard" / "unfinished" / "digits" / "small"):
+        with pytest.raises(InputError, match="small is being trained on digits by another process") as refused:
+            train.train(read(), "small")
+        second = begin(tiny)
+        _, said = second.communicate(timeout=120)
+    assert second.returncode == 2
+    assert said == f"trainyard: {refused.value}\n"
+    train.train(only_small(tiny, epochs=1, replicas=1), "small")
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tiny, store):
+    only_small(tiny, optimizer={"name": "sgd", "lr": 1e20}, replicas=1)
+    process = begin(tiny)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert said.count("\n") == 1
+    assert said.startswith("trainyard: small, replica 0: ")
+    assert said.endswith("in epoch 1\n")
+    assert leaves_nothing(tiny)
+    assert [run.info.status for run in runs()] == ["FAILED"] * 2
+    assert {run.data.tags["trainyard.error"] for run in runs()} == {said.removeprefix("trainyard: ").strip()}
+
+
+def test_a_killed_worker_is_said_and_leaves_no_result(tiny, no_store):
+    only_small(tiny, epochs=LONG, replicas=2)
+    process = begin(tiny, MLFLOW_TRACKING_URI=no_store, TRAINYARD_JOBS="2")
+    assert soon(lambda: checkpoint(tiny, 0) and checkpoint(tiny, 1))
+    workers = psutil.Process(process.pid).children()
+    assert len(workers) == 2
+    workers[0].kill()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "the process that trained small-" in said
+    assert "Traceback" not in said
+    assert leaves_nothing(tiny)
+    assert not any(worker.is_running() for worker in workers)
+
+
+def test_a_killed_training_leaves_no_process_and_no_lock(tiny, no_store):
+    # Two finish together, the third one trains: a worker waits for work, and must end as well.
+    only_small(tiny, epochs=30, replicas=3)
+    process = begin(tiny, MLFLOW_TRACKING_URI=no_store, TRAINYARD_JOBS="2")
+    assert soon(lambda: checkpoint(tiny, 2))
+    workers = psutil.Process(process.pid).children()
+    process.kill()
+    process.communicate()
+    assert soon(lambda: not any(worker.is_running() for worker in workers), 10)
+    with train.only_one(tiny / ".trainyard" / "unfinished" / "digits" / "small"):
+        assert leaves_nothing(tiny)
+
+
+def test_an_interrupted_training_goes_on_in_its_runs_to_the_same_weights(tiny, store, no_store, monkeypatch):
+    params = only_small(tiny, epochs=60, replicas=2)
+    train.train(params, "small")
+    uninterrupted = (tiny / "models/digits/small/weights.safetensors").read_bytes()
+    (tiny / "models").rename(tiny / "elsewhere")
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    process = begin(tiny)
+    assert soon(lambda: checkpoint(tiny))
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip() == ""
+    assert leaves_nothing(tiny)
+    before = {run.info.run_id: run for run in runs()}
+    assert {run.info.status for run in before.values()} == {"KILLED"}
+    assert {run.data.tags["trainyard.error"] for run in before.values()} == {"interrupted"}
+
+    train.train(params, "small")
+    assert (tiny / "models/digits/small/weights.safetensors").read_bytes() == uninterrupted
+    after = {run.info.run_id: run for run in runs()}
+    assert after.keys() == before.keys()
+    assert {run.info.status for run in after.values()} == {"FINISHED"}
+    assert not any("trainyard.error" in run.data.tags for run in after.values())
+    client = tracking.connect()
+    for run in after.values():
+        if run.data.tags["trainyard.kind"] == "replica":
+            steps = {metric.step for metric in client.get_metric_history(run.info.run_id, "validation_nll")}
+            assert steps == set(range(1, 61))
+
+
+def test_training_is_not_lost_to_a_store_that_does_not_answer(tiny, no_store, capsys):
+    started = time.monotonic()
+    train.train(read(), "small")
+    assert time.monotonic() - started < 60
+    [line] = capsys.readouterr().err.splitlines()
+    assert no_store in line
+    assert "trainyard track" in line
+    assert trained(tiny)
+
+
+def test_an_unknown_member_is_told_from_the_known_ones(tiny):
+    with pytest.raises(InputError, match=r'unknown member "smal".*Did you mean "small"\?'):
+        train.train(read(), "smal")
