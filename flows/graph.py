@@ -47,17 +47,17 @@ def name(stage, root: Path) -> str:
     return own if file == MAIN else f"{file}:{own}"
 
 
-def stale(root: Path, targets: Sequence[str] = (MAIN,)) -> dict[str, list[str]]:
-    """The stages, among the targets and what they need, whose files, params or command are not those of
-    dvc.lock, with the reasons. What comes after them in the graph is not in it, though it may have to run.
+def stale(root: Path) -> dict[str, list[str]]:
+    """The stages whose files, params or command are not those of dvc.lock, with the reasons. What comes after
+    them in the graph is not in it, though it may have to run.
 
     Raises:
-        InputError: DVC cannot say, because there is no repository, no such target or no valid dvc.yaml.
+        InputError: DVC cannot say, because there is no repository or no valid dvc.yaml.
     """
+    # Of the whole repository: at a thousand stages this takes 2 s, and 15 s with --with-deps.
     asked = subprocess.run(
-        [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json", "--with-deps", *targets],
-        cwd=root, capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json"], cwd=root, capture_output=True, text=True
+    )
     if asked.returncode != 0:
         said = " ".join(asked.stderr.split()).removeprefix("ERROR: ")
         raise InputError(f"DVC cannot tell what is stale: {said}")

@@ -1,4 +1,4 @@
-"""Ends a stage whose DVC is gone.
+"""Ends a stage whose DVC is gone, and a server whose pipeline is gone.
 
 A SIGTERM or SIGKILL to `dvc repro` leaves the stage that it started running, to write its outputs later, when
 another run may be at work on them. So a long stage watches the DVC that started it.
@@ -26,7 +26,16 @@ def die_with_dvc() -> threading.Thread | None:
     dvc = next((process for process in psutil.Process().parents() if runs_dvc(process)), None)
     if dvc is None and not abandoned():
         return None
-    watcher = threading.Thread(target=watch, args=(dvc,), name="die-with-dvc", daemon=True)
+    return die_with(dvc)
+
+
+def die_with_parent() -> threading.Thread:
+    """Sends this process a SIGTERM as soon as its parent is gone, were it by SIGKILL."""
+    return die_with(psutil.Process().parent())
+
+
+def die_with(process: psutil.Process | None) -> threading.Thread:
+    watcher = threading.Thread(target=watch, args=(process,), name="die-with", daemon=True)
     watcher.start()
     return watcher
 
@@ -46,9 +55,9 @@ def abandoned() -> bool:
     return os.getppid() == 1 and os.getpgrp() != 1
 
 
-def watch(dvc: psutil.Process | None) -> None:
-    # is_running() compares the time of creation: a stranger with DVC's number is not DVC. A zombie is as gone.
-    while dvc is not None and dvc.is_running() and status(dvc) != psutil.STATUS_ZOMBIE:
+def watch(process: psutil.Process | None) -> None:
+    # is_running() compares the time of creation: a stranger with the same number does not count, nor a zombie.
+    while process is not None and process.is_running() and status(process) != psutil.STATUS_ZOMBIE:
         time.sleep(INTERVAL)
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -60,15 +60,14 @@ class Plan:
 
 def plan(root: Path, targets: Sequence[str] = (), force: bool = False) -> Plan:
     """Raises InputError for an unknown target, or where DVC cannot read the project."""
-    targets = targets or (graph.MAIN,)
-    # A wrong name is told from the right ones; DVC's own message for it lists none.
-    needs = graph.stages(root) if force or targets != (graph.MAIN,) else {}
-    selected = graph.select(needs, targets) if needs else []
-    stale = graph.stale(root, targets)
-    if not stale and not force:
+    # The graph costs as much again: it is not asked for where nothing can be stale.
+    needs = graph.stages(root) if targets or force else {}
+    selected = graph.select(needs, targets or (graph.MAIN,)) if needs else []
+    stale = graph.stale(root)
+    if not force and not any(graph.belongs(stage, graph.MAIN) or needs or stage.endswith(".dvc") for stage in stale):
         return Plan()
     needs = needs or graph.stages(root)
-    selected = selected or graph.select(needs, targets)
+    selected = selected or graph.select(needs)
     stages = selected if force else graph.must_run(needs, selected, stale)
     return Plan(needs, stages, {stage: stale.get(stage, ["forced"] if force else []) for stage in stages})
 

@@ -20,6 +20,11 @@ from flows.console import QUIET
 from flows.processes import ClosedError, Processes
 
 PATIENCE = 120  # seconds; on a busy machine with a new database it takes 20
+# `python -m uvicorn`, which ends with the pipeline even where that is killed.
+SERVE = (
+    "import runpy; from flows.orphan import die_with_parent; die_with_parent(); "
+    "runpy.run_module('uvicorn', run_name='__main__', alter_sys=True)"
+)
 
 
 def configure() -> None:
@@ -53,7 +58,7 @@ class TemporaryServer:
 
     def serve(self) -> None:
         # The command and variables with which Prefect 3.8 starts its own temporary server.
-        command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+        command = [sys.executable, "-c", SERVE, "--factory", "prefect.server.api.server:create_app"]
         options = ["--host", "127.0.0.1", "--port", str(self.port), "--log-level", "error", "--lifespan", "on"]
         env = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
         try:

@@ -26,11 +26,11 @@ def status(root: Path) -> dict:
         best = champion(dataset)
     stale = asked.result()
     needs = graph.stages(root) if stale else {}
-    would_run = graph.must_run(needs, graph.select(needs), stale) if stale else []
+    selected = graph.select(needs) if stale else []
     return {
         "dataset": dataset,
-        "stale": stale,
-        "would_run": would_run,
+        "stale": {stage: stale[stage] for stage in selected if stage in stale},
+        "would_run": graph.must_run(needs, selected, stale),
         "unfinished": unfinished(project.state_folder() / "unfinished"),
         "champion": best,
     }

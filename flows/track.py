@@ -8,6 +8,13 @@ from flows.params import read
 from lightning_modules.errors import InputError
 
 
+def stale_stages() -> list[str]:
+    """Of the stages that lead to the ensemble."""
+    root = project.root()
+    stale = graph.stale(root)
+    return [stage for stage in graph.select(graph.stages(root), ["ensemble"]) if stage in stale] if stale else []
+
+
 @click.command()
 def command() -> int | None:
     """Log to MLflow what could not be logged when it was made, and end runs whose process is gone.
@@ -28,8 +35,8 @@ def command() -> int | None:
     if not measured.exists():
         click.echo(f"nothing is measured on {params.dataset} yet")
         return None
-    # What was measured would be logged to the runs of other weights.
-    if stale := graph.stale(project.root(), ["ensemble"]):
+    if stale := stale_stages():
+        # What was measured would be logged to the runs of other weights.
         click.echo(f"stale: {', '.join(stale)}. `dvc repro` makes it anew, and logs it")
         return None
     scores = tracking.Scores(params.dataset)

@@ -34,8 +34,8 @@ WEIGHTS = "trainyard.weights_sha256"
 ENSEMBLE = "trainyard.ensemble_sha256"
 MEMBER = "trainyard.member"
 ERROR = "trainyard.error"
-# Whose versions a run is tagged with.
-LIBRARIES = ("torch", "pytorch-lightning", "numpy", "mlflow", "dvc")
+# Whose versions a run is tagged with, beside torch's.
+LIBRARIES = ("pytorch-lightning", "numpy", "mlflow", "dvc")
 
 
 def store() -> str:
@@ -111,6 +111,8 @@ def prepare() -> None:
 
 def provenance(dataset: str) -> dict[str, str]:
     """The tags that say what a run was made from: code, data, stage, machine, library versions."""
+    import torch
+
     commit, dirty = git_state()
     return {
         "mlflow.source.git.commit": commit,
@@ -124,6 +126,7 @@ def provenance(dataset: str) -> dict[str, str]:
         "trainyard.pid": str(os.getpid()),
         "trainyard.process_started": str(psutil.Process().create_time()),
         "trainyard.python": sys.version.split()[0],
+        "trainyard.torch": torch.__version__,  # with its build, +cu130 or +cpu, which the package's version may lack
         **{f"trainyard.{name}": importlib.metadata.version(name) for name in LIBRARIES},
         **({"trainyard.dvc_experiment": os.environ["DVC_EXP_NAME"]} if os.environ.get("DVC_EXP_NAME") else {}),
     }

@@ -113,9 +113,7 @@ def test_what_torch_refuses_is_bad_input_that_names_the_optimizer(settings):
 )
 def test_a_schedule_ends_where_it_should_and_stays_there(name, factors):
     steps = 8
-    optimizer = optimizers.build(
-        {"name": "sgd", "lr": 0.2, "weight_decay": 0.0}, [torch.nn.Parameter(torch.ones(1))]
-    )
+    optimizer = optimizers.build({"name": "sgd", "lr": 0.2, "weight_decay": 0.0}, [torch.nn.Parameter(torch.ones(1))])
     schedule = optimizers.schedule(name, optimizer, steps)
     rates = [optimizer.param_groups[0]["lr"]]
     for _ in range(steps + 2):

@@ -162,12 +162,15 @@ def test_a_signal_ends_every_child(toy, number, whole_group):
 
 def test_what_runs_is_what_is_stale_and_what_comes_after(toy):
     dvc(toy, "repro", "--quiet")
-    assert plan(toy) == Plan()
+    (toy / "study").mkdir()
+    (toy / "study" / "dvc.yaml").write_text("stages:\n  sweep:\n    cmd: echo > out\n    outs: [out]\n")
+    assert plan(toy) == Plan()  # a study runs when it is named
+    assert plan(toy, ["study/dvc.yaml"]).stages == ["study/dvc.yaml:sweep"]
     (toy / "c.txt").unlink()
     planned = plan(toy)
     assert planned.stages == ["c", "e"]
     assert planned.reason("c") == "c.txt: deleted"
-    assert plan(toy, ["b"]) == Plan()
+    assert plan(toy, ["b"]).stages == []
     assert plan(toy, ["c"]).stages == ["c"]
     assert plan(toy, ["d"], force=True).stages == ["a", "d"]
     dry = CliRunner().invoke(pipeline.command, ["--dry"], standalone_mode=False)

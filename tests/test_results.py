@@ -55,5 +55,5 @@ def test_seconds_of_other_weights_are_not_shown(finished_copy):
 
 
 def test_nothing_measured_is_bad_input(project):
-    with pytest.raises(InputError, match="metrics/digits/members/mlp.json does not exist: run `make repro`"):
+    with pytest.raises(InputError, match=r"metrics/digits/members/mlp.json does not exist: run `make repro`"):
         results.rows(read())

@@ -1,5 +1,6 @@
 """What MLflow's store holds of a run, and that no trouble with it costs a result."""
 
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -72,16 +73,7 @@ def test_tags_say_what_a_run_was_made_from(finished):
         assert tags["trainyard.dataset"] == "digits"
         assert int(tags["trainyard.pid"]) == os.getpid()
         assert tags["trainyard.torch"] == torch.__version__
-        for name in (
-            "git_dirty",
-            "data_hash",
-            "host",
-            "process_started",
-            "python",
-            "mlflow",
-            "dvc",
-            "pytorch-lightning",
-        ):
+        for name in ("git_dirty", "data_hash", "host", "process_started", "python", *tracking.LIBRARIES):
             assert tags[f"trainyard.{name}"], name
     for name, run in runs("replica").items():
         member, number = name.split("-")
@@ -95,8 +87,9 @@ def test_evaluate_brings_its_scores_to_the_runs_of_the_replicas(finished):
     for name, run in runs("replica").items():
         member, number = name.split("-")
         for split in project.SPLITS:
+            shown = "best_validation" if split == "validation" else split
             for score, value in measured[member][int(number)][split].items():
-                assert run.data.metrics[f"{split}_{score}"] == pytest.approx(value)
+                assert run.data.metrics[f"{shown}_{score}"] == pytest.approx(value)
     small = runs("member")["small"].data.metrics
     summary = project.read_json(project.member_metrics_file("digits", "small"))
     assert small["test_accuracy"] == pytest.approx(summary["test"]["accuracy"])
@@ -122,7 +115,7 @@ def test_a_replica_loads_from_its_run_and_predicts_the_same(finished):
 @pytest.fixture
 def nothing_stale(monkeypatch):
     """As after `dvc repro`; test_repro.py asks the real DVC."""
-    monkeypatch.setattr(graph, "stale", lambda root, targets: {})
+    monkeypatch.setattr(graph, "stale", lambda root: {})
 
 
 def test_track_logs_what_an_outage_kept_back_once(finished_copy, nothing_stale):
@@ -138,9 +131,10 @@ def test_track_logs_what_an_outage_kept_back_once(finished_copy, nothing_stale):
 
 
 def test_track_logs_nothing_that_is_stale(finished_copy, monkeypatch):
-    monkeypatch.setattr(graph, "stale", lambda root, targets: {"train@small": ["params.yaml seed: modified"]})
+    monkeypatch.setattr(graph, "stale", lambda root: {"train@small": ["params.yaml seed: modified"], "check": []})
+    monkeypatch.setattr(graph, "stages", lambda root: {"check": [], "train@small": [], "ensemble": ["train@small"]})
     said = CliRunner().invoke(track.command, catch_exceptions=False).stdout
-    assert "stale: train@small" in said
+    assert "stale: train@small." in said
     assert not runs("replica")
 
 
@@ -177,18 +171,18 @@ def test_runs_of_dead_processes_are_ended_and_those_of_live_ones_left(project, s
 
 
 def test_six_processes_open_a_new_store_at_once(project):
-    code = "from flows import tracking; tracking.prepare()"
-    started = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment(), stderr=subprocess.PIPE, text=True)
-        for _ in range(6)
-    ]
-    failed = [said for process in started for said in [process.communicate(timeout=200)[1]] if process.returncode]
-    assert not failed
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mlflow", "mlflow.store.tracking.sqlalchemy_store", "flows.tracking"])
+    started = [context.Process(target=tracking.prepare) for _ in range(6)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(200)
+    assert [process.exitcode for process in started] == [0] * 6
     assert [found.name for found in tracking.connect().search_experiments()].count("digits") == 1
 
 
 def test_a_queued_experiment_logs_to_the_project_that_it_was_queued_in(project, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     copy = project / ".dvc" / "tmp" / "exps" / "tmpabc"
     copy.mkdir(parents=True)
     for name in ("params.yaml", "dvc.yaml"):
@@ -202,27 +196,19 @@ def test_a_queued_experiment_logs_to_the_project_that_it_was_queued_in(project, 
         tracking.store()
 
 
-def test_a_resumed_training_with_one_replica_more_has_a_run_for_it(tiny, store):
-    card = {
-        "member": "small",
-        "dataset": "digits",
-        "seed": 0,
-        "recipe": {},
-        "settings": {"accelerator": "cpu", "precision": "x"},
-    }
-    work = tiny / "work"
-    work.mkdir()
-    first = tracking.Tracker(card, [1, 2], work)
+def test_a_resumed_training_with_one_replica_more_has_a_run_for_it(project, store, empty_store, monkeypatch):
+    settings = {"accelerator": "cpu", "precision": "float32"}
+    card = {"member": "small", "dataset": "digits", "seed": 0, "recipe": {}, "settings": settings}
+    first = tracking.Tracker(card, [1, 2], project)
     first.start()
-    second = tracking.Tracker(card, [1, 2, 3], work)
+    second = tracking.Tracker(card, [1, 2, 3], project)
     second.start()
     assert not second.lost
     assert first.ids.items() < second.ids.items()
     assert set(second.ids) == {"member", "0", "1", "2"}
     # In another store there is none of them: all are made anew.
-    tracking_file = Path(tracking.store().removeprefix("sqlite:///"))
-    tracking_file.rename(tiny / "old.db")
-    third = tracking.Tracker(card, [1, 2], work)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_store, project / 'other.db')}")
+    third = tracking.Tracker(card, [1, 2], project)
     third.start()
     assert not third.lost
     assert set(third.ids.values()).isdisjoint(second.ids.values())

@@ -1,0 +1,154 @@
+"""Arrows point one way: tests, benchmarks → flows → lightning_modules → torch. DVC knows the code of every stage."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("flows", "lightning_modules")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+LEARNING = {"lightning_modules", "torch", "pytorch_lightning", "torchmetrics", "numpy", "safetensors"}
+# Who alone may import what.
+KEEPERS = {
+    "mlflow": {"flows/tracking.py"},
+    "prefect": {"flows/pipeline.py"},
+    "dvc": {"flows/graph.py"},
+    "lightning": set(),  # a second namespace of pytorch_lightning's: isinstance fails across the two
+    "pytorch_lightning": {"lightning_modules/classifier.py", "lightning_modules/fit.py"},
+}
+
+# What a stage may import without naming it in its `deps`, since it cannot change the stage's result.
+NO_RESULT = {
+    "flows/__init__.py": "holds a docstring",
+    "flows/console.py": "how a command ends",
+    "flows/orphan.py": "ends a stage whose DVC is gone",
+    "flows/params.py": "reads params.yaml; what it read is among the stage's `params`",
+    "flows/progress.py": "shows",
+    "flows/project.py": "where things lie; DVC names the same places in `outs`",
+    "flows/tracking.py": "tells MLflow what was measured",
+    "lightning_modules/__init__.py": "holds a docstring",
+    "lightning_modules/errors.py": "how a stage fails",
+    "lightning_modules/known.py": "names that are allowed; the tests hold it to the code",
+}
+# Of a trained network: when one of these changes, so do the weights, which evaluate and ensemble depend on.
+IN_THE_WEIGHTS = {
+    "lightning_modules/activations.py",
+    "lightning_modules/images.py",
+    "lightning_modules/initializers.py",
+    "lightning_modules/networks.py",
+}
+
+
+def name_of(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+def imported(file: Path) -> set[str]:
+    """Dotted names that a file imports anywhere, inside of functions too; "from a import b" gives a and a.b."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name_of(file)}: imports are absolute"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def tops(file: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imported(file)}
+
+
+def files_of(names: set[str]) -> set[Path]:
+    """The files of this project among dotted names, with the packages they lie in."""
+    found = set()
+    for name in names:
+        path = ROOT.joinpath(*name.split("."))
+        if name.partition(".")[0] in PACKAGES:
+            found |= {file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()}
+    return found
+
+
+def reached(file: Path) -> set[Path]:
+    """All files of this project that a file imports, directly or not."""
+    found, new = set(), {file}
+    while new:
+        found |= new
+        new = {other for one in new for other in files_of(imported(one))} - found
+    return found
+
+
+def test_there_is_something_to_walk():
+    assert {"flows/train.py", "flows/tracking.py", "lightning_modules/fit.py"} <= {name_of(file) for file in FILES}
+    # A lazy import inside of a function is seen.
+    assert "lightning_modules/weights.py" in {name_of(file) for file in reached(ROOT / "flows/train.py")}
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.parent.name == "lightning_modules"], ids=name_of)
+def test_what_is_learned_knows_no_workflow(file):
+    assert tops(file) - set(sys.stdlib_module_names) <= LEARNING
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_nothing_imports_tests_or_benchmarks(file):
+    assert not tops(file) & {"tests", "benchmarks", "conftest"}
+
+
+@pytest.mark.parametrize("package", KEEPERS)
+def test_who_alone_may_import(package):
+    importers = {name_of(file) for file in FILES if package in tops(file)}
+    assert importers <= KEEPERS[package]
+
+
+def test_what_reads_params_yaml_does_not_wait_for_torch():
+    for name in ("flows/params.py", "flows/check.py", "flows/cli.py"):
+        reachable = set().union(*(tops(file) for file in reached(ROOT / name)))
+        assert not reachable & {"torch", "numpy", "pytorch_lightning", "mlflow", "prefect", "dvc"}, name
+
+
+def stages() -> dict[str, dict]:
+    given = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    return {name: stage.get("do", stage) for name, stage in given.items()}
+
+
+def module_of(stage: dict) -> Path:
+    python, m, module, *_ = stage["cmd"].split()
+    assert (python, m) == ("python", "-m")
+    return ROOT.joinpath(*module.split(".")).with_suffix(".py")
+
+
+def code_deps(stage: dict) -> set[str]:
+    return {dep for dep in stage["deps"] if dep.endswith(".py")}
+
+
+@pytest.mark.parametrize("name", stages())
+def test_a_stage_depends_on_all_code_that_can_change_its_result(name):
+    stage = stages()[name]
+    needed = {name_of(file) for file in reached(module_of(stage))} - set(NO_RESULT)
+    if name in ("evaluate", "ensemble"):
+        assert any(dep.startswith("models/") for dep in stage["deps"])
+        needed -= IN_THE_WEIGHTS
+    missing = needed - code_deps(stage)
+    if name == "check":  # it has no other result than what params.py says
+        missing -= {"flows/check.py"}
+    assert not missing, f"dvc.yaml: {name} lacks the deps {', '.join(sorted(missing))}"
+
+
+@pytest.mark.parametrize("name", stages())
+def test_a_stage_depends_on_no_code_that_it_does_not_use(name):
+    stage = stages()[name]
+    for dep in code_deps(stage):
+        assert (ROOT / dep).is_file(), dep
+    assert code_deps(stage) <= {name_of(file) for file in reached(module_of(stage))}
+
+
+def test_the_weights_change_when_the_network_does():
+    assert code_deps(stages()["train"]) >= IN_THE_WEIGHTS
+
+
+def test_no_reason_is_given_for_a_file_that_is_gone():
+    assert all((ROOT / name).is_file() for name in NO_RESULT)

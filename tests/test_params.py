@@ -1,0 +1,337 @@
+"""params.yaml: what is shipped is right, and whatever is wrong is said in a sentence that tells what would be right."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows import params
+from flows.params import parse
+from lightning_modules import known
+from lightning_modules.errors import DivergedError, InputError
+
+SHIPPED = Path(__file__).resolve().parents[1] / "params.yaml"
+MISSING = object()
+
+
+@pytest.fixture
+def content() -> dict:
+    return yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+
+
+def put(content: dict, key: str, value: object) -> dict:
+    """The content with another value at a dotted key, or without the key."""
+    content = copy.deepcopy(content)
+    section = content
+    *path, last = key.split(".")
+    for part in path:
+        section = section[part]
+    if value is MISSING:
+        del section[last]
+    else:
+        section[last] = value
+    return content
+
+
+def refusal(content: dict, key: str, value: object) -> str:
+    with pytest.raises(InputError) as error:
+        parse(put(content, key, value))
+    return str(error.value)
+
+
+def test_what_is_shipped_is_valid(content):
+    shipped = parse(content)
+    assert shipped.dataset == "digits"
+    assert set(shipped.data) == set(params.DATASETS)
+    assert shipped.feed == shipped.data["digits"]
+    assert list(shipped.members) == list(content["members"])
+    assert shipped == params.read(SHIPPED)
+
+
+@pytest.mark.parametrize("dataset", params.DATASETS)
+def test_moving_to_another_dataset_is_one_word(content, dataset):
+    assert parse(put(content, "dataset", dataset)).feed.epochs == content["data"][dataset]["epochs"]
+
+
+def test_the_comments_name_what_is_known():
+    text = SHIPPED.read_text(encoding="utf-8")
+    for names in (params.DATASETS, known.AUGMENTATIONS, known.SCHEDULES):
+        line = next(line for line in text.splitlines() if all(name in line for name in names))
+        assert "|" in line
+
+
+# The key as it is said, and words that have to be in the sentence: what is wrong and what would be right.
+NAMES = [
+    ("dataset", "minst", ["dataset", '"minst"', 'Did you mean "mnist"?', "Known: blobs, cifar10, digits"]),
+    ("members.mlp.network.name", "mpl", ["members.mlp.network.name", '"mpl"', '"mlp"?', "Known: cnn, mlp, resnet"]),
+    ("members.mlp.optimizer.name", "adamm", ["members.mlp.optimizer.name", '"adamm"', '"adam"?', "Known: adadelta,"]),
+    ("members.mlp.initializer", "xavier", ["members.mlp.initializer", '"xavier_', "Known: he_normal,"]),
+    ("members.mlp.activation", "rleu", ["members.mlp.activation", '"rleu"', '"relu"?', "Known: celu,"]),
+    ("members.mlp.schedule", "cosin", ["members.mlp.schedule", '"cosine"?', "Known: constant, cosine, linear"]),
+    ("data.digits.augment", "shfit", ["data.digits.augment", '"shift"?', "Known: flip, none, shift, shift_flip"]),
+    ("ensemble.methods", ["softvote"], ["ensemble.methods", '"softvote"', '"soft_vote"?', "Known: hard_vote,"]),
+    ("ensemble.select_by", "nl", ["ensemble.select_by", "'nl'", "'nll' or 'accuracy'"]),
+    ("training.monitor", "acc", ["training.monitor", "'acc'", "'nll' or 'accuracy'"]),
+    ("training.precision", "fp16", ["training.precision", "'fp16'", "'auto', 'float32' or 'bfloat16'"]),
+    ("training.accelerator", "cuda", ["training.accelerator", "'cuda'", "'auto', 'cpu' or 'gpu'"]),
+]
+
+KEYS = [
+    ("sed", 1, ['unknown key "sed"', 'Did you mean "seed"?', "Known: data, dataset, ensemble, members, seed"]),
+    ("data.digits.epoch", 3, ['"data.digits.epoch"', 'Did you mean "data.digits.epochs"?', "data.digits.batch_size"]),
+    ("data.cifar100", {}, ["data.cifar100", 'Did you mean "cifar10"?']),
+    ("training.thread", 2, ['"training.thread"', '"training.threads"?', "training.precision"]),
+    ("ensemble.method", "x", ['"ensemble.method"', '"ensemble.methods"?', "ensemble.select_by"]),
+    ("members.mlp.dropuot", 0.1, ['"members.mlp.dropuot"', '"members.mlp.dropout"?', "members.mlp.label_smoothing"]),
+    ("members.mlp.network.hiden", [3], ["members.mlp.network", '"hiden"', '"hidden"?', "Known: hidden"]),
+    (
+        "members.mlp.optimizer.beta",
+        1,
+        ["members.mlp.optimizer", '"beta"', '"betas"?', "Known: amsgrad, betas, eps, lr"],
+    ),
+    (1, 1, ['unknown key "1"', "Known: data, dataset"]),
+]
+
+NUMBERS = [
+    ("members.mlp.dropout", 1.5, ["members.mlp.dropout is 1.5", "less than 1"]),
+    ("members.mlp.dropout", -0.1, ["members.mlp.dropout is -0.1", "greater than or equal to 0"]),
+    ("members.mlp.dropout", float("nan"), ["members.mlp.dropout is nan"]),
+    ("members.mlp.dropout", "much", ["members.mlp.dropout is 'much'", "a number"]),
+    ("members.mlp.dropout", True, ["members.mlp.dropout is True", "a number"]),
+    ("members.mlp.label_smoothing", 1, ["members.mlp.label_smoothing is 1", "less than 1"]),
+    ("members.mlp.optimizer.lr", 0, ["members.mlp.optimizer.lr is 0", "greater than 0"]),
+    ("members.mlp.optimizer.lr", "fast", ["members.mlp.optimizer.lr is 'fast'", "a number"]),
+    ("members.mlp.optimizer.lr", float("inf"), ["members.mlp.optimizer.lr is inf", "finite"]),
+    ("members.mlp.optimizer.lr", True, ["members.mlp.optimizer.lr is True", "a number"]),
+    ("members.mlp.optimizer.weight_decay", -1, ["members.mlp.optimizer.weight_decay is -1", "equal to 0"]),
+    (
+        "members.mlp.optimizer.betas",
+        [0.9, "x"],
+        ["members.mlp.optimizer", "betas is [0.9, 'x']", "a list of 2 numbers"],
+    ),
+    ("members.mlp.optimizer.betas", 0.9, ["members.mlp.optimizer", "betas is 0.9", "a list of 2 numbers"]),
+    ("members.mlp.optimizer.betas", [0.9, None], ["members.mlp.optimizer", "betas", "a list of 2 numbers"]),
+    ("members.mlp.optimizer.eps", "tiny", ["members.mlp.optimizer", "eps is 'tiny'", "a number"]),
+    ("members.mlp.optimizer.eps", [1], ["members.mlp.optimizer", "eps is [1]", "a number"]),
+    ("members.mlp.optimizer.eps", float("nan"), ["members.mlp.optimizer", "eps is nan", "a number"]),
+    ("members.mlp.optimizer.amsgrad", 3, ["members.mlp.optimizer", "amsgrad is 3", "true or false"]),
+    ("members.mlp.network.hidden", [8, 0], ["members.mlp.network", "hidden is [8, 0]", "a list of positive integers"]),
+    ("members.mlp.network.hidden", 8, ["members.mlp.network", "hidden is 8", "a list of positive integers"]),
+    ("members.cnn.network.channels", [8], ["members.cnn.network", "channels is [8]", "5 sizes"]),
+    ("members.cnn.network.hidden", 0.5, ["members.cnn.network", "hidden is 0.5", "a positive integer"]),
+    ("members.mlp.replicas", 0, ["members.mlp.replicas is 0", "greater than or equal to 1"]),
+    ("members.mlp.replicas", 1.5, ["members.mlp.replicas is 1.5", "a whole number"]),
+    ("members.mlp.replicas", True, ["members.mlp.replicas is True", "a number"]),
+    ("seed", True, ["seed is True", "a number"]),
+    ("seed", -1, ["seed is -1", "greater than or equal to 0"]),
+    ("seed", "x", ["seed is 'x'", "a whole number"]),
+    ("data.digits.test", 2, ["data.digits.test is 2", "official or a fraction between 0 and 1"]),
+    ("data.digits.test", 0, ["data.digits.test is 0", "official or a fraction between 0 and 1"]),
+    ("data.digits.test", "offical", ["data.digits.test is 'offical'", "official or a fraction between 0 and 1"]),
+    ("data.digits.test", True, ["data.digits.test is True", "official or a fraction between 0 and 1"]),
+    ("data.digits.validation", 0, ["data.digits.validation is 0", "greater than 0"]),
+    ("data.digits.validation", 1, ["data.digits.validation is 1", "less than 1"]),
+    ("data.digits.epochs", 0, ["data.digits.epochs is 0", "equal to 1"]),
+    ("data.digits.batch_size", 0.5, ["data.digits.batch_size is 0.5", "a whole number"]),
+    ("training.threads", 0, ["training.threads is 0", "equal to 1"]),
+    ("training.deterministic", 3, ["training.deterministic is 3", "true or false"]),
+]
+
+SHAPES = [
+    ("members", {}, ["members is empty", "name at least one"]),
+    ("members", None, ["members is empty", "a mapping of keys to values"]),
+    ("members", ["mlp"], ["members is ['mlp']", "a mapping of keys to values"]),
+    ("members.mlp", None, ["members.mlp is empty", "a mapping of keys to values"]),
+    ("members.mlp.network", "mlp", ["members.mlp.network is 'mlp'", "a mapping of keys to values"]),
+    ("members.mlp.network", {}, ["members.mlp.network.name is missing"]),
+    ("members.mlp.optimizer", {"name": "adam"}, ["members.mlp.optimizer.lr is missing"]),
+    ("members.mlp.network", MISSING, ["members.mlp.network is missing"]),
+    ("seed", MISSING, ["seed is missing"]),
+    ("dataset", None, ["dataset is empty", "a name"]),
+    ("data.digits", None, ["data.digits is empty", "a mapping of keys to values"]),
+    ("data.digits.test", MISSING, ["data.digits.test is missing"]),
+    ("training", 3, ["training is 3", "a mapping of keys to values"]),
+    ("ensemble.methods", [], ["ensemble.methods is empty", "name at least one"]),
+    ("ensemble.methods", "soft_vote", ["ensemble.methods is 'soft_vote'", "a list"]),
+]
+
+ACROSS = [
+    ("data.digits", MISSING, ["data.digits is missing", "dataset is digits"]),
+    (
+        "members.ensemble",
+        {"network": {"name": "mlp"}, "optimizer": {"name": "sgd", "lr": 1}},
+        ["members.ensemble", "taken"],
+    ),
+    ("ensemble.methods", ["soft_vote", "soft_vote"], ["ensemble.methods", "twice"]),
+    ("data.digits.test", "official", ["data.digits.test is official", "no official test split", "0.2"]),
+    ("data.mnist.test", 0.2, ["data.mnist.test has to be official"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [pytest.param(*case, id=f"{case[0]}={case[1]}"[:60]) for case in NAMES + KEYS + NUMBERS + SHAPES + ACROSS],
+)
+def test_bad_input_is_one_sentence_that_says_what_would_be_right(content, key, value, words):
+    if isinstance(key, int):
+        with pytest.raises(InputError) as error:
+            parse(content | {key: value})
+        said = str(error.value)
+    else:
+        said = refusal(content, key, value)
+    for word in words:
+        assert word in said
+    # One sentence, in the words of the file and not of Python's libraries.
+    assert said.startswith("params.yaml: ")
+    assert said.count("params.yaml") == 1
+    assert "\n" not in said
+    for jargon in ("Dictionary", "instance", "Input", "pydantic", "validation,", "literal", "constrained", "pattern"):
+        assert jargon not in said
+
+
+@pytest.mark.parametrize(
+    "name", ["Mlp", "7", "-mlp", "my member", "../mlp", "mlp.v2", "mlp/a", "", "mlp\n", "é", 7, None]
+)
+def test_a_member_name_that_is_no_file_name_is_told_which_characters_are_right(content, name):
+    content["members"][name] = content["members"]["mlp"]
+    with pytest.raises(InputError, match="lower-case letters, digits") as error:
+        parse(content)
+    assert f"members.{name}" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a", "mlp-2", "wide_mlp", "network", "data", "float", "literal"])
+def test_any_other_member_name_will_do_and_its_keys_are_told_as_they_are(content, name):
+    content["members"][name] = copy.deepcopy(content["members"]["mlp"])
+    assert name in parse(content).members
+    said = refusal(content, f"members.{name}.dropuot", 0)
+    assert f'Did you mean "members.{name}.dropout"?' in said
+    assert f"members.{name}.replicas" in said
+
+
+def test_two_mistakes_are_told_at_once(content):
+    said = refusal(put(content, "members.mlp.dropout", 2), "sed", 1)
+    assert "members.mlp.dropout is 2" in said
+    assert '"sed"' in said
+
+
+@pytest.mark.parametrize("name", known.OPTIMIZERS)
+def test_every_optimizer_takes_its_defaults_and_no_others(content, name):
+    settings = {"name": name, "lr": 0.1, **known.OPTIMIZERS[name]}
+    optimizer = parse(put(content, "members.mlp.optimizer", settings)).member("mlp").optimizer
+    assert optimizer.model_dump() == settings | {"weight_decay": 0.0}
+    assert "unknown setting" in refusal(content, "members.mlp.optimizer", settings | {"speed": 1})
+    for key, value in known.OPTIMIZERS[name].items():
+        wrong = "x" if not isinstance(value, list) else ["x"] * len(value)
+        assert f"{key} is " in refusal(content, "members.mlp.optimizer", settings | {key: wrong})
+
+
+def test_what_yaml_reads_as_a_string_becomes_a_float(content):
+    assert yaml.safe_load("1e-3") == "1e-3"
+    settings = {"name": "adamw", "lr": "1e-3", "weight_decay": "1e-2", "eps": "1e-8", "betas": ["9e-1", 0.99]}
+    content = put(put(content, "members.mlp.optimizer", settings), "members.mlp.dropout", "1e-1")
+    member = parse(put(content, "data.digits.test", "2e-1")).member("mlp")
+    assert member.optimizer.model_dump() == {
+        "name": "adamw", "lr": 0.001, "weight_decay": 0.01, "eps": 1e-8, "betas": [0.9, 0.99],
+    }  # fmt: skip
+    assert member.dropout == 0.1
+    assert parse(put(content, "data.digits.test", "2e-1")).feed.test == 0.2
+
+
+@pytest.mark.parametrize("name", known.NETWORKS)
+def test_a_networks_settings_are_completed_with_their_defaults(content, name):
+    network = parse(put(content, "members.mlp.network", {"name": name})).member("mlp").network
+    assert network.model_dump() == {"name": name, **known.NETWORKS[name]}
+
+
+def test_an_unknown_member_is_told_the_known_ones(content):
+    with pytest.raises(InputError, match=r'unknown member "mpl"\. Did you mean "mlp"\? Known: cnn, mlp'):
+        parse(content).member("mpl")
+
+
+def test_params_cannot_be_changed(content):
+    with pytest.raises(ValueError, match="frozen"):
+        parse(content).seed = 1
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("", "empty"), ("- a\n- b\n", "no mapping"), ("a: [1\n", "no valid YAML"), ("a: b: c\n", "no valid YAML")],
+)
+def test_a_file_that_is_no_mapping_is_told_in_one_line(tmp_path, text, word):
+    file = tmp_path / "params.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=word) as error:
+        params.read(file)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_text_or_not_there(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        params.read(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="no valid YAML"):
+        params.read(tmp_path / "params.yaml")
+
+
+def check(folder: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "flows.check"], cwd=folder, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SHIPPED.parent), *sys.path])},
+    )  # fmt: skip
+
+
+def test_the_command_says_what_it_read(project):
+    done = check(project)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "dataset digits, members mlp, cnn" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("dataset: digits ", "dataset: digit ", ['unknown dataset "digit"', '"digits"?']),
+        ("dropout: 0.3", "dropout: 1.5", ["members.mlp.dropout is 1.5"]),
+        ("lr: 0.001", "lr: fast", ["members.mlp.optimizer.lr is 'fast'"]),
+        ("seed: 0 ", "sed: 0 ", ['unknown key "sed"', "seed is missing"]),
+        ("members: ", "members: {} #", ["params.yaml is no valid YAML"]),
+    ],
+)
+def test_the_command_ends_with_2_and_one_line(project, before, after, words):
+    file = project / "params.yaml"
+    text = file.read_text(encoding="utf-8")
+    assert before in text
+    file.write_text(text.replace(before, after), encoding="utf-8")
+    done = check(project)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("trainyard: ")
+    assert len(done.stderr.splitlines()) == 1
+    for word in words:
+        assert word in done.stderr
+
+
+def test_the_command_outside_of_a_project(tmp_path):
+    done = check(tmp_path)
+    assert done.returncode == 2
+    assert "inside a Trainyard project" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("error", "code"), [(InputError("no"), 2), (DivergedError("nan"), 1)])
+def test_every_command_ends_bad_input_with_2_and_a_failed_training_with_1(error, code, capsys, monkeypatch):
+    import click
+
+    from flows.console import run
+
+    @click.command()
+    def command():
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["trainyard"])
+    with pytest.raises(SystemExit) as end:
+        run(command)
+    assert end.value.code == code
+    assert capsys.readouterr().err == f"trainyard: {error}\n"

@@ -1,0 +1,238 @@
+"""The whole pipeline in a clone, as a user runs it: through DVC, killed half-way, and in parallel with Prefect."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from conftest import ROOT, edit, environment, shrink, soon
+
+SOURCES = (".dvc", ".dvcignore", ".gitignore", "dvc.yaml", "flows", "lightning_modules", "params.yaml")
+STAGES = ["check", "download", "train@small", "train@wide", "evaluate", "ensemble"]
+
+
+def command(folder: Path, *arguments: str, code: int | None = 0, **env: str) -> str:
+    """What `python -m ARGUMENTS` says, in the folder."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=folder, env=environment(PYTHONPATH="", **env), text=True, timeout=280,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert code is None or done.returncode == code, done.stdout
+    return done.stdout
+
+
+def dvc(folder: Path, *arguments: str, code: int | None = 0) -> str:
+    return command(folder, "dvc", *arguments, code=code)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True, text=True).stdout
+
+
+def copy_of_sources(folder: Path) -> Path:
+    """What a clone has, and no more, with small params; its sizes are those of a training that can be killed."""
+    not_tracked = shutil.ignore_patterns("__pycache__", "tmp", "cache", "config.local")
+    for name in SOURCES:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target, ignore=not_tracked)
+        else:
+            shutil.copy(ROOT / name, target)
+    for description in (ROOT / "sources").glob("*/source.yaml"):
+        target = folder / "sources" / description.parent.name
+        target.mkdir(parents=True)
+        shutil.copy(description, target)
+
+    def change(content: dict) -> None:
+        shrink(content)
+        content["data"]["digits"]["epochs"] = 80
+
+    edit(folder, change)
+    return folder
+
+
+def clone(folder: Path) -> Path:
+    copy_of_sources(folder)
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "a clone")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done_once(tmp_path_factory) -> tuple[Path, str]:
+    """A clone, in a path with a space, after `dvc repro` from nothing; and what that said."""
+    folder = clone(tmp_path_factory.mktemp("repro") / "a clone")
+    return folder, dvc(folder, "repro")
+
+
+@pytest.fixture
+def done(done_once) -> Path:
+    """To look at, not to change."""
+    return done_once[0]
+
+
+@pytest.fixture
+def changeable(done, tmp_path) -> Path:
+    """A copy of it whose MLflow store is empty: stores know their own place."""
+    folder = tmp_path / "a copy"
+    shutil.copytree(done, folder, ignore=shutil.ignore_patterns("mlflow.db*", "mlartifacts"))
+    return folder
+
+
+@pytest.fixture
+def untrained(changeable) -> Path:
+    """A copy with its dataset and nothing that was made of it, also not in DVC's cache."""
+    shutil.rmtree(changeable / "models")
+    shutil.rmtree(changeable / ".dvc" / "cache")
+    return changeable
+
+
+def ran(said: str) -> list[str]:
+    return [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage '")]
+
+
+def lock(folder: Path) -> dict:
+    return yaml.safe_load((folder / "dvc.lock").read_text())
+
+
+def weights(folder: Path, member: str) -> bytes:
+    return (folder / "models" / "digits" / member / "weights.safetensors").read_bytes()
+
+
+def test_from_nothing_every_stage_runs_once_and_then_none(done_once):
+    done, said = done_once
+    assert sorted(ran(said)) == sorted(STAGES)
+    assert "cannot be used" not in said
+    assert "registered: digits version 1, challenger and champion" in said
+    again = dvc(done, "repro")
+    assert ran(again) == []
+    assert "Data and pipelines are up to date." in again
+    assert "up to date" in dvc(done, "status")
+    assert git(done, "status", "--porcelain").split() in (["??", "dvc.lock", "??", "metrics/"], ["??", "dvc.lock"])
+
+
+def test_metrics_are_shown_by_dvc(done):
+    shown = dvc(done, "metrics", "show", "--md")
+    for name in ("small", "wide", "ensemble"):
+        assert name in shown
+    assert "test.accuracy" in shown
+
+
+def test_runs_name_the_commit_the_stage_and_the_data(done, monkeypatch):
+    from flows import tracking
+
+    monkeypatch.chdir(done)
+    client = tracking.connect()
+    commit = git(done, "rev-parse", "HEAD").strip()
+    data = next(out["md5"] for out in lock(done)["stages"]["download"]["outs"])
+    found = client.search_runs([tracking.experiment(client, "digits")])
+    assert len(found) == 6
+    for run in found:
+        name = run.info.run_name
+        assert run.data.tags["mlflow.source.git.commit"] == commit
+        assert run.data.tags["trainyard.git_dirty"] == "false"
+        assert run.data.tags["trainyard.data_hash"] == data
+        stage = "ensemble" if name == "ensemble" else f"train@{name.partition('-')[0]}"
+        assert run.data.tags["trainyard.dvc_stage"].endswith(stage)
+
+
+def test_a_changed_member_and_a_new_one_are_trained_alone(changeable):
+    before = weights(changeable, "small")
+
+    def change(content: dict) -> None:
+        content["members"]["wide"]["dropout"] = 0.1
+        content["members"]["new"] = content["members"]["wide"] | {"dropout": 0.2}
+        content["data"]["mnist"] = content["data"]["digits"] | {"test": "official"}
+
+    edit(changeable, change)
+    said = dvc(changeable, "repro", "train")
+    assert ran(said) == ["train@wide", "train@new"]
+    assert weights(changeable, "small") == before
+    assert (changeable / "models" / "digits" / "new" / "member.json").exists()
+
+
+def test_data_that_was_changed_behind_dvcs_back_is_refused_by_a_stage_and_restored_by_repro(changeable):
+    file = changeable / "data" / "digits" / "train_images.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 255
+    file.chmod(0o644)
+    file.write_bytes(content)
+    said = command(changeable, "flows.train", "small", code=2, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert said.count("\n") == 1
+    assert "data/digits/train_images.npy is not what dataset.json says (changed or damaged)" in said
+    dvc(changeable, "repro", "download")
+    content[-1] ^= 255
+    assert file.read_bytes() == content
+    assert "up to date" in dvc(changeable, "status")
+
+
+def test_track_logs_what_an_outage_kept_back(changeable, monkeypatch):
+    from flows import tracking
+
+    said = command(changeable, "flows.track")
+    assert "wide: in sqlite:///" in said
+    monkeypatch.chdir(changeable)
+    assert tracking.champion("digits")["version"] == "1"
+    client = tracking.connect()
+    assert len(client.search_runs([tracking.experiment(client, "digits")])) == 6
+    edit(changeable, lambda content: content.update(seed=1))
+    assert "stale: " in command(changeable, "flows.track")
+
+
+def processes_in(folder: Path) -> list[psutil.Process]:
+    """Of stages: DVC leaves a daemon for its own housekeeping."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            inside = Path(process.cwd()) == folder and process.status() != psutil.STATUS_ZOMBIE
+            if inside and any(word.startswith("flows.") for word in process.cmdline()):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_repro_leaves_no_result_and_goes_on_to_the_same_weights(done, untrained, number):
+    repro = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "train@small"], cwd=untrained, env=environment(PYTHONPATH=""),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    unfinished = untrained / ".trainyard" / "unfinished" / "digits" / "small"
+    assert soon(lambda: any(unfinished.glob("*/replica-0.ckpt")))
+    repro.send_signal(number)
+    repro.wait(30)
+    assert soon(lambda: not processes_in(untrained), 15)
+    assert not [file for file in (untrained / "models").rglob("*") if file.is_file() and file.name != ".gitignore"]
+    assert any(unfinished.glob("*/replica-*")), "it was finished before it was killed: more epochs are needed"
+    said = dvc(untrained, "repro", "train@small")
+    assert ran(said) == ["train@small"]
+    assert weights(untrained, "small") == weights(done, "small")
+    assert not unfinished.exists()
+    assert lock(untrained)["stages"]["train@small"] == lock(done)["stages"]["train@small"]
+
+
+def test_the_pipeline_in_parallel_leaves_the_same_lock(done, tmp_path):
+    folder = clone(tmp_path / "a clone")
+    said = command(folder, "flows.pipeline", "--workers", "2")
+    assert "soft_vote" in said
+    assert lock(folder) == lock(done)
+    assert "up to date" in dvc(folder, "status")
+    assert ran(dvc(folder, "repro")) == []
+
+
+def test_a_copy_that_is_no_repository_works(tmp_path):
+    folder = copy_of_sources(tmp_path / "a copy")
+    dvc(folder, "config", "--local", "core.no_scm", "true")
+    said = dvc(folder, "repro", "train@wide")
+    assert ran(said) == ["download", "train@wide"]
+    assert weights(folder, "wide")
+    assert not os.path.lexists(folder / ".git")

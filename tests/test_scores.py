@@ -1,0 +1,123 @@
+"""Scores against values computed by hand and by scikit-learn."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics
+
+from lightning_modules import scores
+
+
+def logs(rows) -> torch.Tensor:
+    return torch.tensor(rows).log()
+
+
+@pytest.fixture(scope="module")
+def guesses():
+    """Log-probabilities, images × classes, half right, and labels; class 3 is never predicted, class 4 never occurs."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(4, (300,), generator=draw)
+    raw = torch.randn(300, 5, generator=draw) + torch.nn.functional.one_hot(labels, 5)
+    raw[:, 3] -= 20
+    return raw.log_softmax(1), labels
+
+
+def test_by_hand():
+    predicted = logs([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.2, 0.2, 0.6]])
+    numbers = scores.score(predicted, torch.tensor([0, 1, 2, 2]))
+    assert numbers["accuracy"] == 0.75
+    assert numbers["nll"] == pytest.approx(-(math.log(0.7) + math.log(0.8) + math.log(0.2) + math.log(0.6)) / 4)
+    brier = (0.09 + 0.04 + 0.01) + (0.01 + 0.04 + 0.01) + (0.25 + 0.09 + 0.64) + (0.04 + 0.04 + 0.16)
+    assert numbers["brier"] == pytest.approx(brier / 4)
+    # Each image is alone in its bin of confidence.
+    assert numbers["ece"] == pytest.approx((0.3 + 0.2 + 0.5 + 0.4) / 4, abs=1e-6)
+
+
+def test_as_scikit_learn(guesses):
+    predicted, labels = guesses
+    numbers = scores.score(predicted, labels)
+    probabilities = predicted.exp().double().numpy()
+    probabilities /= probabilities.sum(1, keepdims=True)
+    assert numbers["accuracy"] == pytest.approx(metrics.accuracy_score(labels, predicted.argmax(1)))
+    assert numbers["nll"] == pytest.approx(metrics.log_loss(labels, probabilities, labels=range(5)), rel=1e-6)
+    per_image = (probabilities - np.eye(5)[labels]) ** 2
+    assert numbers["brier"] == pytest.approx(per_image.sum(1).mean(), rel=1e-6)
+
+
+def test_scores_are_plain_floats(guesses):
+    assert all(type(value) is float for value in scores.score(*guesses).values())
+    for numbers in scores.per_class(*guesses, list("abcde")).values():
+        assert all(type(value) is float for value in numbers.values())
+
+
+def test_the_certain_and_right_are_perfect_and_the_certain_and_wrong_worst():
+    predicted = torch.eye(3).clamp_min(1e-30).log()
+    right = scores.score(predicted, torch.tensor([0, 1, 2]))
+    assert right == pytest.approx({"accuracy": 1.0, "nll": 0.0, "brier": 0.0, "ece": 0.0}, abs=1e-6)
+    wrong = scores.score(predicted, torch.tensor([1, 2, 0]))
+    assert wrong == pytest.approx({"accuracy": 0.0, "nll": 30 * math.log(10), "brier": 2.0, "ece": 1.0}, rel=1e-5)
+
+
+def test_who_knows_nothing_scores_as_a_guess():
+    labels = torch.arange(4).repeat(25)
+    numbers = scores.score(torch.full((100, 4), 0.25).log(), labels)
+    assert numbers["nll"] == pytest.approx(math.log(4))
+    assert numbers["brier"] == pytest.approx(0.75)
+    assert numbers["ece"] == pytest.approx(0.0, abs=1e-6)
+
+
+def confident(confidence: float, right: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`count` images of class 0, which `right` of them are given with the confidence, the others class 1."""
+    row = [confidence, 1 - confidence]
+    return logs([row] * right + [row[::-1]] * (count - right)), torch.zeros(count, dtype=torch.long)
+
+
+def test_the_calibration_error_of_a_perfectly_calibrated_classifier_is_zero():
+    parts = [confident(0.6, 6, 10), confident(0.9, 9, 10), confident(0.75, 15, 20)]
+    predicted, labels = (torch.cat(values) for values in zip(*parts))
+    assert scores.score(predicted, labels)["ece"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_calibration_error_of_an_overconfident_classifier_is_its_excess():
+    parts = [confident(0.99, 5, 10), confident(0.7, 18, 30)]
+    predicted, labels = (torch.cat(values) for values in zip(*parts))
+    expected = 0.25 * (0.99 - 0.5) + 0.75 * (0.7 - 0.6)
+    assert scores.score(predicted, labels)["ece"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_reliability_table_adds_up_to_the_calibration_error(guesses):
+    predicted, labels = guesses
+    rows = scores.reliability(predicted, labels)
+    assert sum(row["count"] for row in rows) == 300
+    assert 1 < len(rows) <= scores.BINS
+    assert [row["confidence"] for row in rows] == sorted(row["confidence"] for row in rows)
+    numbers = scores.score(predicted, labels)
+    ece = sum(row["count"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / 300
+    assert ece == pytest.approx(numbers["ece"], abs=1e-6)
+    accuracy = sum(row["count"] * row["accuracy"] for row in rows) / 300
+    assert accuracy == pytest.approx(numbers["accuracy"], abs=1e-6)
+
+
+def test_per_class_as_scikit_learn(guesses):
+    predicted, labels = guesses
+    table = scores.per_class(predicted, labels, list("abcde"))
+    assert list(table) == list("abcde")
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+        labels, predicted.argmax(1), labels=range(5), zero_division=0
+    )
+    for number, name in enumerate("abcde"):
+        expected = {"precision": precision[number], "recall": recall[number], "f1": f1[number]}
+        assert table[name] == pytest.approx(expected, abs=1e-6)
+    assert table["d"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+
+
+def test_disagreement_is_the_share_of_different_first_choices():
+    choices = torch.tensor([[0, 1, 2, 0], [0, 1, 0, 1], [0, 2, 2, 0]])
+    predicted = (torch.nn.functional.one_hot(choices, 3) * 3.0).log_softmax(2)
+    assert scores.disagreement(predicted) == pytest.approx((2 + 1 + 3) / 12)
+    assert scores.disagreement(predicted[[2, 0, 1]]) == scores.disagreement(predicted)
+    assert scores.disagreement(predicted[:1]) == 0.0
+    assert scores.disagreement(predicted[[0, 0]]) == 0.0
+    assert scores.disagreement(predicted[:, :1]) == 0.0

@@ -1,0 +1,182 @@
+"""Ways to combine networks: an ensemble of one is its member, and nobody's place in the row counts."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_modules import known, networks, scores, voting, weights
+from lightning_modules.voting import VOTES
+
+IMAGES, CLASSES = 200, 4
+
+
+def opinions(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of networks of different skill, networks × images × classes, and labels."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.randint(CLASSES, (IMAGES,), generator=draw)
+    truth = torch.nn.functional.one_hot(labels, CLASSES).float()
+    skill = torch.linspace(0.2, 2.0, count)[:, None, None]
+    noise = torch.randn(count, IMAGES, CLASSES, generator=draw)
+    return (skill * truth + noise).log_softmax(2), labels
+
+
+def equal(count: int) -> torch.Tensor:
+    return torch.full((count,), 1 / count)
+
+
+def nll(log_probabilities: torch.Tensor, labels: torch.Tensor) -> float:
+    return scores.score(log_probabilities, labels)["nll"]
+
+
+def test_the_known_names_are_those_of_the_code():
+    assert set(known.VOTES) == set(VOTES)
+
+
+@pytest.mark.parametrize("method", VOTES)
+def test_a_vote_is_a_log_probability(method):
+    vote = VOTES[method](opinions(3)[0], equal(3))
+    assert vote.shape == (IMAGES, CLASSES)
+    assert vote.isfinite().all()
+    assert vote.exp().sum(1) == pytest.approx(torch.ones(IMAGES), abs=1e-5)
+
+
+@pytest.mark.parametrize("method", VOTES)
+def test_an_ensemble_of_one_equals_its_member(method):
+    alone, labels = opinions(1)
+    vote = VOTES[method](alone, voting.fit_weights(alone, labels))
+    assert torch.equal(vote.argmax(1), alone[0].argmax(1))
+    if method != "hard_vote":
+        assert torch.equal(vote, alone[0])
+
+
+@pytest.mark.parametrize("method", VOTES)
+def test_the_order_of_the_members_is_irrelevant(method):
+    stacked, labels = opinions(4)
+    fitted = voting.fit_weights(stacked, labels)
+    vote = VOTES[method](stacked, fitted)
+    for order in itertools.permutations(range(4)):
+        again = VOTES[method](stacked[list(order)], fitted[list(order)])
+        torch.testing.assert_close(again, vote, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            voting.fit_weights(stacked[list(order)], labels), fitted[list(order)], atol=1e-5, rtol=0
+        )
+
+
+@pytest.mark.parametrize("method", VOTES)
+def test_members_that_agree_decide(method):
+    one = opinions(1)[0]
+    vote = VOTES[method](one.expand(5, -1, -1), equal(5))
+    assert torch.equal(vote.argmax(1), one[0].argmax(1))
+
+
+def test_a_soft_vote_is_the_mean_probability():
+    stacked, _ = opinions(5)
+    torch.testing.assert_close(voting.soft_vote(stacked).exp(), stacked.exp().mean(0))
+    # In double precision it is exact to double precision.
+    torch.testing.assert_close(
+        voting.soft_vote(stacked.double()).exp(), stacked.double().exp().mean(0), atol=1e-15, rtol=0
+    )
+
+
+def test_a_soft_vote_never_has_a_worse_nll_than_its_members_have_on_average():
+    stacked, labels = opinions(5)
+    assert nll(voting.soft_vote(stacked), labels) <= np.mean([nll(one, labels) for one in stacked])
+
+
+def test_a_soft_vote_of_the_certain_and_the_impossible():
+    sure = torch.tensor([[[0.0, -math.inf]], [[-math.inf, 0.0]], [[0.0, -math.inf]]])
+    torch.testing.assert_close(voting.soft_vote(sure).exp(), torch.tensor([[2 / 3, 1 / 3]]))
+
+
+def test_a_weighted_vote_is_the_weighted_mean_probability():
+    stacked, _ = opinions(3)
+    given = torch.tensor([0.5, 0.0, 0.5])
+    expected = (stacked.exp() * given[:, None, None]).sum(0)
+    torch.testing.assert_close(voting.weighted_vote(stacked, given).exp(), expected)
+    torch.testing.assert_close(voting.weighted_vote(stacked, equal(3)), voting.soft_vote(stacked))
+
+
+def test_a_hard_vote_is_the_share_of_first_choices_with_one_vote_for_all():
+    choices = torch.tensor([[0, 1], [0, 2], [1, 2]])  # networks × images
+    stacked = (torch.nn.functional.one_hot(choices, 3) * 5.0).log_softmax(2)
+    third = 1 / 3
+    expected = torch.tensor([[2 + third, 1 + third, third], [third, 1 + third, 2 + third]]) / 4
+    torch.testing.assert_close(voting.hard_vote(stacked).exp(), expected, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("preferred", [0, 1])
+@pytest.mark.parametrize("margin", [0.3, 0.01])
+def test_a_tie_of_a_hard_vote_goes_to_the_better_mean_probability(preferred, margin):
+    other = 1 - preferred
+    sure, unsure = torch.zeros(3), torch.zeros(3)
+    sure[preferred], sure[other] = 0.6 + margin, 0.4 - margin
+    unsure[other], unsure[preferred] = 0.6, 0.4
+    stacked = torch.stack([sure, unsure])[:, None].clamp_min(1e-6).log()
+    assert voting.hard_vote(stacked).argmax(1).tolist() == [preferred]
+
+
+def test_a_majority_wins_however_sure_the_minority_is():
+    many = torch.tensor([0.5001, 0.4999]).log().expand(500, 1, 2)
+    few = torch.tensor([1e-6, 1 - 1e-6]).log().expand(499, 1, 2)
+    assert voting.hard_vote(torch.cat([many, few])).argmax(1).tolist() == [0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_fitted_weights_are_a_mixture(count):
+    fitted = voting.fit_weights(*opinions(count))
+    assert fitted.shape == (count,)
+    assert (fitted >= 0).all()
+    assert fitted.sum().item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fitted_weights_beat_equal_ones_and_the_best_member_where_they_were_fitted(seed):
+    stacked, labels = opinions(5, seed)
+    weighted = nll(voting.weighted_vote(stacked, voting.fit_weights(stacked, labels)), labels)
+    assert weighted <= nll(voting.soft_vote(stacked), labels) + 1e-6
+    assert weighted <= min(nll(one, labels) for one in stacked) + 1e-5
+
+
+def test_fitted_weights_are_the_best_of_a_grid():
+    stacked, labels = opinions(2)
+    fitted = voting.fit_weights(stacked, labels)
+    grid = [torch.tensor([share, 1 - share]) for share in torch.linspace(0, 1, 101)]
+    best = min(grid, key=lambda given: nll(voting.weighted_vote(stacked, given), labels))
+    assert fitted == pytest.approx(best, abs=0.01)
+
+
+def test_a_member_that_knows_nothing_gets_no_weight():
+    stacked, labels = opinions(3)
+    wrong = torch.nn.functional.one_hot((labels + 1) % CLASSES, CLASSES).float().mul(20).log_softmax(1)
+    fitted = voting.fit_weights(torch.cat([stacked, wrong[None]]), labels)
+    assert fitted[3] < 1e-3
+    assert fitted[2] == fitted.max()
+
+
+def test_a_member_that_finds_a_truth_impossible_does_not_spoil_the_weights():
+    stacked, labels = opinions(2)
+    stacked[0, 0] = -math.inf
+    fitted = voting.fit_weights(stacked, labels)
+    assert fitted.isfinite().all()
+    assert fitted.sum().item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", VOTES)
+def test_an_ensemble_agrees_with_the_vote_on_stacked_predictions(method):
+    recipe = {
+        "network": {"name": "mlp", "hidden": [8]}, "activation": "relu", "initializer": "he_normal", "dropout": 0.5,
+    }  # fmt: skip
+    predictors = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        predictors.append(weights.Predictor(networks.build(recipe, (4, 4, 3), CLASSES), [0.5] * 3, [0.2] * 3).eval())
+    images = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), np.uint8)
+    stacked = torch.stack([weights.predict(predictor, images) for predictor in predictors])
+    given = torch.tensor([0.5, 0.2, 0.3]) if method == "weighted_vote" else None
+    ensemble = voting.Ensemble(predictors, method, given).eval()
+    torch.testing.assert_close(weights.predict(ensemble, images), VOTES[method](stacked, given))
+    # Its weights are part of its state.
+    assert ("vote_weights" in ensemble.state_dict()) == (method == "weighted_vote")
