@@ -23,7 +23,8 @@ setup: .venv/ready ## Make .venv with the pinned packages and the project: about
 
 repro: setup ## Run every stage that is stale with dvc repro, then print the results
 	@echo "Running the stages that are stale: dvc repro"
-	@python -m dvc repro
+	@# DVC throws a finished stage away if it cannot have its lock back within 3 s; it is told to wait.
+	@python -m dvc --wait-for-lock repro
 	@echo
 	@python -m flows.results
 	@echo "Look further: make ui (MLflow), make status, dvc plots show, trainyard predict IMAGE"

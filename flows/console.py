@@ -1,11 +1,11 @@
-"""How every command ends: bad input as one sentence and exit code 2, a failed training as one and code 1."""
+"""How every command ends: bad input as one sentence and exit code 2, any other failure foreseen as one and code 1."""
 
 import os
 import sys
 
 import click
 
-from lightning_modules.errors import DivergedError, InputError
+from lightning_modules.errors import DivergedError, InputError, UnavailableError
 
 # Tools that phone home are told not to, before any of them is imported; a user's own setting wins.
 QUIET = {
@@ -29,5 +29,5 @@ def run(command: click.Command) -> None:
         sys.exit(error.exit_code)
     except (InputError, DivergedError) as error:
         click.echo(f"trainyard: {error}", err=True)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+        sys.exit(2 if isinstance(error, InputError) and not isinstance(error, UnavailableError) else 1)
     sys.exit(code if isinstance(code, int) else 0)

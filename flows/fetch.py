@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import click
 
 from flows import project
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, UnavailableError
 
 MIRROR = "TRAINYARD_MIRROR"
 ATTEMPTS = 4
@@ -58,8 +58,8 @@ def read(archive: Archive) -> bytes:
 
     Raises:
         Absent: the file has no official address, and neither cache nor mirror has it.
-        InputError: the mirror cannot be reached or holds another file under this name, or the official host cannot
-            be reached or does not send what it should.
+        UnavailableError: the mirror or the official host cannot be reached.
+        InputError: the mirror holds another file under this name, or the official host does not send what it should.
     """
     cached = cache_file(archive)
     if cached.is_file():
@@ -82,7 +82,7 @@ def read(archive: Archive) -> bytes:
     except Absent as absent:
         raise InputError(f"{absent}; {advice(archive)}") from None
     except Interrupted as interrupted:
-        raise InputError(f"{interrupted}; {advice(archive)}") from None
+        raise UnavailableError(f"{interrupted}; {advice(archive)}") from None
     return read_verified(cached, archive)
 
 
@@ -98,7 +98,7 @@ def from_mirror(mirror: str, archive: Archive) -> bytes:
         try:
             download(f"{mirror.rstrip('/')}/{archive.path}", archive, cache_file(archive))
         except Interrupted as interrupted:
-            raise InputError(f"the mirror that {MIRROR} names does not answer: {interrupted}") from None
+            raise UnavailableError(f"the mirror that {MIRROR} names does not answer: {interrupted}") from None
         return read_verified(cache_file(archive), archive)
     # Not relative to the working folder: DVC runs a queued experiment in a copy of the project somewhere else.
     folder = project.home() / Path(mirror).expanduser()

@@ -1,4 +1,4 @@
-"""The two ways in which a stage ends badly and says so in one sentence."""
+"""The ways in which a stage ends badly and says so in one sentence."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,6 +6,10 @@ from collections.abc import Iterable
 
 class InputError(ValueError):
     """What the user gave cannot be used. The message says what was wrong, what would be right, and where."""
+
+
+class UnavailableError(InputError):
+    """Something outside this machine did not answer: the same attempt may go well later."""
 
 
 class DivergedError(ArithmeticError):

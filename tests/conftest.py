@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Seconds to train, on images that are worth learning: for the tests that need a trained network.
 TINY = {
     "data": {"digits": {"test": 0.2, "validation": 0.15, "batch_size": 64, "epochs": 4, "augment": "none"}},
-    "training": {"early_stopping": 1000, "precision": "float32"},
+    "training": {"early_stopping": 1000, "accelerator": "cpu", "precision": "float32"},
     "members": {
         "small": {"network": {"name": "mlp", "hidden": [16]}, "optimizer": {"name": "adam", "lr": 0.01}, "replicas": 2},
         "wide": {"network": {"name": "mlp", "hidden": [32]}, "optimizer": {"name": "adam", "lr": 0.02}, "replicas": 1},

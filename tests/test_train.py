@@ -140,7 +140,7 @@ def test_a_killed_worker_is_said_and_leaves_no_result(tiny, no_store):
 
 def test_a_killed_training_leaves_no_process_and_no_lock(tiny, no_store):
     # Two finish together, the third one trains: a worker waits for work, and must end as well.
-    only_small(tiny, epochs=30, replicas=3)
+    only_small(tiny, epochs=60, replicas=3)
     process = begin(tiny, MLFLOW_TRACKING_URI=no_store, TRAINYARD_JOBS="2")
     assert soon(lambda: checkpoint(tiny, 2))
     workers = psutil.Process(process.pid).children()
