@@ -107,8 +107,8 @@ def summarize(replicas: list[dict[str, float]]) -> dict[str, float]:
 
 
 def flat(replica: dict[str, dict[str, float]]) -> dict[str, float]:
-    """{"test": {"nll": 1.0}} as MLflow names it: {"test_nll": 1.0}. What is measured of the best epoch on validation
-    has another name than what is measured in every epoch, of which MLflow shows the last."""
+    """{"test": {"nll": 1.0}} as MLflow names it: {"test_nll": 1.0}. The validation scores are those of the best
+    epoch's weights, while `validation_nll` without a prefix is the curve over the epochs."""
     names = {"validation": "best_validation", "test": "test"}
     return {f"{names[split]}_{score}": value for split, numbers in replica.items() for score, value in numbers.items()}
 

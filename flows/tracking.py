@@ -99,7 +99,9 @@ def experiment(client, dataset: str) -> str:
             return found.experiment_id
         local = store().startswith("sqlite:///")
         place = (project.home() / "mlartifacts" / dataset).as_uri() if local else None
-        return client.create_experiment(dataset, artifact_location=place)
+        # The tag makes the UI open on runs and metrics, not on chat traces.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return client.create_experiment(dataset, artifact_location=place, tags=kind)
 
 
 def prepare() -> None:
