@@ -145,8 +145,13 @@ def test_a_killed_training_leaves_no_process_and_no_lock(tiny, no_store):
     assert soon(lambda: checkpoint(tiny, 2))
     workers = psutil.Process(process.pid).children()
     process.kill()
-    process.communicate()
-    assert soon(lambda: not any(worker.is_running() for worker in workers), 10)
+    process.wait()
+    try:
+        assert soon(lambda: not any(worker.is_running() for worker in workers), 10)
+    finally:
+        for worker in filter(psutil.Process.is_running, workers):
+            worker.kill()
+        process.communicate()
     with train.only_one(tiny / ".trainyard" / "unfinished" / "digits" / "small"):
         assert leaves_nothing(tiny)
 
