@@ -22,6 +22,7 @@ setup: .venv/ready ## Make .venv with the pinned packages and the project: about
 	@touch .venv/ready
 
 repro: setup ## Run every stage that is stale with dvc repro, then print the results
+	@python -m flows.check
 	@echo "Running the stages that are stale: dvc repro"
 	@# DVC throws a finished stage away if it cannot have its lock back within 3 s; it is told to wait.
 	@python -m dvc --wait-for-lock repro
@@ -31,7 +32,7 @@ repro: setup ## Run every stage that is stale with dvc repro, then print the res
 
 exp: setup ## Run an experiment with other params: make exp S="dataset=mnist seed=1"
 	@test -n "$(S)" || { echo 'Say what to change: make exp S="members.mlp.dropout=0.2"'; exit 2; }
-	@python -m dvc exp run $(foreach change,$(S),-S "$(change)")
+	@python -m dvc --wait-for-lock exp run $(foreach change,$(S),-S "$(change)")
 	@echo
 	@python -m flows.results
 

@@ -6,7 +6,7 @@ import platform
 
 import click
 
-from flows import project
+from flows import hardware, project
 from flows.tracking import git_state
 
 NAMES = ("data_path", "pipeline")
@@ -28,7 +28,7 @@ def main(names: tuple[str, ...]) -> None:
     commit, dirty = git_state()
     conditions = {
         "processor": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": hardware.cores(),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
         "commit": commit + (" (changed)" if dirty else ""),

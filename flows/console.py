@@ -20,6 +20,10 @@ def run(command: click.Command) -> None:
     """Runs a command with the arguments of this process and exits."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if "DVC_STAGE" in os.environ:
+        from flows.orphan import die_with_dvc
+
+        die_with_dvc()
     try:
         code = command(standalone_mode=False)
     except click.exceptions.Abort:

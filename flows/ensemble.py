@@ -9,14 +9,14 @@ Run     python -m flows.ensemble
 
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 
 import click
 import numpy as np
 
-from flows import project
+from flows import models, plots, project
 from flows.console import run
-from flows.evaluate import confusion, load_member, per_class, write_table
 from flows.params import Params, read
 from lightning_modules.errors import InputError
 
@@ -35,12 +35,12 @@ def ensemble(params: Params) -> dict:
 
     from flows import dataset
     from flows.tracking import Registrar
-    from lightning_modules import scores, voting, weights
+    from lightning_modules import scores, voting
 
     name = params.dataset
     data = dataset.load(name)
     class_names = data.card["class_names"]
-    trained = {member: load_member(name, member, weights) for member in params.members}
+    trained = {member: models.load(name, member) for member in params.members}
     networks = [f"{member}-{number}" for member, recipe in params.members.items() for number in range(recipe.replicas)]
     labels = {split: torch.from_numpy(data.split(split)[1]) for split in project.SPLITS}
     try:
@@ -54,14 +54,17 @@ def ensemble(params: Params) -> dict:
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} does not exist: run dvc repro evaluate") from None
 
-    vote_weights = voting.fit_weights(predicted["validation"], labels["validation"])
-    on_validation = {
-        method: scores.score(voting.VOTES[method](predicted["validation"], vote_weights_of(method, vote_weights)),
-                             labels["validation"])
+    votes = {
+        # Weights that were fitted to these images would win on them by construction.
+        method: voting.cross_fitted_vote(predicted["validation"], labels["validation"])
+        if method == "weighted_vote"
+        else voting.VOTES[method](predicted["validation"])
         for method in params.ensemble.methods
-    }  # fmt: skip
+    }
+    on_validation = {method: scores.score(vote, labels["validation"]) for method, vote in votes.items()}
     method = choose(on_validation, params.ensemble.select_by)
-    chosen = voting.VOTES[method](predicted["test"], vote_weights_of(method, vote_weights))
+    weights = voting.fit_weights(predicted["validation"], labels["validation"]) if method == "weighted_vote" else None
+    chosen = voting.VOTES[method](predicted["test"], weights)
     of_members = {member: numbers["validation"] for member, numbers in members.items()}
     best_member = choose(of_members, params.ensemble.select_by)
     test = scores.score(chosen, labels["test"])
@@ -82,52 +85,50 @@ def ensemble(params: Params) -> dict:
     project.write_json(project.ensemble_metrics_file(name), result)
     tables = {
         "methods": [{"method": key, **numbers} for key, numbers in on_validation.items()],
-        "weights": [{"network": key, "weight": value} for key, value in zip(networks, vote_weights.tolist())],
-        "classes": per_class("ensemble", scores.per_class(chosen, labels["test"], class_names)),
-        "confusion": confusion("ensemble", chosen, labels["test"], class_names),
+        "weights": [
+            {"network": network, "weight": 1 / len(networks) if weights is None else weights[number].item()}
+            for number, network in enumerate(networks)
+        ],
+        "classes": plots.per_class("ensemble", scores.per_class(chosen, labels["test"], class_names)),
+        "confusion": plots.confusion("ensemble", chosen, labels["test"], class_names),
         "reliability": [{"network": "ensemble", **row} for row in scores.reliability(chosen, labels["test"])],
     }
     for table, rows in tables.items():
-        write_table(project.plots_folder(name) / "ensemble" / f"{table}.csv", rows)
+        plots.write(project.plots_folder(name) / "ensemble" / f"{table}.csv", rows)
     say(result)
-
-    def build(folder: Path) -> None:
-        predictors = [predictor for _, own in trained.values() for predictor in own]
-        model = voting.Ensemble(predictors, method, vote_weights_of(method, vote_weights))
-        export(model, data.card["shape"], class_names, folder)
 
     digest = hashlib.sha256(
         json.dumps(
-            [method, vote_weights.tolist() if method == "weighted_vote" else None,
-             [replica["weights_sha256"] for card, _ in trained.values() for replica in card["replicas"]]]
+            {
+                "method": method,
+                "weights": None if weights is None else weights.tolist(),
+                "networks": [replica["weights_sha256"] for card, _ in trained.values() for replica in card["replicas"]],
+                "test": data.card["test_sha256"],
+            }
         ).encode()
-    ).hexdigest()  # fmt: skip
-    version = Registrar(name).register(
-        digest,
-        {
-            "method": method,
-            "members": ", ".join(params.members),
-            "networks": len(networks),
-            "shape": data.card["shape"],
-            "class_names": class_names,
-            "test_sha256": data.card["test_sha256"],
-            "metrics": {
-                **{f"validation_{score}": value for score, value in on_validation[method].items()},
-                **{f"test_{score}": value for score, value in test.items()},
-                **{f"gain_{score}": value for score, value in result["gain"].items()},
-                "disagreement": result["disagreement"],
-            },
+    ).hexdigest()
+    card = {
+        "method": method,
+        "members": ", ".join(params.members),
+        "networks": len(networks),
+        "shape": data.card["shape"],
+        "class_names": class_names,
+        "test_sha256": data.card["test_sha256"],
+        "metrics": {
+            # By the names that the members' scores have, so that MLflow compares them.
+            **{f"best_validation_{score}": value for score, value in on_validation[method].items()},
+            **{f"test_{score}": value for score, value in test.items()},
+            **{f"gain_{score}": value for score, value in result["gain"].items()},
+            "disagreement": result["disagreement"],
         },
-        build,
-    )
+    }
+    model = voting.Ensemble([predictor for _, own in trained.values() for predictor in own], method, weights)
+    with tempfile.TemporaryDirectory() as folder:
+        export(model, data.card["shape"], class_names, Path(folder))
+        version = Registrar(name).register(digest, card, Path(folder))
     if version:
         print(f"registered: {version['name']} version {version['version']}, {' and '.join(version['aliases'])}")
     return result
-
-
-def vote_weights_of(method: str, vote_weights):
-    """The fitted weights where the method uses them."""
-    return vote_weights if method == "weighted_vote" else None
 
 
 def choose(candidates: dict[str, dict[str, float]], select_by: str) -> str:

@@ -9,18 +9,16 @@ Run     python -m flows.evaluate
 Test images are looked at here, once for each trained network; whatever is chosen is chosen on validation.
 """
 
-import csv
 import os
 import shutil
-from pathlib import Path
 
 import click
 import numpy as np
 
-from flows import project
+from flows import hardware, models, plots, project
 from flows.console import run
 from flows.params import Params, read
-from lightning_modules.errors import InputError
+from flows.spread import mean_and_std, spread
 
 
 def evaluate(params: Params) -> dict:
@@ -41,8 +39,10 @@ def evaluate(params: Params) -> dict:
 
     name = params.dataset
     data = dataset.load(name)
-    device = "cuda" if params.training.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    trained = {member: load_member(name, member, weights) for member in params.members}
+    accelerator = hardware.accelerator(params.training.accelerator, params.training.devices)
+    device = "cuda" if accelerator == "gpu" else "cpu"
+    trained = {member: models.load(name, member) for member in params.members}
+    models.drop_all_but(name, trained)
     folder = project.predictions_file(name, "", "").parent
     unfinished = folder.with_name(f".{name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -53,7 +53,7 @@ def evaluate(params: Params) -> dict:
         class_names = card["class_names"]
         each_replica[member] = [{} for _ in predictors]
         metrics[member] = {"parameters": card["parameters"], "replicas": len(predictors)}
-        tables["curves"] += curves(member, project.model_folder(name, member) / "history.csv")
+        tables["curves"] += plots.curves(member, project.model_folder(name, member) / "history.csv")
         for split in project.SPLITS:
             images, labels = data.split(split)
             labels = torch.from_numpy(labels)
@@ -62,15 +62,15 @@ def evaluate(params: Params) -> dict:
             measured = [scores.score(one, labels) for one in predicted]
             for numbers, one in zip(each_replica[member], measured):
                 numbers[split] = one
-            metrics[member][split] = summarize(measured)
+            metrics[member][split] = spread(measured)
         # One network stands for the member: pictures of several would be drawn over each other.
         first = predicted[0]
-        tables["classes"] += per_class(member, scores.per_class(first, labels, class_names))
-        tables["confusion"] += confusion(member, first, labels, class_names)
+        tables["classes"] += plots.per_class(member, scores.per_class(first, labels, class_names))
+        tables["confusion"] += plots.confusion(member, first, labels, class_names)
         tables["reliability"] += [{"network": member, **row} for row in scores.reliability(first, labels)]
         test = metrics[member]["test"]
         print(
-            f"{member}: test accuracy {test['accuracy']:.2%} ± {test['accuracy_std']:.2%}, "
+            f"{member}: test accuracy {mean_and_std(test)}, "
             f"nll {test['nll']:.4f}, brier {test['brier']:.4f}, ece {test['ece']:.4f}",
             flush=True,
         )
@@ -81,29 +81,11 @@ def evaluate(params: Params) -> dict:
     for member, numbers in metrics.items():
         project.write_json(project.member_metrics_file(name, member), numbers)
     for table, rows in tables.items():
-        write_table(project.plots_folder(name) / "members" / f"{table}.csv", rows)
+        plots.write(project.plots_folder(name) / "members" / f"{table}.csv", rows)
     runs = Scores(name)
     for member, (card, _) in trained.items():
         runs.log(member, card, [flat(replica) for replica in each_replica[member]])
     return metrics
-
-
-def load_member(name: str, member: str, weights) -> tuple[dict, list]:
-    folder = project.model_folder(name, member)
-    try:
-        return weights.load(folder)
-    except FileNotFoundError:
-        raise InputError(f"models/{name}/{member} does not exist: run dvc repro train@{member}") from None
-
-
-def summarize(replicas: list[dict[str, float]]) -> dict[str, float]:
-    """Each score's mean, and as `<score>_std` its standard deviation over the replicas, 0 for a single one."""
-    summary = {}
-    for score in replicas[0]:
-        values = np.array([replica[score] for replica in replicas])
-        summary[score] = float(values.mean())
-        summary[f"{score}_std"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    return summary
 
 
 def flat(replica: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -111,31 +93,6 @@ def flat(replica: dict[str, dict[str, float]]) -> dict[str, float]:
     epoch's weights, while `validation_nll` without a prefix is the curve over the epochs."""
     names = {"validation": "best_validation", "test": "test"}
     return {f"{names[split]}_{score}": value for split, numbers in replica.items() for score, value in numbers.items()}
-
-
-def curves(member: str, history: Path) -> list[dict]:
-    with history.open(newline="", encoding="utf-8") as file:
-        return [{"network": f"{member}-{row.pop('replica')}", **row} for row in csv.DictReader(file)]
-
-
-def per_class(network: str, measures: dict[str, dict[str, float]]) -> list[dict]:
-    return [{"network": network, "class": name, **scores} for name, scores in measures.items()]
-
-
-def confusion(network: str, log_probabilities, labels, class_names: list[str]) -> list[dict]:
-    """One row per image, as DVC's confusion template counts them."""
-    return [
-        {"network": network, "actual": class_names[actual], "predicted": class_names[predicted]}
-        for actual, predicted in zip(labels.tolist(), log_probabilities.argmax(1).tolist())
-    ]
-
-
-def write_table(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 @click.command()

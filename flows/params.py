@@ -183,13 +183,13 @@ class Member(Section):
     """One recipe and the number of networks trained by it."""
 
     network: Network
-    activation: Annotated[str, one_of("activation", known.ACTIVATIONS)] = "relu"
-    initializer: Annotated[str, one_of("initializer", known.INITIALIZERS)] = "he_normal"
-    dropout: Share = 0.0
-    label_smoothing: Share = 0.0
+    activation: Annotated[str, one_of("activation", known.ACTIVATIONS)] = known.DEFAULTS["activation"]
+    initializer: Annotated[str, one_of("initializer", known.INITIALIZERS)] = known.DEFAULTS["initializer"]
+    dropout: Share = known.DEFAULTS["dropout"]
+    label_smoothing: Share = known.DEFAULTS["label_smoothing"]
     optimizer: Optimizer
-    schedule: Annotated[str, one_of("schedule", known.SCHEDULES)] = "constant"
-    replicas: Annotated[Whole, Field(ge=1, le=1000)] = 1
+    schedule: Annotated[str, one_of("schedule", known.SCHEDULES)] = known.DEFAULTS["schedule"]
+    replicas: Annotated[Whole, Field(ge=1, le=1000)] = known.DEFAULTS["replicas"]
 
 
 class Ensemble(Section):

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import click
 
-from flows import graph, params, prefect_server, project
+from flows import graph, hardware, params, prefect_server, project
 from flows.console import run
 from flows.processes import ClosedError, Processes, TimeLimitError
 from flows.repro import Outcome, Repro
@@ -168,12 +168,12 @@ def execute(root: Path, plan: Plan, workers: int, force: bool = False, time_limi
 
     Raises:
         SystemExit: with 143, after SIGTERM and with every child ended; KeyboardInterrupt alike.
-        RuntimeError: Prefect's server does not start.
+        UnavailableError: Prefect's server does not start.
     """
     prefect_server.configure()
     name = f"{params.read().dataset} {commit(root)}".strip()
     # A stage that runs alone on its level may use every core.
-    jobs = {stage: max(1, cores() // min(workers, wide)) for stage, wide in plan.widths().items()}
+    jobs = {stage: max(1, hardware.cores() // min(workers, wide)) for stage, wide in plan.widths().items()}
     outcomes: dict[str, Outcome] = {}
     with exit_on_sigterm(), Processes() as processes:
         tracking = threading.Thread(target=prepare_tracking, args=(root, processes))
@@ -237,11 +237,6 @@ def commit(root: Path) -> str:
     return asked.stdout.strip()
 
 
-def cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @click.command()
 @click.argument("stages", nargs=-1, metavar="[STAGE]...")
 @click.option("--workers", type=click.IntRange(min=1), help="Stages at the same time.  [default: CPU cores]")
@@ -252,6 +247,7 @@ def command(stages: tuple[str, ...], workers: int | None, force: bool, dry: bool
     """Run the stale stages in parallel with Prefect; with names (train, train@mlp), only these and what they
     need."""
     root = project.root()
+    params.read()  # its refusals are clearer than what DVC makes of the same mistake
     planned = plan(root, stages, force)
     if not planned.stages:
         click.echo("everything is up to date")
@@ -260,7 +256,7 @@ def command(stages: tuple[str, ...], workers: int | None, force: bool, dry: bool
         click.echo(f"would run {stage}: {planned.reason(stage)}")
     if dry:
         return 0
-    workers = min(workers or cores(), max(planned.widths().values()))
+    workers = min(workers or hardware.cores(), max(planned.widths().values()))
     code = execute(root, planned, workers, force, time_limit)
     if code == 0:
         show_results()

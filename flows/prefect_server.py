@@ -18,6 +18,7 @@ from pathlib import Path
 from flows import project
 from flows.console import QUIET
 from flows.processes import ClosedError, Processes
+from lightning_modules.errors import UnavailableError
 
 PATIENCE = 120  # seconds; on a busy machine with a new database it takes 20
 # `python -m uvicorn`, which ends with the pipeline even where that is killed.
@@ -70,7 +71,7 @@ class TemporaryServer:
         """Returns when it answers.
 
         Raises:
-            RuntimeError: it ended, or does not answer in time.
+            UnavailableError: it ended, or does not answer in time.
         """
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and self.thread.is_alive():
@@ -79,7 +80,7 @@ class TemporaryServer:
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
-        raise RuntimeError("Prefect's temporary server does not answer:\n" + "\n".join(self.lines))
+        raise UnavailableError("Prefect's temporary server does not answer:\n" + "\n".join(self.lines))
 
 
 def free_port() -> int:

@@ -23,7 +23,7 @@ def root() -> Path:
 
 
 def home() -> Path:
-    """The folder that keeps MLflow's store and unfinished work: the root, or for a queued experiment,
+    """The folder that keeps MLflow's store and the archives: the root, or for a queued experiment,
     which DVC runs in a copy below `.dvc/tmp/exps` and then deletes, the project it was queued in."""
     folder = root()
     for parent in folder.parents:
@@ -33,8 +33,13 @@ def home() -> Path:
 
 
 def state_folder() -> Path:
-    """Git-ignored, outside every DVC `out`: archives, checkpoints to go on from, timings."""
+    """Git-ignored, outside every DVC `out`: archives, timings, Prefect's own files."""
     return home() / ".trainyard"
+
+
+def unfinished_folder(dataset: str) -> Path:
+    """What interrupted trainings need to go on, by member. A queued experiment has its own: DVC may run two at once."""
+    return root() / ".trainyard" / "unfinished" / dataset
 
 
 def data_folder(dataset: str) -> Path:

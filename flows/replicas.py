@@ -20,13 +20,16 @@ class WorkerError(RuntimeError):
     """A worker process ended before it had finished its replica."""
 
 
-def train_replicas(card: dict, seeds: list[int], work: Path, *, jobs: int, devices: int, tracker) -> list[Fitted]:
+def train_replicas(
+    card: dict, seeds: list[int], work: Path, *, jobs: int, devices: int, tracker, clock
+) -> list[Fitted]:
     """Trains one network per seed, `jobs` at a time.
 
     Args:
         card: member, dataset, recipe, settings, class_names, mean and std.
         work: keeps what each replica needs to go on, and its result once it has one.
         tracker: told of every epoch.
+        clock: kept at every epoch.
 
     Raises:
         InputError, DivergedError: as `fit` does, naming member and replica.
@@ -55,6 +58,7 @@ def train_replicas(card: dict, seeds: list[int], work: Path, *, jobs: int, devic
                         raise event["failed"](f"{member}, replica {number}: {event['message']}")
                     board.show(number, event)
                     if "row" in event:
+                        clock.keep()
                         tracker.epoch(number, event["row"])
                     if "finished" in event:
                         idle.append(connection)
@@ -71,19 +75,21 @@ def lost_worker(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def workers(count: int, *arguments) -> Iterator[list[Connection]]:
+def workers(count: int, card: dict, *arguments) -> Iterator[list[Connection]]:
     """Starts `count` processes that wait for the numbers of replicas; ends them whatever happens.
 
-    They are forked where that is safe, so that torch and Lightning, seconds of import, are loaded once.
+    They are forked where that is safe, so that torch and Lightning, seconds of import, are loaded once: on Linux,
+    and without CUDA, which does not survive a fork.
     """
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    forked = sys.platform == "linux" and card["settings"]["accelerator"] == "cpu"
+    context = multiprocessing.get_context("fork" if forked else "spawn")
     started, connections = [], []
     sys.stdout.flush()
     sys.stderr.flush()
     try:
         for place in range(count):
             here, there = context.Pipe()
-            process = context.Process(target=serve, args=(there, place, os.getpid(), *arguments), daemon=True)
+            process = context.Process(target=serve, args=(there, place, os.getpid(), card, *arguments), daemon=True)
             process.start()
             there.close()
             started.append(process)

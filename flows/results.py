@@ -9,9 +9,13 @@ from rich.table import Table
 from flows import project
 from flows.console import run
 from flows.params import Params, read
+from flows.spread import mean_and_std
 from lightning_modules.errors import InputError
 
-HEADINGS = ("", "replicas", "parameters", "validation accuracy", "test accuracy", "test nll", "test ece", "seconds")
+HEADINGS = (
+    "", "replicas", "parameters", "validation accuracy", "validation nll", "test accuracy", "test nll", "test ece",
+    "seconds",
+)  # fmt: skip
 
 
 def rows(params: Params) -> list[tuple[str, ...]]:
@@ -31,29 +35,19 @@ def rows(params: Params) -> list[tuple[str, ...]]:
         raise InputError(f"{error.filename} does not exist: run `make repro`") from None
     table = []
     for name, numbers in members.items():
-        table.append(
-            (
-                name, str(numbers["replicas"]), f"{numbers['parameters']:,}",
-                mean_and_std(numbers["validation"]), mean_and_std(numbers["test"]),
-                f"{numbers['test']['nll']:.4f}", f"{numbers['test']['ece']:.4f}", seconds(params.dataset, name),
-            )
-        )  # fmt: skip
+        validation, test = numbers["validation"], numbers["test"]
+        size = (str(numbers["replicas"]), f"{numbers['parameters']:,}")
+        chosen_on = (mean_and_std(validation), f"{validation['nll']:.4f}")
+        measured = (mean_and_std(test), f"{test['nll']:.4f}", f"{test['ece']:.4f}")
+        table.append((name, *size, *chosen_on, *measured, seconds(params.dataset, name)))
+    test = ensemble["test"]
     for numbers in methods:
-        method = numbers["method"]
-        chosen = method == ensemble["method"]
-        test = ensemble["test"]
-        table.append(
-            (
-                f"{method}{' *' if chosen else ''}", str(ensemble["networks"]), f"{ensemble['parameters']:,}",
-                f"{float(numbers['accuracy']):.2%}", f"{test['accuracy']:.2%}" if chosen else "",
-                f"{test['nll']:.4f}" if chosen else "", f"{test['ece']:.4f}" if chosen else "", "",
-            )
-        )  # fmt: skip
+        chosen = numbers["method"] == ensemble["method"]
+        size = (str(ensemble["networks"]), f"{ensemble['parameters']:,}")
+        chosen_on = (f"{float(numbers['accuracy']):.2%}", f"{float(numbers['nll']):.4f}")
+        measured = (f"{test['accuracy']:.2%}", f"{test['nll']:.4f}", f"{test['ece']:.4f}") if chosen else ("", "", "")
+        table.append((f"{numbers['method']}{' *' if chosen else ''}", *size, *chosen_on, *measured, ""))
     return table
-
-
-def mean_and_std(numbers: dict) -> str:
-    return f"{numbers['accuracy']:.2%} ± {numbers['accuracy_std']:.2%}"
 
 
 def seconds(dataset: str, member: str) -> str:
@@ -82,11 +76,12 @@ def show(params: Params, markdown: bool = False) -> None:
         table.add_row(*line, end_section=last_member and line[0] in params.members)
     console = Console()
     if not console.is_terminal:
-        console = Console(width=130)
+        console = Console(width=140)
     console.print(table)
-    console.print(
-        "Accuracy is mean ± standard deviation over replicas. Ways to vote are compared on validation; "
-        "the chosen one (*) is scored once on test."
+    # Not wrapped by rich: a log may be any width.
+    click.echo(
+        "Accuracy is mean ± standard deviation over replicas. The way to vote (*) was chosen by its validation "
+        f"{'NLL' if params.ensemble.select_by == 'nll' else 'accuracy'} and scored once on test."
     )
 
 

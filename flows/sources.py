@@ -7,6 +7,7 @@ own images.
 import gzip
 import hashlib
 import io
+import math
 import tarfile
 import tempfile
 import zipfile
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import yaml
 
 from flows import fetch, project
@@ -278,7 +280,14 @@ def classes_in(parent: Path) -> list[str]:
         raise InputError(
             f"{shown(parent)} has {has}: a classifier needs one subfolder of images for each of two or more"
         )
+    refuse_label(parent, names)
     return names
+
+
+def refuse_label(place: Path, class_names: list[str]) -> None:
+    """A served ensemble answers with a column for each class, beside one called label."""
+    if "label" in class_names:
+        raise InputError(f'{shown(place)} has a class named "label", a name that predictions need: choose another')
 
 
 def image_files(parent: Path, class_names: list[str]) -> tuple[list[Path], np.ndarray]:
@@ -319,7 +328,9 @@ def decode_files(files: list[Path], root: Path) -> tuple[np.ndarray, list[dict]]
                 f"and {shown(second)} is {other[0]}×{other[1]} (width×height)"
             )
     [(width, height)] = sizes
-    images = np.empty((len(files), height, width, 3 if colour else 1), np.uint8)
+    shape = (len(files), height, width, 3 if colour else 1)
+    fits_in_memory(shape)
+    images = np.empty(shape, np.uint8)
     listing, total = hashlib.sha256(), 0
     for index, file in enumerate(files):
         with unreadable(file):
@@ -331,6 +342,15 @@ def decode_files(files: list[Path], root: Path) -> tuple[np.ndarray, list[dict]]
     # One entry for all: the SHA-256 of what `sha256sum` would print for the files, in their order.
     entry = {"file": f"{len(files)} images", "from": "sources/folder", "bytes": total, "sha256": listing.hexdigest()}
     return images, [entry]
+
+
+def fits_in_memory(shape: tuple[int, ...]) -> None:
+    needed, free = math.prod(shape), psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"sources/folder: {shape[0]:,} images of {shape[2]}×{shape[1]} take {needed / 2**30:.1f} GiB of memory, "
+            f"and {free / 2**30:.1f} are free: make the images smaller"
+        )
 
 
 @contextmanager
@@ -368,6 +388,7 @@ def from_archive(file: Path, test: str | float) -> Images:
     if names.ndim != 1 or names.dtype.kind != "U" or len(set(names)) < len(names):
         raise InputError(f"{shown(file)}: class_names has to be a list of different strings")
     class_names = [str(name) for name in names]
+    refuse_label(file, class_names)
     checked_classes(file, labels, "labels", class_names)
     provenance = [{"file": file.name, "from": "sources/folder"} | size_and_hash(content)]
     if test != "official":

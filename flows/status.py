@@ -31,7 +31,7 @@ def status(root: Path) -> dict:
         "dataset": dataset,
         "stale": {stage: stale[stage] for stage in selected if stage in stale},
         "would_run": graph.must_run(needs, selected, stale),
-        "unfinished": unfinished(project.state_folder() / "unfinished"),
+        "unfinished": unfinished(root / ".trainyard" / "unfinished"),
         "champion": best,
     }
 

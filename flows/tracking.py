@@ -15,7 +15,6 @@ import importlib.metadata
 import os
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,11 +26,13 @@ import psutil
 import yaml
 
 from flows import project
+from flows.spread import spread
 from lightning_modules.errors import InputError
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 WEIGHTS = "trainyard.weights_sha256"
 ENSEMBLE = "trainyard.ensemble_sha256"
+TEST = "trainyard.test_sha256"
 MEMBER = "trainyard.member"
 ERROR = "trainyard.error"
 # Whose versions a run is tagged with, beside torch's.
@@ -65,9 +66,11 @@ def connect():
         import requests
 
         try:
-            requests.get(f"{uri.rstrip('/')}/health", timeout=5).raise_for_status()
+            answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5, verify=certificates())
         except requests.RequestException as error:
             raise ConnectionError(f"{uri} does not answer: {type(error).__name__}") from None
+        if answer.status_code >= 500:
+            raise ConnectionError(f"{uri} answers {answer.status_code} {answer.reason}")
     import logging
 
     import mlflow
@@ -86,6 +89,13 @@ def connect():
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
     return client
+
+
+def certificates() -> bool | str:
+    """What a server's certificate is checked against, as MLflow's own variables say."""
+    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
+        return False
+    return os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True
 
 
 def experiment(client, dataset: str) -> str:
@@ -279,21 +289,15 @@ class Tracker:
 
     @unless_unreachable
     def finish(self, folder: Path, seconds: float | None = None) -> None:
-        """Logs each replica's model and best numbers, and their mean and deviation to the member's run; and the
+        """Logs each replica's model and best epoch, and their mean and deviation to the member's run; and the
         epochs that were not logged when they ended, before an interruption or without a store."""
         from lightning_modules import weights
 
         if not self.client:
             self.start()
         card, predictors = weights.load(folder)
-        best = [
-            {
-                "best_validation_nll": replica["validation_nll"],
-                "best_validation_accuracy": replica["validation_accuracy"],
-                "best_epoch": replica["best_epoch"],
-            }
-            for replica in card["replicas"]
-        ]
+        # The best epoch's scores come from evaluate, which computes in float32 whatever the training did.
+        best = [{"best_epoch": replica["best_epoch"]} for replica in card["replicas"]]
         self.complete(folder / "history.csv")
         for number, (replica, predictor) in enumerate(zip(card["replicas"], predictors)):
             self.log(str(number), best[number])
@@ -316,17 +320,6 @@ class Tracker:
                 number, epoch = row.pop("replica"), int(row.pop("epoch"))
                 if epoch not in logged[number]:
                     self.log(number, {name: float(value) for name, value in row.items()}, epoch)
-
-
-def spread(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Each number's mean over the rows and, where there are several, its standard deviation as `<name>_std`."""
-    result = {}
-    for name in rows[0]:
-        values = [row[name] for row in rows]
-        result[name] = statistics.fmean(values)
-        if len(values) > 1:
-            result[f"{name}_std"] = statistics.stdev(values)
-    return result
 
 
 def log_network(run: str, predictor, card: dict) -> None:
@@ -401,26 +394,31 @@ class Registrar:
         self.dataset, self.lost = dataset, False
 
     @unless_unreachable
-    def register(self, digest: str, card: dict, build: Callable[[Path], None]) -> dict:
-        """Registers the ensemble unless its digest is registered already.
+    def register(self, digest: str, card: dict, files: Path) -> dict:
+        """Registers the ensemble, unless its digest is registered already, and sets its aliases.
 
         Args:
-            digest: of all that makes the ensemble: weights, method, vote weights.
-            card: shape, class_names, method, members, metrics (numbers to log).
-            build: writes the model's files into a folder.
+            digest: of all that makes the ensemble: networks, method, vote weights, test data.
+            card: shape, class_names, method, members, test_sha256, metrics (numbers to log).
+            files: the folder that `served_ensemble` loads.
 
         Returns:
             name, version and aliases of the version.
         """
+        client = connect()
+        known = [version for version in registered(client, self.dataset) if version.tags.get(ENSEMBLE) == digest]
+        version = known[0].version if known else self.add(client, digest, card, files)
+        client.set_registered_model_alias(self.dataset, CHALLENGER, version)
+        if CHAMPION not in client.get_registered_model(self.dataset).aliases:
+            client.set_registered_model_alias(self.dataset, CHAMPION, version)
+        return self.describe(client, version)
+
+    def add(self, client, digest: str, card: dict, files: Path) -> str:
+        """Logs the run and the model, and makes it a version of the registered model."""
         from mlflow.entities import Metric, Param
 
-        client = connect()
-        for version in registered(client, self.dataset):
-            if version.tags.get(ENSEMBLE) == digest:
-                client.set_registered_model_alias(self.dataset, CHALLENGER, version.version)
-                return self.describe(client, version.version)
         place = experiment(client, self.dataset)
-        tags = provenance(self.dataset) | {"trainyard.kind": "ensemble", ENSEMBLE: digest}
+        tags = provenance(self.dataset) | {"trainyard.kind": "ensemble", ENSEMBLE: digest, TEST: card["test_sha256"]}
         run = client.create_run(place, run_name="ensemble", tags=tags).info.run_id
         now = int(time.time() * 1000)
         params = {"method": card["method"], "members": card["members"], "networks": card["networks"]}
@@ -430,22 +428,19 @@ class Registrar:
             params=[Param(name, str(value)[:6000]) for name, value in params.items()],
         )
         try:
-            model = self.log_model(run, card, build)
+            model = self.log_model(run, card, files)
         except BaseException as error:
             client.set_tag(run, ERROR, str(error)[:5000])
             client.set_terminated(run, "FAILED")
             raise
         if not client.search_registered_models(f"name = '{self.dataset}'"):
             client.create_registered_model(self.dataset)
-        version = client.create_model_version(
-            self.dataset, model.model_uri, run_id=run, model_id=model.model_id, tags={ENSEMBLE: digest}
+        tags = {ENSEMBLE: digest, TEST: card["test_sha256"]}
+        return client.create_model_version(
+            self.dataset, model.model_uri, run_id=run, model_id=model.model_id, tags=tags
         ).version
-        client.set_registered_model_alias(self.dataset, CHALLENGER, version)
-        if CHAMPION not in client.get_registered_model(self.dataset).aliases:
-            client.set_registered_model_alias(self.dataset, CHAMPION, version)
-        return self.describe(client, version)
 
-    def log_model(self, run: str, card: dict, build: Callable[[Path], None]):
+    def log_model(self, run: str, card: dict, files: Path):
         import mlflow
         import numpy as np
         import torch
@@ -454,9 +449,6 @@ class Registrar:
 
         columns = [ColSpec("string", "label"), *(ColSpec("double", name) for name in card["class_names"])]
         with tempfile.TemporaryDirectory() as folder:
-            data = Path(folder) / "ensemble"
-            data.mkdir()
-            build(data)
             code = Path(folder) / "trainyard_ensemble.py"
             shutil.copy(Path(__file__).with_name("served_ensemble.py"), code)
             with mlflow.start_run(run_id=run):
@@ -464,7 +456,7 @@ class Registrar:
                     name="model",
                     loader_module="trainyard_ensemble",
                     code_paths=[str(code)],
-                    data_path=str(data),
+                    data_path=str(files),
                     signature=ModelSignature(
                         inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *card["shape"]))]), outputs=Schema(columns)
                     ),
@@ -497,8 +489,11 @@ def champion(dataset: str) -> dict | None:
     client = connect()
     try:
         version = client.get_model_version_by_alias(dataset, CHAMPION)
-    except mlflow.exceptions.MlflowException:
-        return None
+    except mlflow.exceptions.MlflowException as error:
+        # The first: no such model. The second: no such alias.
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
     return {
         "name": dataset, "version": str(version.version), "run_id": version.run_id, "alias": CHAMPION,
         "tags": dict(version.tags),
@@ -513,10 +508,13 @@ def load_champion(dataset: str):
     """
     try:
         found = champion(dataset)
-    except ConnectionError as error:
-        raise InputError(f"MLFLOW_TRACKING_URI: {error}") from None
+    except Exception as error:  # each kind of store fails in a way of its own
+        raise InputError(f"MLflow at {store()} cannot be used: {' '.join(str(error).split())[:300]}") from None
     if found is None:
-        raise InputError(f"there is no champion for {dataset} in {store()}: `make repro` trains and registers one")
+        raise InputError(
+            f"there is no champion for {dataset} in {store()}: `make repro` trains and registers one, "
+            "and where all is up to date `trainyard track` does"
+        )
     import mlflow
 
     try:

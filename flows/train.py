@@ -17,15 +17,22 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from flows import project
+from flows import hardware, project
 from flows.console import run
 from flows.params import Params, read
 from lightning_modules.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning_modules.fit import Fitted
+
+# How long an interrupted training can be gone on with, once the member has been trained by another recipe.
+KEPT_DAYS = 30
 
 
 def replica_seed(seed: int, member: str, replica: int) -> int:
@@ -56,15 +63,16 @@ def train(params: Params, member: str) -> dict:
         DivergedError: a loss became NaN or infinite.
         WorkerError: a process that trained a replica was killed.
     """
+    import torch
+
     from flows import dataset
     from flows.replicas import train_replicas
     from flows.tracking import Tracker
-    from lightning_modules import weights
     from lightning_modules.fit import hardware_precision
 
     recipe = params.member(member)
     data = dataset.load(params.dataset)
-    accelerator = choose_accelerator(params.training.accelerator)
+    accelerator = hardware.accelerator(params.training.accelerator, params.training.devices)
     settings = {
         "epochs": params.feed.epochs,
         "batch_size": params.feed.batch_size,
@@ -81,58 +89,95 @@ def train(params: Params, member: str) -> dict:
         "settings": settings,
         **{key: data.card[key] for key in ("shape", "class_names", "mean", "std")},
     }
+    # A pool of threads in this process would hang the first parallel operation of the processes forked from it.
+    torch.set_num_threads(1)
     card["parameters"] = try_out(card)
     seeds = [replica_seed(params.seed, member, number) for number in range(recipe.replicas)]
 
-    unfinished = project.state_folder() / "unfinished" / params.dataset / member
+    unfinished = project.unfinished_folder(params.dataset) / member
     with only_one(unfinished):
         # Another number of replicas leaves those that are trained as they are.
         recipe_alone = {key: value for key, value in card["recipe"].items() if key != "replicas"}
         work = unfinished / fingerprint(card | {"recipe": recipe_alone}, data.card["files"])
         work.mkdir(parents=True, exist_ok=True)
 
-        started = time.perf_counter()
+        clock = Clock(work / "seconds.json")
         tracker = Tracker(card, seeds, work)
+        target = project.model_folder(params.dataset, member)
         try:
             fitted = train_replicas(
                 card, seeds, work,
                 jobs=side_by_side(recipe.replicas, params.training.threads, accelerator, params.training.devices),
-                devices=params.training.devices, tracker=tracker,
+                devices=params.training.devices, tracker=tracker, clock=clock,
             )  # fmt: skip
+            card["replicas"] = [about(seed, result) for seed, result in zip(seeds, fitted)]
+            write(target, card, fitted)
+            project.write_json(
+                project.seconds_file(params.dataset, member),
+                {
+                    "weights_sha256": [replica["weights_sha256"] for replica in card["replicas"]],
+                    "seconds": round(clock.seconds(), 2),
+                },
+            )
         except BaseException as error:
             tracker.fail(error)
             raise
-        card["replicas"] = [
-            {
-                "seed": seed,
-                "epochs": len(result.history),
-                "best_epoch": result.best_epoch,
-                "validation_nll": result.history[result.best_epoch - 1]["validation_nll"],
-                "validation_accuracy": result.history[result.best_epoch - 1]["validation_accuracy"],
-                "weights_sha256": weights.digest(result.state),
-            }
-            for seed, result in zip(seeds, fitted)
-        ]
-        # DVC takes what lies in models/<dataset> for results: it appears there whole, or not at all.
-        target = project.model_folder(params.dataset, member)
-        temporary = target.parents[1] / f".{params.dataset}.{member}.unfinished"
-        shutil.rmtree(temporary, ignore_errors=True)
-        weights.save(temporary, card, [result.state for result in fitted])
-        write_history(temporary / "history.csv", [result.history for result in fitted])
-        shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(exist_ok=True)
-        os.replace(temporary, target)
-        seconds = time.perf_counter() - started
-        project.write_json(
-            project.seconds_file(params.dataset, member),
-            {
-                "weights_sha256": [replica["weights_sha256"] for replica in card["replicas"]],
-                "seconds": round(seconds, 2),
-            },
-        )
-        tracker.finish(target, seconds)
-        shutil.rmtree(unfinished)
+        tracker.finish(target, clock.seconds())
+        shutil.rmtree(work)
+        forget_old(unfinished)
     return card
+
+
+class Clock:
+    """Seconds of training, those of interrupted runs included: kept in a file beside the checkpoints."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.before = project.read_json(file)["seconds"] if file.exists() else 0.0
+        self.started = time.perf_counter()
+
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.started
+
+    def keep(self) -> None:
+        project.write_json(self.file, {"seconds": self.seconds()})
+
+
+def about(seed: int, result: "Fitted") -> dict:
+    """What member.json says of a replica."""
+    from lightning_modules import weights
+
+    best = result.history[result.best_epoch - 1]
+    return {
+        "seed": seed,
+        "epochs": len(result.history),
+        "best_epoch": result.best_epoch,
+        "validation_nll": best["validation_nll"],
+        "validation_accuracy": best["validation_accuracy"],
+        "weights_sha256": weights.digest(result.state),
+    }
+
+
+def write(target: Path, card: dict, fitted: "list[Fitted]") -> None:
+    """DVC takes what lies in models/<dataset> for results: the folder appears there whole, or not at all."""
+    from lightning_modules import weights
+
+    temporary = target.parents[1] / f".{target.parent.name}.{target.name}.unfinished"
+    shutil.rmtree(temporary, ignore_errors=True)
+    weights.save(temporary, card, [result.state for result in fitted])
+    write_history(temporary / "history.csv", [result.history for result in fitted])
+    shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(exist_ok=True)
+    os.replace(temporary, target)
+
+
+def forget_old(unfinished: Path) -> None:
+    """Drops what other recipes of this member left when they were interrupted, a month ago or more."""
+    for work in unfinished.iterdir():
+        if time.time() - work.stat().st_mtime > KEPT_DAYS * 86400:
+            shutil.rmtree(work)
+    with suppress(OSError):  # something is left in it
+        unfinished.rmdir()
 
 
 @contextmanager
@@ -153,24 +198,11 @@ def only_one(unfinished: Path) -> Iterator[None]:
         lock.release()
 
 
-def choose_accelerator(wanted: str) -> str:
-    """Resolves "auto"; raises InputError where "gpu" is asked for and there is none."""
-    # Asks the driver without starting CUDA, which the processes of the replicas could not use after a fork.
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-    import torch
-
-    found = torch.cuda.is_available()
-    if wanted == "gpu" and not found:
-        raise InputError("params.yaml: training.accelerator is gpu, but torch finds none here: use auto or cpu")
-    return "gpu" if found and wanted != "cpu" else "cpu"
-
-
 def side_by_side(replicas: int, threads: int, accelerator: str, devices: int) -> int:
-    """How many replicas train at once: one per GPU, or as many as the cores, or TRAINYARD_JOBS, have room for."""
+    """How many replicas train at once: one per GPU, or as many as the cores have room for."""
     if accelerator == "gpu":
         return min(replicas, devices)
-    cores = int(os.environ.get("TRAINYARD_JOBS") or len(os.sched_getaffinity(0)))
-    return max(1, min(replicas, cores // threads))
+    return max(1, min(replicas, hardware.allotted_cores() // threads))
 
 
 def try_out(card: dict) -> int:
@@ -195,12 +227,10 @@ def write_history(path: Path, histories: list[list[dict]]) -> None:
 @click.argument("member")
 def command(member: str) -> None:
     """Train the replicas of MEMBER, a name under `members` in params.yaml."""
-    from flows.orphan import die_with_dvc
     from flows.replicas import WorkerError
 
     # Python's default would end this process without its `finally` blocks, and leave the replicas running.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    die_with_dvc()
     params = read()
     try:
         card = train(params, member)

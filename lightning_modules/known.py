@@ -3,6 +3,16 @@
 Tests hold each table to the code that implements it.
 """
 
+# What a member has that params.yaml does not say.
+DEFAULTS = {
+    "activation": "relu",
+    "initializer": "he_normal",
+    "dropout": 0.0,
+    "label_smoothing": 0.0,
+    "schedule": "constant",
+    "replicas": 1,
+}
+
 ACTIVATIONS = (
     "celu", "elu", "gelu", "hardswish", "identity", "leaky_relu", "mish", "relu", "relu6", "selu", "sigmoid",
     "silu", "softplus", "softsign", "tanh",

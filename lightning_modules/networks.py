@@ -45,9 +45,11 @@ def cnn(
     for count in rest:
         layers += [nn.Conv2d(width, count, 3, padding=1), activation()]
         width = count
-    fitted = (min(size[0], LARGEST_SIDE), min(size[1], LARGEST_SIDE))
-    if fitted != size:
-        layers.append(nn.AdaptiveAvgPool2d(fitted))
+    # Not AdaptiveAvgPool2d: its gradient is not deterministic on a GPU.
+    window = tuple(-(-side // LARGEST_SIDE) for side in size)
+    fitted = tuple(-(-side // step) for side, step in zip(size, window))
+    if window != (1, 1):
+        layers.append(nn.AvgPool2d(window, ceil_mode=True))
     layers += [nn.Flatten(), nn.Linear(width * fitted[0] * fitted[1], hidden), activation(), nn.Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(hidden, classes))
 

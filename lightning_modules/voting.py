@@ -54,6 +54,23 @@ def fit_weights(log_probabilities: Tensor, labels: Tensor, steps: int = 500) -> 
     return weights.float()
 
 
+def cross_fitted_vote(log_probabilities: Tensor, labels: Tensor, folds: int = 5) -> Tensor:
+    """The weighted vote on images whose labels its weights were not fitted to: each fold is voted on with the weights
+    of the others. Only so can it be compared on these images with votes that fit nothing.
+
+    Args:
+        log_probabilities: networks × images × classes.
+        labels: images.
+    """
+    fold = torch.arange(len(labels)) % folds
+    result = torch.empty_like(log_probabilities[0])
+    for number in range(folds):
+        inside = fold == number
+        weights = fit_weights(log_probabilities[:, ~inside], labels[~inside])
+        result[inside] = weighted_vote(log_probabilities[:, inside], weights)
+    return result
+
+
 class Ensemble(nn.Module):
     """Networks that vote: uint8 images N×H×W×C in, log-probabilities N×classes out.
 

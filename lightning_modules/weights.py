@@ -70,6 +70,7 @@ def digest(state: dict[str, Tensor]) -> str:
 @torch.inference_mode()
 def predict(predictor: nn.Module, images, device: torch.device | str = "cpu", batch_size: int = 1000) -> Tensor:
     """Log-probabilities, N×classes on the CPU, of uint8 images N×H×W×C in any array that torch can read."""
+    torch.backends.cudnn.allow_tf32 = False  # what is served computes in float32, and so does what is scored
     predictor = predictor.to(device)
     parts = [
         predictor(torch.tensor(images[start : start + batch_size]).to(device)).cpu()

@@ -18,8 +18,9 @@ def test_rows_are_members_then_ways_to_vote_of_which_one_has_test_scores(finishe
         assert row["replicas"] == str(recipe.replicas)
         assert row["parameters"] == f"{numbers['parameters']:,}"
         for split in project.SPLITS:
-            mean, deviation = numbers[split]["accuracy"], numbers[split]["accuracy_std"]
-            assert row[f"{split} accuracy"] == f"{mean:.2%} ± {deviation:.2%}"
+            deviation = f" ± {numbers[split]['accuracy_std']:.2%}" if recipe.replicas > 1 else ""
+            assert row[f"{split} accuracy"] == f"{numbers[split]['accuracy']:.2%}{deviation}"
+            assert row[f"{split} nll"] == f"{numbers[split]['nll']:.4f}"
         assert row["test nll"] == f"{numbers['test']['nll']:.4f}"
         assert float(row["seconds"]) > 0
     ensemble = project.read_json(project.ensemble_metrics_file("digits"))

@@ -180,3 +180,23 @@ def test_an_ensemble_agrees_with_the_vote_on_stacked_predictions(method):
     torch.testing.assert_close(weights.predict(ensemble, images), VOTES[method](stacked, given))
     # Its weights are part of its state.
     assert ("vote_weights" in ensemble.state_dict()) == (method == "weighted_vote")
+
+
+def test_the_cross_fitted_vote_gains_nothing_from_the_labels_it_votes_on():
+    """On labels that nothing can predict, weights fitted to them win on them, and cross-fitted ones do not."""
+    torch.manual_seed(0)
+    in_sample, out_of_fold, plain = [], [], []
+    for _ in range(20):
+        votes, labels = torch.randn(6, 100, 4).log_softmax(2), torch.randint(4, (100,))
+        in_sample.append(nll(voting.weighted_vote(votes, voting.fit_weights(votes, labels)), labels))
+        out_of_fold.append(nll(voting.cross_fitted_vote(votes, labels), labels))
+        plain.append(nll(voting.soft_vote(votes), labels))
+    assert all(fitted < even for fitted, even in zip(in_sample, plain))
+    assert sum(out_of_fold) > sum(plain)
+
+
+def test_the_cross_fitted_vote_finds_the_network_that_is_right():
+    labels = torch.arange(50) % 5
+    good = torch.nn.functional.one_hot(labels, 5).float().mul(3).log_softmax(1)
+    votes = torch.stack([good, torch.zeros(50, 5).log_softmax(1)])
+    assert torch.allclose(voting.cross_fitted_vote(votes, labels), good, atol=1e-2)

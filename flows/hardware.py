@@ -1,0 +1,42 @@
+"""What there is to compute with: CPU cores and GPUs."""
+
+import os
+
+from lightning_modules.errors import InputError
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def allotted_cores() -> int:
+    """Those that this stage may use: TRAINYARD_JOBS, by which stages that run side by side share them, or all.
+
+    Raises:
+        InputError: TRAINYARD_JOBS is no positive number.
+    """
+    given = os.environ.get("TRAINYARD_JOBS", "").strip()
+    if given and not (given.isdecimal() and int(given)):
+        raise InputError(f"TRAINYARD_JOBS is {given!r}, but has to be a positive whole number")
+    return int(given) if given else cores()
+
+
+def accelerator(wanted: str, devices: int) -> str:
+    """Resolves "auto" to "gpu" or "cpu", without starting CUDA.
+
+    Raises:
+        InputError: "gpu" is asked for and there is none, or fewer than `devices`.
+    """
+    # NVIDIA's management library is asked, not the driver: a process that has started CUDA cannot be forked.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "gpu" and not found:
+        raise InputError("params.yaml: training.accelerator is gpu, but torch finds none here: use auto or cpu")
+    if wanted == "cpu" or not found:
+        return "cpu"
+    if devices > found:
+        raise InputError(f"params.yaml: training.devices is {devices}, but there are {found} GPUs here")
+    return "gpu"
