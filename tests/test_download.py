@@ -283,6 +283,7 @@ def damage(path):
     ("spoil", "said"),
     [
         (lambda own: shutil.rmtree(own / "dog"), 'only one class, "cat"'),
+        (lambda own: (own / "dog").rename(own / "label"), 'a class named "label", a name that predictions need'),
         (lambda own: [shutil.rmtree(own / name) for name in ("cat", "dog")], "no class folders"),
         (lambda own: (own / "cow").mkdir(), "sources/folder/cow has no image"),
         (lambda own: damage(own / "dog" / "3.png"), "sources/folder/dog/3.png is no readable image"),
@@ -293,7 +294,19 @@ def damage(path):
         (lambda own: np.savez(own / "images.npz", images=np.zeros((1, 2, 2))), "both images.npz and subfolders"),
         (shutil.rmtree, "sources/folder does not exist"),
     ],
-    ids=["one class", "none", "empty class", "truncated", "text", "sizes", "16 bits", "one image", "both", "no folder"],
+    ids=[
+        "one class",
+        "label",
+        "none",
+        "empty class",
+        "truncated",
+        "text",
+        "sizes",
+        "16 bits",
+        "one image",
+        "both",
+        "no folder",
+    ],
 )
 def test_own_images_that_cannot_work_are_named(own, spoil, said):
     spoil(own)

@@ -212,3 +212,29 @@ def test_the_champion_is_served_without_this_project(finished, tmp_path):
     assert [answers["label"][str(row)] for row in range(len(images))] == [
         classes[best] for best in expected.argmax(1).tolist()
     ]
+
+
+def test_a_champion_is_set_where_a_kill_prevented_it(finished_copy):
+    ensemble(read())
+    client = tracking.connect()
+    for alias in ("champion", "challenger"):
+        client.delete_registered_model_alias("digits", alias)
+    ensemble(read())
+    assert versions() == {"1": ["challenger", "champion"]}
+
+
+def test_an_ensemble_that_cannot_be_exported_fails_the_stage(finished_copy, monkeypatch):
+    """It is not told as a fault of MLflow's, behind which the stage would be green."""
+
+    def fails(*_):
+        raise RuntimeError("cannot trace this network")
+
+    monkeypatch.setattr("flows.ensemble.export", fails)
+    with pytest.raises(RuntimeError, match="cannot trace"):
+        ensemble(read())
+
+
+def test_a_version_is_tagged_with_the_test_data_that_it_was_scored_on(finished):
+    client = tracking.connect()
+    version = client.get_model_version_by_alias("digits", "champion")
+    assert version.tags["trainyard.test_sha256"] == dataset.load("digits").card["test_sha256"]

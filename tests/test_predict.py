@@ -103,6 +103,12 @@ def test_a_store_that_does_not_answer_is_named(project, no_store, capfd):
     assert no_store in refused(capfd, "digit.png")
 
 
+@pytest.mark.parametrize("uri", ["sqlite:////dev/null/x.db", "foo://bar", "postgresql://nobody@127.0.0.1:9/x"])
+def test_a_store_that_cannot_be_used_is_not_one_without_a_champion(project, monkeypatch, capfd, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert f"MLflow at {uri} cannot be used" in refused(capfd, "x.png")
+
+
 def test_a_champion_whose_files_are_gone_is_said(finished_copy, no_store, monkeypatch):
     # Copied without its artifacts.
     from flows import tracking

@@ -197,6 +197,57 @@ def test_training_is_not_lost_to_a_store_that_does_not_answer(tiny, no_store, ca
     assert trained(tiny)
 
 
+@pytest.mark.timeout(120)
+def test_a_large_initializer_and_two_threads_do_not_hang_the_workers(tiny, no_store):
+    """Both use torch's pool of threads: one that the parent had opened would not answer in a forked worker."""
+    edit(tiny, lambda content: content["training"].update(threads=2))
+    network = {"name": "mlp", "hidden": [512, 512]}
+    process = begin(only_small(tiny, epochs=1, initializer="orthogonal", network=network) and tiny)
+    assert process.wait(timeout=100) == 0
+    process.communicate()
+
+
+def test_cuda_is_not_started_before_the_workers_are_forked(tiny, no_store, monkeypatch):
+    def started(*_):
+        raise AssertionError("CUDA was started in the process that forks")
+
+    monkeypatch.setattr(torch.cuda, "_lazy_init", started)
+    train.train(only_small(tiny, epochs=1), "small")
+
+
+def test_another_recipe_leaves_what_was_interrupted(tiny, no_store):
+    only_small(tiny, epochs=LONG)
+    process = begin(tiny)
+    assert soon(lambda: checkpoint(tiny))
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate(timeout=60)
+    train.train(only_small(tiny, epochs=1, dropout=0.5), "small")
+    assert checkpoint(tiny)
+    for work in (tiny / ".trainyard" / "unfinished" / "digits" / "small").iterdir():
+        long_ago = time.time() - (train.KEPT_DAYS + 1) * 86400
+        os.utime(work, (long_ago, long_ago))
+    train.train(only_small(tiny, epochs=1, dropout=0.4), "small")
+    assert not checkpoint(tiny)
+
+
+def test_the_seconds_of_an_interrupted_training_count(tmp_path):
+    first = train.Clock(tmp_path / "seconds.json")
+    first.started -= 100
+    first.keep()
+    assert train.Clock(tmp_path / "seconds.json").seconds() == pytest.approx(100, abs=5)
+
+
+def test_runs_end_whatever_fails_after_the_training(tiny, store, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(train, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        train.train(only_small(tiny, epochs=1), "small")
+    assert {run.info.status for run in runs()} == {"FAILED"}
+    assert leaves_nothing(tiny)
+
+
 def test_an_unknown_member_is_told_from_the_known_ones(tiny):
     with pytest.raises(InputError, match=r'unknown member "smal".*Did you mean "small"\?'):
         train.train(read(), "smal")
