@@ -1,7 +1,8 @@
 """Stage evaluate: scores every member and replica on validation and test.
 
 Reads   data/<dataset>/, models/<dataset>/<member>/ of the members in params.yaml
-Writes  predictions/<dataset>/: <member>.<split>.npy (log-probabilities, replicas × images × classes), scores.json;
+Writes  predictions/<dataset>/: <member>.<split>.npy (log-probabilities, replicas × images × classes), scores.json and
+        classes.json (precision, recall, F1 and confusion matrix) of each replica;
         metrics/<dataset>/members/<member>.json;
         plots/<dataset>/members/: curves.csv, classes.csv, confusion.csv, reliability.csv
 Run     python -m flows.evaluate
@@ -47,11 +48,12 @@ def evaluate(params: Params) -> dict:
     unfinished = folder.with_name(f".{name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    metrics, each_replica = {}, {}
+    metrics, each_replica, each_class = {}, {}, {}
     tables: dict[str, list[dict]] = {"curves": [], "classes": [], "confusion": [], "reliability": []}
     for member, (card, predictors) in trained.items():
         class_names = card["class_names"]
         each_replica[member] = [{} for _ in predictors]
+        each_class[member] = [{} for _ in predictors]
         metrics[member] = {"parameters": card["parameters"], "replicas": len(predictors)}
         tables["curves"] += plots.curves(member, project.model_folder(name, member) / "history.csv")
         for split in project.SPLITS:
@@ -60,12 +62,16 @@ def evaluate(params: Params) -> dict:
             predicted = torch.stack([weights.predict(predictor, images, device) for predictor in predictors])
             np.save(unfinished / f"{member}.{split}.npy", predicted.numpy(), allow_pickle=False)
             measured = [scores.score(one, labels) for one in predicted]
-            for numbers, one in zip(each_replica[member], measured):
-                numbers[split] = one
+            for number, one in enumerate(predicted):
+                each_replica[member][number][split] = measured[number]
+                each_class[member][number][split] = {
+                    "classes": scores.per_class(one, labels, class_names),
+                    "confusion": scores.confusion(one, labels),
+                }
             metrics[member][split] = spread(measured)
         # One network stands for the member: pictures of several would be drawn over each other.
         first = predicted[0]
-        tables["classes"] += plots.per_class(member, scores.per_class(first, labels, class_names))
+        tables["classes"] += plots.per_class(member, each_class[member][0]["test"]["classes"])
         tables["confusion"] += plots.confusion(member, first, labels, class_names)
         tables["reliability"] += [{"network": member, **row} for row in scores.reliability(first, labels)]
         test = metrics[member]["test"]
@@ -75,6 +81,7 @@ def evaluate(params: Params) -> dict:
             flush=True,
         )
     project.write_json(unfinished / "scores.json", each_replica)
+    project.write_json(unfinished / "classes.json", each_class)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(unfinished, folder)
     shutil.rmtree(project.member_metrics_file(name, "").parent, ignore_errors=True)

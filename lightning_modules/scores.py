@@ -46,6 +46,12 @@ def per_class(log_probabilities: Tensor, labels: Tensor, class_names: list[str])
     }
 
 
+def confusion(log_probabilities: Tensor, labels: Tensor) -> list[list[int]]:
+    """The number of images of each actual class (row) that were predicted as each class (column)."""
+    classes = log_probabilities.shape[1]
+    return classification.multiclass_confusion_matrix(log_probabilities, labels, num_classes=classes).tolist()
+
+
 def reliability(log_probabilities: Tensor, labels: Tensor) -> list[dict[str, float]]:
     """For each bin of confidence that holds images: mean confidence, accuracy and count (Guo et al., 2017)."""
     confidence, predicted = log_probabilities.exp().max(1)

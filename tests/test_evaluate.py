@@ -94,6 +94,20 @@ def test_again_and_in_another_order_gives_the_same_numbers(finished_copy, no_sto
     assert all(file.read_bytes() == content for file, content in predictions.items())
 
 
+def test_each_replica_has_its_classes_and_confusion_on_both_splits(finished):
+    predictions = project.replica_scores_file("digits").parent
+    each_class = project.read_json(predictions / "classes.json")
+    for member, replicas in each_class.items():
+        for number, replica in enumerate(replicas):
+            for split in project.SPLITS:
+                labels = dataset.load("digits").split(split)[1]
+                choices = np.load(project.predictions_file("digits", member, split))[number].argmax(1)
+                assert replica[split]["confusion"] == sklearn_metrics.confusion_matrix(labels, choices).tolist()
+                recall = sklearn_metrics.recall_score(labels, choices, average=None)
+                found = [scores["recall"] for scores in replica[split]["classes"].values()]
+                assert found == pytest.approx(recall, abs=1e-6)
+
+
 def test_a_member_that_is_dropped_leaves_the_results(finished_copy, no_store):
     evaluate(edit(finished_copy, lambda content: content["members"].pop("wide")))
     # Stages depend on models/digits as a whole: what no clean checkout has must not be part of it.

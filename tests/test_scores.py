@@ -100,6 +100,12 @@ def test_the_reliability_table_adds_up_to_the_calibration_error(guesses):
     assert accuracy == pytest.approx(numbers["accuracy"], abs=1e-6)
 
 
+def test_confusion_counts_actual_by_predicted(guesses):
+    log_probabilities, labels = guesses
+    expected = metrics.confusion_matrix(labels, log_probabilities.argmax(1), labels=range(log_probabilities.shape[1]))
+    assert scores.confusion(log_probabilities, labels) == expected.tolist()
+
+
 def test_per_class_as_scikit_learn(guesses):
     predicted, labels = guesses
     table = scores.per_class(predicted, labels, list("abcde"))
