@@ -30,8 +30,11 @@ repro: setup ## Run every stage that is stale with dvc repro, then print the res
 	@python -m flows.results
 	@echo "Look further: make ui (MLflow), make status, dvc plots show, trainyard predict IMAGE"
 
-exp: setup ## Run an experiment with other params: make exp S="dataset=mnist seed=1"
+exp: setup ## Run an experiment with other params: make exp S="dataset=blobs seed=1"
 	@test -n "$(S)" || { echo 'Say what to change: make exp S="members.mlp.dropout=0.2"'; exit 2; }
+	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "Experiments are kept in git, and this copy has none: edit params.yaml and run make repro"; exit 2; }
+	@# Before DVC touches anything: a refused value would stay in params.yaml.
+	@python -m flows.check $(foreach change,$(S),-S "$(change)")
 	@python -m dvc --wait-for-lock exp run $(foreach change,$(S),-S "$(change)")
 	@echo
 	@python -m flows.results

@@ -5,15 +5,43 @@ where no other stage would look.
 """
 
 import click
+import yaml
 
+from flows import project
 from flows.console import run
-from flows.params import read
+from flows.params import Params, parse, read
+from lightning_modules.errors import InputError
+
+
+def changed(changes: tuple[str, ...]) -> Params:
+    """What params.yaml would be with the changes, each a dotted key, "=" and a value in YAML.
+
+    Raises:
+        InputError: a change is none, or leads to what cannot work.
+    """
+    content = yaml.safe_load((project.root() / "params.yaml").read_text(encoding="utf-8"))
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise InputError(f"{change} is no change: say key=value, as in members.mlp.dropout=0.2")
+        *sections, last = key.split(".")
+        section = content
+        for name in sections:
+            section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                raise InputError(f"{change}: {name} in params.yaml is {section!r}, which has no keys of its own")
+        try:
+            section[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"{change}: the value is no valid YAML") from None
+    return parse(content)
 
 
 @click.command()
-def command() -> None:
+@click.option("-S", "changes", multiple=True, metavar="KEY=VALUE", help="Check with this change, which is not made.")
+def command(changes: tuple[str, ...]) -> None:
     """Check params.yaml: every key, name and range."""
-    params = read()
+    params = changed(changes) if changes else read()
     click.echo(f"params.yaml: dataset {params.dataset}, members {', '.join(params.members)}")
 
 

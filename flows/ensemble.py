@@ -127,7 +127,8 @@ def ensemble(params: Params) -> dict:
         export(model, data.card["shape"], class_names, Path(folder))
         version = Registrar(name).register(digest, card, Path(folder))
     if version:
-        print(f"registered: {version['name']} version {version['version']}, {' and '.join(version['aliases'])}")
+        stays = "" if "champion" in version["aliases"] else f"; the champion is version {version['champion']}"
+        print(f"registered: {version['name']} version {version['version']}, {' and '.join(version['aliases'])}{stays}")
     return result
 
 

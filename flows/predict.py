@@ -10,27 +10,34 @@ from flows.params import read
 from lightning_modules.errors import InputError
 
 
-def read_image(path: Path, shape: list[int]):
-    """An image file as uint8 H×W×C of the given shape, resized where it has another size.
+def read_image(path: Path):
+    """An image file, decoded.
 
     Raises:
         InputError: it cannot be read as an image.
     """
-    import numpy as np
     from PIL import Image
 
     from flows.sources import FORMATS, WIDE_MODES
 
     try:
         with Image.open(path, formats=FORMATS) as image:
-            mode = image.mode
-            image = image.convert("L" if shape[2] == 1 else "RGB")
+            image.load()
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except Exception:  # Pillow's readers raise a dozen kinds of errors on a damaged file
         raise InputError(f"{path} is no image that can be read ({', '.join(FORMATS)})") from None
-    if mode.startswith(WIDE_MODES):
-        raise InputError(f"{path} has more than 8 bits a channel ({mode}): save it with 8")
+    if image.mode.startswith(WIDE_MODES):
+        raise InputError(f"{path} has more than 8 bits a channel ({image.mode}): save it with 8")
+    return image
+
+
+def fitted(image, shape: list[int]):
+    """The image as uint8 H×W×C of the given shape, resized where it has another size."""
+    import numpy as np
+    from PIL import Image
+
+    image = image.convert("L" if shape[2] == 1 else "RGB")
     size = (shape[1], shape[0])
     if image.size != size:
         image = image.resize(size, Image.Resampling.LANCZOS)
@@ -45,11 +52,13 @@ def predict(dataset: str, paths: list[Path]) -> list[dict]:
     """
     import numpy as np
 
+    images = [read_image(path) for path in paths]  # before the seconds that the champion takes to load
+
     from flows.tracking import load_champion
 
     model, champion = load_champion(dataset)
     shape = list(model.metadata.get_input_schema().inputs[0].shape[1:])
-    frame = model.predict(np.stack([read_image(path, shape) for path in paths]))
+    frame = model.predict(np.stack([fitted(image, shape) for image in images]))
     probabilities = frame.drop(columns="label")
     return [
         {

@@ -52,6 +52,11 @@ class Board:
         else:
             print(f"{self.member}-{number}: finished before", flush=True)
 
+    def goes_on(self, number: int) -> None:
+        """Replica `number` was interrupted, and starts behind its last finished epoch."""
+        text = f"{self.member}-{number}: going on with a training that was interrupted"
+        (self.bars.console.print if self.bars else print)(text)
+
     def show(self, number: int, event: dict) -> None:
         row = event.get("row")
         text = f"nll {row['validation_nll']:.4f}, accuracy {row['validation_accuracy']:.2%}" if row else ""

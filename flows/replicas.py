@@ -47,6 +47,8 @@ def train_replicas(
             while waiting or running:
                 while idle and waiting:
                     connection, number = idle.pop(), waiting.pop(0)
+                    if checkpoint_file(work, number).exists():
+                        board.goes_on(number)
                     running[connection] = number
                     with lost_worker(f"{member}-{number}"):
                         connection.send(number)
@@ -129,7 +131,7 @@ def serve(
 
     while True:
         number = connection.recv()
-        checkpoint = work / f"replica-{number}.ckpt"
+        checkpoint = checkpoint_file(work, number)
         try:
             result = fit(**given, seed=seeds[number], device=place % devices, checkpoint=checkpoint, report=report)
         except (InputError, DivergedError) as error:
@@ -146,6 +148,10 @@ def die_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(143)
+
+
+def checkpoint_file(work: Path, number: int) -> Path:
+    return work / f"replica-{number}.ckpt"
 
 
 def result_file(work: Path, number: int) -> Path:

@@ -21,6 +21,12 @@ BUSY = re.compile(r"Unable to acquire lock|is busy, it is being blocked by")
 BUSY_DELAYS = (1, 2, 5, 10, 30)  # seconds; the last one again and again
 BUSY_PATIENCE = 3600  # seconds
 
+# What DVC advises after each stage: once for all of them is enough, and the README has it.
+ADVICE = re.compile(
+    r"To track the changes with git, run:|\s+git add |To enable auto staging, run:|\s+dvc config core\.autostage|"
+    r"Use `dvc push` to send your updates to remote storage"
+)
+
 LAST_LINES = 20  # of a failed stage, told again at the end
 
 
@@ -92,7 +98,7 @@ class Repro:
         lines: deque[str] = deque(maxlen=100)
 
         def on_line(line: str) -> None:
-            if line.strip():
+            if line.strip() and not ADVICE.match(line):
                 lines.append(line)
                 self.tell(stage, line, log)
 

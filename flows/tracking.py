@@ -403,7 +403,7 @@ class Registrar:
             files: the folder that `served_ensemble` loads.
 
         Returns:
-            name, version and aliases of the version.
+            name, version and aliases of the version, and the version that is champion.
         """
         client = connect()
         known = [version for version in registered(client, self.dataset) if version.tags.get(ENSEMBLE) == digest]
@@ -469,7 +469,8 @@ class Registrar:
     def describe(self, client, version: str) -> dict:
         aliases = [alias for alias, number in client.get_registered_model(self.dataset).aliases.items()
                    if str(number) == str(version)]  # fmt: skip
-        return {"name": self.dataset, "version": str(version), "aliases": sorted(aliases)}
+        champion = client.get_registered_model(self.dataset).aliases[CHAMPION]
+        return {"name": self.dataset, "version": str(version), "aliases": sorted(aliases), "champion": str(champion)}
 
 
 def registered(client, dataset: str) -> list:

@@ -46,8 +46,8 @@ def project(tmp_path, monkeypatch):
 
 def make_project(folder: Path) -> Path:
     folder.mkdir()
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(ROOT / name, folder / name)
+    shutil.copy(ROOT / "tests" / "params.yaml", folder)
+    shutil.copy(ROOT / "dvc.yaml", folder)
     for description in (ROOT / "sources").glob("*/source.yaml"):
         target = folder / "sources" / description.parent.name
         target.mkdir(parents=True)

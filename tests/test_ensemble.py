@@ -169,7 +169,7 @@ def test_the_first_is_champion_the_same_again_nothing_new_a_changed_one_challeng
     assert [line for line in said.out.splitlines() if line.startswith("registered")] == [
         "registered: digits version 1, challenger and champion",
         "registered: digits version 1, challenger and champion",
-        "registered: digits version 2, challenger",
+        "registered: digits version 2, challenger; the champion is version 1",
     ]
     register("soft_vote")
     assert versions() == {"1": ["challenger", "champion"], "2": []}

@@ -14,7 +14,7 @@ from flows.params import parse
 from lightning_modules import known
 from lightning_modules.errors import DivergedError, InputError
 
-SHIPPED = Path(__file__).resolve().parents[1] / "params.yaml"
+SHIPPED = Path(__file__).resolve().with_name("params.yaml")
 MISSING = object()
 
 
@@ -50,6 +50,7 @@ def test_what_is_shipped_is_valid(content):
     assert shipped.feed == shipped.data["digits"]
     assert list(shipped.members) == list(content["members"])
     assert shipped == params.read(SHIPPED)
+    assert params.read(SHIPPED.parents[1] / "params.yaml").members
 
 
 @pytest.mark.parametrize("dataset", params.DATASETS)
@@ -280,7 +281,7 @@ def test_a_file_that_is_no_text_or_not_there(tmp_path):
 def check(folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "flows.check"], cwd=folder, capture_output=True, text=True, timeout=60,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SHIPPED.parent), *sys.path])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SHIPPED.parents[1]), *sys.path])},
     )  # fmt: skip
 
 
@@ -335,3 +336,22 @@ def test_every_command_ends_bad_input_with_2_and_a_failed_training_with_1(error,
         run(command)
     assert end.value.code == code
     assert capsys.readouterr().err == f"trainyard: {error}\n"
+
+
+def test_a_change_is_checked_and_not_made(project):
+    from flows.check import changed
+
+    before = (project / "params.yaml").read_bytes()
+    assert changed(("dataset=blobs", "members.mlp.optimizer.lr=1e-3")).member("mlp").optimizer.lr == 0.001
+    for change, said in (
+        ("members.mlp.dropout=1.5", "members.mlp.dropout is 1.5"),
+        ("dataset=cifar100", 'Did you mean "cifar10"'),
+        ("members.mlp.dropuot=0.1", 'Did you mean "members.mlp.dropout"'),
+        ("dropout", "dropout is no change: say key=value"),
+        ("seed.mlp=1", "seed in params.yaml is 0, which has no keys of its own"),
+        ("seed=[1", "the value is no valid YAML"),
+    ):
+        with pytest.raises(InputError) as refused:
+            changed((change,))
+        assert said in str(refused.value)
+    assert (project / "params.yaml").read_bytes() == before

@@ -91,22 +91,29 @@ def test_what_is_no_image_is_refused_in_one_line(digit, tmp_path, capfd):
     assert "deep.png has more than 8 bits a channel" in refused(capfd, str(tmp_path / "deep.png"))
 
 
-def test_without_a_champion_it_says_what_makes_one(store, project, capfd):
-    assert "there is no champion for digits" in refused(capfd, "digit.png")
-    assert "there is no champion for blobs" in refused(capfd, "digit.png", "--dataset", "blobs")
+@pytest.fixture
+def black(tmp_path) -> str:
+    """An image file."""
+    Image.new("L", (8, 8)).save(tmp_path / "black.png")
+    return str(tmp_path / "black.png")
+
+
+def test_without_a_champion_it_says_what_makes_one(store, project, black, capfd):
+    assert "there is no champion for digits" in refused(capfd, black)
+    assert "there is no champion for blobs" in refused(capfd, black, "--dataset", "blobs")
     store.unlink()
-    assert "`make repro` trains and registers one" in refused(capfd, "digit.png")
+    assert "`make repro` trains and registers one" in refused(capfd, black)
     assert not store.exists()
 
 
-def test_a_store_that_does_not_answer_is_named(project, no_store, capfd):
-    assert no_store in refused(capfd, "digit.png")
+def test_a_store_that_does_not_answer_is_named(project, no_store, black, capfd):
+    assert no_store in refused(capfd, black)
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////dev/null/x.db", "foo://bar", "postgresql://nobody@127.0.0.1:9/x"])
-def test_a_store_that_cannot_be_used_is_not_one_without_a_champion(project, monkeypatch, capfd, uri):
+def test_a_store_that_cannot_be_used_is_not_one_without_a_champion(project, monkeypatch, black, capfd, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert f"MLflow at {uri} cannot be used" in refused(capfd, "x.png")
+    assert f"MLflow at {uri} cannot be used" in refused(capfd, black)
 
 
 def test_a_champion_whose_files_are_gone_is_said(finished_copy, no_store, monkeypatch):

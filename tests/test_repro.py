@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import ROOT, edit, environment, shrink, soon
 
-SOURCES = (".dvc", ".dvcignore", ".gitignore", "dvc.yaml", "flows", "lightning_modules", "params.yaml")
+SOURCES = (".dvc", ".dvcignore", ".gitignore", "dvc.yaml", "flows", "lightning_modules")
 STAGES = ["check", "download", "train@small", "train@wide", "evaluate", "ensemble"]
 
 
@@ -49,6 +49,8 @@ def copy_of_sources(folder: Path) -> Path:
         target = folder / "sources" / description.parent.name
         target.mkdir(parents=True)
         shutil.copy(description, target)
+
+    shutil.copy(ROOT / "tests" / "params.yaml", folder)
 
     def change(content: dict) -> None:
         shrink(content)
