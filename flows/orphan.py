@@ -13,6 +13,7 @@ from pathlib import PurePath
 import psutil
 
 INTERVAL = 0.5  # seconds
+GRACE = 5.0  # seconds for a handler of the signal to tidy up
 
 
 def die_with_dvc() -> threading.Thread | None:
@@ -60,6 +61,9 @@ def watch(process: psutil.Process | None) -> None:
     while process is not None and process.is_running() and status(process) != psutil.STATUS_ZOMBIE:
         time.sleep(INTERVAL)
     os.kill(os.getpid(), signal.SIGTERM)
+    # A handler that raises is not enough: Python drops what is raised while it is inside of a destructor.
+    time.sleep(GRACE)
+    os._exit(128 + signal.SIGTERM)
 
 
 def status(process: psutil.Process) -> str:

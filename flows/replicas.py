@@ -78,20 +78,15 @@ def lost_worker(name: str) -> Iterator[None]:
 
 @contextmanager
 def workers(count: int, card: dict, *arguments) -> Iterator[list[Connection]]:
-    """Starts `count` processes that wait for the numbers of replicas; ends them whatever happens.
-
-    They are forked where that is safe, so that torch and Lightning, seconds of import, are loaded once: on Linux,
-    and without CUDA, which does not survive a fork.
-    """
-    forked = sys.platform == "linux" and card["settings"]["accelerator"] == "cpu"
-    context = multiprocessing.get_context("fork" if forked else "spawn")
+    """Starts `count` processes that wait for the numbers of replicas; ends them whatever happens."""
+    context = multiprocessing.get_context(start_method(card["settings"]["accelerator"]))
     started, connections = [], []
     sys.stdout.flush()
     sys.stderr.flush()
     try:
         for place in range(count):
             here, there = context.Pipe()
-            process = context.Process(target=serve, args=(there, place, os.getpid(), card, *arguments), daemon=True)
+            process = context.Process(target=serve, args=(there, place, card, *arguments), daemon=True)
             process.start()
             there.close()
             started.append(process)
@@ -104,9 +99,13 @@ def workers(count: int, card: dict, *arguments) -> Iterator[list[Connection]]:
             process.join()
 
 
-def serve(
-    connection: Connection, place: int, parent: int, card: dict, seeds: list[int], work: Path, devices: int
-) -> None:
+def start_method(accelerator: str) -> str:
+    """A fork where that is safe, so that torch and Lightning, seconds of import, are loaded once: on Linux, in a
+    process that has computed no gradient, and without CUDA, neither of which survives a fork."""
+    return "fork" if sys.platform == "linux" and accelerator == "cpu" else "spawn"
+
+
+def serve(connection: Connection, place: int, card: dict, seeds: list[int], work: Path, devices: int) -> None:
     """A worker's life: trains each replica whose number it is sent."""
     import signal
 
@@ -114,7 +113,7 @@ def serve(
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
-    threading.Thread(target=die_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=die_with_parent, daemon=True).start()
     data = dataset.load(card["dataset"])
     given = {
         "training": data.split("train"),
@@ -142,10 +141,10 @@ def serve(
         report({"finished": True, "best_epoch": result.best_epoch})
 
 
-def die_with(parent: int) -> None:
+def die_with_parent() -> None:
     """Ends this process soon after its parent, which, killed, could not do so: it would go on holding the
     member's lock, and for ever where it waits for work (its forked siblings keep the connection open)."""
-    while os.getppid() == parent:
+    while multiprocessing.parent_process().is_alive():
         time.sleep(0.5)
     os._exit(143)
 

@@ -35,6 +35,17 @@ def no_store_of_others(monkeypatch):
     forget_stores(monkeypatch)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def clean_workers():
+    """Tests compute gradients in this process, after which it cannot fork a worker that does. Another one forks."""
+    import multiprocessing
+
+    multiprocessing.set_forkserver_preload(["flows.replicas"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.replicas.start_method", lambda accelerator: "forkserver")
+        yield
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A fresh project to work in, and the working folder: params.yaml, dvc.yaml and sources/, no data."""
