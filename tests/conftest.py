@@ -1,6 +1,7 @@
 """What every test may ask for."""
 
 import contextlib
+import copy
 import os
 import shutil
 import sys
@@ -80,9 +81,10 @@ def edit(folder: Path, change: Callable[[dict], object]):
 
 def shrink(content: dict) -> None:
     """Makes the params of a project TINY."""
-    content["data"] = TINY["data"]
-    content["training"] |= TINY["training"]
-    content["members"] = {name: dict(member) for name, member in TINY["members"].items()}
+    tiny = copy.deepcopy(TINY)  # which tests edit further
+    content["data"] = tiny["data"]
+    content["training"] |= tiny["training"]
+    content["members"] = tiny["members"]
 
 
 def soon(condition: Callable[[], object], seconds: float = 60.0) -> bool:
