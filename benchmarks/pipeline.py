@@ -48,8 +48,12 @@ def measure() -> list[dict]:
         for name, goal in (("--help", 0.5), ("status", 3.0)):
             times = alone(command("flows.cli", name, cwd=folder))
             rows.append(row(f"trainyard {name}", times["median"], goal, times))
-        # What a training stage loads before its own first line: a wrong name in params.yaml is refused before it.
+        refusal = [sys.executable, "-m", "flows.train", "nobody"]
+        times = alone(lambda: subprocess.run(refusal, cwd=folder, capture_output=True))
+        rows.append(row("a training stage's process until it refuses a wrong name", times["median"], 4.0, times))
         loading = "import flows.train, flows.replicas, flows.tracking, flows.dataset"
         times = alone(lambda: subprocess.run([sys.executable, "-c", loading], cwd=folder, check=True))
-        rows.append(row("a training stage's process until all it needs is loaded", times["median"], 4.0, times))
+        rows.append(
+            row("a training stage's process until torch, Lightning and MLflow are loaded", times["median"], 4.0, times)
+        )
     return rows

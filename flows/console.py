@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from lightning_modules.errors import DivergedError, InputError, UnavailableError
+from lightning_modules.errors import DivergedError, InputError, UnavailableError, WorkerError
 
 # Tools that phone home are told not to, before any of them is imported; a user's own setting wins.
 QUIET = {
@@ -31,7 +31,7 @@ def run(command: click.Command) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (InputError, DivergedError) as error:
+    except (InputError, DivergedError, WorkerError) as error:
         click.echo(f"trainyard: {error}", err=True)
         sys.exit(2 if isinstance(error, InputError) and not isinstance(error, UnavailableError) else 1)
     sys.exit(code if isinstance(code, int) else 0)

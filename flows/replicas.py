@@ -12,12 +12,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from flows.progress import Board
-from lightning_modules.errors import DivergedError, InputError
+from lightning_modules.errors import DivergedError, InputError, WorkerError
 from lightning_modules.fit import Fitted, fit
-
-
-class WorkerError(RuntimeError):
-    """A worker process ended before it had finished its replica."""
 
 
 def train_replicas(

@@ -63,15 +63,18 @@ def train(params: Params, member: str) -> dict:
         DivergedError: a loss became NaN or infinite.
         WorkerError: a process that trained a replica was killed.
     """
+    from flows import dataset
+
+    # What can be refused is refused before the seconds that torch and Lightning take to load.
+    recipe = params.member(member)
+    data = dataset.load(params.dataset)
+
     import torch
 
-    from flows import dataset
     from flows.replicas import train_replicas
     from flows.tracking import Tracker
     from lightning_modules.fit import hardware_precision
 
-    recipe = params.member(member)
-    data = dataset.load(params.dataset)
     accelerator = hardware.accelerator(params.training.accelerator, params.training.devices)
     settings = {
         "epochs": params.feed.epochs,
@@ -227,15 +230,9 @@ def write_history(path: Path, histories: list[list[dict]]) -> None:
 @click.argument("member")
 def command(member: str) -> None:
     """Train the replicas of MEMBER, a name under `members` in params.yaml."""
-    from flows.replicas import WorkerError
-
     # Python's default would end this process without its `finally` blocks, and leave the replicas running.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    params = read()
-    try:
-        card = train(params, member)
-    except WorkerError as error:
-        raise click.ClickException(str(error)) from None
+    card = train(read(), member)
     best = [f"{replica['validation_accuracy']:.2%}" for replica in card["replicas"]]
     print(f"{member}: {len(best)} replicas of {card['parameters']:,} parameters, validation accuracy {', '.join(best)}")
 

@@ -16,6 +16,10 @@ class DivergedError(ArithmeticError):
     """A loss became NaN or infinite: the recipe, not the program, has to change."""
 
 
+class WorkerError(RuntimeError):
+    """A process that trained a replica ended before it had finished."""
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
     """The error for a name that is not among the `known` ones; it lists them and suggests the nearest."""
     names = sorted(known)
