@@ -1,5 +1,6 @@
 """Figures that can be trusted on a noisy machine: two ways in turn, A B A B, medians and the ratio pair by pair."""
 
+import os
 import statistics
 import subprocess
 import sys
@@ -38,8 +39,11 @@ def in_turn(ours: Callable[[], object], other: Callable[[], object], runs: int =
     }
 
 
-def command(*arguments: str, cwd=None, env=None) -> Callable[[], None]:
+def command(*arguments: str, cwd=None) -> Callable[[], None]:
     """Runs `python -m ARGUMENTS` to its end; raises CalledProcessError with its output where it fails."""
+    # DVC's stages say `python`: this very one.
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+    env = {**os.environ, "PATH": path}
 
     def call() -> None:
         subprocess.run([sys.executable, "-m", *arguments], cwd=cwd, env=env, check=True, capture_output=True)
