@@ -29,15 +29,15 @@ class Fitted:
 
 
 class Progress(pl.Callback):
-    """Keeps the history and the best weights, saves a checkpoint after every epoch and reports.
+    """Keeps the history and the best weights, and reports.
 
     History and best weights are part of the one checkpoint file, which is renamed into place: whatever
     moment the process dies at, the file holds one whole epoch's end.
     """
 
-    def __init__(self, monitor: str, checkpoint: Path | None, report: Callable[[dict], None]) -> None:
+    def __init__(self, monitor: str, report: Callable[[dict], None]) -> None:
         self.key, self.mode = MONITORS[monitor]
-        self.checkpoint, self.report = checkpoint, report
+        self.report = report
         self.history: list[dict] = []
         self.best: dict = {}
 
@@ -60,11 +60,6 @@ class Progress(pl.Callback):
             self.best = {"value": value, "epoch": row["epoch"], "state": state}
         self.report({"epoch": row["epoch"], "done": 1.0, "row": row, "best_epoch": self.best["epoch"]})
 
-    def save(self, trainer: pl.Trainer) -> None:
-        temporary = self.checkpoint.with_name(f".{self.checkpoint.name}.{os.getpid()}")
-        trainer.save_checkpoint(temporary)
-        os.replace(temporary, self.checkpoint)
-
 
 class SaveLast(Checkpoint):
     """Saves after all other callbacks have seen the epoch, so that the checkpoint holds what they made of it.
@@ -72,11 +67,13 @@ class SaveLast(Checkpoint):
     Lightning calls Checkpoint callbacks after early stopping, and any other kind before it.
     """
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    def __init__(self, file: Path) -> None:
+        self.file = file
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
-        self.progress.save(trainer)
+        temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
+        trainer.save_checkpoint(temporary)
+        os.replace(temporary, self.file)
 
 
 class Stopping(EarlyStopping):
@@ -154,7 +151,7 @@ def fit(
         Images(*training, mean, std, augment, device=place),
         Images(*validation, mean, std, device=place),
     )
-    progress = Progress(monitor, checkpoint, report)
+    progress = Progress(monitor, report)
     callbacks: list[pl.Callback] = [progress]
     if early_stopping:
         key, mode = MONITORS[monitor]
@@ -163,7 +160,7 @@ def fit(
         )
     if checkpoint:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        callbacks.append(SaveLast(progress))
+        callbacks.append(SaveLast(checkpoint))
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator=accelerator,

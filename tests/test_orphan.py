@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from conftest import soon
 
 from flows import orphan
 
@@ -22,15 +22,6 @@ Path("pid").write_text(str(os.getpid()))
 time.sleep(60)
 Path("result").write_text("late")
 """
-
-
-def soon(condition, seconds: float = 15.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def gone(pid: int) -> bool:

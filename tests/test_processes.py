@@ -6,10 +6,10 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 
 import psutil
 import pytest
+from conftest import soon
 
 from flows.processes import ClosedError, Lines, Processes, TimeLimitError
 
@@ -30,15 +30,6 @@ STUBBORN = """
 
 def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-
-def soon(condition, seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_both_outputs_come_as_lines_in_their_order_with_the_exit_code():
