@@ -8,12 +8,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_modules import networks, optimizers
+from lightning_modules.dropout import Dropout
 from lightning_modules.errors import DivergedError
 from lightning_modules.images import Blocks, Images
 
 # Mini-batches in a block, and images in a batch of the validation pass.
 BLOCK = 50
 EVALUATION_BATCH = 1000
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Of the random numbers of one epoch, counted from 0."""
+    return seed * 1_000_003 + epoch
 
 
 class Classifier(pl.LightningModule):
@@ -27,6 +33,9 @@ class Classifier(pl.LightningModule):
         epochs, batch_size: of the planned training; the schedule runs over them.
 
     Constructor arguments are plain JSON types, so a checkpoint loads by itself.
+
+    Attributes:
+        numbers: the last epoch's training_loss, validation_nll and validation_accuracy, one dict for each network.
     """
 
     def __init__(self, recipe: dict, shape: list[int], classes: int, seed: int, epochs: int, batch_size: int) -> None:
@@ -37,6 +46,8 @@ class Classifier(pl.LightningModule):
         self.network = networks.build(recipe, shape, classes).to(memory_format=torch.channels_last)
         self.training_images: Images | None = None
         self.validation_images: Images | None = None
+        self.numbers: list[dict[str, float]] = []
+        self.generators: list[torch.Generator | None] = [None]  # one for each network; None: torch's global one
 
     def attach(self, training: Images, validation: Images) -> "Classifier":
         """Gives the module what it learns from; images are no part of a checkpoint."""
@@ -47,9 +58,16 @@ class Classifier(pl.LightningModule):
         """Logits, N×classes, of normalised images, N×C×H×W."""
         return self.network(images)
 
+    def state(self, replica: int = 0) -> dict[str, Tensor]:
+        """What the network that `networks.build` builds has to load to be this one."""
+        return self.network.state_dict()
+
     def train_dataloader(self) -> Blocks:
-        count = len(self.training_images)
-        return Blocks(count, self.hparams.batch_size, BLOCK, lambda: torch.randperm(count).to(self.device))
+        return Blocks(len(self.training_images), self.hparams.batch_size, BLOCK, self.order)
+
+    def order(self) -> Tensor:
+        """The order of the training images in the epoch to come."""
+        return torch.randperm(len(self.training_images), device=self.device)
 
     def val_dataloader(self) -> Blocks:
         count = len(self.validation_images)
@@ -57,60 +75,80 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> dict:
         recipe = self.hparams.recipe
-        optimizer = optimizers.build(recipe["optimizer"], self.parameters())
+        optimizer = self.build_optimizer()
         steps = self.hparams.epochs * self.train_dataloader().steps
         return {"optimizer": optimizer, "lr_scheduler": optimizers.schedule(recipe["schedule"], optimizer, steps)}
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        return optimizers.build(self.hparams.recipe["optimizer"], self.parameters())
 
     # An epoch's random numbers are a function of the seed and the epoch alone, so that a training that was
     # interrupted goes on as if it had not been. Lightning draws the batch order before on_train_epoch_start.
     def on_train_start(self) -> None:
-        torch.manual_seed(self.hparams.seed * 1_000_003 + self.current_epoch)
+        self.reseed(self.current_epoch)
 
     def on_train_epoch_end(self) -> None:
-        torch.manual_seed(self.hparams.seed * 1_000_003 + self.current_epoch + 1)
+        self.reseed(self.current_epoch + 1)
+
+    def reseed(self, epoch: int) -> None:
+        torch.manual_seed(epoch_seed(self.hparams.seed, epoch))
 
     def on_train_epoch_start(self) -> None:
+        self.training_images.begin_epoch(self.generators)
+        for layer in self.network.modules():
+            if isinstance(layer, Dropout):
+                layer.begin_epoch(self.generators)
         # Running sums stay on the device: reading a loss in every step would wait for it.
-        self.loss_sum = torch.zeros((), device=self.device)
+        self.loss_sum = torch.zeros(len(self.generators), device=self.device)
 
     def training_step(self, block: list[Tensor], block_index: int) -> None:
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         for index in block:
             images, labels = self.training_images.batch(index)
-            logits = self(images)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.hparams.recipe["label_smoothing"])
+            loss = self.loss(self(images).float(), labels)
             optimizer.zero_grad()
-            loss.backward()
+            loss.sum().backward()
             optimizer.step()
             scheduler.step()
             # Autocast keeps the weights it has cast until its outermost region ends, which here is the whole block.
             torch.clear_autocast_cache()
-            self.loss_sum += loss.detach() * len(labels)
+            self.loss_sum += loss.detach() * index.shape[-1]
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean over the mini-batch, for each network."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.hparams.recipe["label_smoothing"])
 
     def on_validation_epoch_start(self) -> None:
-        self.nll_sum = torch.zeros((), device=self.device)
-        self.hits = torch.zeros((), device=self.device)
+        self.nll_sum = torch.zeros(len(self.generators), device=self.device)
+        self.hits = torch.zeros(len(self.generators), device=self.device)
 
     def validation_step(self, block: list[Tensor], block_index: int) -> None:
         for index in block:
             images, labels = self.validation_images.batch(index)
             logits = self(images).float()
-            self.nll_sum += F.cross_entropy(logits, labels, reduction="sum")
-            self.hits += (logits.argmax(1) == labels).sum()
+            nll = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+            self.nll_sum += nll.view(labels.shape).sum(-1)
+            self.hits += (logits.argmax(-1) == labels).sum(-1)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the epoch's numbers.
+        """Keeps the epoch's numbers.
 
         Raises:
-            DivergedError: a loss of this epoch is NaN or infinite.
+            DivergedError: a loss of this epoch is NaN or infinite; its `replica` is the network's number.
         """
+        self.numbers = self.measured()
+        for number, numbers in enumerate(self.numbers):
+            for name, value in numbers.items():
+                if not math.isfinite(value):
+                    reason = f"{name.replace('_', ' ')} became {value} in epoch {self.current_epoch + 1}"
+                    raise DivergedError(reason, number)
+
+    def measured(self) -> list[dict[str, float]]:
+        """The epoch's sums as means, one dict for each network."""
+        sums = torch.stack([self.loss_sum, self.nll_sum, self.hits]).double().cpu().reshape(3, -1)
         count = len(self.validation_images)
-        numbers = {
-            "training_loss": (self.loss_sum / len(self.training_images)).item(),
-            "validation_nll": (self.nll_sum / count).item(),
-            "validation_accuracy": (self.hits / count).item(),
-        }
-        for name, value in numbers.items():
-            if not math.isfinite(value):
-                raise DivergedError(f"{name.replace('_', ' ')} became {value} in epoch {self.current_epoch + 1}")
-        self.log_dict(numbers)
+        loss, nll, hits = (sums / torch.tensor([[len(self.training_images)], [count], [count]])).tolist()
+        return [
+            {"training_loss": loss[number], "validation_nll": nll[number], "validation_accuracy": hits[number]}
+            for number in range(len(loss))
+        ]

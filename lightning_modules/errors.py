@@ -13,7 +13,16 @@ class UnavailableError(InputError):
 
 
 class DivergedError(ArithmeticError):
-    """A loss became NaN or infinite: the recipe, not the program, has to change."""
+    """A loss became NaN or infinite: the recipe, not the program, has to change.
+
+    Args:
+        reason: one sentence.
+        replica: the number of the network among those that trained together.
+    """
+
+    def __init__(self, reason: str, replica: int = 0) -> None:
+        super().__init__(reason)
+        self.replica = replica
 
 
 class WorkerError(RuntimeError):

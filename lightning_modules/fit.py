@@ -1,4 +1,7 @@
-"""One training of one network, from its seed to its best epoch's weights; it goes on from where it was interrupted."""
+"""One training, from the seed to the best epoch's weights; it goes on from where it was interrupted.
+
+`fit` trains one network, `fit_together` several of one shape as a single computation.
+"""
 
 import logging
 import os
@@ -9,13 +12,15 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
+from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
 from lightning_modules.classifier import Classifier
 from lightning_modules.images import Images
+from lightning_modules.together import Together
 
-MONITORS = {"nll": ("validation_nll", "min"), "accuracy": ("validation_accuracy", "max")}
+# What is monitored, and the sign that makes smaller better.
+MONITORS = {"nll": ("validation_nll", 1), "accuracy": ("validation_accuracy", -1)}
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
@@ -29,42 +34,67 @@ class Fitted:
 
 
 class Progress(pl.Callback):
-    """Keeps the history and the best weights, and reports.
+    """Keeps the history and the best weights of each network, stops it early, and reports.
+
+    A network that has stopped is left as it was at its best epoch, while others that train with it go on.
 
     History and best weights are part of the one checkpoint file, which is renamed into place: whatever
     moment the process dies at, the file holds one whole epoch's end.
     """
 
-    def __init__(self, monitor: str, report: Callable[[dict], None]) -> None:
-        self.key, self.mode = MONITORS[monitor]
-        self.report = report
-        self.history: list[dict] = []
-        self.best: dict = {}
+    def __init__(self, monitor: str, patience: int | None, networks: int, report: Callable[[dict], None]) -> None:
+        self.key, self.sign = MONITORS[monitor]
+        self.patience, self.report = patience, report
+        self.histories: list[list[dict]] = [[] for _ in range(networks)]
+        self.best: list[dict] = [{} for _ in range(networks)]
 
     def state_dict(self) -> dict:
-        return {"history": self.history, "best": self.best}
+        return {"histories": self.histories, "best": self.best}
 
     def load_state_dict(self, state: dict) -> None:
-        self.history, self.best = state["history"], state["best"]
+        self.histories, self.best = state["histories"], state["best"]
+
+    def stopped(self, number: int) -> bool:
+        if not self.patience or not self.histories[number]:
+            return False
+        return self.histories[number][-1]["epoch"] - self.best[number]["epoch"] >= self.patience
+
+    def all_stopped(self) -> bool:
+        return all(self.stopped(number) for number in range(len(self.best)))
+
+    def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:
+        # Early stopping holds too when a training that it had ended is taken up again from its checkpoint.
+        trainer.should_stop = trainer.should_stop or self.all_stopped()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Classifier, outputs, block, block_index: int) -> None:
-        self.report({"epoch": trainer.current_epoch + 1, "done": (block_index + 1) / trainer.num_training_batches})
+        done = (block_index + 1) / trainer.num_training_batches
+        for number in range(len(self.best)):
+            if not self.stopped(number):
+                self.report({"replica": number, "epoch": trainer.current_epoch + 1, "done": done})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
-        numbers = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        row = {"epoch": trainer.current_epoch + 1, **numbers, "lr": trainer.optimizers[0].param_groups[0]["lr"]}
-        self.history.append(row)
-        value = numbers[self.key] if self.mode == "min" else -numbers[self.key]
-        if not self.best or value < self.best["value"]:
-            state = {name: tensor.detach().cpu().clone() for name, tensor in module.network.state_dict().items()}
-            self.best = {"value": value, "epoch": row["epoch"], "state": state}
-        self.report({"epoch": row["epoch"], "done": 1.0, "row": row, "best_epoch": self.best["epoch"]})
+        epoch, rates = trainer.current_epoch + 1, [group["lr"] for group in trainer.optimizers[0].param_groups]
+        rows = {}
+        for number, numbers in enumerate(module.numbers):
+            if self.stopped(number):
+                continue
+            rate = rates[number] if len(rates) == len(self.best) else rates[0]
+            rows[number] = {"epoch": epoch, **numbers, "lr": rate}
+            self.histories[number].append(rows[number])
+            value = self.sign * numbers[self.key]
+            if not self.best[number] or value < self.best[number]["value"]:
+                state = {name: tensor.detach().cpu().clone() for name, tensor in module.state(number).items()}
+                self.best[number] = {"value": value, "epoch": epoch, "state": state}
+        trainer.should_stop = trainer.should_stop or self.all_stopped()
+        for number, row in rows.items():
+            best = self.best[number]["epoch"]
+            self.report({"replica": number, "epoch": epoch, "done": 1.0, "row": row, "best_epoch": best})
 
 
 class SaveLast(Checkpoint):
-    """Saves after all other callbacks have seen the epoch, so that the checkpoint holds what they made of it.
+    """Saves after the other callbacks have seen the epoch, so that the checkpoint holds what they made of it.
 
-    Lightning calls Checkpoint callbacks after early stopping, and any other kind before it.
+    Lightning calls Checkpoint callbacks last.
     """
 
     def __init__(self, file: Path) -> None:
@@ -74,14 +104,6 @@ class SaveLast(Checkpoint):
         temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
         trainer.save_checkpoint(temporary)
         os.replace(temporary, self.file)
-
-
-class Stopping(EarlyStopping):
-    """Early stopping that still holds when a training that it had ended is taken up again from its checkpoint."""
-
-    def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:
-        if self.wait_count >= self.patience:
-            trainer.should_stop = True
 
 
 def hardware_precision(precision: str, accelerator: str) -> str:
@@ -103,70 +125,113 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*")
 
 
-def fit(
-    recipe: dict,
-    training: tuple,
-    validation: tuple,
-    *,
-    mean: list[float],
-    std: list[float],
-    class_names: list[str],
-    seed: int,
-    epochs: int,
-    batch_size: int,
-    augment: str = "none",
-    early_stopping: int | None = None,
-    monitor: str = "nll",
-    accelerator: str = "cpu",
-    device: int = 0,
-    precision: str = "float32",
-    threads: int | None = None,
-    deterministic: bool = True,
-    checkpoint: Path | None = None,
-    report: Callable[[dict], None] = lambda event: None,
-) -> Fitted:
+@dataclass(frozen=True)
+class Settings:
+    """How to train; the same for networks that train together.
+
+    Attributes:
+        mean, std: per channel, of the training images' intensities between 0 and 1.
+        class_names: of the labels 0, 1, ...
+        augment: a name of `images.AUGMENTATIONS`.
+        early_stopping: epochs without a better `monitor` ("nll" or "accuracy") before a network stops.
+        accelerator: "cpu" or "gpu"; `device` is the GPU's number.
+        precision: "float32", or "bfloat16" for mixed precision.
+        threads: CPU threads; the result depends on their number.
+        checkpoint: saved after every epoch; where it exists, training goes on from it.
+        report: called with {replica, epoch, done} while an epoch runs, and with a network's `row` of its history and
+            its `best_epoch` at the end of the epoch; `replica` counts the networks from 0.
+    """
+
+    mean: list[float]
+    std: list[float]
+    class_names: list[str]
+    epochs: int
+    batch_size: int
+    augment: str = "none"
+    early_stopping: int | None = None
+    monitor: str = "nll"
+    accelerator: str = "cpu"
+    device: int = 0
+    precision: str = "float32"
+    threads: int | None = None
+    deterministic: bool = True
+    checkpoint: Path | None = None
+    report: Callable[[dict], None] = lambda event: None
+
+    @property
+    def place(self) -> torch.device:
+        return torch.device("cuda", self.device) if self.accelerator == "gpu" else torch.device("cpu")
+
+
+def fit(recipe: dict, training: tuple, validation: tuple, *, seed: int, **settings) -> Fitted:
     """Trains one network and returns it at its best epoch by validation.
 
     Args:
         recipe: a member of params.yaml.
         training, validation: images (uint8, N×H×W×C) and labels (int64, N).
-        mean, std: per channel, of the training images' intensities between 0 and 1.
-        early_stopping: epochs without a better `monitor` ("nll" or "accuracy") before it stops.
-        accelerator: "cpu" or "gpu"; `device` is the GPU's number.
-        precision: "float32", or "bfloat16" for mixed precision.
-        threads: CPU threads; the result depends on their number.
-        checkpoint: saved after every epoch; where it exists, training goes on from it.
-        report: called with {epoch, done} while an epoch runs, and with its `row` of the history at its end.
+        seed: of initial weights, batch order, dropout and augmentation.
+        settings: see `Settings`.
 
     Raises:
         DivergedError: a loss became NaN or infinite.
         InputError: torch refuses the optimizer's settings.
     """
+    given = Settings(**settings)
+    prepare(given)
+    shape, classes = list(training[0].shape[1:]), len(given.class_names)
+    module = Classifier(recipe, shape, classes, seed, given.epochs, given.batch_size)
+    return train(module, 1, training, validation, given)[0]
+
+
+def fit_together(
+    recipes: list[dict], training: tuple, validation: tuple, *, seeds: list[int], **settings
+) -> list[Fitted]:
+    """Trains networks of one shape as a single computation; each comes out as `fit` would give it, up to rounding.
+
+    Args:
+        recipes, seeds: of each network; the recipes may differ in what `together.FREE` names.
+        training, validation, settings: as for `fit`.
+
+    Raises:
+        DivergedError, InputError: as `fit` does.
+        NotStackableError: a layer of the network has no stacked version.
+    """
+    given = Settings(**settings)
+    prepare(given)
+    shape, classes = list(training[0].shape[1:]), len(given.class_names)
+    module = Together(recipes, shape, classes, seeds, given.epochs, given.batch_size)
+    return train(module, len(seeds), training, validation, given)
+
+
+def prepare(settings: Settings) -> None:
+    """What torch and Lightning have to know before the first tensor."""
     quiet()
-    if threads:
-        torch.set_num_threads(threads)
-    place = torch.device("cuda", device) if accelerator == "gpu" else torch.device("cpu")
-    module = Classifier(recipe, list(training[0].shape[1:]), len(class_names), seed, epochs, batch_size)
+    # Values too small for a normal float, of which optimizers are full, cost a processor a hundred times as much.
+    torch.set_flush_denormal(True)
+    # An aid for finding reads of memory that nobody wrote, which costs a write to every new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+
+
+def train(module: Classifier, networks: int, training: tuple, validation: tuple, settings: Settings) -> list[Fitted]:
+    """Trains the networks of a module; see `fit`."""
     module.attach(
-        Images(*training, mean, std, augment, device=place),
-        Images(*validation, mean, std, device=place),
+        Images(*training, settings.mean, settings.std, settings.augment, device=settings.place),
+        Images(*validation, settings.mean, settings.std, device=settings.place),
     )
-    progress = Progress(monitor, report)
+    progress = Progress(settings.monitor, settings.early_stopping, networks, settings.report)
     callbacks: list[pl.Callback] = [progress]
-    if early_stopping:
-        key, mode = MONITORS[monitor]
-        callbacks.append(
-            Stopping(key, patience=early_stopping, mode=mode, check_on_train_epoch_end=True, min_delta=0.0)
-        )
+    checkpoint = settings.checkpoint
     if checkpoint:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         callbacks.append(SaveLast(checkpoint))
     trainer = pl.Trainer(
-        max_epochs=epochs,
-        accelerator=accelerator,
-        devices=[device] if accelerator == "gpu" else 1,
-        precision=PRECISIONS[precision],
-        deterministic=deterministic,
+        max_epochs=settings.epochs,
+        accelerator=settings.accelerator,
+        devices=[settings.device] if settings.accelerator == "gpu" else 1,
+        precision=PRECISIONS[settings.precision],
+        deterministic=settings.deterministic,
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=checkpoint is not None,
@@ -180,4 +245,4 @@ def fit(
     if trainer.received_sigterm:
         # Lightning ends a terminated fit as if it were finished.
         raise SystemExit(143)
-    return Fitted(progress.best["state"], progress.history, progress.best["epoch"])
+    return [Fitted(best["state"], history, best["epoch"]) for best, history in zip(progress.best, progress.histories)]

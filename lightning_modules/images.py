@@ -1,6 +1,6 @@
 """Images in memory: one uint8 tensor on the device, batches by index; augmentation and normalising are batched."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     Args:
         mean, std: per channel, of intensities between 0 and 1. A channel that never changes becomes zero.
     """
-    return ((images.float() / 255 - mean) / std.clamp_min(1 / 255)).permute(0, 3, 1, 2)
+    return images.float().sub_(255 * mean).div_((255 * std).clamp_min(1)).permute(0, 3, 1, 2)
 
 
 class Images:
@@ -31,7 +31,7 @@ class Images:
         labels: int64, N.
         mean, std: per channel, of intensities between 0 and 1.
         augment: "shift" moves each image by up to an eighth of its sides, black coming in at the border;
-            "flip" mirrors half of the images left to right; drawn per image from torch's global generator.
+            "flip" mirrors half of the images left to right; drawn anew for each image by `begin_epoch`.
     """
 
     def __init__(
@@ -58,17 +58,37 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The normalised, augmented images N×C×H×W (float32) and labels at `index`."""
+    def begin_epoch(self, generators: Sequence[torch.Generator | None] = (None,)) -> None:
+        """Draws how each image is augmented in the epoch to come, with the generator of each replica."""
+
+        size = (len(self),)
+        place = {"device": self.device}
         if self.shift:
-            down, right = (torch.randint(2 * reach + 1, index.shape, device=self.device) for reach in self.reach)
-            pixels = self.windows[index, down, right].permute(0, 2, 3, 1)
-        else:
-            pixels = self.images[index]
+            self.down, self.right = (
+                torch.stack([torch.randint(2 * reach + 1, size, generator=own, **place) for own in generators])
+                for reach in self.reach
+            )
         if self.flip:
-            mirrored = torch.rand(index.shape, device=self.device) < 0.5
-            pixels = torch.where(mirrored[:, None, None, None], pixels.flip(2), pixels)
-        return normalize(pixels, self.mean, self.std), self.labels[index]
+            self.mirrored = torch.stack([torch.rand(size, generator=own, **place) < 0.5 for own in generators])
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The normalised, augmented images N×C×H×W (float32) and labels N at `index`.
+
+        Args:
+            index: N positions, or replicas × N of them; then images and labels are replicas × N × ... too.
+        """
+        flat = index.reshape(-1)
+        replica = (
+            torch.arange(len(index), device=self.device).repeat_interleave(index.shape[1]) if index.dim() > 1 else 0
+        )
+        if self.shift:
+            pixels = self.windows[flat, self.down[replica, flat], self.right[replica, flat]].permute(0, 2, 3, 1)
+        else:
+            pixels = self.images.index_select(0, flat)  # much faster than indexing, which goes value by value
+        if self.flip:
+            pixels = torch.where(self.mirrored[replica, flat][:, None, None, None], pixels.flip(2), pixels)
+        images, labels = normalize(pixels, self.mean, self.std), self.labels[flat]
+        return (images, labels) if index.dim() == 1 else (images.unflatten(0, index.shape), labels.view(index.shape))
 
 
 class Blocks:
@@ -78,7 +98,7 @@ class Blocks:
 
     Args:
         count: number of images.
-        order: gives the order of the images anew for each pass.
+        order: gives the order of the images anew for each pass: N positions, or replicas × N.
     """
 
     def __init__(self, count: int, batch_size: int, block: int, order) -> None:
@@ -93,6 +113,6 @@ class Blocks:
         return -(-self.steps // self.block)
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        batches = self.order().split(self.batch_size)
+        batches = self.order().split(self.batch_size, dim=-1)
         for start in range(0, len(batches), self.block):
             yield list(batches[start : start + self.block])

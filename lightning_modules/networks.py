@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lightning_modules.activations import ACTIVATIONS
+from lightning_modules.dropout import Dropout
 from lightning_modules.initializers import initialize
 
 Shape = tuple[int, int, int]  # height, width, channels
@@ -19,7 +20,7 @@ def mlp(shape: Shape, classes: int, activation: type[nn.Module], dropout: float,
     layers: list[nn.Module] = [nn.Flatten()]
     width = shape[0] * shape[1] * shape[2]
     for size in hidden:
-        layers += [nn.Linear(width, size), activation(), nn.Dropout(dropout)]
+        layers += [nn.Linear(width, size), activation(), Dropout(dropout)]
         width = size
     return nn.Sequential(*layers, nn.Linear(width, classes))
 
@@ -50,7 +51,7 @@ def cnn(
     fitted = tuple(-(-side // step) for side, step in zip(size, window))
     if window != (1, 1):
         layers.append(nn.AvgPool2d(window, ceil_mode=True))
-    layers += [nn.Flatten(), nn.Linear(width * fitted[0] * fitted[1], hidden), activation(), nn.Dropout(dropout)]
+    layers += [nn.Flatten(), nn.Linear(width * fitted[0] * fitted[1], hidden), activation(), Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(hidden, classes))
 
 
@@ -91,7 +92,7 @@ def resnet(
             layers.append(Residual(inputs, outputs, stride, activation))
             size = tuple(-(-side // step) for side, step in zip(size, stride))
             inputs = outputs
-    layers += [nn.BatchNorm2d(inputs), activation(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout)]
+    layers += [nn.BatchNorm2d(inputs), activation(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(inputs, classes))
 
 

@@ -34,11 +34,12 @@ SCHEDULES = {
 }
 
 
-def build(settings: dict, parameters: Iterable[torch.nn.Parameter]) -> optim.Optimizer:
+def build(settings: dict, parameters: Iterable[torch.nn.Parameter | dict]) -> optim.Optimizer:
     """The optimizer that a recipe's `optimizer` names.
 
     Args:
         settings: name, lr, weight_decay and hyper-parameters of torch's class of that name.
+        parameters: or torch's groups of them.
 
     Raises:
         InputError: torch refuses the hyper-parameters.
@@ -54,6 +55,40 @@ def build(settings: dict, parameters: Iterable[torch.nn.Parameter]) -> optim.Opt
         return kind(list(parameters), **(preset | given | fused))
     except (TypeError, ValueError, IndexError) as error:
         raise InputError(f"optimizer {settings['name']} refuses {given}: {error}") from None
+
+
+# Those whose update of one weight depends on other weights of the same tensor.
+NOT_ELEMENTWISE = ("adafactor",)
+
+
+def build_stacked(settings: list[dict], parameters: list[torch.nn.Parameter]) -> optim.Optimizer:
+    """The optimizer of networks whose parameters are stacked, which treats each as if it were alone.
+
+    Args:
+        settings: of each network; they may differ in lr and weight_decay.
+        parameters: each with a first dimension over the networks.
+    """
+    if all(given == settings[0] for given in settings) and settings[0]["name"] not in NOT_ELEMENTWISE:
+        return build(settings[0], parameters)
+    for given in settings:
+        build(given, [torch.nn.Parameter(torch.zeros(2, 2))])  # which refuses what cannot be used
+    groups = [[parameter.detach()[number] for parameter in parameters] for number in range(len(settings))]
+    own = [{key: given[key] for key in ("lr", "weight_decay")} for given in settings]
+    optimizer = build(settings[0], [{"params": group} | rates for group, rates in zip(groups, own)])
+
+    # Weights are shared with the stacked parameters at all times, gradients from the beginning of a step to its end.
+    def share_gradients(*_: object) -> None:
+        for number, group in enumerate(groups):
+            for view, parameter in zip(group, parameters):
+                view.grad = None if parameter.grad is None else parameter.grad[number]
+
+    def drop_gradients(*_: object) -> None:
+        for parameter in parameters:
+            parameter.grad = None
+
+    optimizer.register_step_pre_hook(share_gradients)
+    optimizer.register_step_post_hook(drop_gradients)
+    return optimizer
 
 
 def schedule(name: str, optimizer: optim.Optimizer, steps: int) -> optim.lr_scheduler.LRScheduler:

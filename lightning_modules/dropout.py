@@ -1,0 +1,74 @@
+"""Dropout that costs a multiplication: its masks are drawn for many steps at once, out of random bytes.
+
+torch's own draws one float for every value in every step, which is a quarter of the time of a small network on a CPU.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+# Steps whose masks are drawn at once, and the most random bytes that one such draw may take.
+STEPS = 16
+LARGEST_DRAW = 2**26
+
+
+class Dropout(nn.Module):
+    """Zeroes values with probability p and scales the others, so that the expectation stays; only in training.
+
+    Source: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting, 2014.
+
+    Args:
+        p: in steps of 1/256, to the nearest; a rate above 0 is at least 1/256. Of one network, or one per replica.
+        replicas: of networks that compute together, whose values come as replicas × batch × ...
+    """
+
+    def __init__(self, p: float | Sequence[float], replicas: int | None = None) -> None:
+        super().__init__()
+        rates = [p] if isinstance(p, (int, float)) else list(p)
+        self.p, self.replicas = p, replicas
+        self.thresholds = [min(255, max(1, round(256 * rate))) if rate else 0 for rate in rates]
+        self.begin_epoch([None] * (replicas or 1))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+    def begin_epoch(self, generators: Sequence[torch.Generator | None]) -> None:
+        """Draws from these from now on, one for each network, and drops the masks that are left over."""
+        self.generators = generators
+        self.masks: Tensor | None = None
+        self.next = 0
+
+    def forward(self, values: Tensor) -> Tensor:
+        if not self.training or not any(self.thresholds):
+            return values
+        batch = 0 if self.replicas is None else 1
+        if self.masks is None or self.next == len(self.masks) or self.masks.shape[batch + 1] < values.shape[batch]:
+            self.draw(values)
+        mask = self.masks[self.next]
+        self.next += 1
+        if mask.shape != values.shape:  # the last mini-batch of an epoch
+            mask = mask.narrow(batch, 0, values.shape[batch])
+        return values * mask
+
+    def draw(self, values: Tensor) -> None:
+        """Masks of the shape of `values` for the steps to come: 0 where a value is dropped, else 1 / (1 - p)."""
+        alone = values if self.replicas is None else values[0]
+        steps = max(1, min(STEPS, LARGEST_DRAW // values.numel()))
+        count = steps * alone.numel()
+        bytes_of = [
+            torch.empty(-(-count // 8), dtype=torch.int64, device=values.device)
+            .random_(-(2**63), None, generator=generator)
+            .view(torch.uint8)[:count]
+            .view(steps, *alone.shape)
+            for generator in self.generators
+        ]
+        # uint8 and bfloat16 agree on the integers up to 256.
+        if self.replicas is None:
+            kept = bytes_of[0].to(values.dtype)
+            threshold = self.thresholds[0]
+        else:
+            kept = torch.stack(bytes_of, 1).to(values.dtype)
+            threshold = values.new_tensor(self.thresholds).view(-1, *[1] * alone.dim())
+        self.masks = kept.ge_(threshold).mul_(256 / (256 - threshold))
+        self.next = 0

@@ -1,0 +1,134 @@
+"""Networks of one shape as a single network: each layer holds the weights of all of them, stacked.
+
+Small networks leave a processor waiting for the next small operation. Stacked, R networks take as many operations as
+one, each R times as large: matrix products become batched products, convolutions grouped ones.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_modules.activations import ACTIVATIONS
+from lightning_modules.dropout import Dropout
+
+# Layers without parameters that treat each value or each channel alone.
+ALIKE = (*ACTIVATIONS.values(), nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d)
+
+
+class NotStackableError(TypeError):
+    """A layer of which no stacked version exists."""
+
+
+def join(images: Tensor) -> Tensor:
+    """R×N×C×H×W to N×(R·C)×H×W, as grouped layers take it; what has four dimensions is so already."""
+    return images if images.dim() == 4 else images.transpose(0, 1).flatten(1, 2)
+
+
+class StackedLinear(nn.Module):
+    """R linear layers as one batched matrix product: R×N×inputs to R×N×outputs."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.weight = stacked([layer.weight for layer in layers])
+        self.bias = None if layers[0].bias is None else stacked([layer.bias for layer in layers])
+
+    def forward(self, values: Tensor) -> Tensor:
+        weight = self.weight.transpose(1, 2)
+        return torch.bmm(values, weight) if self.bias is None else torch.baddbmm(self.bias[:, None], values, weight)
+
+
+class StackedConv2d(nn.Module):
+    """R convolutions as one with R groups: R×N×C×H×W or N×(R·C)×H×W to N×(R·outputs)×H×W."""
+
+    def __init__(self, layers: Sequence[nn.Conv2d]) -> None:
+        super().__init__()
+        first = layers[0]
+        if first.padding_mode != "zeros":
+            raise NotStackableError(f"a convolution with {first.padding_mode} padding cannot be stacked")
+        self.settings = {"stride": first.stride, "padding": first.padding, "dilation": first.dilation}
+        self.groups = first.groups * len(layers)
+        self.weight = stacked([layer.weight for layer in layers])
+        self.bias = None if first.bias is None else stacked([layer.bias for layer in layers])
+
+    def forward(self, images: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.flatten()
+        return F.conv2d(join(images), self.weight.flatten(0, 1), bias, **self.settings, groups=self.groups)
+
+
+class StackedBatchNorm2d(nn.Module):
+    """R batch normalisations: each channel is normalised alone, so they are one over R·C channels."""
+
+    def __init__(self, layers: Sequence[nn.BatchNorm2d]) -> None:
+        super().__init__()
+        first = layers[0]
+        if first.momentum is None or not first.track_running_stats or not first.affine:
+            raise NotStackableError("only a batch normalisation with a momentum, a scale and a shift can be stacked")
+        self.momentum, self.eps = first.momentum, first.eps
+        self.weight = stacked([layer.weight for layer in layers])
+        self.bias = stacked([layer.bias for layer in layers])
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, torch.stack([getattr(layer, name) for layer in layers]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.num_batches_tracked += 1
+        return F.batch_norm(
+            join(images), self.running_mean.view(-1), self.running_var.view(-1),
+            self.weight.flatten(), self.bias.flatten(), self.training, self.momentum, self.eps,
+        )  # fmt: skip
+
+
+class StackedFlatten(nn.Module):
+    """R×N×C×H×W or N×(R·C)×H×W to R×N×(C·H·W)."""
+
+    def __init__(self, layers: Sequence[nn.Flatten]) -> None:
+        super().__init__()
+        self.replicas = len(layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.dim() == 4:
+            images = images.unflatten(1, (self.replicas, -1)).transpose(0, 1)
+        return images.flatten(2)
+
+
+STACKED = {
+    nn.Linear: StackedLinear,
+    nn.Conv2d: StackedConv2d,
+    nn.BatchNorm2d: StackedBatchNorm2d,
+    nn.Flatten: StackedFlatten,
+    Dropout: lambda layers: Dropout([layer.p for layer in layers], replicas=len(layers)),
+}
+
+
+def stacked(parameters: Sequence[Tensor]) -> nn.Parameter:
+    joined = torch.stack([parameter.detach() for parameter in parameters])
+    return nn.Parameter(joined, requires_grad=parameters[0].requires_grad)
+
+
+def stack(networks: Sequence[nn.Module]) -> nn.Module:
+    """One network that computes what all of them do, R×N×C×H×W images to R×N×classes logits.
+
+    Its parameters and buffers have their names, and a first dimension over the networks: see `unstack`.
+
+    Raises:
+        NotStackableError: a layer has no stacked version.
+    """
+    first = networks[0]
+    if type(first) in STACKED:
+        return STACKED[type(first)](networks)
+    if isinstance(first, ALIKE):
+        return copy.deepcopy(first)
+    children = dict(first.named_children())
+    if not children or any(True for _ in first.parameters(recurse=False)) or any(True for _ in first.buffers(False)):
+        raise NotStackableError(f"there is no stacked version of the layer {type(first).__name__}")
+    result = copy.copy(first)  # a container, whose own forward puts its layers together
+    result._modules = {name: stack([network.get_submodule(name) for network in networks]) for name in children}
+    return result
+
+
+def unstack(network: nn.Module, replica: int) -> dict[str, Tensor]:
+    """The state that one of the stacked networks has alone, as views."""
+    return {name: tensor[replica] for name, tensor in network.state_dict().items()}

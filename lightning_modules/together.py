@@ -1,0 +1,86 @@
+"""The LightningModule that trains several networks of one shape as a single computation."""
+
+import torch
+from torch import Tensor
+
+from lightning_modules import networks, optimizers
+from lightning_modules.classifier import EVALUATION_BATCH, Classifier, epoch_seed
+from lightning_modules.images import Blocks
+from lightning_modules.stacked import stack, unstack
+
+# What may differ between the recipes of networks that train together, beside the seed.
+FREE = ("dropout", "label_smoothing", "optimizer.lr", "optimizer.weight_decay")
+
+
+class Together(Classifier):
+    """R networks, each of which learns what a `Classifier` of its recipe and seed would, up to rounding.
+
+    Each has its own initial weights, batch order, augmentation, dropout masks, learning rate and weight decay; what
+    one learns does not depend on the others.
+
+    Args:
+        recipes: one for each network; they may differ in what `FREE` names.
+        seeds: one for each network.
+        shape, classes, epochs, batch_size: as in `Classifier`.
+
+    Raises:
+        NotStackableError: there is no stacked version of a layer.
+        ValueError: the recipes differ in something else.
+    """
+
+    def __init__(
+        self, recipes: list[dict], shape: list[int], classes: int, seeds: list[int], epochs: int, batch_size: int
+    ) -> None:
+        if len({repr(shared(recipe)) for recipe in recipes}) > 1:
+            raise ValueError(f"networks that train together may differ in {', '.join(FREE)} alone")
+        super().__init__(recipes[0], shape, classes, seeds[0], epochs, batch_size)
+        self.save_hyperparameters("recipes", "seeds")
+        alone = []
+        for recipe, seed in zip(recipes, seeds):
+            torch.manual_seed(seed)
+            alone.append(networks.build(recipe, shape, classes))
+        self.network = stack(alone)
+        self.generators = [None] * len(seeds)
+        self.register_buffer("smoothing", torch.tensor([[r["label_smoothing"]] for r in recipes]), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, R×N×classes, of normalised images, R×N×C×H×W."""
+        return self.network(images)
+
+    def state(self, replica: int = 0) -> dict[str, Tensor]:
+        return unstack(self.network, replica)
+
+    def order(self) -> Tensor:
+        count = len(self.training_images)
+        return torch.stack(
+            [torch.randperm(count, generator=generator, device=self.device) for generator in self.generators]
+        )
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        return optimizers.build_stacked(
+            [recipe["optimizer"] for recipe in self.hparams.recipes], list(self.network.parameters())
+        )
+
+    def reseed(self, epoch: int) -> None:
+        # New ones each time: a generator on a GPU counts what it has drawn.
+        self.generators = [
+            torch.Generator(self.device).manual_seed(epoch_seed(seed, epoch)) for seed in self.hparams.seeds
+        ]
+
+    def val_dataloader(self) -> Blocks:
+        count, networks = len(self.validation_images), len(self.hparams.seeds)
+        batch_size = max(100, 4 * EVALUATION_BATCH // networks)
+        return Blocks(count, batch_size, 1, lambda: torch.arange(count, device=self.device).expand(networks, count))
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        log_probabilities = logits.log_softmax(-1)
+        nll = -log_probabilities.gather(-1, labels[..., None]).squeeze(-1)
+        return ((1 - self.smoothing) * nll - self.smoothing * log_probabilities.mean(-1)).mean(-1)
+
+
+def shared(recipe: dict) -> dict:
+    """What networks that train together have in common: the recipe without what `FREE` names."""
+    optimizer = {key: value for key, value in recipe["optimizer"].items() if key not in ("lr", "weight_decay")}
+    return {key: value for key, value in recipe.items() if key not in ("dropout", "label_smoothing", "replicas")} | {
+        "optimizer": optimizer
+    }
