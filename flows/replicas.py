@@ -1,5 +1,8 @@
 """Trains the replicas of a member side by side: worker processes that train, and this process, which listens,
-shows and logs what they report."""
+shows and logs what they report.
+
+A worker trains one replica at a time (`training.parallel` is processes), or several as one stacked computation.
+"""
 
 import multiprocessing
 import os
@@ -13,7 +16,18 @@ from pathlib import Path
 
 from flows.progress import Board
 from lightning_modules.errors import DivergedError, InputError, WorkerError
-from lightning_modules.fit import Fitted, fit
+from lightning_modules.fit import Fitted, fit, fit_together
+
+# The most replicas in one stack. Also fewer of them come in as few stacks of equal size as this allows, whatever
+# the number of cores: how many there are in a stack changes how its sums are rounded.
+LARGEST_STACK = {"cpu": 4, "gpu": 32}
+
+
+def portions(waiting: list[int], settings: dict) -> list[list[int]]:
+    """What a worker trains at once: single replicas, or stacks of nearly equal size."""
+    largest = LARGEST_STACK[settings["accelerator"]] if settings["parallel"] == "stacked" else 1
+    stacks = -(-len(waiting) // largest)
+    return [waiting[place::stacks] for place in range(stacks)]
 
 
 def train_replicas(
@@ -23,6 +37,7 @@ def train_replicas(
 
     Args:
         card: member, dataset, recipe, settings, class_names, mean and std.
+        jobs: replicas, or stacks of them, that train at a time.
         work: keeps what each replica needs to go on, and its result once it has one.
         tracker: told of every epoch.
         clock: kept at every epoch.
@@ -33,35 +48,42 @@ def train_replicas(
     """
     member = card["member"]
     waiting = [number for number in range(len(seeds)) if not result_file(work, number).exists()]
-    with workers(min(jobs, len(waiting)), card, seeds, work, devices) as connections:
+    work_left = portions(waiting, card["settings"])
+    with workers(min(jobs, len(work_left)), card, seeds, work, devices) as connections:
         tracker.start()
         with Board(member, len(seeds), card["settings"]["epochs"]) as board:
             for number in set(range(len(seeds))) - set(waiting):
                 board.already(number)
             idle = list(connections)
-            running: dict[Connection, int] = {}
-            while waiting or running:
-                while idle and waiting:
-                    connection, number = idle.pop(), waiting.pop(0)
-                    if checkpoint_file(work, number).exists():
-                        board.goes_on(number)
-                    running[connection] = number
-                    with lost_worker(f"{member}-{number}"):
-                        connection.send(number)
+            running: dict[Connection, list[int]] = {}
+            while work_left or running:
+                while idle and work_left:
+                    connection, numbers = idle.pop(), work_left.pop(0)
+                    if checkpoint_file(work, numbers).exists():
+                        for number in numbers:
+                            board.goes_on(number)
+                    running[connection] = numbers
+                    with lost_worker(names(member, numbers)):
+                        connection.send(numbers)
                 for connection in wait(list(running)):
-                    number = running[connection]
-                    with lost_worker(f"{member}-{number}"):
+                    with lost_worker(names(member, running[connection])):
                         event = connection.recv()
+                    if "free" in event:
+                        idle.append(connection)
+                        del running[connection]
+                        continue
+                    number = event["replica"]
                     if "failed" in event:
                         raise event["failed"](f"{member}, replica {number}: {event['message']}")
                     board.show(number, event)
                     if "row" in event:
                         clock.keep()
                         tracker.epoch(number, event["row"])
-                    if "finished" in event:
-                        idle.append(connection)
-                        del running[connection]
     return [read_result(work, number) for number in range(len(seeds))]
+
+
+def names(member: str, numbers: list[int]) -> str:
+    return ", ".join(f"{member}-{number}" for number in numbers)
 
 
 @contextmanager
@@ -74,7 +96,7 @@ def lost_worker(name: str) -> Iterator[None]:
 
 @contextmanager
 def workers(count: int, card: dict, *arguments) -> Iterator[list[Connection]]:
-    """Starts `count` processes that wait for the numbers of replicas; ends them whatever happens."""
+    """Starts `count` processes that wait for lists of replicas' numbers; ends them whatever happens."""
     context = multiprocessing.get_context(start_method(card["settings"]["accelerator"]))
     started, connections = [], []
     sys.stdout.flush()
@@ -102,7 +124,7 @@ def start_method(accelerator: str) -> str:
 
 
 def serve(connection: Connection, place: int, card: dict, seeds: list[int], work: Path, devices: int) -> None:
-    """A worker's life: trains each replica whose number it is sent."""
+    """A worker's life: trains the replicas whose numbers it is sent, as one computation where there are several."""
     import signal
 
     from flows import dataset
@@ -114,27 +136,37 @@ def serve(connection: Connection, place: int, card: dict, seeds: list[int], work
     given = {
         "training": data.split("train"),
         "validation": data.split("validation"),
-        **{key: card[key] for key in ("recipe", "class_names", "mean", "std")},
-        **card["settings"],
+        **{key: card[key] for key in ("class_names", "mean", "std")},
+        **{key: value for key, value in card["settings"].items() if key != "parallel"},
+        "device": place % devices,
     }
 
-    def report(event: dict) -> None:
+    def tell(event: dict) -> None:
         try:
-            connection.send(event)
+            connection.send(event | {"replica": numbers[event["replica"]]} if "replica" in event else event)
         except OSError:  # nobody listens any more
             os._exit(143)
 
     while True:
-        number = connection.recv()
-        checkpoint = checkpoint_file(work, number)
+        numbers = connection.recv()
+        checkpoint = checkpoint_file(work, numbers)
+        given |= {"checkpoint": checkpoint, "report": tell}
         try:
-            result = fit(**given, seed=seeds[number], device=place % devices, checkpoint=checkpoint, report=report)
+            results = train_portion(card["recipe"], [seeds[number] for number in numbers], given)
         except (InputError, DivergedError) as error:
-            report({"failed": type(error), "message": str(error)})
+            tell({"failed": type(error), "message": str(error), "replica": getattr(error, "replica", 0)})
             return
-        write_result(work, number, result)
+        for place, result in enumerate(results):
+            write_result(work, numbers[place], result)
+            tell({"finished": True, "best_epoch": result.best_epoch, "replica": place})
         checkpoint.unlink(missing_ok=True)
-        report({"finished": True, "best_epoch": result.best_epoch})
+        tell({"free": True})
+
+
+def train_portion(recipe: dict, seeds: list[int], given: dict) -> list[Fitted]:
+    if len(seeds) == 1:
+        return [fit(recipe, seed=seeds[0], **given)]
+    return fit_together([recipe] * len(seeds), seeds=seeds, **given)
 
 
 def die_with_parent() -> None:
@@ -145,8 +177,8 @@ def die_with_parent() -> None:
     os._exit(143)
 
 
-def checkpoint_file(work: Path, number: int) -> Path:
-    return work / f"replica-{number}.ckpt"
+def checkpoint_file(work: Path, numbers: list[int]) -> Path:
+    return work / f"replica-{'-'.join(map(str, numbers))}.ckpt"
 
 
 def result_file(work: Path, number: int) -> Path:

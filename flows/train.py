@@ -71,6 +71,7 @@ def train(params: Params, member: str) -> dict:
 
     import torch
 
+    from flows import calibration
     from flows.replicas import train_replicas
     from flows.tracking import Tracker
     from lightning_modules.fit import hardware_precision
@@ -95,6 +96,8 @@ def train(params: Params, member: str) -> dict:
     # A pool of threads in this process would hang the first parallel operation of the processes forked from it.
     torch.set_num_threads(1)
     card["parameters"] = try_out(card)
+    jobs = side_by_side(recipe.replicas, params.training.threads, accelerator, params.training.devices)
+    settings["parallel"] = calibration.way(card, recipe.replicas, jobs)
     seeds = [replica_seed(params.seed, member, number) for number in range(recipe.replicas)]
 
     unfinished = project.unfinished_folder(params.dataset) / member
@@ -110,8 +113,7 @@ def train(params: Params, member: str) -> dict:
         try:
             fitted = train_replicas(
                 card, seeds, work,
-                jobs=side_by_side(recipe.replicas, params.training.threads, accelerator, params.training.devices),
-                devices=params.training.devices, tracker=tracker, clock=clock,
+                jobs=jobs, devices=params.training.devices, tracker=tracker, clock=clock,
             )  # fmt: skip
             card["replicas"] = [about(seed, result) for seed, result in zip(seeds, fitted)]
             write(target, card, fitted)
