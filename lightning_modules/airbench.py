@@ -70,7 +70,7 @@ def convolution(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 class Block(nn.Module):
-    """A convolution and a pooling, then `depth` - 1 more convolutions; more than one of these get a skip connection."""
+    """A convolution and a pooling, then `depth` - 1 more convolutions; two of these or more have a skip connection."""
 
     def __init__(
         self, inputs: int, outputs: int, depth: int, pool: tuple[int, int], activation: type[nn.Module]
@@ -82,7 +82,7 @@ class Block(nn.Module):
         for _ in range(depth - 1):
             layers += [convolution(outputs, outputs), Norm(outputs), activation()]
         self.body = nn.Sequential(*layers[:-1])
-        self.activate = activation()
+        self.activate = activation() if layers else nn.Identity()
         self.skips = depth > 2
 
     def forward(self, images: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class Airbench(nn.Module):
 
     Args:
         widths: channels of each block. [64, 256, 256] with `depth` 2 is airbench94, [128, 512, 512] with 3 airbench96.
-        depth: convolutions of each block, at least 2.
+        depth: convolutions of each block.
     """
 
     def __init__(

@@ -17,7 +17,8 @@ class Augmentation:
         border: what comes in there: "black", or the image "reflected".
         flip: "never"; "random", half of the images, drawn anew; or "alternating", every image in every other epoch,
             and at random in its first one, so that two epochs show both sides (Jordan, arXiv:2404.00498, 2024).
-        cutout: side of a black square somewhere in it, as a share of its sides (DeVries and Taylor, 2017).
+        cutout: side of a square somewhere in it that becomes the mean colour, as a share of its sides (DeVries and
+            Taylor, 2017).
     """
 
     reach: float = 0.0

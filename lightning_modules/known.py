@@ -44,8 +44,8 @@ OPTIMIZERS = {
     "momentum": {"momentum": 0.9, "dampening": 0.0},
     "muon": {
         "momentum": 0.6,
-        "sgd_lr": 0.1,
-        "bias_lr": 0.1,
+        "sgd_lr": 0.02,
+        "bias_lr": 0.02,
         "sgd_momentum": 0.85,
         "steps": 3,
         "normalize": True,
