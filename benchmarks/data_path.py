@@ -58,6 +58,7 @@ def measure() -> list[dict]:
                 assert torch.equal(target, own_target)
 
             def feed(ours=ours, order=order) -> None:
+                ours.begin_epoch(0)
                 for index in order.split(BATCH):
                     ours.batch(index)
 

@@ -78,10 +78,7 @@ def train(params: Params, member: str) -> dict:
 
     accelerator = hardware.accelerator(params.training.accelerator, params.training.devices)
     settings = {
-        "epochs": params.feed.epochs,
-        "batch_size": params.feed.batch_size,
-        "augment": params.feed.augment,
-        **params.training.model_dump(exclude={"devices"}),
+        **params.settings(member),
         "accelerator": accelerator,
         "precision": hardware_precision(params.training.precision, accelerator),
     }
@@ -89,14 +86,14 @@ def train(params: Params, member: str) -> dict:
         "member": member,
         "dataset": params.dataset,
         "seed": params.seed,
-        "recipe": recipe.model_dump(),
+        "recipe": recipe.recipe,
         "settings": settings,
         **{key: data.card[key] for key in ("shape", "class_names", "mean", "std")},
     }
     # A pool of threads in this process would hang the first parallel operation of the processes forked from it.
     torch.set_num_threads(1)
     card["parameters"] = try_out(card)
-    jobs = side_by_side(recipe.replicas, params.training.threads, accelerator, params.training.devices)
+    jobs = side_by_side(recipe.replicas, settings["threads"], accelerator, params.training.devices)
     settings["parallel"] = calibration.way(card, recipe.replicas, jobs)
     seeds = [replica_seed(params.seed, member, number) for number in range(recipe.replicas)]
 
@@ -216,7 +213,7 @@ def try_out(card: dict) -> int:
     from lightning_modules import networks, optimizers
 
     network = networks.build(card["recipe"], card["shape"], len(card["class_names"]))
-    optimizers.build(card["recipe"]["optimizer"], network.parameters())
+    optimizers.build(card["recipe"]["optimizer"], networks.groups(network))
     return sum(parameter.numel() for parameter in network.parameters())
 
 

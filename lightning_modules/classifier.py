@@ -47,7 +47,9 @@ class Classifier(pl.LightningModule):
         self.training_images: Images | None = None
         self.validation_images: Images | None = None
         self.numbers: list[dict[str, float]] = []
-        self.generators: list[torch.Generator | None] = [None]  # one for each network; None: torch's global one
+        # One for each network; None is torch's global generator.
+        self.seeds: list[int] = [seed]
+        self.generators: list[torch.Generator | None] = [None]
 
     def attach(self, training: Images, validation: Images) -> "Classifier":
         """Gives the module what it learns from; images are no part of a checkpoint."""
@@ -80,7 +82,7 @@ class Classifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": optimizers.schedule(recipe["schedule"], optimizer, steps)}
 
     def build_optimizer(self) -> torch.optim.Optimizer:
-        return optimizers.build(self.hparams.recipe["optimizer"], self.parameters())
+        return optimizers.build(self.hparams.recipe["optimizer"], networks.groups(self.network))
 
     # An epoch's random numbers are a function of the seed and the epoch alone, so that a training that was
     # interrupted goes on as if it had not been. Lightning draws the batch order before on_train_epoch_start.
@@ -94,7 +96,8 @@ class Classifier(pl.LightningModule):
         torch.manual_seed(epoch_seed(self.hparams.seed, epoch))
 
     def on_train_epoch_start(self) -> None:
-        self.training_images.begin_epoch(self.generators)
+        self.training_images.begin_epoch(self.current_epoch, self.seeds, self.generators)
+        optimizers.freeze_ended(self.optimizers(use_pl_optimizer=False))
         for layer in self.network.modules():
             if isinstance(layer, Dropout):
                 layer.begin_epoch(self.generators)

@@ -15,12 +15,15 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
+from lightning_modules import memory, networks
 from lightning_modules.classifier import Classifier
 from lightning_modules.images import Images
 from lightning_modules.together import Together
 
 # What is monitored, and the sign that makes smaller better.
 MONITORS = {"nll": ("validation_nll", 1), "accuracy": ("validation_accuracy", -1)}
+# Training images that a network is shown before training.
+PREPARED = 5000
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
@@ -78,8 +81,8 @@ class Progress(pl.Callback):
         for number, numbers in enumerate(module.numbers):
             if self.stopped(number):
                 continue
-            rate = rates[number] if len(rates) == len(self.best) else rates[0]
-            rows[number] = {"epoch": epoch, **numbers, "lr": rate}
+            # One group for all networks, or as many for each.
+            rows[number] = {"epoch": epoch, **numbers, "lr": rates[number * len(rates) // len(self.best)]}
             self.histories[number].append(rows[number])
             value = self.sign * numbers[self.key]
             if not self.best[number] or value < self.best[number]["value"]:
@@ -206,6 +209,7 @@ def fit_together(
 def prepare(settings: Settings) -> None:
     """What torch and Lightning have to know before the first tensor."""
     quiet()
+    memory.keep()
     # Values too small for a normal float, of which optimizers are full, cost a processor a hundred times as much.
     torch.set_flush_denormal(True)
     # An aid for finding reads of memory that nobody wrote, which costs a write to every new tensor.
@@ -214,13 +218,14 @@ def prepare(settings: Settings) -> None:
         torch.set_num_threads(settings.threads)
 
 
-def train(module: Classifier, networks: int, training: tuple, validation: tuple, settings: Settings) -> list[Fitted]:
+def train(module: Classifier, count: int, training: tuple, validation: tuple, settings: Settings) -> list[Fitted]:
     """Trains the networks of a module; see `fit`."""
     module.attach(
         Images(*training, settings.mean, settings.std, settings.augment, device=settings.place),
         Images(*validation, settings.mean, settings.std, device=settings.place),
     )
-    progress = Progress(settings.monitor, settings.early_stopping, networks, settings.report)
+    networks.prepare(module.network, module.training_images.first(PREPARED))
+    progress = Progress(settings.monitor, settings.early_stopping, count, settings.report)
     callbacks: list[pl.Callback] = [progress]
     checkpoint = settings.checkpoint
     if checkpoint:

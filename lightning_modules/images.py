@@ -1,16 +1,43 @@
 """Images in memory: one uint8 tensor on the device, batches by index; augmentation and normalising are batched."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-AUGMENTATIONS = {  # name: (shift, flip)
-    "none": (False, False),
-    "shift": (True, False),
-    "flip": (False, True),
-    "shift_flip": (True, True),
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to each image anew in each epoch.
+
+    Args:
+        reach: it is moved by up to this share of its sides.
+        border: what comes in there: "black", or the image "reflected".
+        flip: "never"; "random", half of the images, drawn anew; or "alternating", every image in every other epoch,
+            and at random in its first one, so that two epochs show both sides (Jordan, arXiv:2404.00498, 2024).
+        cutout: side of a square somewhere in it that becomes the mean colour, as a share of its sides (DeVries and
+            Taylor, 2017).
+    """
+
+    reach: float = 0.0
+    border: str = "black"
+    flip: str = "never"
+    cutout: float = 0.0
+
+
+AUGMENTATIONS = {
+    "none": Augmentation(),
+    "shift": Augmentation(reach=1 / 8),
+    "flip": Augmentation(flip="random"),
+    "shift_flip": Augmentation(reach=1 / 8, flip="random"),
+    "altflip": Augmentation(flip="alternating"),
+    "nudge_altflip": Augmentation(reach=1 / 16, border="reflected", flip="alternating"),  # airbench94
+    "shift_altflip": Augmentation(reach=1 / 8, border="reflected", flip="alternating"),
+    "shift_altflip_cutout": Augmentation(  # airbench96
+        reach=1 / 8, border="reflected", flip="alternating", cutout=3 / 8
+    ),
 }
 
 
@@ -30,8 +57,7 @@ class Images:
         images: uint8, N×H×W×C.
         labels: int64, N.
         mean, std: per channel, of intensities between 0 and 1.
-        augment: "shift" moves each image by up to an eighth of its sides, black coming in at the border;
-            "flip" mirrors half of the images left to right; drawn anew for each image by `begin_epoch`.
+        augment: a name of AUGMENTATIONS; drawn for each image in each epoch, see `begin_epoch`.
     """
 
     def __init__(
@@ -42,13 +68,15 @@ class Images:
         self.mean = torch.tensor(mean, device=self.device)
         self.std = torch.tensor(std, device=self.device)
         self.labels = torch.from_numpy(np.ascontiguousarray(labels)).to(self.device)
-        self.shift, self.flip = AUGMENTATIONS[augment]
+        self.augmentation = AUGMENTATIONS[augment]
         height, width = images.shape[1:3]
-        self.reach = (height // 8, width // 8) if self.shift else (0, 0)
+        rows, columns = self.reach = tuple(int(side * self.augmentation.reach) for side in (height, width))
+        self.shift = self.augmentation.reach > 0
+        self.square = tuple(round(side * self.augmentation.cutout) for side in (height, width))
         self.height, self.width = height, width
         if self.shift:
-            rows, columns = self.reach
-            images = np.pad(images, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+            border = "reflect" if self.augmentation.border == "reflected" else "constant"
+            images = np.pad(images, ((0, 0), (rows, rows), (columns, columns), (0, 0)), border)
         elif not images.flags.writeable:
             images = np.array(images)  # a memory map: torch must not see memory that it could write to
         self.images = torch.from_numpy(images).to(self.device)
@@ -58,37 +86,67 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def begin_epoch(self, generators: Sequence[torch.Generator | None] = (None,)) -> None:
-        """Draws how each image is augmented in the epoch to come, with the generator of each replica."""
+    def begin_epoch(
+        self, epoch: int, seeds: Sequence[int] = (0,), generators: Sequence[torch.Generator | None] = (None,)
+    ) -> None:
+        """Draws how each image is augmented in an epoch, for one network or several.
 
-        size = (len(self),)
-        place = {"device": self.device}
+        Args:
+            epoch: from 0.
+            seeds: of each network; the side that an alternating flip begins with depends on it alone.
+            generators: of each network, that draw everything else; None is torch's global one.
+        """
+        size, place = (len(self),), {"device": self.device}
+
+        def draw(count: int) -> Tensor:
+            return torch.stack([torch.randint(count, size, generator=own, **place) for own in generators])
+
         if self.shift:
-            self.down, self.right = (
-                torch.stack([torch.randint(2 * reach + 1, size, generator=own, **place) for own in generators])
-                for reach in self.reach
+            self.down, self.right = (draw(2 * reach + 1) for reach in self.reach)
+        if self.augmentation.flip == "random":
+            self.mirrored = draw(2).bool()
+        elif self.augmentation.flip == "alternating":
+            first = [torch.rand(size, generator=torch.Generator().manual_seed(seed)) < 0.5 for seed in seeds]
+            self.mirrored = (torch.stack(first) ^ bool(epoch % 2)).to(self.device)
+        if self.augmentation.cutout:
+            self.top, self.left = (
+                draw(side - length + 1) for side, length in zip((self.height, self.width), self.square)
             )
-        if self.flip:
-            self.mirrored = torch.stack([torch.rand(size, generator=own, **place) < 0.5 for own in generators])
+
+    def first(self, count: int) -> Tensor:
+        """The first images, normalised and not augmented: N×C×H×W."""
+        rows, columns = self.reach
+        pixels = self.images[:count, rows : rows + self.height, columns : columns + self.width]
+        return normalize(pixels, self.mean, self.std)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The normalised, augmented images N×C×H×W (float32) and labels N at `index`.
 
         Args:
-            index: N positions, or replicas × N of them; then images and labels are replicas × N × ... too.
+            index: N positions, or networks × N of them; then images and labels are networks × N × ... too.
         """
         flat = index.reshape(-1)
-        replica = (
-            torch.arange(len(index), device=self.device).repeat_interleave(index.shape[1]) if index.dim() > 1 else 0
-        )
+        own = (0, flat)
+        if index.dim() > 1:
+            own = (torch.arange(len(index), device=self.device).repeat_interleave(index.shape[1]), flat)
         if self.shift:
-            pixels = self.windows[flat, self.down[replica, flat], self.right[replica, flat]].permute(0, 2, 3, 1)
+            pixels = self.windows[flat, self.down[own], self.right[own]].permute(0, 2, 3, 1)
         else:
             pixels = self.images.index_select(0, flat)  # much faster than indexing, which goes value by value
-        if self.flip:
-            pixels = torch.where(self.mirrored[replica, flat][:, None, None, None], pixels.flip(2), pixels)
+        if self.augmentation.flip != "never":
+            pixels = torch.where(self.mirrored[own][:, None, None, None], pixels.flip(2), pixels)
         images, labels = normalize(pixels, self.mean, self.std), self.labels[flat]
+        if self.augmentation.cutout:
+            images = images.masked_fill(self.squares(own), 0.0)
         return (images, labels) if index.dim() == 1 else (images.unflatten(0, index.shape), labels.view(index.shape))
+
+    def squares(self, own: tuple) -> Tensor:
+        """The square that is cut out of each image: N × 1 × H × W, true inside."""
+        inside = []
+        for side, length, start in zip((self.height, self.width), self.square, (self.top, self.left)):
+            offset = torch.arange(side, device=self.device) - start[own][:, None]
+            inside.append((offset >= 0) & (offset < length))
+        return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
 
 class Blocks:

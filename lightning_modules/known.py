@@ -10,6 +10,7 @@ DEFAULTS = {
     "dropout": 0.0,
     "label_smoothing": 0.0,
     "schedule": "constant",
+    "test_time_views": "none",
     "replicas": 1,
 }
 
@@ -19,8 +20,8 @@ ACTIVATIONS = (
 )  # fmt: skip
 
 INITIALIZERS = (
-    "he_normal", "he_uniform", "lecun_normal", "lecun_uniform", "normal", "ones", "orthogonal", "truncated_normal",
-    "uniform", "xavier_normal", "xavier_uniform", "zeros",
+    "dirac", "he_normal", "he_uniform", "lecun_normal", "lecun_uniform", "normal", "ones", "orthogonal",
+    "truncated_normal", "uniform", "xavier_normal", "xavier_uniform", "zeros",
 )  # fmt: skip
 
 # Each network's own settings and their defaults.
@@ -28,6 +29,7 @@ NETWORKS = {
     "mlp": {"hidden": [512, 512, 512]},
     "cnn": {"channels": [64, 64, 128, 128, 128], "hidden": 384},
     "resnet": {"width": 32, "blocks": [2, 2, 2]},
+    "airbench": {"widths": [64, 256, 256], "depth": 2},
 }
 
 # Each optimizer's hyper-parameters and their defaults, beside `lr` and `weight_decay`, which all of them take.
@@ -40,6 +42,14 @@ OPTIMIZERS = {
     "adamw": {"betas": [0.9, 0.999], "eps": 1e-8, "amsgrad": False},
     "asgd": {"lambd": 1e-4, "alpha": 0.75, "t0": 1e6},
     "momentum": {"momentum": 0.9, "dampening": 0.0},
+    "muon": {
+        "momentum": 0.6,
+        "sgd_lr": 0.02,
+        "bias_lr": 0.02,
+        "sgd_momentum": 0.85,
+        "steps": 3,
+        "normalize": True,
+    },
     "nadam": {"betas": [0.9, 0.999], "eps": 1e-8, "momentum_decay": 4e-3, "decoupled_weight_decay": False},
     "nag": {"momentum": 0.9},
     "radam": {"betas": [0.9, 0.999], "eps": 1e-8, "decoupled_weight_decay": False},
@@ -50,6 +60,10 @@ OPTIMIZERS = {
 
 SCHEDULES = ("constant", "cosine", "linear")
 
-AUGMENTATIONS = ("flip", "none", "shift", "shift_flip")
+AUGMENTATIONS = (
+    "altflip", "flip", "none", "nudge_altflip", "shift", "shift_altflip", "shift_altflip_cutout", "shift_flip",
+)  # fmt: skip
+
+VIEWS = ("mirror", "mirror_shift", "none")
 
 VOTES = ("hard_vote", "soft_vote", "weighted_vote")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lightning_modules.activations import ACTIVATIONS
+from lightning_modules.airbench import Airbench
 from lightning_modules.dropout import Dropout
 from lightning_modules.initializers import initialize
 
@@ -96,7 +97,7 @@ def resnet(
     return nn.Sequential(*layers, nn.Linear(inputs, classes))
 
 
-NETWORKS = {"mlp": mlp, "cnn": cnn, "resnet": resnet}
+NETWORKS = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "airbench": Airbench}
 
 
 def build(recipe: dict, shape: Shape, classes: int) -> nn.Module:
@@ -113,3 +114,21 @@ def build(recipe: dict, shape: Shape, classes: int) -> nn.Module:
     )
     initialize(network, recipe["initializer"])
     return network
+
+
+def prepare(network: nn.Module, images: Tensor) -> None:
+    """Lets a network take what it takes from training images once, before training.
+
+    Args:
+        images: normalised, N×C×H×W.
+    """
+    if hasattr(network, "prepare"):
+        network.prepare(images)
+
+
+def groups(network: nn.Module) -> list[dict]:
+    """The parameters as an optimizer takes them: one group, and one more for each that is trained `until` a share of
+    the training only."""
+    ending = network.ending() if hasattr(network, "ending") else {}
+    rest = [parameter for parameter in network.parameters() if parameter not in ending]
+    return [{"params": rest}, *({"params": [parameter], "until": until} for parameter, until in ending.items())]

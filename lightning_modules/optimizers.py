@@ -8,6 +8,7 @@ import torch
 from torch import optim
 
 from lightning_modules.errors import InputError
+from lightning_modules.muon import Muon
 
 OPTIMIZERS = {
     "adadelta": (optim.Adadelta, {}),
@@ -18,6 +19,7 @@ OPTIMIZERS = {
     "adamw": (optim.AdamW, {}),
     "asgd": (optim.ASGD, {}),
     "momentum": (optim.SGD, {"momentum": 0.9}),
+    "muon": (Muon, {}),
     "nadam": (optim.NAdam, {}),
     "nag": (optim.SGD, {"momentum": 0.9, "nesterov": True}),
     "radam": (optim.RAdam, {}),
@@ -39,7 +41,7 @@ def build(settings: dict, parameters: Iterable[torch.nn.Parameter | dict]) -> op
 
     Args:
         settings: name, lr, weight_decay and hyper-parameters of torch's class of that name.
-        parameters: or torch's groups of them.
+        parameters: or groups of them, see `networks.groups`.
 
     Raises:
         InputError: torch refuses the hyper-parameters.
@@ -58,7 +60,7 @@ def build(settings: dict, parameters: Iterable[torch.nn.Parameter | dict]) -> op
 
 
 # Those whose update of one weight depends on other weights of the same tensor.
-NOT_ELEMENTWISE = ("adafactor",)
+NOT_ELEMENTWISE = ("adafactor", "muon")
 
 
 def build_stacked(settings: list[dict], parameters: list[torch.nn.Parameter]) -> optim.Optimizer:
@@ -70,11 +72,11 @@ def build_stacked(settings: list[dict], parameters: list[torch.nn.Parameter]) ->
     """
     if all(given == settings[0] for given in settings) and settings[0]["name"] not in NOT_ELEMENTWISE:
         return build(settings[0], parameters)
-    for given in settings:
-        build(given, [torch.nn.Parameter(torch.zeros(2, 2))])  # which refuses what cannot be used
     groups = [[parameter.detach()[number] for parameter in parameters] for number in range(len(settings))]
-    own = [{key: given[key] for key in ("lr", "weight_decay")} for given in settings]
-    optimizer = build(settings[0], [{"params": group} | rates for group, rates in zip(groups, own)])
+    optimizer = build(settings[0], groups[0])
+    for given, group in zip(settings[1:], groups[1:]):
+        for own in build(given, group).param_groups:
+            optimizer.add_param_group(own)
 
     # Weights are shared with the stacked parameters at all times, gradients from the beginning of a step to its end.
     def share_gradients(*_: object) -> None:
@@ -92,6 +94,19 @@ def build_stacked(settings: list[dict], parameters: list[torch.nn.Parameter]) ->
 
 
 def schedule(name: str, optimizer: optim.Optimizer, steps: int) -> optim.lr_scheduler.LRScheduler:
-    """A schedule over `steps` mini-batches, to be stepped after each of them."""
+    """A schedule over `steps` mini-batches, to be stepped after each of them. Groups of parameters that are trained
+    `until` a share of them have a schedule over that share, and a learning rate of zero from there on."""
     factor = SCHEDULES[name]
-    return optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(min(step / steps, 1.0)))
+
+    def over(until: float):
+        return lambda step: factor(min(step / (steps * until), 1.0)) if until == 1 or step < steps * until else 0.0
+
+    return optim.lr_scheduler.LambdaLR(optimizer, [over(group.get("until", 1.0)) for group in optimizer.param_groups])
+
+
+def freeze_ended(optimizer: optim.Optimizer) -> None:
+    """Computes no more gradients for parameters whose share of the training is behind."""
+    for group in optimizer.param_groups:
+        if "until" in group and not group["lr"]:
+            for parameter in group["params"]:
+                parameter.requires_grad_(False)

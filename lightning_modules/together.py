@@ -34,13 +34,12 @@ class Together(Classifier):
         if len({repr(shared(recipe)) for recipe in recipes}) > 1:
             raise ValueError(f"networks that train together may differ in {', '.join(FREE)} alone")
         super().__init__(recipes[0], shape, classes, seeds[0], epochs, batch_size)
-        self.save_hyperparameters("recipes", "seeds")
         alone = []
         for recipe, seed in zip(recipes, seeds):
             torch.manual_seed(seed)
             alone.append(networks.build(recipe, shape, classes))
         self.network = stack(alone)
-        self.generators = [None] * len(seeds)
+        self.seeds, self.generators = seeds, [None] * len(seeds)
         self.register_buffer("smoothing", torch.tensor([[r["label_smoothing"]] for r in recipes]), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -63,12 +62,10 @@ class Together(Classifier):
 
     def reseed(self, epoch: int) -> None:
         # New ones each time: a generator on a GPU counts what it has drawn.
-        self.generators = [
-            torch.Generator(self.device).manual_seed(epoch_seed(seed, epoch)) for seed in self.hparams.seeds
-        ]
+        self.generators = [torch.Generator(self.device).manual_seed(epoch_seed(seed, epoch)) for seed in self.seeds]
 
     def val_dataloader(self) -> Blocks:
-        count, networks = len(self.validation_images), len(self.hparams.seeds)
+        count, networks = len(self.validation_images), len(self.seeds)
         batch_size = max(100, 4 * EVALUATION_BATCH // networks)
         return Blocks(count, batch_size, 1, lambda: torch.arange(count, device=self.device).expand(networks, count))
 

@@ -18,6 +18,7 @@ SMALL = {
     "mlp": {"hidden": [8, 8]},
     "cnn": {"channels": [4, 4, 4, 4, 4], "hidden": 8},
     "resnet": {"width": 4, "blocks": [1, 1, 1]},
+    "airbench": {"widths": [4, 4, 4], "depth": 3},
 }
 
 
@@ -119,6 +120,8 @@ def test_every_initializer_sets_every_weight_and_leaves_biases_at_zero(name, ini
     for layer, other in zip(network.modules(), again.modules()):
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             drawn = initializer not in ("zeros", "ones")
+            if initializer == "dirac":
+                drawn = layer.weight.ndim == 2 or layer.out_channels > layer.in_channels
             assert torch.equal(layer.weight, other.weight) != drawn
             assert layer.bias is None or not layer.bias.any()
 
@@ -155,6 +158,31 @@ def test_the_spread_of_initial_weights_is_the_published_one(initializer, deviati
     assert weight.mean().abs() < deviation / 50
     if initializer == "truncated_normal":
         assert weight.abs().max() <= 0.1
+
+
+def test_dirac_hands_inputs_on_and_draws_the_other_outputs():
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+    INITIALIZERS["dirac"](convolution.weight)
+    given = images((8, 8, 3))
+    assert torch.equal(convolution(given)[:, :3], given)
+    others = convolution.weight[3:]
+    assert others.std().item() == pytest.approx(math.sqrt(1 / (3 * 27)), rel=0.1)
+    fewer = nn.Conv2d(5, 2, 3, padding=1, bias=False)
+    INITIALIZERS["dirac"](fewer.weight)
+    given = images((8, 8, 5))
+    assert torch.equal(fewer(given), given[:, :2])
+
+
+def test_all_parameters_are_in_one_group_but_those_that_are_trained_for_a_share():
+    for name in NETWORKS:
+        network = built(name)
+        groups = networks.groups(network)
+        grouped = [parameter for group in groups for parameter in group["params"]]
+        assert sorted(map(id, grouped)) == sorted(map(id, network.parameters()))
+        assert "until" not in groups[0]
+        assert all(0 < group["until"] < 1 for group in groups[1:])
+        assert len(groups) == (2 if name == "airbench" else 1)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
