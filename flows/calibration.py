@@ -105,7 +105,12 @@ def estimate(card: dict, replicas: int, jobs: int, name: str) -> float | None:
         for process in processes:
             process.kill()
             process.join()
-    return None if None in seconds else max(seconds) * -(-len(parts) // together)
+    return seconds_of(seconds, -(-len(parts) // together))
+
+
+def seconds_of(measured: list[float | None], rounds: int) -> float | None:
+    """Of as many rounds as there are stacks for each process; the slowest process counts."""
+    return None if None in measured else max(measured) * rounds
 
 
 def measure(connection: Connection, barrier, card: dict, count: int) -> None:

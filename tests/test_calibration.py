@@ -1,0 +1,131 @@
+"""How replicas train is asked for, ruled, or measured once."""
+
+import pytest
+from conftest import edit, shrink
+
+from flows import calibration, project, train
+from flows.params import Params
+from flows.replicas import portions
+from lightning_modules import weights
+from lightning_modules.errors import InputError
+
+AIRBENCH = {"name": "airbench", "widths": [4, 4], "depth": 2}
+
+
+def card(network: dict | None = None, **settings) -> dict:
+    given = {
+        "parallel": "auto", "deterministic": True, "accelerator": "cpu", "batch_size": 8, "augment": "none",
+        "monitor": "nll", "precision": "float32", "threads": 1, "early_stopping": None, "epochs": 2,
+    }  # fmt: skip
+    recipe = {
+        "network": network or {"name": "mlp", "hidden": [8]}, "activation": "relu", "initializer": "he_normal",
+        "dropout": 0.1, "label_smoothing": 0.0, "schedule": "constant",
+        "optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 0.0},
+    }  # fmt: skip
+    classes = {"class_names": ["a", "b"], "mean": [0.5], "std": [0.2]}
+    return {"recipe": recipe, "shape": [8, 8, 1], "settings": given | settings, **classes}
+
+
+def params(folder, parallel: str, deterministic: bool = True, replicas: int = 3) -> Params:
+    def change(content: dict) -> None:
+        shrink(content)
+        content["training"] |= {"parallel": parallel, "deterministic": deterministic}
+        content["members"]["small"]["replicas"] = replicas
+
+    return edit(folder, change)
+
+
+@pytest.fixture
+def no_measuring(monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(calibration, "estimate", refuse)
+
+
+@pytest.mark.usefixtures("no_measuring", "project")
+@pytest.mark.parametrize(
+    ("given", "replicas", "way"),
+    [
+        (card(), 3, "processes"),
+        (card(accelerator="gpu"), 3, "stacked"),
+        (card({"name": "cnn", "channels": [2] * 5, "hidden": 2}, accelerator="gpu"), 3, "processes"),
+        (card(deterministic=False), 1, "processes"),
+        (card(AIRBENCH, deterministic=False), 3, "processes"),
+        (card(parallel="processes", deterministic=False), 3, "processes"),
+        (card(parallel="stacked"), 3, "stacked"),
+    ],
+)
+def test_nothing_is_measured_where_a_rule_decides(given, replicas, way):
+    assert calibration.way(given, replicas, jobs=2) == way
+
+
+@pytest.mark.usefixtures("project")
+def test_a_network_that_cannot_be_stacked_is_refused():
+    with pytest.raises(
+        InputError, match=r"training\.parallel is stacked, but there is no stacked version of the layer"
+    ):
+        calibration.way(card(AIRBENCH, parallel="stacked"), 3, jobs=2)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "way"), [((1.0, 2.0), "processes"), ((2.0, 1.0), "stacked"), ((1.0, None), "processes")]
+)
+def test_the_faster_way_is_taken_and_remembered(project, monkeypatch, seconds, way):
+    measured = []
+
+    def estimate(card, replicas, jobs, name):
+        measured.append(name)
+        return dict(zip(("processes", "stacked"), seconds))[name]
+
+    monkeypatch.setattr(calibration, "estimate", estimate)
+    given = card(deterministic=False)
+    assert [calibration.way(given, 3, jobs=2) for _ in range(2)] == [way, way]
+    assert measured == ["processes", "stacked"]
+    calibration.way(given, 4, jobs=2)  # another number of replicas is another question
+    calibration.way(card(deterministic=False, batch_size=16), 3, jobs=2)
+    assert len(measured) == 6
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("name", ["processes", "stacked"])
+def test_the_seconds_of_a_step_are_measured(name):
+    assert 0 < calibration.estimate(card(), 3, 2, name) < 60
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 9, 33, 100])
+def test_portions_are_of_nearly_equal_size_and_hold_each_replica_once(count):
+    waiting = list(range(count))
+    settings = {"accelerator": "cpu", "parallel": "processes"}
+    assert portions(waiting, settings) == [[number] for number in waiting]
+    for accelerator, largest in (("cpu", 4), ("gpu", 32)):
+        parts = portions(waiting, {"accelerator": accelerator, "parallel": "stacked"})
+        assert sorted(number for part in parts for number in part) == waiting
+        sizes = [len(part) for part in parts]
+        assert max(sizes) <= largest
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_stacked_replicas_are_the_replicas_that_processes_train(tiny, store):
+    folder = project.model_folder("digits", "small")
+    trained = {}
+    for parallel in ("processes", "stacked"):
+        told = train.train(params(tiny, parallel), "small")
+        assert told["settings"]["parallel"] == parallel
+        trained[parallel] = weights.load(folder)[1]
+        assert len((folder / "history.csv").read_text().splitlines()) == 1 + 3 * 4
+    for alone, stacked in zip(trained["processes"], trained["stacked"]):
+        for name, tensor in alone.state_dict().items():
+            assert tensor.allclose(stacked.state_dict()[name], atol=1e-4), name
+
+
+def test_the_way_is_calibrated_and_recorded(tiny, store):
+    told = train.train(params(tiny, "auto", deterministic=False), "small")
+    known = project.read_json(project.state_folder() / "calibration.json")
+    assert [entry["way"] for entry in known.values()] == [told["settings"]["parallel"]]
+    assert all(set(entry["seconds"]) == {"processes", "stacked"} for entry in known.values())
+
+
+def test_what_takes_too_long_to_try_is_not_compared():
+    assert calibration.seconds_of([0.25, 0.5], rounds=3) == 1.5
+    assert calibration.seconds_of([0.25, None], rounds=3) is None
