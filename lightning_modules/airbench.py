@@ -35,7 +35,7 @@ class Whitening(nn.Module):
         self.outputs = 2 * count
         # Until `fit` has seen images: each pixel of a patch by itself.
         filters = torch.eye(count).reshape(count, *patch)
-        self.register_buffer("filters", torch.cat((filters, -filters)).contiguous(memory_format=torch.channels_last))
+        self.register_buffer("filters", torch.cat((filters, -filters)))
         self.bias = nn.Parameter(torch.zeros(self.outputs))
 
     @torch.no_grad()

@@ -64,6 +64,7 @@ AUGMENTATIONS = (
     "altflip", "flip", "none", "nudge_altflip", "shift", "shift_altflip", "shift_altflip_cutout", "shift_flip",
 )  # fmt: skip
 
-VIEWS = ("mirror", "mirror_shift", "none")
-
 VOTES = ("hard_vote", "soft_vote", "weighted_vote")
+
+# At test time.
+VIEWS = ("mirror", "mirror_shift", "none")

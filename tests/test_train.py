@@ -78,7 +78,11 @@ def test_a_member_is_trained_by_its_own_settings(tiny, no_store):
     params = only_small(tiny, epochs=4, replicas=1)
     first = train.train(params, "small")
     own = {"epochs": 2, "batch_size": 100, "augment": "altflip", "threads": 2}
-    card = train.train(only_small(tiny, epochs=4, replicas=1, **own), "small")
+
+    def change(content: dict) -> None:
+        content["members"]["small"] |= own
+
+    card = train.train(edit(tiny, change), "small")
     assert card["settings"] == first["settings"] | own
     assert card["recipe"] == first["recipe"]
     assert card["replicas"][0]["epochs"] == 2
