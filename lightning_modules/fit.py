@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from torch import Tensor
 
+from lightning_modules import memory
 from lightning_modules.classifier import Classifier
 from lightning_modules.images import Images
 
@@ -143,6 +144,7 @@ def fit(
         InputError: torch refuses the optimizer's settings.
     """
     quiet()
+    memory.keep()
     if threads:
         torch.set_num_threads(threads)
     place = torch.device("cuda", device) if accelerator == "gpu" else torch.device("cpu")
