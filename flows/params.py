@@ -179,6 +179,10 @@ def number(value: Any) -> float | int | None:
     return value if isinstance(value, int) else float(value)
 
 
+# A member's own values of these go before those of its dataset's block and of `training`.
+OVERRIDES = ("epochs", "batch_size", "augment", "threads")
+
+
 class Member(Section):
     """One recipe and the number of networks trained by it."""
 
@@ -190,6 +194,16 @@ class Member(Section):
     optimizer: Optimizer
     schedule: Annotated[str, one_of("schedule", known.SCHEDULES)] = known.DEFAULTS["schedule"]
     replicas: Annotated[Whole, Field(ge=1, le=1000)] = known.DEFAULTS["replicas"]
+    # Where a member is fed otherwise than its dataset's block says, or has its own number of threads.
+    batch_size: Count | None = None
+    epochs: Count | None = None
+    augment: Annotated[str, one_of("augmentation", known.AUGMENTATIONS)] | None = None
+    threads: Count | None = None
+
+    @property
+    def recipe(self) -> dict:
+        """What makes its networks, as plain JSON types."""
+        return self.model_dump(exclude=set(OVERRIDES))
 
 
 class Ensemble(Section):
@@ -229,6 +243,18 @@ class Params(Section):
     def feed(self) -> Feed:
         """The block of the chosen dataset."""
         return self.data[self.dataset]
+
+    def settings(self, name: str) -> dict:
+        """How a member is trained, apart from its recipe: epochs, batch_size, augment, and what `training` says."""
+        member = self.member(name)
+        general = {
+            "epochs": self.feed.epochs,
+            "batch_size": self.feed.batch_size,
+            "augment": self.feed.augment,
+            **self.training.model_dump(exclude={"devices"}),
+        }
+        own = {key: getattr(member, key) for key in OVERRIDES}
+        return general | {key: value for key, value in own.items() if value is not None}
 
     def member(self, name: str) -> Member:
         """Raises InputError for a name that params.yaml does not have."""

@@ -77,10 +77,7 @@ def train(params: Params, member: str) -> dict:
 
     accelerator = hardware.accelerator(params.training.accelerator, params.training.devices)
     settings = {
-        "epochs": params.feed.epochs,
-        "batch_size": params.feed.batch_size,
-        "augment": params.feed.augment,
-        **params.training.model_dump(exclude={"devices"}),
+        **params.settings(member),
         "accelerator": accelerator,
         "precision": hardware_precision(params.training.precision, accelerator),
     }
@@ -88,7 +85,7 @@ def train(params: Params, member: str) -> dict:
         "member": member,
         "dataset": params.dataset,
         "seed": params.seed,
-        "recipe": recipe.model_dump(),
+        "recipe": recipe.recipe,
         "settings": settings,
         **{key: data.card[key] for key in ("shape", "class_names", "mean", "std")},
     }
@@ -110,7 +107,7 @@ def train(params: Params, member: str) -> dict:
         try:
             fitted = train_replicas(
                 card, seeds, work,
-                jobs=side_by_side(recipe.replicas, params.training.threads, accelerator, params.training.devices),
+                jobs=side_by_side(recipe.replicas, settings["threads"], accelerator, params.training.devices),
                 devices=params.training.devices, tracker=tracker, clock=clock,
             )  # fmt: skip
             card["replicas"] = [about(seed, result) for seed, result in zip(seeds, fitted)]

@@ -74,6 +74,20 @@ def test_a_member_is_three_files_that_agree(tiny, no_store):
     assert not (tiny / ".trainyard" / "unfinished" / "digits" / "small").exists()
 
 
+def test_a_member_is_trained_by_its_own_settings(tiny, no_store):
+    params = only_small(tiny, epochs=4, replicas=1)
+    first = train.train(params, "small")
+    own = {"epochs": 2, "batch_size": 100, "augment": "altflip", "threads": 2}
+
+    def change(content: dict) -> None:
+        content["members"]["small"] |= own
+
+    card = train.train(edit(tiny, change), "small")
+    assert card["settings"] == first["settings"] | own
+    assert card["recipe"] == first["recipe"]
+    assert card["replicas"][0]["epochs"] == 2
+
+
 def test_how_many_train_at_once_changes_nothing(tiny, no_store, monkeypatch):
     params = only_small(tiny, epochs=2, replicas=3)
     made = []
