@@ -193,6 +193,7 @@ class Member(Section):
     label_smoothing: Share = known.DEFAULTS["label_smoothing"]
     optimizer: Optimizer
     schedule: Annotated[str, one_of("schedule", known.SCHEDULES)] = known.DEFAULTS["schedule"]
+    test_time_views: Annotated[str, one_of("test-time views", known.VIEWS)] = known.DEFAULTS["test_time_views"]
     replicas: Annotated[Whole, Field(ge=1, le=1000)] = known.DEFAULTS["replicas"]
     # Where a member is fed otherwise than its dataset's block says, or has its own number of threads.
     batch_size: Count | None = None

@@ -10,6 +10,7 @@ DEFAULTS = {
     "dropout": 0.0,
     "label_smoothing": 0.0,
     "schedule": "constant",
+    "test_time_views": "none",
     "replicas": 1,
 }
 
@@ -53,3 +54,6 @@ SCHEDULES = ("constant", "cosine", "linear")
 AUGMENTATIONS = ("flip", "none", "shift", "shift_flip")
 
 VOTES = ("hard_vote", "soft_vote", "weighted_vote")
+
+# At test time.
+VIEWS = ("mirror", "mirror_shift", "none")

@@ -9,21 +9,27 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from lightning_modules import networks
+from lightning_modules import networks, views
 from lightning_modules.images import normalize
 
 
 class Predictor(nn.Module):
-    """A trained network that takes images as they are stored: uint8 N×H×W×C in, log-probabilities N×classes out."""
+    """A trained network that takes images as they are stored: uint8 N×H×W×C in, log-probabilities N×classes out.
 
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+    Args:
+        test_time_views: a name of `views.VIEWS`, over which its logits are averaged.
+    """
+
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float], test_time_views: str = "none") -> None:
         super().__init__()
         self.network = network
+        self.test_time_views = test_time_views
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(normalize(images, self.mean, self.std)).log_softmax(1)
+        images = normalize(images, self.mean, self.std)
+        return views.logits(self.network, images, self.test_time_views).log_softmax(1)
 
 
 def save(folder: Path, card: dict, replicas: list[dict[str, Tensor]]) -> None:
@@ -54,7 +60,8 @@ def load(folder: Path) -> tuple[dict, list[Predictor]]:
         network.load_state_dict(
             {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         )
-        predictors.append(Predictor(network, card["mean"], card["std"]).eval())
+        test_time_views = card["recipe"].get("test_time_views", "none")
+        predictors.append(Predictor(network, card["mean"], card["std"], test_time_views).eval())
     return card, predictors
 
 

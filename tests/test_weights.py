@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from lightning_modules import networks, weights
+from lightning_modules.images import normalize
+from lightning_modules.views import VIEWS
 
 NETWORKS = {
     "mlp": {"name": "mlp", "hidden": [16]},
@@ -65,6 +67,34 @@ def test_a_loaded_replica_predicts_as_the_saved_one(member, images):
         assert not any(module.training for module in predictor.modules())
     first, second = (weights.predict(predictor, images) for predictor in predictors)
     assert not torch.allclose(first, second)
+
+
+def test_a_recipe_with_views_predicts_their_mean(tmp_path, images):
+    network, given = trained("cnn", 0), card("cnn")
+    given["recipe"]["test_time_views"] = "mirror"
+    given["replicas"] = [{"seed": 0}]
+    weights.save(tmp_path, given, [network.state_dict()])
+    (predictor,) = weights.load(tmp_path)[1]
+    predicted = weights.predict(predictor, images)
+    torch.testing.assert_close(predicted, weights.predict(predictor, images[:, :, ::-1].copy()))
+    plain = weights.Predictor(network, given["mean"], given["std"]).eval()
+    sides = [
+        plain.network(normalize(torch.tensor(one), plain.mean, plain.std))
+        for one in (images, images[:, :, ::-1].copy())
+    ]
+    torch.testing.assert_close(predicted, (sum(sides) / 2).log_softmax(1))
+
+
+@pytest.mark.parametrize("views", VIEWS)
+def test_what_is_exported_takes_any_number_of_images_with_every_view(views, images):
+    predictor = weights.Predictor(trained("cnn", 0), [0.4, 0.5, 0.6], [0.2, 0.3, 0.1], views).eval()
+    example = torch.zeros(2, *SHAPE, dtype=torch.uint8)
+    dimensions = ({0: torch.export.Dim("images", min=1)},)
+    program = torch.export.export(predictor, (example,), dynamic_shapes=dimensions, strict=False).module()
+    expected = weights.predict(predictor, images)
+    for count in (1, 7, 25):
+        with torch.inference_mode():
+            torch.testing.assert_close(program(torch.tensor(images[:count])), expected[:count])
 
 
 def test_a_prediction_is_a_log_probability_whatever_the_batches(member, images):
