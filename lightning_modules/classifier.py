@@ -70,6 +70,7 @@ class Classifier(pl.LightningModule):
         torch.manual_seed(self.hparams.seed * 1_000_003 + self.current_epoch + 1)
 
     def on_train_epoch_start(self) -> None:
+        self.training_images.begin_epoch(self.current_epoch, self.hparams.seed)
         # Running sums stay on the device: reading a loss in every step would wait for it.
         self.loss_sum = torch.zeros((), device=self.device)
 

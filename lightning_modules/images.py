@@ -1,16 +1,43 @@
 """Images in memory: one uint8 tensor on the device, batches by index; augmentation and normalising are batched."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-AUGMENTATIONS = {  # name: (shift, flip)
-    "none": (False, False),
-    "shift": (True, False),
-    "flip": (False, True),
-    "shift_flip": (True, True),
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to each image anew in each epoch.
+
+    Args:
+        reach: it is moved by up to this share of its sides.
+        border: what comes in there: "black", or the image "reflected".
+        flip: "never"; "random", half of the images, drawn anew; or "alternating", every image in every other epoch,
+            and at random in its first one, so that two epochs show both sides (Jordan, arXiv:2404.00498, 2024).
+        cutout: side of a square somewhere in it that becomes the mean colour, as a share of its sides (DeVries and
+            Taylor, 2017).
+    """
+
+    reach: float = 0.0
+    border: str = "black"
+    flip: str = "never"
+    cutout: float = 0.0
+
+
+AUGMENTATIONS = {
+    "none": Augmentation(),
+    "shift": Augmentation(reach=1 / 8),
+    "flip": Augmentation(flip="random"),
+    "shift_flip": Augmentation(reach=1 / 8, flip="random"),
+    "altflip": Augmentation(flip="alternating"),
+    "nudge_altflip": Augmentation(reach=1 / 16, border="reflected", flip="alternating"),  # airbench94
+    "shift_altflip": Augmentation(reach=1 / 8, border="reflected", flip="alternating"),
+    "shift_altflip_cutout": Augmentation(  # airbench96
+        reach=1 / 8, border="reflected", flip="alternating", cutout=3 / 8
+    ),
 }
 
 
@@ -30,8 +57,7 @@ class Images:
         images: uint8, N×H×W×C.
         labels: int64, N.
         mean, std: per channel, of intensities between 0 and 1.
-        augment: "shift" moves each image by up to an eighth of its sides, black coming in at the border;
-            "flip" mirrors half of the images left to right; drawn per image from torch's global generator.
+        augment: a name of AUGMENTATIONS; drawn per image from torch's global generator.
     """
 
     def __init__(
@@ -42,13 +68,16 @@ class Images:
         self.mean = torch.tensor(mean, device=self.device)
         self.std = torch.tensor(std, device=self.device)
         self.labels = torch.from_numpy(np.ascontiguousarray(labels)).to(self.device)
-        self.shift, self.flip = AUGMENTATIONS[augment]
+        self.augmentation = AUGMENTATIONS[augment]
         height, width = images.shape[1:3]
-        self.reach = (height // 8, width // 8) if self.shift else (0, 0)
+        rows, columns = self.reach = tuple(int(side * self.augmentation.reach) for side in (height, width))
+        self.shift = self.augmentation.reach > 0
+        self.square = tuple(round(side * self.augmentation.cutout) for side in (height, width))
         self.height, self.width = height, width
+        self.mirrored = torch.zeros(len(images), dtype=torch.bool, device=self.device)  # alternating
         if self.shift:
-            rows, columns = self.reach
-            images = np.pad(images, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+            border = "reflect" if self.augmentation.border == "reflected" else "constant"
+            images = np.pad(images, ((0, 0), (rows, rows), (columns, columns), (0, 0)), border)
         elif not images.flags.writeable:
             images = np.array(images)  # a memory map: torch must not see memory that it could write to
         self.images = torch.from_numpy(images).to(self.device)
@@ -58,6 +87,19 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def begin_epoch(self, epoch: int, seed: int) -> None:
+        """Turns the images of an alternating flip to the side that they have in this epoch (from 0). The side of their
+        first epoch depends on the seed alone."""
+        if self.augmentation.flip == "alternating":
+            first = torch.rand(len(self), generator=torch.Generator().manual_seed(seed)) < 0.5
+            self.mirrored.copy_(first ^ bool(epoch % 2))
+
+    def first(self, count: int) -> Tensor:
+        """The first images, normalised and not augmented: N×C×H×W."""
+        rows, columns = self.reach
+        pixels = self.images[:count, rows : rows + self.height, columns : columns + self.width]
+        return normalize(pixels, self.mean, self.std)
+
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The normalised, augmented images N×C×H×W (float32) and labels at `index`."""
         if self.shift:
@@ -65,10 +107,23 @@ class Images:
             pixels = self.windows[index, down, right].permute(0, 2, 3, 1)
         else:
             pixels = self.images[index]
-        if self.flip:
-            mirrored = torch.rand(index.shape, device=self.device) < 0.5
+        if self.augmentation.flip != "never":
+            random = self.augmentation.flip == "random"
+            mirrored = torch.rand(index.shape, device=self.device) < 0.5 if random else self.mirrored[index]
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(2), pixels)
-        return normalize(pixels, self.mean, self.std), self.labels[index]
+        normalized = normalize(pixels, self.mean, self.std)
+        if self.augmentation.cutout:
+            normalized = normalized.masked_fill(self.squares(len(index)), 0.0)
+        return normalized, self.labels[index]
+
+    def squares(self, count: int) -> Tensor:
+        """A square at a random place of each image: count × 1 × H × W, true inside."""
+        inside = []
+        for side, length in ((self.height, self.square[0]), (self.width, self.square[1])):
+            start = torch.randint(side - length + 1, (count, 1), device=self.device)
+            offset = torch.arange(side, device=self.device) - start
+            inside.append((offset >= 0) & (offset < length))
+        return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
 
 class Blocks:

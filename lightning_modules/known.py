@@ -51,7 +51,9 @@ OPTIMIZERS = {
 
 SCHEDULES = ("constant", "cosine", "linear")
 
-AUGMENTATIONS = ("flip", "none", "shift", "shift_flip")
+AUGMENTATIONS = (
+    "altflip", "flip", "none", "nudge_altflip", "shift", "shift_altflip", "shift_altflip_cutout", "shift_flip",
+)  # fmt: skip
 
 VOTES = ("hard_vote", "soft_vote", "weighted_vote")
 

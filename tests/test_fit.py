@@ -95,7 +95,7 @@ class Interrupted(Exception):
 @pytest.mark.parametrize("recipe", [DROPPING, RESNET], ids=["mlp", "resnet"])
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(recipe, epoch, moment, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "BLOCK", 2)
-    settings = {"augment": "shift", "epochs": 4, "early_stopping": 10}
+    settings = {"augment": "shift_altflip_cutout", "epochs": 4, "early_stopping": 10}
     whole = train(recipe, **settings)
 
     def report(event: dict) -> None:

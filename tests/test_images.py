@@ -53,7 +53,7 @@ def test_without_augmentation_a_batch_is_the_normalised_images_at_its_index(spli
 @pytest.mark.parametrize("augment", ["shift", "flip", "shift_flip"])
 def test_every_image_of_a_batch_is_shifted_and_mirrored_on_its_own(split, augment):
     torch.manual_seed(0)
-    shift, flip = AUGMENTATIONS[augment]
+    shift, flip = "shift" in augment, "flip" in augment
     images, labels = Images(*split, MEAN, STD, augment).batch(torch.arange(COUNT))
     assert labels.tolist() == split[1].tolist()
     rows = range(-REACH[0], REACH[0] + 1) if shift else [0]
@@ -84,6 +84,72 @@ def test_augmentation_is_drawn_from_the_seed_and_anew_for_each_batch(split):
     torch.manual_seed(1)
     assert torch.equal(first, images.batch(index)[0])
     assert not torch.equal(first, second)
+
+
+def test_an_alternating_flip_shows_both_sides_of_each_image_in_two_epochs(split):
+    index = torch.arange(COUNT)
+    plain = Images(*split, MEAN, STD).batch(index)[0]
+    images = Images(*split, MEAN, STD, "altflip")
+    sides = []
+    for epoch in range(4):
+        images.begin_epoch(epoch, seed=7)
+        made = images.batch(index)[0]
+        mirrored = (made == plain.flip(3)).flatten(1).all(1)
+        assert torch.equal(mirrored, (made != plain).flatten(1).any(1))
+        sides.append(mirrored)
+    assert 0 < sides[0].sum() < COUNT
+    assert torch.equal(sides[1], ~sides[0])
+    assert torch.equal(sides[2], sides[0])
+    assert torch.equal(sides[3], sides[1])
+
+
+def test_the_first_side_depends_on_the_seed_alone(split):
+    index = torch.arange(COUNT)
+    images = Images(*split, MEAN, STD, "altflip")
+
+    def side(epoch: int, seed: int, state: int) -> torch.Tensor:
+        torch.manual_seed(state)
+        images.begin_epoch(epoch, seed)
+        return images.batch(index)[0]
+
+    assert torch.equal(side(0, 1, state=1), side(0, 1, state=2))
+    assert torch.equal(side(5, 1, state=1), side(1, 1, state=2))  # as a training that goes on finds it
+    assert not torch.equal(side(0, 1, state=1), side(0, 2, state=1))
+
+
+def test_a_nudge_moves_by_a_sixteenth_and_reflects_the_border(split):
+    torch.manual_seed(0)
+    images = Images(*split, MEAN, STD, "nudge_altflip")
+    assert images.reach == (1, 1)
+    images.begin_epoch(0, seed=0)
+    for image, original, mirrored in zip(images.batch(torch.arange(COUNT))[0], split[0], images.mirrored):
+        padded = np.pad(original, ((1, 1), (1, 1), (0, 0)), "reflect")
+        moved = [padded[down : down + 16, right : right + 24] for down in range(3) for right in range(3)]
+        if mirrored:
+            moved = [one[:, ::-1] for one in moved]
+        assert any(same(image, reference(one)) for one in moved)
+
+
+def test_a_square_of_each_image_is_cut_out(split):
+    torch.manual_seed(0)
+    images = Images(*split, MEAN, STD, "shift_altflip_cutout")
+    batch = images.batch(torch.arange(COUNT))[0]
+    places = set()
+    for image in batch:
+        rows, columns = torch.where((image == 0).all(0))  # the mean, as black would be no black after normalising
+        assert (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == (6, 9)
+        assert len(rows) == 6 * 9
+        places.add((rows.min().item(), columns.min().item()))
+    assert len(places) > COUNT / 2
+
+
+@pytest.mark.parametrize("augment", ["none", "shift", "nudge_altflip"])
+def test_the_first_images_are_not_augmented(split, augment):
+    first = Images(*split, MEAN, STD, augment).first(5)
+    assert first.shape == (5, 3, 16, 24)
+    for image, original in zip(first, split[0]):
+        assert same(image, reference(original))
+    assert len(Images(*split, MEAN, STD, augment).first(1000)) == COUNT
 
 
 def test_an_image_too_small_to_shift_stays_where_it_is():
