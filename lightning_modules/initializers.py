@@ -21,7 +21,20 @@ def truncated_normal(weight: Tensor) -> Tensor:
     return init.trunc_normal_(weight, std=0.05, a=-0.1, b=0.1)
 
 
+def dirac(weight: Tensor) -> Tensor:
+    """A convolution hands its inputs on as they are, as far as it has outputs for them; its other outputs, and linear
+    layers, start as torch has them, uniform with variance 1 / (3 fan-in).
+
+    Source: Zagoruyko and Komodakis, DiracNets, 2017; partial as in Jordan, arXiv:2404.00498, 2024.
+    """
+    init.kaiming_uniform_(weight, a=math.sqrt(5))
+    if weight.ndim > 2:
+        init.dirac_(weight.detach()[: weight.shape[1]])
+    return weight
+
+
 INITIALIZERS = {
+    "dirac": dirac,
     "he_normal": partial(init.kaiming_normal_, nonlinearity="relu"),  # He et al., 2015
     "he_uniform": partial(init.kaiming_uniform_, nonlinearity="relu"),
     "lecun_normal": lecun_normal,

@@ -20,8 +20,8 @@ ACTIVATIONS = (
 )  # fmt: skip
 
 INITIALIZERS = (
-    "he_normal", "he_uniform", "lecun_normal", "lecun_uniform", "normal", "ones", "orthogonal", "truncated_normal",
-    "uniform", "xavier_normal", "xavier_uniform", "zeros",
+    "dirac", "he_normal", "he_uniform", "lecun_normal", "lecun_uniform", "normal", "ones", "orthogonal",
+    "truncated_normal", "uniform", "xavier_normal", "xavier_uniform", "zeros",
 )  # fmt: skip
 
 # Each network's own settings and their defaults.

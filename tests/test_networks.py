@@ -119,6 +119,8 @@ def test_every_initializer_sets_every_weight_and_leaves_biases_at_zero(name, ini
     for layer, other in zip(network.modules(), again.modules()):
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             drawn = initializer not in ("zeros", "ones")
+            if initializer == "dirac":
+                drawn = layer.weight.ndim == 2 or layer.out_channels > layer.in_channels
             assert torch.equal(layer.weight, other.weight) != drawn
             assert layer.bias is None or not layer.bias.any()
 
@@ -155,6 +157,20 @@ def test_the_spread_of_initial_weights_is_the_published_one(initializer, deviati
     assert weight.mean().abs() < deviation / 50
     if initializer == "truncated_normal":
         assert weight.abs().max() <= 0.1
+
+
+def test_dirac_hands_inputs_on_and_draws_the_other_outputs():
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+    INITIALIZERS["dirac"](convolution.weight)
+    given = images((8, 8, 3))
+    assert torch.equal(convolution(given)[:, :3], given)
+    others = convolution.weight[3:]
+    assert others.std().item() == pytest.approx(math.sqrt(1 / (3 * 27)), rel=0.1)
+    fewer = nn.Conv2d(5, 2, 3, padding=1, bias=False)
+    INITIALIZERS["dirac"](fewer.weight)
+    given = images((8, 8, 5))
+    assert torch.equal(fewer(given), given[:, :2])
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -70,7 +70,7 @@ NAMES = [
     ("dataset", "minst", ["dataset", '"minst"', 'Did you mean "mnist"?', "Known: blobs, cifar10, digits"]),
     ("members.mlp.network.name", "mpl", ["members.mlp.network.name", '"mpl"', '"mlp"?', "Known: cnn, mlp, resnet"]),
     ("members.mlp.optimizer.name", "adamm", ["members.mlp.optimizer.name", '"adamm"', '"adam"?', "Known: adadelta,"]),
-    ("members.mlp.initializer", "xavier", ["members.mlp.initializer", '"xavier_', "Known: he_normal,"]),
+    ("members.mlp.initializer", "xavier", ["members.mlp.initializer", '"xavier_', "Known: dirac, he_normal,"]),
     ("members.mlp.activation", "rleu", ["members.mlp.activation", '"rleu"', '"relu"?', "Known: celu,"]),
     ("members.mlp.schedule", "cosin", ["members.mlp.schedule", '"cosine"?', "Known: constant, cosine, linear"]),
     ("data.digits.augment", "shfit", ["data.digits.augment", '"shift"?', "Known: altflip, flip, none, nudge_altflip,"]),
