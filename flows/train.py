@@ -211,7 +211,7 @@ def try_out(card: dict) -> int:
     from lightning_modules import networks, optimizers
 
     network = networks.build(card["recipe"], card["shape"], len(card["class_names"]))
-    optimizers.build(card["recipe"]["optimizer"], network.parameters())
+    optimizers.build(card["recipe"]["optimizer"], networks.groups(network))
     return sum(parameter.numel() for parameter in network.parameters())
 
 

@@ -57,7 +57,7 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> dict:
         recipe = self.hparams.recipe
-        optimizer = optimizers.build(recipe["optimizer"], self.parameters())
+        optimizer = optimizers.build(recipe["optimizer"], networks.groups(self.network))
         steps = self.hparams.epochs * self.train_dataloader().steps
         return {"optimizer": optimizer, "lr_scheduler": optimizers.schedule(recipe["schedule"], optimizer, steps)}
 
@@ -71,6 +71,7 @@ class Classifier(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.training_images.begin_epoch(self.current_epoch, self.hparams.seed)
+        optimizers.freeze_ended(self.optimizers(use_pl_optimizer=False))
         # Running sums stay on the device: reading a loss in every step would wait for it.
         self.loss_sum = torch.zeros((), device=self.device)
 

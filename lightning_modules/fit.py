@@ -12,11 +12,13 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from torch import Tensor
 
-from lightning_modules import memory
+from lightning_modules import memory, networks
 from lightning_modules.classifier import Classifier
 from lightning_modules.images import Images
 
 MONITORS = {"nll": ("validation_nll", "min"), "accuracy": ("validation_accuracy", "max")}
+# Training images that a network is shown before training.
+PREPARED = 5000
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
@@ -153,6 +155,7 @@ def fit(
         Images(*training, mean, std, augment, device=place),
         Images(*validation, mean, std, device=place),
     )
+    networks.prepare(module.network, module.training_images.first(PREPARED))
     progress = Progress(monitor, report)
     callbacks: list[pl.Callback] = [progress]
     if early_stopping:

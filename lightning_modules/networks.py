@@ -112,3 +112,21 @@ def build(recipe: dict, shape: Shape, classes: int) -> nn.Module:
     )
     initialize(network, recipe["initializer"])
     return network
+
+
+def prepare(network: nn.Module, images: Tensor) -> None:
+    """Lets a network take what it takes from training images once, before training.
+
+    Args:
+        images: normalised, N×C×H×W.
+    """
+    if hasattr(network, "prepare"):
+        network.prepare(images)
+
+
+def groups(network: nn.Module) -> list[dict]:
+    """The parameters as an optimizer takes them: one group, and one more for each that is trained `until` a share of
+    the training only."""
+    ending = network.ending() if hasattr(network, "ending") else {}
+    rest = [parameter for parameter in network.parameters() if parameter not in ending]
+    return [{"params": rest}, *({"params": [parameter], "until": until} for parameter, until in ending.items())]

@@ -34,11 +34,12 @@ SCHEDULES = {
 }
 
 
-def build(settings: dict, parameters: Iterable[torch.nn.Parameter]) -> optim.Optimizer:
+def build(settings: dict, parameters: Iterable[torch.nn.Parameter] | Iterable[dict]) -> optim.Optimizer:
     """The optimizer that a recipe's `optimizer` names.
 
     Args:
         settings: name, lr, weight_decay and hyper-parameters of torch's class of that name.
+        parameters: or groups of them, see `networks.groups`.
 
     Raises:
         InputError: torch refuses the hyper-parameters.
@@ -57,6 +58,19 @@ def build(settings: dict, parameters: Iterable[torch.nn.Parameter]) -> optim.Opt
 
 
 def schedule(name: str, optimizer: optim.Optimizer, steps: int) -> optim.lr_scheduler.LRScheduler:
-    """A schedule over `steps` mini-batches, to be stepped after each of them."""
+    """A schedule over `steps` mini-batches, to be stepped after each of them. Groups of parameters that are trained
+    `until` a share of them have a schedule over that share, and a learning rate of zero from there on."""
     factor = SCHEDULES[name]
-    return optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(min(step / steps, 1.0)))
+
+    def over(until: float):
+        return lambda step: factor(min(step / (steps * until), 1.0)) if until == 1 or step < steps * until else 0.0
+
+    return optim.lr_scheduler.LambdaLR(optimizer, [over(group.get("until", 1.0)) for group in optimizer.param_groups])
+
+
+def freeze_ended(optimizer: optim.Optimizer) -> None:
+    """Computes no more gradients for parameters whose share of the training is behind."""
+    for group in optimizer.param_groups:
+        if "until" in group and not group["lr"]:
+            for parameter in group["params"]:
+                parameter.requires_grad_(False)

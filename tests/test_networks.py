@@ -173,6 +173,17 @@ def test_dirac_hands_inputs_on_and_draws_the_other_outputs():
     assert torch.equal(fewer(given), given[:, :2])
 
 
+def test_all_parameters_are_in_one_group_but_those_that_are_trained_for_a_share():
+    for name in NETWORKS:
+        network = built(name)
+        groups = networks.groups(network)
+        grouped = [parameter for group in groups for parameter in group["params"]]
+        assert sorted(map(id, grouped)) == sorted(map(id, network.parameters()))
+        assert "until" not in groups[0]
+        assert all(0 < group["until"] < 1 for group in groups[1:])
+        assert len(groups) == (2 if name == "airbench" else 1)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_same_seed_gives_the_same_weights(name):
     first, same, other = (built(name, seed=seed).state_dict() for seed in (3, 3, 4))

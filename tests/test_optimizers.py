@@ -15,7 +15,8 @@ NOT_THE_METHOD = {"params", "lr", "weight_decay", "foreach", "maximize", "captur
 # Sensible for a quadratic of curvatures 1 and 10.
 RATES = {
     "adadelta": 10.0, "adafactor": 0.1, "adagrad": 0.5, "adam": 0.05, "adamax": 0.05, "adamw": 0.05, "asgd": 0.05,
-    "momentum": 0.02, "nadam": 0.05, "nag": 0.02, "radam": 0.05, "rmsprop": 0.02, "rprop": 0.05, "sgd": 0.05,
+    "momentum": 0.02, "nadam": 0.05, "nag": 0.02, "radam": 0.05, "rmsprop": 0.02, "rprop": 0.05,
+    "sgd": 0.05,
 }  # fmt: skip
 
 
@@ -105,6 +106,41 @@ def test_a_list_of_params_yaml_is_a_tuple_of_torch():
 def test_what_torch_refuses_is_bad_input_that_names_the_optimizer(settings):
     with pytest.raises(InputError, match=f"optimizer {settings['name']} refuses"):
         optimizers.build({"lr": 0.1, "weight_decay": 0.0, **settings}, [torch.nn.Parameter(torch.ones(1))])
+
+
+def test_a_group_that_is_trained_for_a_share_ends_there_and_is_frozen():
+    early, late = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    groups = [{"params": [late]}, {"params": [early], "until": 0.25}]
+    optimizer = optimizers.build({"name": "adam", "lr": 0.1, "weight_decay": 0.0}, groups)
+    schedule = optimizers.schedule("linear", optimizer, 8)
+    rates, values = [], []
+    for _ in range(9):
+        optimizers.freeze_ended(optimizer)
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.zero_grad()
+        (early.sum() + late.sum()).backward()
+        optimizer.step()
+        schedule.step()
+        values.append(early.tolist())
+    assert [rate for rate, _ in rates] == pytest.approx([0.1 * (8 - step) / 8 for step in range(9)])
+    assert [rate for _, rate in rates] == pytest.approx([0.1, 0.05, 0, 0, 0, 0, 0, 0, 0])
+    assert values[0] != values[1] == values[-1]
+    assert not early.requires_grad
+    assert late.requires_grad  # at the very end too: it has no share of its own
+
+
+def test_a_constant_schedule_ends_for_a_share_too():
+    parameter = torch.nn.Parameter(torch.ones(1))
+    optimizer = optimizers.build(
+        {"name": "sgd", "lr": 0.1, "weight_decay": 0.0}, [{"params": [parameter], "until": 0.5}]
+    )
+    schedule = optimizers.schedule("constant", optimizer, 4)
+    rates = []
+    for _ in range(5):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == [0.1, 0.1, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
