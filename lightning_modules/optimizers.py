@@ -8,6 +8,7 @@ import torch
 from torch import optim
 
 from lightning_modules.errors import InputError
+from lightning_modules.muon import Muon
 
 OPTIMIZERS = {
     "adadelta": (optim.Adadelta, {}),
@@ -18,6 +19,7 @@ OPTIMIZERS = {
     "adamw": (optim.AdamW, {}),
     "asgd": (optim.ASGD, {}),
     "momentum": (optim.SGD, {"momentum": 0.9}),
+    "muon": (Muon, {}),
     "nadam": (optim.NAdam, {}),
     "nag": (optim.SGD, {"momentum": 0.9, "nesterov": True}),
     "radam": (optim.RAdam, {}),

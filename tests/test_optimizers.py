@@ -15,7 +15,7 @@ NOT_THE_METHOD = {"params", "lr", "weight_decay", "foreach", "maximize", "captur
 # Sensible for a quadratic of curvatures 1 and 10.
 RATES = {
     "adadelta": 10.0, "adafactor": 0.1, "adagrad": 0.5, "adam": 0.05, "adamax": 0.05, "adamw": 0.05, "asgd": 0.05,
-    "momentum": 0.02, "nadam": 0.05, "nag": 0.02, "radam": 0.05, "rmsprop": 0.02, "rprop": 0.05,
+    "momentum": 0.02, "muon": 0.05, "nadam": 0.05, "nag": 0.02, "radam": 0.05, "rmsprop": 0.02, "rprop": 0.05,
     "sgd": 0.05,
 }  # fmt: skip
 
@@ -97,6 +97,9 @@ def test_a_list_of_params_yaml_is_a_tuple_of_torch():
         {"name": "adam", "betas": [0.9]},
         {"name": "adam", "rho": 0.9},
         {"name": "nag", "momentum": 0.0},
+        {"name": "muon", "bias_lr": 0.0},
+        {"name": "muon", "momentum": 1.0},
+        {"name": "muon", "steps": 2.5},
         {"name": "rmsprop", "alpha": -1.0},
         {"name": "rprop", "weight_decay": 0.1},
         {"name": "rprop", "etas": [1.5, 1.2]},

@@ -1,0 +1,147 @@
+"""Muon: momentum whose update is made orthogonal, for the filters and matrices inside of a network.
+
+Source: Jordan, Jin, Boza, You, Cesista, Newhouse and Bernstein, Muon: An optimizer for hidden layers in neural
+networks, 2024 (kellerjordan.github.io/posts/muon), with the weight normalisation and the hyper-parameters of
+airbench94_muon. torch.optim.Muon takes matrices alone, one at a time, and leaves the other parameters to others.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+# Of the quintic a·x + b·x³ + c·x⁵ that is applied to the singular values again and again: steepest at zero, it takes
+# small ones to between about 0.7 and 1.2 soon, and never quite to one.
+QUINTIC = (3.4445, -4.7750, 2.0315)
+EPSILON = 1e-7
+
+
+def orthogonal(matrices: Tensor, steps: int) -> Tensor:
+    """Nearly the nearest semi-orthogonal matrix of each: U·Vᵀ of its singular value decomposition U·S·Vᵀ, by
+    Newton and Schulz's iteration, in the precision of `matrices`.
+
+    Args:
+        matrices: any number of dimensions × rows × columns.
+    """
+    a, b, c = QUINTIC
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    result = matrices.mT if tall else matrices
+    # No singular value is greater than the Frobenius norm.
+    result = result / (torch.linalg.matrix_norm(result, keepdim=True) + EPSILON)
+    for _ in range(steps):
+        gram = result @ result.mT
+        result = a * result + (b * gram + c * gram @ gram) @ result
+    return result.mT if tall else result
+
+
+class Muon(Optimizer):
+    """Muon for all matrices and filters but the last, which is the layer that gives the logits; SGD with Nesterov's
+    momentum for that one and for biases.
+
+    Args:
+        params: parameters in the order of the network's layers, or groups of them.
+        lr: of Muon: the length of each singular direction of an update.
+        weight_decay: share by which a step at the full learning rate shrinks what SGD trains, momentum apart, and what
+            Muon trains where that is not normalised: it is no part of the gradient, and no learning rate changes it.
+        momentum: of Muon.
+        sgd_lr, bias_lr: of SGD, of the last layer's weight and of biases.
+        sgd_momentum: of SGD.
+        steps: of Newton and Schulz's iteration.
+        normalize: whether each matrix is scaled before its step so that its rows have a mean square length of one,
+            as batch normalisation after it allows.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.6,
+        sgd_lr: float = 0.02,
+        bias_lr: float = 0.02,
+        sgd_momentum: float = 0.85,
+        steps: int = 3,
+        normalize: bool = True,
+    ) -> None:
+        for name, rate in (("sgd_lr", sgd_lr), ("bias_lr", bias_lr)):
+            if not rate > 0:
+                raise ValueError(f"{name} is {rate}, but has to be greater than 0")
+        for name, share in (("momentum", momentum), ("sgd_momentum", sgd_momentum)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} is {share}, but has to be at least 0 and less than 1")
+        if steps != int(steps) or steps < 1:
+            raise ValueError(f"steps is {steps}, but has to be a positive whole number")
+        given = list(params)
+        groups = given if isinstance(given[0], dict) else [{"params": given}]
+        last = [parameter for group in groups for parameter in group["params"] if parameter.ndim > 1][-1:]
+        shared = {"steps": int(steps), "normalize": normalize}
+        split = []
+        for group in groups:
+            inside, head, biases = [], [], []
+            for parameter in group["params"]:
+                kind = biases if parameter.ndim < 2 else head if parameter is last[0] else inside
+                kind.append(parameter)
+            for members, muon, rate, own in (
+                (inside, True, lr, momentum),
+                (head, False, sgd_lr, sgd_momentum),
+                (biases, False, bias_lr, sgd_momentum),
+            ):
+                if members:
+                    settings = {"lr": rate, "momentum": own, "weight_decay": weight_decay / rate, "muon": muon}
+                    split.append(group | settings | {"params": members})
+        super().__init__(split, shared)
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        for group in self.param_groups:
+            (self.step_muon if group["muon"] else self.step_sgd)(group)
+
+    def moments(self, group: dict) -> tuple[list[nn.Parameter], list[Tensor], list[Tensor]]:
+        """The parameters that have a gradient, their gradients and momentum buffers."""
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        buffers = [self.state[parameter]["momentum"] for parameter in parameters]
+        return parameters, [parameter.grad for parameter in parameters], buffers
+
+    def step_sgd(self, group: dict) -> None:
+        parameters, gradients, buffers = self.moments(group)
+        if not parameters:
+            return
+        gradients = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, gradients)
+        torch._foreach_add_(gradients, buffers, alpha=group["momentum"])
+        torch._foreach_add_(parameters, gradients, alpha=-group["lr"])
+
+    def step_muon(self, group: dict) -> None:
+        parameters, gradients, buffers = self.moments(group)
+        if not parameters:
+            return
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, gradients)
+        updates = torch._foreach_add(gradients, buffers, alpha=group["momentum"])
+        if group["normalize"]:
+            norms = torch._foreach_norm(parameters)
+            torch._foreach_div_(norms, [len(parameter) ** 0.5 for parameter in parameters])
+            torch._foreach_div_(parameters, torch._foreach_add(norms, EPSILON))
+        else:
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        # Filters of one shape are one batch of products.
+        alike = defaultdict(list)
+        for parameter, update in zip(parameters, updates):
+            alike[parameter.shape].append((parameter, update))
+        for pairs in alike.values():
+            matrices = torch.stack([update.flatten(1) for _, update in pairs])
+            kind = matrices.device.type
+            if torch.is_autocast_enabled(kind):  # in the precision of the training: see the network's own products
+                matrices = matrices.to(torch.get_autocast_dtype(kind))
+            directions = orthogonal(matrices, group["steps"])
+            for (parameter, _), direction in zip(pairs, directions):
+                parameter.add_(direction.reshape(parameter.shape), alpha=-group["lr"])
