@@ -14,22 +14,31 @@ from lightning_modules.errors import InputError
 
 
 def changed(changes: tuple[str, ...]) -> Params:
-    """What params.yaml would be with the changes, each a dotted key, "=" and a value in YAML.
+    """What params.yaml would be with the changes, each a dotted key, "=" and a value in YAML, or "~" and a key that
+    goes.
 
     Raises:
         InputError: a change is none, or leads to what cannot work.
     """
     content = yaml.safe_load((project.root() / "params.yaml").read_text(encoding="utf-8"))
     for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise InputError(f"{change} is no change: say key=value, as in members.mlp.dropout=0.2")
+        key, equals, value = change.removeprefix("~").partition("=")
+        goes = change.startswith("~")
+        if goes == bool(equals):
+            raise InputError(
+                f"{change} is no change: say key=value, as in members.mlp.dropout=0.2, or ~key, as in ~members.mlp"
+            )
         *sections, last = key.split(".")
         section = content
         for name in sections:
             section = section.setdefault(name, {})
             if not isinstance(section, dict):
                 raise InputError(f"{change}: {name} in params.yaml is {section!r}, which has no keys of its own")
+        if goes:
+            if last not in section:
+                raise InputError(f"{change}: params.yaml has no {key}")
+            del section[last]
+            continue
         try:
             section[last] = yaml.safe_load(value)
         except yaml.YAMLError:
@@ -38,7 +47,9 @@ def changed(changes: tuple[str, ...]) -> Params:
 
 
 @click.command()
-@click.option("-S", "changes", multiple=True, metavar="KEY=VALUE", help="Check with this change, which is not made.")
+@click.option(
+    "-S", "changes", multiple=True, metavar="KEY=VALUE", help="Check with this change, or ~KEY, which is not made."
+)
 def command(changes: tuple[str, ...]) -> None:
     """Check params.yaml: every key, name and range."""
     params = changed(changes) if changes else read()

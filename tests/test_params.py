@@ -345,7 +345,10 @@ def test_a_change_is_checked_and_not_made(project):
 
     before = (project / "params.yaml").read_bytes()
     assert changed(("dataset=blobs", "members.mlp.optimizer.lr=1e-3")).member("mlp").optimizer.lr == 0.001
+    assert list(changed(("~members.mlp",)).members) == ["cnn"]
     for change, said in (
+        ("~members.mpl", "params.yaml has no members.mpl"),
+        ("~members.mlp=1", "is no change"),
         ("members.mlp.dropout=1.5", "members.mlp.dropout is 1.5"),
         ("dataset=cifar100", 'Did you mean "cifar10"'),
         ("members.mlp.dropuot=0.1", 'Did you mean "members.mlp.dropout"'),
