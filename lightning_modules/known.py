@@ -29,6 +29,7 @@ NETWORKS = {
     "mlp": {"hidden": [512, 512, 512]},
     "cnn": {"channels": [64, 64, 128, 128, 128], "hidden": 384},
     "resnet": {"width": 32, "blocks": [2, 2, 2]},
+    "airbench": {"widths": [64, 256, 256], "depth": 2},
 }
 
 # Each optimizer's hyper-parameters and their defaults, beside `lr` and `weight_decay`, which all of them take.

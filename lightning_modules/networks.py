@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lightning_modules.activations import ACTIVATIONS
+from lightning_modules.airbench import Airbench
 from lightning_modules.initializers import initialize
 
 Shape = tuple[int, int, int]  # height, width, channels
@@ -95,7 +96,7 @@ def resnet(
     return nn.Sequential(*layers, nn.Linear(inputs, classes))
 
 
-NETWORKS = {"mlp": mlp, "cnn": cnn, "resnet": resnet}
+NETWORKS = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "airbench": Airbench}
 
 
 def build(recipe: dict, shape: Shape, classes: int) -> nn.Module:

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from lightning_modules import classifier, networks, weights
+from lightning_modules.airbench import Whitening
 from lightning_modules.errors import DivergedError, InputError
 from lightning_modules.fit import Fitted, fit, hardware_precision
+from lightning_modules.images import Images
 
 CLASSES = ["left", "middle", "right"]
 MLP = {
@@ -22,6 +24,14 @@ MLP = {
 }
 DROPPING = MLP | {"dropout": 0.5, "schedule": "cosine"}
 SLOW = MLP | {"optimizer": {"name": "adam", "lr": 0.003, "weight_decay": 0.0}}
+AIRBENCH = MLP | {
+    "network": {"name": "airbench", "widths": [4, 4, 4], "depth": 2},
+    "initializer": "dirac",
+    "activation": "gelu",
+    "label_smoothing": 0.2,
+    "optimizer": {"name": "muon", "lr": 0.1, "weight_decay": 0.01, "sgd_lr": 0.5, "bias_lr": 0.5},
+    "schedule": "linear",
+}
 RESNET = MLP | {"network": {"name": "resnet", "width": 4, "blocks": [1, 1]}, "schedule": "cosine"}
 
 
@@ -76,7 +86,7 @@ def measured(recipe: dict, fitted: Fitted, split=VALIDATION) -> tuple[float, flo
     return nll.item(), (predicted.argmax(1) == labels).double().mean().item()
 
 
-@pytest.mark.parametrize("recipe", [DROPPING, RESNET], ids=["mlp", "resnet"])
+@pytest.mark.parametrize("recipe", [DROPPING, RESNET, AIRBENCH], ids=["mlp", "resnet", "airbench"])
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(recipe):
     first = train(recipe, augment="shift_flip")
     torch.manual_seed(99)  # whatever was drawn before
@@ -86,13 +96,23 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(recipe):
     assert any(not torch.equal(tensor, other.state[name]) for name, tensor in first.state.items())
 
 
+def test_whitening_is_taken_from_training_images_as_they_are():
+    """Neither their augmentation nor the seed has a say, and no step changes it."""
+    whitening = Whitening((8, 8, 1))
+    whitening.fit(Images(*TRAINING, [0.25], [0.2]).first(5000))
+    for seed in (0, 1):
+        fitted = train(AIRBENCH, augment="shift_flip", seed=seed)
+        assert torch.equal(fitted.state["whitening.filters"], whitening.filters)
+    assert fitted.state["whitening.bias"].any()
+
+
 class Interrupted(Exception):
     pass
 
 
 @pytest.mark.parametrize("moment", ["middle", "end"])
 @pytest.mark.parametrize("epoch", [1, 3])
-@pytest.mark.parametrize("recipe", [DROPPING, RESNET], ids=["mlp", "resnet"])
+@pytest.mark.parametrize("recipe", [DROPPING, RESNET, AIRBENCH], ids=["mlp", "resnet", "airbench"])
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(recipe, epoch, moment, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "BLOCK", 2)
     settings = {"augment": "shift_altflip_cutout", "epochs": 4, "early_stopping": 10}
@@ -148,6 +168,7 @@ def test_it_learns_one_batch_by_heart(name):
         "mlp": {"hidden": [16]},
         "cnn": {"channels": [4, 4, 4, 4, 4], "hidden": 16},
         "resnet": {"width": 8, "blocks": [1, 1]},
+        "airbench": {"widths": [8, 8, 16], "depth": 2},
     }[name]
     recipe = MLP | {"network": {"name": name, **settings}}
     batch = noise(8)
@@ -210,7 +231,7 @@ def test_the_report_runs_through_every_epoch(monkeypatch):
     assert [event["done"] for event in seen if event["epoch"] == 1] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("recipe", [DROPPING, RESNET], ids=["mlp", "resnet"])
+@pytest.mark.parametrize("recipe", [DROPPING, RESNET, AIRBENCH], ids=["mlp", "resnet", "airbench"])
 def test_the_size_of_a_block_changes_nothing(recipe, monkeypatch):
     results = []
     for block in (1, 3, 50):

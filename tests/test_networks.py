@@ -18,6 +18,7 @@ SMALL = {
     "mlp": {"hidden": [8, 8]},
     "cnn": {"channels": [4, 4, 4, 4, 4], "hidden": 8},
     "resnet": {"width": 4, "blocks": [1, 1, 1]},
+    "airbench": {"widths": [4, 4, 4], "depth": 3},
 }
 
 

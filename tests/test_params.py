@@ -68,7 +68,11 @@ def test_the_comments_name_what_is_known():
 # The key as it is said, and words that have to be in the sentence: what is wrong and what would be right.
 NAMES = [
     ("dataset", "minst", ["dataset", '"minst"', 'Did you mean "mnist"?', "Known: blobs, cifar10, digits"]),
-    ("members.mlp.network.name", "mpl", ["members.mlp.network.name", '"mpl"', '"mlp"?', "Known: cnn, mlp, resnet"]),
+    (
+        "members.mlp.network.name",
+        "mpl",
+        ["members.mlp.network.name", '"mpl"', '"mlp"?', "Known: airbench, cnn, mlp, resnet"],
+    ),
     ("members.mlp.optimizer.name", "adamm", ["members.mlp.optimizer.name", '"adamm"', '"adam"?', "Known: adadelta,"]),
     ("members.mlp.initializer", "xavier", ["members.mlp.initializer", '"xavier_', "Known: dirac, he_normal,"]),
     ("members.mlp.activation", "rleu", ["members.mlp.activation", '"rleu"', '"relu"?', "Known: celu,"]),
@@ -140,6 +144,14 @@ NUMBERS = [
     ("data.digits.validation", 1, ["data.digits.validation is 1", "less than 1"]),
     ("data.digits.epochs", 0, ["data.digits.epochs is 0", "equal to 1"]),
     ("data.digits.batch_size", 0.5, ["data.digits.batch_size is 0.5", "a whole number"]),
+    ("members.mlp.epochs", 0, ["members.mlp.epochs is 0", "equal to 1"]),
+    ("members.mlp.batch_size", 0.5, ["members.mlp.batch_size is 0.5", "a whole number"]),
+    ("members.mlp.threads", True, ["members.mlp.threads is True", "a number"]),
+    (
+        "members.cnn.network",
+        {"name": "airbench", "depth": 0},
+        ["members.cnn.network", "depth is 0", "positive integer"],
+    ),
     ("training.threads", 0, ["training.threads is 0", "equal to 1"]),
     ("training.deterministic", 3, ["training.deterministic is 3", "true or false"]),
 ]
@@ -253,6 +265,33 @@ def test_a_networks_settings_are_completed_with_their_defaults(content, name):
 def test_an_unknown_member_is_told_the_known_ones(content):
     with pytest.raises(InputError, match=r'unknown member "mpl"\. Did you mean "mlp"\? Known: cnn, mlp'):
         parse(content).member("mpl")
+
+
+def test_a_member_is_fed_as_its_dataset_says_unless_it_says_otherwise(content):
+    plain = parse(content)
+    assert plain.settings("mlp") == plain.settings("cnn")
+    assert plain.settings("mlp") == {
+        "epochs": 30, "batch_size": 64, "augment": "none",
+        **{key: value for key, value in content["training"].items() if key != "devices"},
+    }  # fmt: skip
+    own = {"epochs": 8, "batch_size": 1000, "augment": "altflip", "threads": 2}
+    content["members"]["mlp"] |= own
+    given = parse(content)
+    assert given.settings("mlp") == plain.settings("mlp") | own
+    assert given.settings("cnn") == plain.settings("cnn")
+    # How it is fed is no part of what makes its networks.
+    assert given.member("mlp").recipe == plain.member("mlp").recipe
+    assert not own.keys() & given.member("mlp").recipe.keys()
+
+
+@pytest.mark.parametrize("file", sorted((SHIPPED.parents[1] / "docs" / "members").glob("*.yaml")), ids=lambda f: f.stem)
+def test_the_members_in_docs_can_be_inserted_as_they_are(file):
+    """As `sed '/^members:/r FILE' params.yaml` does."""
+    text = (SHIPPED.parents[1] / "params.yaml").read_text(encoding="utf-8")
+    start = text.index("\n", text.index("\nmembers:") + 1) + 1
+    inserted = parse(yaml.safe_load(text[:start] + file.read_text(encoding="utf-8") + text[start:]))
+    assert file.stem in inserted.members
+    assert len(inserted.members) == len(yaml.safe_load(text)["members"]) + 1
 
 
 def test_params_cannot_be_changed(content):

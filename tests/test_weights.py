@@ -18,6 +18,7 @@ NETWORKS = {
     "mlp": {"name": "mlp", "hidden": [16]},
     "cnn": {"name": "cnn", "channels": [4, 4, 4, 4, 4], "hidden": 8},
     "resnet": {"name": "resnet", "width": 4, "blocks": [1, 1]},
+    "airbench": {"name": "airbench", "widths": [4, 4, 4], "depth": 3},
 }
 SHAPE = (8, 8, 3)
 
@@ -87,7 +88,7 @@ def test_a_recipe_with_views_predicts_their_mean(tmp_path, images):
 
 @pytest.mark.parametrize("views", VIEWS)
 def test_what_is_exported_takes_any_number_of_images_with_every_view(views, images):
-    predictor = weights.Predictor(trained("cnn", 0), [0.4, 0.5, 0.6], [0.2, 0.3, 0.1], views).eval()
+    predictor = weights.Predictor(trained("airbench", 0), [0.4, 0.5, 0.6], [0.2, 0.3, 0.1], views).eval()
     example = torch.zeros(2, *SHAPE, dtype=torch.uint8)
     dimensions = ({0: torch.export.Dim("images", min=1)},)
     program = torch.export.export(predictor, (example,), dynamic_shapes=dimensions, strict=False).module()
