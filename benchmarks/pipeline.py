@@ -1,11 +1,10 @@
-"""How long the pipeline itself takes: from nothing, with nothing to do, and until a stage reaches its own code.
+"""How long the pipeline itself takes from nothing, and what is asked of it often.
 
 Runs in a temporary copy of this project, whose own results stay as they are.
 """
 
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -43,17 +42,7 @@ def measure() -> list[dict]:
         copy(Path(folder))
         cold = seconds(command("dvc", "repro", cwd=folder)) + seconds(command("flows.results", cwd=folder))
         rows.append(row("dvc repro of the default (digits) from nothing, and its table", cold, 90))
-        idle = alone(command("dvc", "repro", cwd=folder))
-        rows.append(row("dvc repro with nothing to do", idle["median"], 1.5, idle))
         for name, goal in (("--help", 0.5), ("status", 3.0)):
             times = alone(command("flows.cli", name, cwd=folder))
             rows.append(row(f"trainyard {name}", times["median"], goal, times))
-        refusal = [sys.executable, "-m", "flows.train", "nobody"]
-        times = alone(lambda: subprocess.run(refusal, cwd=folder, capture_output=True))
-        rows.append(row("a training stage's process until it refuses a wrong name", times["median"], 4.0, times))
-        loading = "import flows.train, flows.replicas, flows.tracking, flows.dataset"
-        times = alone(lambda: subprocess.run([sys.executable, "-c", loading], cwd=folder, check=True))
-        rows.append(
-            row("a training stage's process until torch, Lightning and MLflow are loaded", times["median"], 4.0, times)
-        )
     return rows

@@ -49,36 +49,42 @@ def train_replicas(
     member = card["member"]
     waiting = [number for number in range(len(seeds)) if not result_file(work, number).exists()]
     work_left = portions(waiting, card["settings"])
-    with workers(min(jobs, len(work_left)), card, seeds, work, devices) as connections:
-        tracker.start()
-        with Board(member, len(seeds), card["settings"]["epochs"]) as board:
-            for number in set(range(len(seeds))) - set(waiting):
-                board.already(number)
-            idle = list(connections)
-            running: dict[Connection, list[int]] = {}
-            while work_left or running:
-                while idle and work_left:
-                    connection, numbers = idle.pop(), work_left.pop(0)
-                    if checkpoint_file(work, numbers).exists():
-                        for number in numbers:
-                            board.goes_on(number)
-                    running[connection] = numbers
-                    with lost_worker(names(member, numbers)):
-                        connection.send(numbers)
-                for connection in wait(list(running)):
-                    with lost_worker(names(member, running[connection])):
-                        event = connection.recv()
-                    if "free" in event:
-                        idle.append(connection)
-                        del running[connection]
-                        continue
-                    number = event["replica"]
-                    if "failed" in event:
-                        raise event["failed"](f"{member}, replica {number}: {event['message']}")
-                    board.show(number, event)
-                    if "row" in event:
-                        clock.keep()
-                        tracker.epoch(number, event["row"])
+    with (
+        workers(min(jobs, len(work_left)), card, seeds, work, devices) as idle,
+        Board(member, len(seeds), card["settings"]["epochs"]) as board,
+    ):
+        for number in set(range(len(seeds))) - set(waiting):
+            board.already(number)
+        running: dict[Connection, list[int]] = {}
+
+        def hand_out() -> None:
+            while idle and work_left:
+                connection, numbers = idle.pop(), work_left.pop(0)
+                if checkpoint_file(work, numbers).exists():
+                    for number in numbers:
+                        board.goes_on(number)
+                running[connection] = numbers
+                with lost_worker(names(member, numbers)):
+                    connection.send(numbers)
+
+        hand_out()
+        tracker.start()  # the replicas train while MLflow loads: a second, and more where it makes a new store
+        while running:
+            for connection in wait(list(running)):
+                with lost_worker(names(member, running[connection])):
+                    event = connection.recv()
+                if "free" in event:
+                    idle.append(connection)
+                    del running[connection]
+                    continue
+                number = event["replica"]
+                if "failed" in event:
+                    raise event["failed"](f"{member}, replica {number}: {event['message']}")
+                board.show(number, event)
+                if "row" in event:
+                    clock.keep()
+                    tracker.epoch(number, event["row"])
+            hand_out()
     return [read_result(work, number) for number in range(len(seeds))]
 
 

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,13 @@ def describe(dataset: str) -> dict:
 
 def digits(test: float) -> Images:
     """scikit-learn's 1,797 digits, 8×8×1. Their grey levels 0..16 are spread over 0..255."""
-    from sklearn import datasets
-
-    levels, labels = datasets.load_digits(return_X_y=True)
-    images = np.rint(levels * 255 / 16).astype(np.uint8).reshape(-1, 8, 8, 1)
-    file = Path(datasets.__file__).parent / "data" / "digits.csv.gz"
+    # Read where it lies: importing scikit-learn, and SciPy with it, would take longer than all else here.
+    [package] = find_spec("sklearn").submodule_search_locations
+    file = Path(package, "datasets", "data", "digits.csv.gz")
     content = file.read_bytes()
+    rows = np.loadtxt(gzip.decompress(content).decode().splitlines(), delimiter=",")
+    levels, labels = rows[:, :-1], rows[:, -1]
+    images = np.rint(levels * 255 / 16).astype(np.uint8).reshape(-1, 8, 8, 1)
     provenance = [{"file": file.name, "from": "scikit-learn"} | size_and_hash(content)]
     return carve(images, labels.astype(np.int64), test, describe("digits")["class_names"], provenance)
 

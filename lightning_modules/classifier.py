@@ -2,7 +2,6 @@
 
 import math
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,6 +10,7 @@ from lightning_modules import networks, optimizers
 from lightning_modules.dropout import Dropout
 from lightning_modules.errors import DivergedError
 from lightning_modules.images import Blocks, Images
+from lightning_modules.lightning import pl
 
 # Mini-batches in a block, and images in a batch of the validation pass.
 BLOCK = 50

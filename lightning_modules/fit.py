@@ -10,14 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
 from lightning_modules import memory, networks
 from lightning_modules.classifier import Classifier
 from lightning_modules.images import Images
+from lightning_modules.lightning import pl
 from lightning_modules.together import Together
 
 # What is monitored, and the sign that makes smaller better.
@@ -94,7 +93,7 @@ class Progress(pl.Callback):
             self.report({"replica": number, "epoch": epoch, "done": 1.0, "row": row, "best_epoch": best})
 
 
-class SaveLast(Checkpoint):
+class SaveLast(pl.callbacks.Checkpoint):
     """Saves after the other callbacks have seen the epoch, so that the checkpoint holds what they made of it.
 
     Lightning calls Checkpoint callbacks last.

@@ -2,7 +2,8 @@
 
 import torch
 from torch import Tensor
-from torchmetrics.functional import classification
+
+from lightning_modules.torchmetrics_alone import classification
 
 BINS = 15  # of confidence, for the calibration error
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from flows import dataset, fetch, params, sources
 from flows.download import download, mean_and_std, summary
@@ -48,6 +49,10 @@ def test_digits_are_what_scikit_learn_bundles(project):
     digits = dataset.load("digits")
     assert (digits.train_images.min(), digits.train_images.max()) == (0, 255)
     assert (digits.train_images.dtype, digits.train_labels.dtype) == (np.uint8, np.int64)
+    levels, labels = load_digits(return_X_y=True)
+    published = {(np.rint(image * 255 / 16).astype(np.uint8).tobytes(), label) for image, label in zip(levels, labels)}
+    for images, own_labels in (digits.split(name) for name in ("train", "validation", "test")):
+        assert {(image.tobytes(), label) for image, label in zip(images, own_labels)} <= published
 
 
 def test_the_seed_moves_validation_and_never_the_test_images(project):

@@ -39,6 +39,10 @@ def checkpoint(folder: Path, number: int = 0) -> bool:
     return any((folder / ".trainyard" / "unfinished" / "digits" / "small").glob(f"*/replica-{number}.ckpt"))
 
 
+def has_runs(folder: Path) -> bool:
+    return any((folder / ".trainyard" / "unfinished" / "digits" / "small").glob("*/runs.json"))
+
+
 def begin(folder: Path, **env: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "flows.train", "small"], cwd=folder, env=environment(**env), text=True,
@@ -178,7 +182,13 @@ def test_an_interrupted_training_goes_on_in_its_runs_to_the_same_weights(tiny, s
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     process = begin(tiny)
+    children = psutil.Process(process.pid).children
+    assert soon(lambda: len(children()) == 2)
+    workers = children()  # later there are others: git is asked for the commit
     assert soon(lambda: checkpoint(tiny))
+    for worker in workers:
+        worker.suspend()  # so that it cannot finish before the store is open
+    assert soon(lambda: has_runs(tiny))
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -1,0 +1,100 @@
+"""What a stage loads before it gets to work, and that torchmetrics is whole without what is hidden from it."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import environment, soon
+
+from flows import tracking, train
+from flows.params import read
+from lightning_modules.torchmetrics_alone import HIDDEN
+
+
+def ran(code: str, *paths) -> list[str]:
+    """The words that a fresh Python prints."""
+    env = environment()
+    env["PYTHONPATH"] = ":".join([*map(str, paths), env["PYTHONPATH"]])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("modules", "not_loaded"),
+    [
+        # What the first line of a training, and of the others, imports is what they all wait for.
+        ("flows.train, flows.dataset, flows.tracking", {"torch", "mlflow"}),
+        ("flows.replicas", {"mlflow", *HIDDEN}),
+        ("flows.evaluate, flows.dataset, lightning_modules.scores, lightning_modules.weights",
+         {"mlflow", "pytorch_lightning", *HIDDEN}),
+        ("flows.ensemble, flows.dataset, lightning_modules.scores, lightning_modules.voting, lightning_modules.weights",
+         {"mlflow", "pytorch_lightning", *HIDDEN}),
+    ],
+    ids=["before the work", "train", "evaluate", "ensemble"],
+)  # fmt: skip
+def test_a_stage_loads_no_more_than_it_needs(modules, not_loaded):
+    assert not {*ran(f"import sys, {modules}; print(*sys.modules)")} & not_loaded
+
+
+@pytest.mark.parametrize("dataset", ["digits", "blobs"])
+def test_a_dataset_that_needs_no_archive_is_made_with_numpy_alone(project, dataset):
+    code = f"import sys, flows.sources as s; s.read('{dataset}', 0.2); print(*sys.modules)"
+    assert not {*ran(code)} & {"torch", "scipy", "sklearn"}
+
+
+def test_what_was_hidden_can_be_imported_afterwards():
+    code = """
+import lightning_modules.fit
+import importlib, importlib.metadata
+for name in ("matplotlib.figure", "scipy.signal", "torchvision.models"):
+    importlib.import_module(name)
+print(*map(importlib.metadata.version, ("matplotlib", "scipy", "torchvision")))
+"""
+    assert len(ran(code)) == 3
+
+
+def test_classification_is_measured_alike_with_all_of_torchmetrics():
+    code = """
+import sys
+{}
+from lightning_modules import scores
+import torch
+torch.manual_seed(0)
+predicted, labels = torch.randn(200, 4).log_softmax(1), torch.randint(4, (200,))
+print(scores.score(predicted, labels), scores.per_class(predicted, labels, list("abcd")))
+print(scores.confusion(predicted, labels), "torchvision" in sys.modules)
+"""
+    *alone, loaded = ran(code.format(""))
+    *whole, all_loaded = ran(code.format("import torchmetrics"))
+    assert (loaded, all_loaded) == ("False", "True")
+    assert alone == whole
+
+
+def test_a_torchmetrics_that_needs_what_is_hidden_is_imported_all_the_same(tmp_path):
+    package = tmp_path / "torchmetrics" / "functional"
+    package.mkdir(parents=True)
+    (tmp_path / "torchmetrics" / "__init__.py").write_text("from torchmetrics import about\nimport scipy\n")
+    about = "try:\n    import scipy as seen\nexcept ImportError:\n    seen = None\n"
+    (tmp_path / "torchmetrics" / "about.py").write_text(about)
+    (package / "__init__.py").touch()
+    (package / "classification.py").write_text("from torchmetrics import about\nwhole = about.seen is not None\n")
+    code = "from lightning_modules.torchmetrics_alone import classification; print(classification.whole)"
+    assert ran(code, tmp_path) == ["True"]
+
+
+def test_replicas_train_while_the_store_is_opened(tiny, store, monkeypatch):
+    started = tracking.Tracker.start
+
+    def start(tracker) -> None:
+        assert soon(lambda: any((tiny / ".trainyard" / "unfinished").rglob("replica-*")))
+        started(tracker)
+
+    monkeypatch.setattr(tracking.Tracker, "start", start)
+    train.train(read(), "small")
+    client = tracking.connect()
+    runs = client.search_runs([tracking.experiment(client, "digits")], "tags.`trainyard.kind` = 'replica'")
+    for run in runs:
+        logged = client.get_metric_history(run.info.run_id, "validation_nll")
+        assert sorted(metric.step for metric in logged) == [1, 2, 3, 4]
+    assert len(runs) == 2
