@@ -36,6 +36,7 @@ class Classifier(pl.LightningModule):
 
     Attributes:
         numbers: the last epoch's training_loss, validation_nll and validation_accuracy, one dict for each network.
+        finished: numbers of the networks that early stopping has ended, while others go on.
     """
 
     def __init__(self, recipe: dict, shape: list[int], classes: int, seed: int, epochs: int, batch_size: int) -> None:
@@ -47,6 +48,7 @@ class Classifier(pl.LightningModule):
         self.training_images: Images | None = None
         self.validation_images: Images | None = None
         self.numbers: list[dict[str, float]] = []
+        self.finished: set[int] = set()
         # One for each network; None is torch's global generator.
         self.seeds: list[int] = [seed]
         self.generators: list[torch.Generator | None] = [None]
@@ -142,7 +144,7 @@ class Classifier(pl.LightningModule):
         self.numbers = self.measured()
         for number, numbers in enumerate(self.numbers):
             for name, value in numbers.items():
-                if not math.isfinite(value):
+                if number not in self.finished and not math.isfinite(value):
                     reason = f"{name.replace('_', ' ')} became {value} in epoch {self.current_epoch + 1}"
                     raise DivergedError(reason, number)
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-# Steps whose masks are drawn at once, and the most random bytes that one such draw may take.
+# Steps whose masks are drawn at once, and the most values of one network that one such draw may be for.
 STEPS = 16
-LARGEST_DRAW = 2**26
+LARGEST_DRAW = 2**22
 
 
 class Dropout(nn.Module):
@@ -54,7 +54,7 @@ class Dropout(nn.Module):
     def draw(self, values: Tensor) -> None:
         """Masks of the shape of `values` for the steps to come: 0 where a value is dropped, else 1 / (1 - p)."""
         alone = values if self.replicas is None else values[0]
-        steps = max(1, min(STEPS, LARGEST_DRAW // values.numel()))
+        steps = max(1, min(STEPS, LARGEST_DRAW // alone.numel()))
         count = steps * alone.numel()
         bytes_of = [
             torch.empty(-(-count // 8), dtype=torch.int64, device=values.device)

@@ -61,24 +61,25 @@ class Progress(pl.Callback):
             return False
         return self.histories[number][-1]["epoch"] - self.best[number]["epoch"] >= self.patience
 
-    def all_stopped(self) -> bool:
-        return all(self.stopped(number) for number in range(len(self.best)))
+    def stop(self, trainer: pl.Trainer, module: Classifier) -> None:
+        module.finished = {number for number in range(len(self.best)) if self.stopped(number)}
+        trainer.should_stop = trainer.should_stop or len(module.finished) == len(self.best)
 
     def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:
         # Early stopping holds too when a training that it had ended is taken up again from its checkpoint.
-        trainer.should_stop = trainer.should_stop or self.all_stopped()
+        self.stop(trainer, module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Classifier, outputs, block, block_index: int) -> None:
         done = (block_index + 1) / trainer.num_training_batches
         for number in range(len(self.best)):
-            if not self.stopped(number):
+            if number not in module.finished:
                 self.report({"replica": number, "epoch": trainer.current_epoch + 1, "done": done})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
         epoch, rates = trainer.current_epoch + 1, [group["lr"] for group in trainer.optimizers[0].param_groups]
         rows = {}
         for number, numbers in enumerate(module.numbers):
-            if self.stopped(number):
+            if number in module.finished:
                 continue
             # One group for all networks, or as many for each.
             rows[number] = {"epoch": epoch, **numbers, "lr": rates[number * len(rates) // len(self.best)]}
@@ -87,7 +88,7 @@ class Progress(pl.Callback):
             if not self.best[number] or value < self.best[number]["value"]:
                 state = {name: tensor.detach().cpu().clone() for name, tensor in module.state(number).items()}
                 self.best[number] = {"value": value, "epoch": epoch, "state": state}
-        trainer.should_stop = trainer.should_stop or self.all_stopped()
+        self.stop(trainer, module)
         for number, row in rows.items():
             best = self.best[number]["epoch"]
             self.report({"replica": number, "epoch": epoch, "done": 1.0, "row": row, "best_epoch": best})

@@ -150,3 +150,27 @@ def test_reports_name_the_network():
     train_together([recipe()] * 3, report=events.append)
     assert {event["replica"] for event in events} == {0, 1, 2}
     assert [event["row"]["epoch"] for event in events if "row" in event and event["replica"] == 2] == [1, 2, 3]
+
+
+def test_one_that_has_stopped_may_diverge(monkeypatch):
+    """It goes on computing beside the others, and what it makes is thrown away."""
+    measured = classifier.Classifier.measured
+
+    def poisoned(module):
+        numbers = measured(module)
+        if 1 in module.finished:
+            numbers[1]["training_loss"] = float("nan")
+        return numbers
+
+    monkeypatch.setattr(classifier.Classifier, "measured", poisoned)
+    slow, fast = recipe(**optimizer("adam", lr=0.003)), recipe(**optimizer("adam", lr=0.03))
+    together = train_together([slow, fast, slow], training=half_wrong(40), epochs=40, early_stopping=3)
+    assert len(together[1].history) < len(together[0].history)
+
+
+@pytest.mark.parametrize("draw", [1, 700, 2**22])
+def test_masks_do_not_depend_on_how_many_train_together(monkeypatch, draw):
+    monkeypatch.setattr("lightning_modules.dropout.LARGEST_DRAW", draw)
+    one = recipe(dropout=0.5)
+    for seed, fitted in zip(SEEDS, train_together([one] * 3)):
+        assert_alike(train(one, seed=seed), fitted)
