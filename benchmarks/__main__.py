@@ -1,41 +1,91 @@
-"""`python -m benchmarks [NAME...]`: measures, prints a markdown table and writes .trainyard/benchmarks.json."""
+"""`python -m benchmarks [NAME...]`: measures, prints a markdown table and writes .trainyard/benchmarks.json.
+
+A module of this package that is named in NAMES has `measure() -> list[dict]`, a dict for each row of the table:
+
+what               what is measured, against whom, under which conditions
+ours, other        text: a median, with its unit and range
+ratio              text: how many times as long the other one takes
+accuracy           text: what ours and the other one reach
+load               the share of the machine's CPU time that others took meanwhile, 0 to 1
+goal, reached      text, and whether it was
+measured           the numbers behind it all, for the JSON file
+
+A key that a row has no use for may be missing.
+"""
 
 import importlib
 import os
 import platform
+import time
+from pathlib import Path
 
 import click
 
 from flows import hardware, project
 from flows.tracking import git_state
 
-NAMES = ("data_path", "pipeline", "start")
-REACHED = {True: "yes", False: "no", None: ""}  # None: a figure without a goal
+NAMES = ("data_path", "training", "replicas", "step", "logged_run", "share", "start", "pipeline")
+COLUMNS = ("what", "ours", "other", "ratio", "accuracy", "load", "goal", "reached")
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(NAMES))
 def main(names: tuple[str, ...]) -> None:
-    """Measure NAMES, by default all: every figure is a median of five after a warm-up, ratios are taken in turn."""
-    rows = []
+    """Measure NAMES, by default all: medians of five after a warm-up, ratios taken in turn and pair by pair."""
+    # A user's own server is not for runs of benchmarks.
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        os.environ.pop(name, None)
+    rows, seconds = [], {}
     for name in names or NAMES:
-        click.echo(f"measuring {name}: a minute or two", err=True)
+        click.echo(f"measuring {name}", err=True)
+        start = time.monotonic()
         rows += importlib.import_module(f"benchmarks.{name}").measure()
-    columns = ("what", "ours", "other", "ratio", "goal")
-    click.echo(f"| {' | '.join(columns)} | reached |")
-    click.echo(f"|{'---|' * (len(columns) + 1)}")
+        seconds[name] = round(time.monotonic() - start, 1)
+    click.echo(f"| {' | '.join(COLUMNS)} |")
+    click.echo(f"|{'---|' * len(COLUMNS)}")
     for row in rows:
-        click.echo(f"| {' | '.join(row[column] for column in columns)} | {REACHED[row['reached']]} |")
+        click.echo(f"| {' | '.join(cells(row))} |")
+    found = conditions()
+    click.echo("\n" + ", ".join(f"{name} {value}" for name, value in found.items()))
+    click.echo("took " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()), err=True)
+    project.write_json(
+        project.state_folder() / "benchmarks.json", {"conditions": found, "seconds": seconds, "rows": rows}
+    )
+
+
+def cells(row: dict) -> list[str]:
+    """The row's text in each of COLUMNS."""
+    given = {key: value for key, value in row.items() if value is not None}
+    if "load" in given:
+        given["load"] = f"{given['load']:.0%}"
+    if "reached" in given:
+        given["reached"] = "yes" if given["reached"] else "no"
+    return [given.get(column, "") for column in COLUMNS]
+
+
+def conditions() -> dict:
+    """What the figures depend on beside the code."""
+    import torch
+
     commit, dirty = git_state()
-    conditions = {
-        "processor": platform.processor() or platform.machine(),
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
         "cores": hardware.cores(),
-        "load": os.getloadavg()[0],
+        "threads": hardware.cores(),  # each side is told to use all
+        "torch": torch.__version__,
         "python": platform.python_version(),
         "commit": commit + (" (changed)" if dirty else ""),
     }
-    click.echo("\n" + ", ".join(f"{name} {value}" for name, value in conditions.items()))
-    project.write_json(project.state_folder() / "benchmarks.json", {"conditions": conditions, "rows": rows})
+
+
+def processor() -> str:
+    """The processor's name, as Linux has it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,55 @@
+"""How long five networks of one recipe take: ours together, against ours one after another and the usual script five
+times. All log to MLflow."""
+
+from itertools import count
+
+from benchmarks import data
+from benchmarks.measure import RUNS, compared, in_turn
+from benchmarks.sides import Sides
+from benchmarks.training import MLP
+
+# Of the epoch that the usual script trains five times: a whole one would take most of the benchmark's time.
+SHORT = 12_000
+
+
+def measure() -> list[dict]:
+    mnist = data.get("mnist")
+    name = "networks of MNIST MLP 512×3, batch 100"
+    return [
+        *together(name, mnist, MLP, 100, ("ours",), goal=5.0),
+        *together(f"{name}, {SHORT:,} images", mnist.head(SHORT, 2000), MLP, 100, ("usual_script",)),
+    ]
+
+
+def together(
+    what: str, images: data.Data, recipe: dict, batch_size: int, rivals: tuple[str, ...], goal: float | None = None,
+    *, replicas: int = 5, epochs: int = 1, runs: int = RUNS, threads: int | None = None,
+) -> list[dict]:  # fmt: skip
+    """Rows of `replicas` networks trained together, against each of the rivals, in the precision that ours chooses.
+
+    Args:
+        rivals: modules of benchmarks.rivals, or "ours" for this project's own way of one after another.
+        goal: seconds that ours may take.
+    """
+    rows = []
+    with Sides(images, recipe, {"batch_size": batch_size, "epochs": epochs}, threads) as sides:
+        ours = sides.ours(together=True)
+        precision = ours.about["precision"]
+        for name in rivals:
+            rival = sides.ours() if name == "ours" else sides.rival(name)
+            seeds, other_seeds = count(), count()
+
+            def one_after_another(rival=rival, seeds=other_seeds) -> float:
+                first = next(seeds) * replicas
+                return sum(rival(seed=first + number, precision=precision) for number in range(replicas)) / replicas
+
+            times = in_turn(
+                lambda: ours(seed=next(seeds), precision=precision, replicas=replicas),  # noqa: B023
+                one_after_another,
+                runs,
+            )
+            title = "one after another" if name == "ours" else f"{rival.about}, {replicas} times"
+            row = compared(f"{replicas} {what}: an epoch in {precision}, together, against {title}{images.remark}",
+                           times, goal, images.chance)  # fmt: skip
+            rows.append(row)
+    return rows

@@ -1,0 +1,74 @@
+"""The two sides of a comparison of trainings: ours and a rival, each a process that waits to be told a seed."""
+
+import importlib.util
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+
+from benchmarks import data, ours, workplace
+from benchmarks.aside import Aside
+from flows import hardware
+
+# A Python that has keras and tensorflow, for where this one has not.
+KERAS = "TRAINYARD_BENCH_KERAS"
+TITLES = {
+    "usual_script": "the usual script (torchvision, DataLoader, Lightning, MLFlowLogger)",
+    "bare_loop": "a bare PyTorch loop",
+}
+
+
+class Sides:
+    """What both sides of a comparison share, in a folder of its own that goes with them.
+
+    Args:
+        recipe: a member of params.yaml.
+        feed: batch_size and epochs.
+        threads: of a network that is trained alone, by default as many as there are cores.
+    """
+
+    def __init__(self, images: data.Data, recipe: dict, feed: dict, threads: int | None = None) -> None:
+        self.stack = ExitStack()
+        folder = Path(self.stack.enter_context(TemporaryDirectory()))
+        self.project, self.folder = folder / "project", folder / "rivals"
+        self.project.mkdir()
+        self.folder.mkdir()
+        self.logging = importlib.util.find_spec("mlflow") is not None
+        params = workplace.make(self.project, images, recipe, {"augment": "none"} | feed, rivals=True)
+        self.told = {
+            **data.for_rivals(images, self.folder),
+            **feed,
+            "recipe": params.member(ours.MEMBER).model_dump(),
+            "threads": threads or hardware.cores(),
+            "accelerator": hardware.accelerator(params.training.accelerator, 1),
+            "tracking_uri": f"sqlite:///{self.folder / 'mlflow.db'}" if self.logging else "",
+        }
+
+    def __enter__(self) -> "Sides":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+
+    def ours(self, together: bool = False) -> Aside:
+        """Called with seed, precision and number of replicas. Its `about` has the precision that fits the machine."""
+        settings = {"together": together, "logging": self.logging, "threads": self.told["threads"]}
+        return self.stack.enter_context(Aside("benchmarks.ours", settings, self.project))
+
+    def rival(self, name: str) -> Aside | None:
+        """Called with seed and precision. Its `about` is its title; None where it is not installed, which is said."""
+        python = sys.executable
+        if name == "keras_fit":
+            python = os.environ.get(KERAS, "").strip() or python
+            if python == sys.executable and not importlib.util.find_spec("keras"):
+                click.echo(
+                    "Keras is left out: install the extra `bench`, or name a Python that has keras and tensorflow in "
+                    f"{KERAS}", err=True,
+                )  # fmt: skip
+                return None
+        started = self.stack.enter_context(Aside(f"benchmarks.rivals.{name}", self.told, self.folder, python))
+        started.about = started.about or TITLES[name]
+        return started

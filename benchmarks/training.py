@@ -1,0 +1,53 @@
+"""How long an epoch of one network takes: ours, which logs to MLflow and keeps a checkpoint, against what a user would
+pick instead: the usual script, a bare PyTorch loop, Keras.
+
+All train on the same images with the same batch size, number of steps and cores, and are measured on the same held-out
+images at the end. Each run has a seed of its own.
+"""
+
+from itertools import count
+
+from benchmarks import data
+from benchmarks.measure import RUNS, compared, in_turn
+from benchmarks.sides import Sides
+
+# The initial weights of Keras, which the other rivals have been given too.
+SHARED = {"initializer": "xavier_uniform", "dropout": 0.3, "optimizer": {"name": "adam", "lr": 0.001}}
+MLP = {"network": {"name": "mlp", "hidden": [512, 512, 512]}, **SHARED}
+CNN = {"network": {"name": "cnn"}, **SHARED}
+
+
+def measure() -> list[dict]:
+    name = "MNIST MLP 512×3, batch 100"
+    mlp = against(name, data.get("mnist"), MLP, 100, ("usual_script", "bare_loop", "keras_fit"), 1.2)
+    name = "CIFAR-10 CNN of five convolutions, 5,000 images, batch 256"
+    cnn = against(name, data.get("cifar10").head(5000, 500), CNN, 256, ("bare_loop", "keras_fit"), 2.7)
+    return mlp + cnn
+
+
+def against(
+    what: str, images: data.Data, recipe: dict, batch_size: int, rivals: tuple[str, ...], goal: float | None = None,
+    *, epochs: int = 1, runs: int = RUNS, threads: int | None = None,
+) -> list[dict]:  # fmt: skip
+    """Rows of one network's training against each of the rivals, which compute in the precision that ours chooses on
+    this machine, and in float32, as they do where nobody says otherwise.
+
+    Args:
+        rivals: modules of benchmarks.rivals.
+        goal: seconds that ours may take.
+    """
+    rows = []
+    with Sides(images, recipe, {"batch_size": batch_size, "epochs": epochs}, threads) as sides:
+        ours = sides.ours()
+        chosen = ours.about["precision"]
+        for rival in filter(None, map(sides.rival, rivals)):
+            for precision in dict.fromkeys(("float32", chosen)):
+                seeds, other_seeds = count(), count()
+                times = in_turn(
+                    lambda: ours(seed=next(seeds), precision=chosen),  # noqa: B023
+                    lambda: rival(seed=next(other_seeds), precision=precision),  # noqa: B023
+                    runs,
+                )
+                title = f"{what}: an epoch in {chosen}, against {rival.about} in {precision}{images.remark}"
+                rows.append(compared(title, times, goal, images.chance))
+    return rows

@@ -1,0 +1,245 @@
+"""Benchmarks at a tiny size: every one gives whole rows, and every side of a comparison learns."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import __main__ as table
+from benchmarks import data, data_path, logged_run, measure, replicas, share, sides, step, training
+from flows import sources
+from lightning_modules.errors import InputError
+
+SMALL = training.MLP | {"network": {"name": "mlp", "hidden": [32]}}
+NARROW = training.CNN | {"network": {"name": "cnn", "channels": [4] * 5, "hidden": 16}}
+BURN = "import time\nwhile time.process_time() < 0.4: pass"
+
+
+@pytest.fixture(scope="module")
+def digits() -> data.Data:
+    return data.get("digits").head(600, 200)
+
+
+def assert_whole(rows: list[dict]) -> None:
+    assert rows
+    for row in rows:
+        assert set(row) <= {*table.COLUMNS, "measured"}
+        assert row["what"]
+        assert row["ours"]
+        assert 0 <= row["load"] <= 1
+        assert ("goal" in row) == ("reached" in row)
+        assert "\n" not in " ".join(table.cells(row))
+    json.dumps(rows)
+
+
+def test_a_child_that_has_ended_is_no_foreign_load():
+    before = measure.own_seconds()
+    subprocess.run([sys.executable, "-c", BURN], check=True)
+    assert measure.own_seconds() - before > 0.3  # the clock ticks every 10 ms
+
+
+def test_a_process_of_others_is_foreign_load(tmp_path):
+    # The shell ends at once, so that what it has started is nobody's child.
+    done = tmp_path / "done"
+    orphan = [f"({sys.executable} -c '{BURN}'; touch {done.name}) &"]
+    with measure.ForeignLoad() as load:
+        start = time.perf_counter()
+        subprocess.run(orphan, shell=True, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+        while not done.exists():
+            time.sleep(0.01)
+        wall = time.perf_counter() - start
+    assert load.share * wall * psutil.cpu_count() > 0.3
+
+
+def test_two_ways_are_run_in_turn_and_compared_pair_by_pair(monkeypatch):
+    calls = []
+    seconds = iter([1.0, 2.0, 10.0, 30.0, 2.0, 2.0])
+    monkeypatch.setattr(measure, "timed", lambda action: (next(seconds), action()))
+    times = measure.in_turn(lambda: calls.append("A"), lambda: calls.append("B"), runs=3)
+    assert calls == ["A", "B"] * 4
+    assert (times["ratio_min"], times["ratio"], times["ratio_max"]) == (1, 2, 3)
+    assert (times["ours"], times["other"]) == (2, 2)
+
+
+@pytest.mark.parametrize(("ratio", "noise"), [(0.95, True), (1.05, True), (1.2, False), (0.8, False)])
+def test_less_than_a_tenth_is_said_to_be_noise(ratio, noise):
+    assert measure.ratio({"ratio": ratio, "ratio_min": ratio, "ratio_max": ratio}).endswith("noise") == noise
+
+
+def row_of(ours: list[float], other: list[float], chance: float | None = 0.1) -> dict:
+    times = {key: 1.0 for side in ("ours", "other", "ratio") for key in (side, f"{side}_min", f"{side}_max")}
+    times |= {"load": 0.0, "ours_returned": ours, "other_returned": other}
+    return measure.compared("x", times, goal=2.0, chance=chance)
+
+
+def test_a_fast_wrong_answer_reaches_no_goal():
+    assert row_of([0.95, 0.96], [0.96, 0.95])["reached"]
+    assert row_of([0.99, 0.98], [0.95, 0.94])["reached"]
+    assert not row_of([0.90, 0.91], [0.95, 0.94])["reached"]
+    assert not row_of([0.1, 0.1], [0.1, 0.1])["reached"]
+    guessed = row_of([0.1, 0.1], [0.1, 0.1], chance=None)
+    assert guessed["reached"]
+    assert "accuracy" not in guessed
+
+
+def test_the_table_leaves_empty_what_a_row_has_not(project, monkeypatch):
+    rows = [{"what": "a", "ours": "1 s"}, {"what": "b", "ours": "2 s", "load": 0.034, "goal": "g", "reached": False}]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr(data_path, "measure", lambda: rows)
+    result = CliRunner().invoke(table.main, ["data_path"], catch_exceptions=False)
+    assert "| a | 1 s |  |  |  |  |  |  |\n| b | 2 s |  |  |  | 3% | g | no |" in result.stdout
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    kept = json.loads((project / ".trainyard" / "benchmarks.json").read_text())
+    assert kept["rows"] == rows
+    assert {"device", "cores", "threads", "torch", "commit"} <= set(kept["conditions"])
+
+
+def test_random_images_stand_in_and_claim_no_accuracy(project, monkeypatch):
+    def absent(*arguments):
+        raise InputError("cannot be reached")
+
+    monkeypatch.setattr(sources, "read", absent)
+    images = data.get("mnist")
+    assert images.training[0].shape == (60_000, 28, 28, 1)
+    assert not images.real
+    assert images.chance is None
+    assert "random" in images.remark
+
+
+def test_what_is_held_out_is_what_ours_validates_on(digits):
+    laid, validation = data.held_out_as_validation(digits)
+    np.testing.assert_array_equal(laid.training[0][validation], digits.held_out[0])
+    rest = np.delete(np.arange(len(laid.training[1])), validation)
+    np.testing.assert_array_equal(laid.training[1][rest], digits.training[1])
+
+
+@pytest.fixture
+def told(digits, tmp_path) -> dict:
+    return {
+        **data.for_rivals(digits, tmp_path), "batch_size": 20, "epochs": 6, "recipe": SMALL, "threads": 1,
+        "accelerator": "cpu", "tracking_uri": "",
+    }  # fmt: skip
+
+
+def test_the_bare_loop_learns(told):
+    from benchmarks.rivals import bare_loop
+
+    train = bare_loop.prepare(told)
+    assert train(seed=0, precision="float32") > 0.8
+    assert train(seed=0, precision="bfloat16") > 0.8
+
+
+@pytest.mark.parametrize("recipe", [training.MLP, training.CNN], ids=["mlp", "cnn"])
+def test_the_bare_loops_networks_are_ours(recipe):
+    from benchmarks.rivals import bare_loop
+    from flows.params import Member
+    from lightning_modules import networks
+
+    whole = Member.model_validate(recipe).model_dump()
+    ours = networks.build(whole, (32, 32, 3), 10)
+    sizes = dict(whole["network"])
+    theirs = bare_loop.NETWORKS[sizes.pop("name")]((32, 32, 3), 10, **sizes, dropout=whole["dropout"])
+    assert [tuple(p.shape) for p in ours.parameters()] == [tuple(p.shape) for p in theirs.parameters()]
+
+
+@pytest.mark.parametrize(
+    "recipe", [SMALL, training.CNN | {"network": {"name": "cnn", "channels": [4] * 5, "hidden": 16}}]
+)
+def test_keras_learns(told, recipe):
+    pytest.importorskip("tensorflow", reason="needs the extra `bench`")
+    from benchmarks.rivals import keras_fit
+
+    train = keras_fit.prepare(told | {"recipe": recipe, "epochs": 10})
+    first = train(seed=0, precision="float32")
+    assert first > 0.5
+    assert train(seed=0, precision="float32") == pytest.approx(first, abs=0.05), "it went on from where it had been"
+    assert train(seed=0, precision="bfloat16") > 0.5
+
+
+def test_keras_is_left_out_with_a_sentence_where_it_is_missing(digits, capsys, monkeypatch):
+    monkeypatch.delenv(sides.KERAS, raising=False)
+    monkeypatch.setattr(sides.importlib.util, "find_spec", lambda name: None)
+    with sides.Sides(digits, SMALL, {"batch_size": 50, "epochs": 1}) as both:
+        assert both.rival("keras_fit") is None
+    assert sides.KERAS in capsys.readouterr().err
+
+
+def test_a_side_that_fails_says_why(digits):
+    with sides.Sides(digits, SMALL, {"batch_size": 50, "epochs": 1}) as both:
+        bare = both.rival("bare_loop")
+        with pytest.raises(RuntimeError, match="TypeError"):
+            bare(no_such_argument=1)
+
+
+def test_one_network_against_the_rivals(digits):
+    rows = training.against("digits", digits, SMALL, 20, ("usual_script", "bare_loop"), epochs=6, runs=2, threads=1)
+    assert_whole(rows)
+    for row in rows:
+        assert min(row["measured"]["ours_returned"] + row["measured"]["other_returned"]) > 0.7
+
+
+def test_networks_together(digits):
+    rows = replicas.together("digits", digits, SMALL, 20, ("ours",), replicas=2, epochs=6, runs=1, threads=1)
+    assert_whole(rows)
+    assert min(rows[0]["measured"]["ours_returned"] + rows[0]["measured"]["other_returned"]) > 0.7
+
+
+def test_what_lightning_costs(digits):
+    rows = step.measure(digits, batch_size=10, epochs=1, runs=2)
+    assert_whole(rows)
+    assert min(rows[0]["measured"]["ours_ms"]) > 0
+
+
+def test_a_logged_run(digits):
+    feed = {"epochs": 10, "batch_size": 20, "augment": "none"}
+    row = logged_run.logged_run("digits", digits, SMALL, feed, reach=0.7, goal=1000.0, seeds=1)
+    assert_whole([row])
+    assert row["reached"]
+
+
+def test_the_data_path():
+    assert_whole(data_path.measure(count=400))
+
+
+def account(command: str, spent: dict, pid: int = 1, **more) -> dict:
+    started, ended = more.pop("from_to", (0.0, sum(spent.values())))
+    return {"command": ["-m", *command.split()], "when": "end", "pid": pid, "parent": 0, "started": started,
+            "ended": ended, "spent": spent, "calls": [], **more}  # fmt: skip
+
+
+def test_what_a_repro_takes_is_itemised_without_a_rest():
+    stage = account(
+        "flows.train mlp", {"own": 6.0, "import torch": 1.0, "MLflow": 2.0}, 7, calls=[["MLflow", 3.0, 4.0]]
+    )
+    fit = {"when": "fit", "parent": 7, "from_to": (2.0, 7.0)}
+    workers = [account("flows.train mlp", {"training": seconds, "Lightning": 0.5, "own": 1.0}, pid, **fit)
+               for pid, seconds in ((8, 3.0), (9, 4.0))]  # fmt: skip
+    dvc = account("dvc repro", {"own": 1.0, "waiting": 9.5})
+    items = share.of_repro(11.0, [dvc, stage, *workers], epochs=1)
+    assert items["training steps"] == 4.0, "the worker that takes longest"
+    assert items["Lightning"] == 0.5
+    assert items["MLflow"] == 2.0
+    assert items["DVC"] == pytest.approx(1.5), "what is neither a stage nor waiting for one"
+    assert items["processes that start and end"] == pytest.approx(0.5)
+    assert sum(items.values()) == pytest.approx(11.0 + 1.0), "one second told MLflow something while others trained"
+    ten = share.of_repro(11.0, [dvc, stage, *workers], epochs=10)
+    assert ten["training steps"] == 40.0
+    assert ten["DVC"] == items["DVC"]
+    assert_whole(share.rows("x", items | {"Prefect": 3.0}, 0.0))
+
+
+def test_a_stages_time_is_charged_to_what_it_was_in(tiny):
+    seconds, accounts = share.run(tiny, "flows.train", "small")
+    (stage,) = (found for found in accounts if found["when"] == "end" and share.module(found) == "flows.train")
+    fits = [found for found in accounts if found["when"] == "fit"]
+    assert sum(stage["spent"].values()) == pytest.approx(stage["ended"] - stage["started"], abs=0.1)
+    assert stage["ended"] - stage["started"] <= seconds
+    assert {"import torch", "import mlflow", "MLflow", "MLflow epochs"} <= set(stage["spent"])
+    assert fits
+    assert all({"training", "Lightning"} <= set(found["spent"]) for found in fits)
