@@ -42,19 +42,20 @@ def prepare(settings: dict):
     threads = given.training.threads if settings["together"] else settings["threads"]
     torch.set_num_threads(1 if settings["together"] else threads)
 
-    def train(seed: int, precision: str, replicas: int = 1) -> float:
+    def train(seed: int, precision: str, replicas: int = 1, parallel: str = "processes") -> float:
         """The networks' mean accuracy on the validation images after the last epoch."""
         card = {
             "member": MEMBER,
             "dataset": given.dataset,
             "seed": seed,
-            "recipe": given.member(MEMBER).model_dump(),
+            "recipe": given.member(MEMBER).recipe,
             "settings": {
                 **{key: getattr(given.feed, key) for key in ("epochs", "batch_size", "augment")},
                 **given.training.model_dump(exclude={"devices"}),
                 "accelerator": accelerator,
                 "precision": precision,
                 "threads": threads,
+                "parallel": parallel,
             },
             **{key: data.card[key] for key in ("shape", "class_names", "mean", "std")},
         }
@@ -75,6 +76,7 @@ def prepare(settings: dict):
         tracker = new_tracker(card, [seed])
         tracker.start()
         told = {key: card[key] for key in ("recipe", "class_names", "mean", "std")} | card["settings"]
+        del told["parallel"]
         fitted = fit(
             **splits, **told, seed=seed, checkpoint=checkpoint,
             report=lambda event: tracker.epoch(0, event["row"]) if "row" in event else None,

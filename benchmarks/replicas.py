@@ -17,19 +17,21 @@ def measure() -> list[dict]:
     name = "networks of MNIST MLP 512×3, batch 100"
     return [
         *together(name, mnist, MLP, 100, ("ours",), goal=5.0),
+        *together(name, mnist, MLP, 100, ("ours",), goal=5.0, parallel="stacked"),
         *together(f"{name}, {SHORT:,} images", mnist.head(SHORT, 2000), MLP, 100, ("usual_script",)),
     ]
 
 
 def together(
     what: str, images: data.Data, recipe: dict, batch_size: int, rivals: tuple[str, ...], goal: float | None = None,
-    *, replicas: int = 5, epochs: int = 1, runs: int = RUNS, threads: int | None = None,
+    *, parallel: str = "processes", replicas: int = 5, epochs: int = 1, runs: int = RUNS, threads: int | None = None,
 ) -> list[dict]:  # fmt: skip
     """Rows of `replicas` networks trained together, against each of the rivals, in the precision that ours chooses.
 
     Args:
         rivals: modules of benchmarks.rivals, or "ours" for this project's own way of one after another.
         goal: seconds that ours may take.
+        parallel: how ours trains them together, as training.parallel in params.yaml.
     """
     rows = []
     with Sides(images, recipe, {"batch_size": batch_size, "epochs": epochs}, threads) as sides:
@@ -44,12 +46,12 @@ def together(
                 return sum(rival(seed=first + number, precision=precision) for number in range(replicas)) / replicas
 
             times = in_turn(
-                lambda: ours(seed=next(seeds), precision=precision, replicas=replicas),  # noqa: B023
+                lambda: ours(seed=next(seeds), precision=precision, replicas=replicas, parallel=parallel),  # noqa: B023
                 one_after_another,
                 runs,
             )
             title = "one after another" if name == "ours" else f"{rival.about}, {replicas} times"
-            row = compared(f"{replicas} {what}: an epoch in {precision}, together, against {title}{images.remark}",
+            row = compared(f"{replicas} {what}: an epoch in {precision}, together ({parallel}), against {title}{images.remark}",
                            times, goal, images.chance)  # fmt: skip
             rows.append(row)
     return rows

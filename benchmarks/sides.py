@@ -41,7 +41,7 @@ class Sides:
         self.told = {
             **data.for_rivals(images, self.folder),
             **feed,
-            "recipe": params.member(ours.MEMBER).model_dump(),
+            "recipe": params.member(ours.MEMBER).recipe,
             "threads": threads or hardware.cores(),
             "accelerator": hardware.accelerator(params.training.accelerator, 1),
             "tracking_uri": f"sqlite:///{self.folder / 'mlflow.db'}" if self.logging else "",
