@@ -51,7 +51,6 @@ def together(
                 runs,
             )
             title = "one after another" if name == "ours" else f"{rival.about}, {replicas} times"
-            row = compared(f"{replicas} {what}: an epoch in {precision}, together ({parallel}), against {title}{images.remark}",
-                           times, goal, images.chance)  # fmt: skip
-            rows.append(row)
+            how = f"an epoch in {precision}, together ({parallel}), against {title}"
+            rows.append(compared(f"{replicas} {what}: {how}{images.remark}", times, goal, images.chance))
     return rows
