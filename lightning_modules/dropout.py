@@ -28,6 +28,8 @@ class Dropout(nn.Module):
         rates = [p] if isinstance(p, (int, float)) else list(p)
         self.p, self.replicas = p, replicas
         self.thresholds = [min(255, max(1, round(256 * rate))) if rate else 0 for rate in rates]
+        if replicas is not None:  # on the device at all times: to copy them there would wait for a GPU
+            self.register_buffer("threshold_of", torch.tensor(self.thresholds), persistent=False)
         self.begin_epoch([None] * (replicas or 1))
 
     def extra_repr(self) -> str:
@@ -69,6 +71,6 @@ class Dropout(nn.Module):
             threshold = self.thresholds[0]
         else:
             kept = torch.stack(bytes_of, 1).to(values.dtype)
-            threshold = values.new_tensor(self.thresholds).view(-1, *[1] * alone.dim())
+            threshold = self.threshold_of.to(values.dtype).view(-1, *[1] * alone.dim())
         self.masks = kept.ge_(threshold).mul_(256 / (256 - threshold))
         self.next = 0

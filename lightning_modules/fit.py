@@ -214,6 +214,9 @@ def prepare(settings: Settings) -> None:
     torch.set_flush_denormal(True)
     # An aid for finding reads of memory that nobody wrote, which costs a write to every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False
+    # Lightning sets it too, but after the first product on the GPU, which may be that of a network's preparation.
+    if settings.deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     if settings.threads:
         torch.set_num_threads(settings.threads)
 
@@ -237,6 +240,7 @@ def train(module: Classifier, count: int, training: tuple, validation: tuple, se
         devices=[settings.device] if settings.accelerator == "gpu" else 1,
         precision=PRECISIONS[settings.precision],
         deterministic=settings.deterministic,
+        benchmark=not settings.deterministic,  # which lets a GPU choose its fastest way to convolve
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=checkpoint is not None,

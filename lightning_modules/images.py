@@ -137,7 +137,7 @@ class Images:
             pixels = torch.where(self.mirrored[own][:, None, None, None], pixels.flip(2), pixels)
         images, labels = normalize(pixels, self.mean, self.std), self.labels[flat]
         if self.augmentation.cutout:
-            images = images.masked_fill(self.squares(own), 0.0)
+            images.masked_fill_(self.squares(own), 0.0)  # in place, and so in channels_last memory still
         return (images, labels) if index.dim() == 1 else (images.unflatten(0, index.shape), labels.view(index.shape))
 
     def squares(self, own: tuple) -> Tensor:

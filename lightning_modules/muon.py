@@ -29,7 +29,8 @@ def orthogonal(matrices: Tensor, steps: int) -> Tensor:
     tall = matrices.shape[-2] > matrices.shape[-1]
     result = matrices.mT if tall else matrices
     # No singular value is greater than the Frobenius norm.
-    result = result / (torch.linalg.matrix_norm(result, keepdim=True) + EPSILON)
+    norm = torch.linalg.matrix_norm(result, keepdim=True) + EPSILON
+    result = result / norm.to(result.dtype)  # which autocast makes float32 on a GPU
     for _ in range(steps):
         gram = result @ result.mT
         result = a * result + (b * gram + c * gram @ gram) @ result

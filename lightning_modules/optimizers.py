@@ -51,12 +51,24 @@ def build(settings: dict, parameters: Iterable[torch.nn.Parameter | dict]) -> op
     accepted = inspect.signature(kind).parameters
     if "weight_decay" not in accepted and not given["weight_decay"]:
         del given["weight_decay"]
+    given = preset | given
+    parameters = list(parameters)
+    if kind is optim.ASGD and on_gpu(parameters):
+        given["capturable"] = True  # else it reads two numbers of each parameter back, and waits for them, in each step
     # One kernel for all parameters instead of a dozen for each.
     fused = {"fused": True} if "fused" in accepted else {}
     try:
-        return kind(list(parameters), **(preset | given | fused))
+        try:
+            return kind(parameters, **given, **fused)
+        except RuntimeError:  # there is none for this device: torch 2.11 has one of Adagrad for a CPU alone
+            return kind(parameters, **given)
     except (TypeError, ValueError, IndexError) as error:
         raise InputError(f"optimizer {settings['name']} refuses {given}: {error}") from None
+
+
+def on_gpu(parameters: list) -> bool:
+    first = parameters[0]["params"][0] if isinstance(parameters[0], dict) else parameters[0]
+    return first.is_cuda
 
 
 # Those whose update of one weight depends on other weights of the same tensor.

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_modules import networks, optimizers
 from lightning_modules.classifier import EVALUATION_BATCH, Classifier, epoch_seed
@@ -71,7 +72,8 @@ class Together(Classifier):
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         log_probabilities = logits.log_softmax(-1)
-        nll = -log_probabilities.gather(-1, labels[..., None]).squeeze(-1)
+        # Not gather: on a GPU its gradient takes a sort where it has to be deterministic.
+        nll = F.nll_loss(log_probabilities.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
         return ((1 - self.smoothing) * nll - self.smoothing * log_probabilities.mean(-1)).mean(-1)
 
 
