@@ -1,11 +1,17 @@
-"""Images in memory: one uint8 tensor on the device, batches by index; augmentation and normalising are batched."""
+"""Images in memory: one uint8 tensor on the device, batches by index; augmentation and normalising are batched.
 
+On a CPU the images are read where they lie, in a file that is mapped into memory as a rule: whatever trains on them
+shares the same pages, and nothing is copied but the batch.
+"""
+
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -54,34 +60,41 @@ class Images:
     """One split of a dataset, fed by index.
 
     Args:
-        images: uint8, N×H×W×C.
-        labels: int64, N.
+        images: uint8, M×H×W×C. They are not copied to a CPU, and never written to.
+        labels: int64, M.
         mean, std: per channel, of intensities between 0 and 1.
         augment: a name of AUGMENTATIONS; drawn for each image in each epoch, see `begin_epoch`.
+        rows: int64, the N of them that belong to the split; None for all.
     """
 
     def __init__(
         self, images: np.ndarray, labels: np.ndarray, mean: list[float], std: list[float],
-        augment: str = "none", device: torch.device | str = "cpu",
+        augment: str = "none", device: torch.device | str = "cpu", rows: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         self.device = torch.device(device)
         self.mean = torch.tensor(mean, device=self.device)
         self.std = torch.tensor(std, device=self.device)
-        self.labels = torch.from_numpy(np.ascontiguousarray(labels)).to(self.device)
+        if rows is not None:
+            labels = labels[rows]
+            if self.device.type != "cpu":  # no more than the split goes there
+                images, rows = images[rows], None
+        self.rows = None if rows is None else torch.from_numpy(rows)
+        self.labels = torch.tensor(labels, device=self.device)
         self.augmentation = AUGMENTATIONS[augment]
         height, width = images.shape[1:3]
-        rows, columns = self.reach = tuple(int(side * self.augmentation.reach) for side in (height, width))
+        self.reach = tuple(int(side * self.augmentation.reach) for side in (height, width))
         self.shift = self.augmentation.reach > 0
         self.square = tuple(round(side * self.augmentation.cutout) for side in (height, width))
         self.height, self.width = height, width
-        if self.shift:
-            border = "reflect" if self.augmentation.border == "reflected" else "constant"
-            images = np.pad(images, ((0, 0), (rows, rows), (columns, columns), (0, 0)), border)
-        elif not images.flags.writeable:
-            images = np.array(images)  # a memory map: torch must not see memory that it could write to
-        self.images = torch.from_numpy(images).to(self.device)
-        # Every shifted version of every image, as a view: N × shifts down × shifts right × C × H × W.
-        self.windows = self.images.unfold(1, height, 1).unfold(2, width, 1)
+        if self.augmentation.border == "reflected":
+            self.border = [
+                torch.from_numpy(np.pad(np.arange(side), reach, "reflect")).to(self.device)
+                for side, reach in zip((height, width), self.reach)
+            ]
+        with warnings.catch_warnings():
+            # Of read-only memory, which torch does not know; nothing here writes to it.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            self.images = torch.from_numpy(images).to(self.device)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -115,9 +128,7 @@ class Images:
 
     def first(self, count: int) -> Tensor:
         """The first images, normalised and not augmented: N×C×H×W."""
-        rows, columns = self.reach
-        pixels = self.images[:count, rows : rows + self.height, columns : columns + self.width]
-        return normalize(pixels, self.mean, self.std)
+        return normalize(self.taken(torch.arange(min(count, len(self)), device=self.device)), self.mean, self.std)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The normalised, augmented images N×C×H×W (float32) and labels N at `index`.
@@ -129,16 +140,32 @@ class Images:
         own = (0, flat)
         if index.dim() > 1:
             own = (torch.arange(len(index), device=self.device).repeat_interleave(index.shape[1]), flat)
+        pixels = self.taken(flat)
         if self.shift:
-            pixels = self.windows[flat, self.down[own], self.right[own]].permute(0, 2, 3, 1)
-        else:
-            pixels = self.images.index_select(0, flat)  # much faster than indexing, which goes value by value
+            pixels = self.moved(pixels, self.down[own], self.right[own])
         if self.augmentation.flip != "never":
             pixels = torch.where(self.mirrored[own][:, None, None, None], pixels.flip(2), pixels)
         images, labels = normalize(pixels, self.mean, self.std), self.labels[flat]
         if self.augmentation.cutout:
             images.masked_fill_(self.squares(own), 0.0)  # in place, and so in channels_last memory still
         return (images, labels) if index.dim() == 1 else (images.unflatten(0, index.shape), labels.view(index.shape))
+
+    def taken(self, index: Tensor) -> Tensor:
+        """The images at `index` as they are: uint8, N×H×W×C."""
+        # Much faster than indexing, which goes value by value.
+        return self.images.index_select(0, index if self.rows is None else self.rows[index])
+
+    def moved(self, pixels: Tensor, down: Tensor, right: Tensor) -> Tensor:
+        """Each image of N×H×W×C moved by its own `down` and `right`, counted from the farthest up and left."""
+        if self.augmentation.border == "reflected":
+            pixels = pixels.index_select(1, self.border[0]).index_select(2, self.border[1])
+        else:
+            rows, columns = self.reach
+            pixels = F.pad(pixels, (0, 0, columns, columns, rows, rows))
+        # Every moved version of every image, as a view: N × moves down × moves right × C × H × W.
+        windows = pixels.unfold(1, self.height, 1).unfold(2, self.width, 1)
+        number = torch.arange(len(pixels), device=self.device)
+        return windows[number, down, right].permute(0, 2, 3, 1)
 
     def squares(self, own: tuple) -> Tensor:
         """The square that is cut out of each image: N × 1 × H × W, true inside."""

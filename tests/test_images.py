@@ -1,5 +1,7 @@
 """Batches by index are what a plain loop over single images would make."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -203,6 +205,30 @@ def test_the_images_given_stay_as_they_are(split, augment):
     images.begin_epoch(0)
     images.batch(torch.arange(COUNT))
     assert np.array_equal(given, split[0])
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_some_rows_of_a_mapped_file_are_fed_like_a_copy_of_them(split, tmp_path, augment):
+    np.save(tmp_path / "images.npy", split[0])
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    rows = np.array([1, 2, 5, 7, 30, 38])
+    fed = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for images in (
+            Images(mapped, split[1], MEAN, STD, augment, rows=rows),
+            Images(split[0][rows], split[1][rows], MEAN, STD, augment),
+        ):
+            torch.manual_seed(0)
+            images.begin_epoch(1)
+            fed.append((len(images), images.first(4), *images.batch(torch.tensor([4, 0, 5, 5]))))
+    assert fed[0][0] == fed[1][0] == len(rows)
+    assert all(torch.equal(mine, copied) for mine, copied in zip(fed[0][1:], fed[1][1:]))
+
+
+def test_images_in_memory_are_not_copied(split):
+    for augment in AUGMENTATIONS:
+        assert Images(*split, MEAN, STD, augment).images.data_ptr() == split[0].ctypes.data
 
 
 @pytest.mark.parametrize(("count", "batch_size", "block"), [(10, 3, 2), (12, 3, 2), (12, 3, 50), (5, 8, 3), (1, 1, 1)])
