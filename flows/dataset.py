@@ -28,21 +28,37 @@ class Dataset:
     test_labels: np.ndarray
     validation_indices: np.ndarray
 
-    def split(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Images and labels of "train" (without the validation images), "validation" or "test", copied to memory."""
+    def part(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Images and labels that "train" (without the validation images), "validation" or "test" is among, not copied,
+        and the numbers of those that belong to it, sorted; None for all."""
         if name == "test":
-            return np.array(self.test_images), np.array(self.test_labels)
+            return self.test_images, self.test_labels, None
         chosen = np.zeros(len(self.train_labels), bool)
         chosen[self.validation_indices] = True
         if name == "train":
             chosen = ~chosen
         elif name != "validation":
             raise ValueError(f"no split {name!r}: there are train, validation and test")
-        return np.asarray(self.train_images[chosen]), np.asarray(self.train_labels[chosen])
+        return self.train_images, self.train_labels, np.flatnonzero(chosen)
+
+    def split(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels of "train", "validation" or "test" alone, copied to memory."""
+        images, labels, rows = self.part(name)
+        if rows is None:
+            return np.array(images), np.array(labels)
+        return np.asarray(images[rows]), np.asarray(labels[rows])
+
+    def labels(self, name: str) -> np.ndarray:
+        """Those of "train", "validation" or "test", copied to memory."""
+        _, labels, rows = self.part(name)
+        return np.array(labels if rows is None else labels[rows])
 
 
-def load(dataset: str) -> Dataset:
+def load(dataset: str, check: bool = True) -> Dataset:
     """The dataset of data/<dataset>/, every file of it checked against the SHA-256 in dataset.json.
+
+    Args:
+        check: False where the process that started this one has just checked them.
 
     Raises:
         InputError: it is not there, or a file of it was changed or damaged.
@@ -58,7 +74,7 @@ def load(dataset: str) -> Dataset:
         raise InputError(f"{place / 'dataset.json'} is missing or damaged: {REMEDY}") from None
     arrays = {}
     for name, sha256 in zip(ARRAYS, expected):
-        if file_sha256(folder / f"{name}.npy") != sha256:
+        if check and file_sha256(folder / f"{name}.npy") != sha256:
             raise InputError(f"{place / name}.npy is not what dataset.json says (changed or damaged): {REMEDY}")
         arrays[name] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
     return Dataset(card, **arrays)

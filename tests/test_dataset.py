@@ -28,6 +28,18 @@ def test_every_image_is_in_exactly_one_split(blobs):
     assert (train[1] == data.train_labels[rest]).all()
 
 
+def test_a_part_of_the_files_is_the_split_and_copies_nothing(blobs):
+    data = dataset.load("blobs")
+    for name in ("train", "validation", "test"):
+        images, labels, rows = data.part(name)
+        assert images is data.test_images if name == "test" else images is data.train_images
+        chosen = slice(None) if rows is None else rows
+        whole_images, whole_labels = data.split(name)
+        assert (images[chosen] == whole_images).all()
+        assert (labels[chosen] == whole_labels).all()
+        assert (data.labels(name) == whole_labels).all()
+
+
 def test_splits_are_plain_arrays_that_may_be_written_to_and_the_files_may_not(blobs):
     data = dataset.load("blobs")
     for name in ("train", "validation", "test"):
@@ -52,6 +64,11 @@ def test_one_changed_bit_is_found_and_named(blobs, name):
     file.write_bytes(content)
     with pytest.raises(InputError, match=rf"data/blobs/{name}\.npy is not what dataset\.json says"):
         dataset.load("blobs")
+
+
+def test_what_was_just_checked_is_not_checked_again(blobs, monkeypatch):
+    monkeypatch.setattr(dataset, "file_sha256", lambda file: pytest.fail("read all of a file"))
+    assert dataset.load("blobs", check=False).card["name"] == "blobs"
 
 
 @pytest.mark.parametrize("name", ["train_images.npy", "dataset.json"])
