@@ -171,7 +171,8 @@ def fit(recipe: dict, training: tuple, validation: tuple, *, seed: int, **settin
 
     Args:
         recipe: a member of params.yaml.
-        training, validation: images (uint8, N×H×W×C) and labels (int64, N).
+        training, validation: images (uint8, N×H×W×C) and labels (int64, N); and, where not all of them belong to the
+            split, the numbers of those that do.
         seed: of initial weights, batch order, dropout and augmentation.
         settings: see `Settings`.
 
@@ -221,12 +222,14 @@ def prepare(settings: Settings) -> None:
         torch.set_num_threads(settings.threads)
 
 
+def images(split: tuple, settings: Settings, augment: str = "none") -> Images:
+    pixels, labels, *rows = split
+    return Images(pixels, labels, settings.mean, settings.std, augment, settings.place, *rows)
+
+
 def train(module: Classifier, count: int, training: tuple, validation: tuple, settings: Settings) -> list[Fitted]:
     """Trains the networks of a module; see `fit`."""
-    module.attach(
-        Images(*training, settings.mean, settings.std, settings.augment, device=settings.place),
-        Images(*validation, settings.mean, settings.std, device=settings.place),
-    )
+    module.attach(images(training, settings, settings.augment), images(validation, settings))
     networks.prepare(module.network, module.training_images.first(PREPARED))
     progress = Progress(settings.monitor, settings.early_stopping, count, settings.report)
     callbacks: list[pl.Callback] = [progress]
