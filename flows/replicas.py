@@ -138,10 +138,10 @@ def serve(connection: Connection, place: int, card: dict, seeds: list[int], work
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
     threading.Thread(target=die_with_parent, daemon=True).start()
-    data = dataset.load(card["dataset"])
+    data = dataset.load(card["dataset"], check=False)
     given = {
-        "training": data.split("train"),
-        "validation": data.split("validation"),
+        "training": data.part("train"),
+        "validation": data.part("validation"),
         **{key: card[key] for key in ("class_names", "mean", "std")},
         **{key: value for key, value in card["settings"].items() if key != "parallel"},
         "device": place % devices,
