@@ -42,7 +42,7 @@ def ensemble(params: Params) -> dict:
     class_names = data.card["class_names"]
     trained = {member: models.load(name, member) for member in params.members}
     networks = [f"{member}-{number}" for member, recipe in params.members.items() for number in range(recipe.replicas)]
-    labels = {split: torch.from_numpy(data.split(split)[1]) for split in project.SPLITS}
+    labels = {split: torch.from_numpy(data.labels(split)) for split in project.SPLITS}
     try:
         predicted = {
             split: torch.cat(
