@@ -30,6 +30,7 @@ class Sizes:
     batch_mnist: int
     widths_94: tuple[int, ...]
     widths_96: tuple[int, ...]
+    widths_mnist: tuple[int, ...]
     steps: int
     batch_together: int
     counts: tuple[int, ...]
@@ -39,7 +40,8 @@ class Sizes:
 
 FULL = Sizes(
     runs=10, epochs_94=(8, 10), epochs_96=(26, 34), epochs_mnist=(2, 3),
-    batch_94=2000, batch_96=1024, batch_mnist=500, widths_94=(64, 256, 256), widths_96=(128, 512, 512),
+    batch_94=2000, batch_96=1024, batch_mnist=1000,
+    widths_94=(64, 256, 256), widths_96=(128, 512, 512), widths_mnist=(32, 64, 64),
     steps=50, batch_together=128, counts=(8, 32), side=28,
     networks={
         "MLP 512×3": {"name": "mlp", "hidden": [512, 512, 512]},
@@ -49,7 +51,7 @@ FULL = Sizes(
 )  # fmt: skip
 TINY = Sizes(
     runs=2, epochs_94=(1, 2), epochs_96=(1,), epochs_mnist=(1,),
-    batch_94=20, batch_96=20, batch_mnist=20, widths_94=(4, 4), widths_96=(4, 4),
+    batch_94=20, batch_96=20, batch_mnist=20, widths_94=(4, 4), widths_96=(4, 4), widths_mnist=(4, 4),
     steps=2, batch_together=4, counts=(2,), side=8,
     networks={
         "MLP": {"name": "mlp", "hidden": [8]},

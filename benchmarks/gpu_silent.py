@@ -89,6 +89,8 @@ def silent(card: Card, sizes: Sizes, data: dict, budget: Budget) -> Iterator[dic
             many = WatchedTogether([recipe] * NETWORKS, *planned, seeds, EPOCHS, sizes.batch_together)
             modules[f"{NETWORKS} × {name}, stacked"] = many, NETWORKS
         for what, (module, networks) in modules.items():
+            if budget.left() < 1:
+                return
             yield watch(what, module, networks, (pixels, labels), member["augment"], card, sizes)
 
 
