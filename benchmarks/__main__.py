@@ -9,7 +9,7 @@ import click
 from flows import hardware, project
 from flows.tracking import git_state
 
-NAMES = ("data_path", "pipeline")
+NAMES = ("data_path", "pipeline", "gpu")
 
 
 @click.command()
@@ -24,7 +24,8 @@ def main(names: tuple[str, ...]) -> None:
     click.echo(f"| {' | '.join(columns)} | reached |")
     click.echo(f"|{'---|' * (len(columns) + 1)}")
     for row in rows:
-        click.echo(f"| {' | '.join(row[column] for column in columns)} | {'yes' if row['reached'] else 'no'} |")
+        reached = {True: "yes", False: "no", None: ""}[row["reached"]]
+        click.echo(f"| {' | '.join(row[column] for column in columns)} | {reached} |")
     commit, dirty = git_state()
     conditions = {
         "processor": platform.processor() or platform.machine(),
