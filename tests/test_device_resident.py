@@ -29,9 +29,7 @@ NETWORKS = {
     "airbench": {"widths": [4, 4], "depth": 3},
 }
 # Those that have no kernel of their own for all parameters ("fused"), which would run on no `meta` tensor.
-MANY_KERNELS = {
-    name for name, (kind, _) in OPTIMIZERS.items() if "fused" not in inspect.signature(kind).parameters
-}
+MANY_KERNELS = {name for name, (kind, _) in OPTIMIZERS.items() if "fused" not in inspect.signature(kind).parameters}
 # torch's own, which compute some of their numbers on the host.
 READ_BACK = {"adafactor"}
 
