@@ -9,6 +9,7 @@ from flows.console import run
 COMMANDS = {
     "check": ("flows.check", "Check params.yaml (a DVC stage)."),
     "download": ("flows.download", "Fetch, verify and decode the dataset (a DVC stage)."),
+    "settings": ("flows.settings", "Note what all trainings depend on alike (a DVC stage)."),
     "train": ("flows.train", "Train one member's replicas (a DVC stage)."),
     "evaluate": ("flows.evaluate", "Score every member on validation and test (a DVC stage)."),
     "ensemble": ("flows.ensemble", "Combine the members, choose on validation, score once, register (a DVC stage)."),

@@ -10,7 +10,9 @@ Run     python -m flows.ensemble
 import hashlib
 import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -19,6 +21,9 @@ from flows import models, plots, project
 from flows.console import run
 from flows.params import Params, read
 from lightning_modules.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def ensemble(params: Params) -> dict:
@@ -34,22 +39,18 @@ def ensemble(params: Params) -> dict:
     import torch
 
     from flows import dataset
+    from flows.export import export
     from flows.tracking import Registrar
     from lightning_modules import scores, voting
 
     name = params.dataset
     data = dataset.load(name)
     class_names = data.card["class_names"]
-    trained = {member: models.load(name, member) for member in params.members}
+    models.check(name, params.members)
     networks = [f"{member}-{number}" for member, recipe in params.members.items() for number in range(recipe.replicas)]
     labels = {split: torch.from_numpy(data.labels(split)) for split in project.SPLITS}
     try:
-        predicted = {
-            split: torch.cat(
-                [torch.from_numpy(np.load(project.predictions_file(name, member, split))) for member in params.members]
-            )
-            for split in project.SPLITS
-        }
+        predicted = {split: predictions(name, params.members, split) for split in project.SPLITS}
         members = {member: project.read_json(project.member_metrics_file(name, member)) for member in params.members}
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} does not exist: run dvc repro evaluate") from None
@@ -93,10 +94,12 @@ def ensemble(params: Params) -> dict:
         "confusion": plots.confusion("ensemble", chosen, labels["test"], class_names),
         "reliability": [{"network": "ensemble", **row} for row in scores.reliability(chosen, labels["test"])],
     }
-    for table, rows in tables.items():
-        plots.write(project.plots_folder(name) / "ensemble" / f"{table}.csv", rows)
+    with plots.Tables(project.plots_folder(name) / "ensemble") as files:
+        for table, rows in tables.items():
+            files.add(table, rows)
     say(result)
 
+    trained = {member: models.load(name, member) for member in params.members}
     digest = hashlib.sha256(
         json.dumps(
             {
@@ -122,9 +125,9 @@ def ensemble(params: Params) -> dict:
             "disagreement": result["disagreement"],
         },
     }
-    model = voting.Ensemble([predictor for _, own in trained.values() for predictor in own], method, weights)
+    predictors = [predictor for _, own in trained.values() for predictor in own]
     with tempfile.TemporaryDirectory() as folder:
-        export(model, data.card["shape"], class_names, Path(folder))
+        export(predictors, voting.Vote(method, weights), data.card["shape"], class_names, Path(folder))
         version = Registrar(name).register(digest, card, Path(folder))
     if version:
         stays = "" if "champion" in version["aliases"] else f"; the champion is version {version['champion']}"
@@ -143,16 +146,13 @@ def choose(candidates: dict[str, dict[str, float]], select_by: str) -> str:
     return min(candidates, key=badness)
 
 
-def export(model, shape: list[int], class_names: list[str], folder: Path) -> None:
-    """Writes the ensemble as a program that torch runs without this project, and the card that it is served by."""
+def predictions(name: str, members: Iterable[str], split: str) -> "Tensor":
+    """Log-probabilities, networks × images × classes, of all replicas of all members."""
     import torch
 
-    example = torch.zeros(2, *shape, dtype=torch.uint8)
-    program = torch.export.export(
-        model.eval(), (example,), dynamic_shapes=({0: torch.export.Dim("images", min=1)},), strict=False
-    )
-    torch.export.save(program, folder / "ensemble.pt2")
-    project.write_json(folder / "ensemble.json", {"shape": shape, "class_names": class_names})
+    # Mapped, not read: the stack is then the only copy.
+    files = [np.load(project.predictions_file(name, member, split), mmap_mode="r") for member in members]
+    return torch.from_numpy(np.concatenate(files))
 
 
 def say(result: dict) -> None:

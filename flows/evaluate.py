@@ -42,55 +42,59 @@ def evaluate(params: Params) -> dict:
     data = dataset.load(name)
     accelerator = hardware.accelerator(params.training.accelerator, params.training.devices)
     device = "cuda" if accelerator == "gpu" else "cpu"
-    trained = {member: models.load(name, member) for member in params.members}
-    models.drop_all_but(name, trained)
+    models.check(name, params.members)
+    models.drop_all_but(name, params.members)
+    splits = {split: data.split(split) for split in project.SPLITS}
     folder = project.predictions_file(name, "", "").parent
-    unfinished = folder.with_name(f".{name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    metrics, each_replica, each_class = {}, {}, {}
-    tables: dict[str, list[dict]] = {"curves": [], "classes": [], "confusion": [], "reliability": []}
-    for member, (card, predictors) in trained.items():
-        class_names = card["class_names"]
-        each_replica[member] = [{} for _ in predictors]
-        each_class[member] = [{} for _ in predictors]
-        metrics[member] = {"parameters": card["parameters"], "replicas": len(predictors)}
-        tables["curves"] += plots.curves(member, project.model_folder(name, member) / "history.csv")
-        for split in project.SPLITS:
-            images, labels = data.split(split)
-            labels = torch.from_numpy(labels)
-            predicted = torch.stack([weights.predict(predictor, images, device) for predictor in predictors])
-            np.save(unfinished / f"{member}.{split}.npy", predicted.numpy(), allow_pickle=False)
-            measured = [scores.score(one, labels) for one in predicted]
-            for number, one in enumerate(predicted):
-                each_replica[member][number][split] = measured[number]
-                each_class[member][number][split] = {
-                    "classes": scores.per_class(one, labels, class_names),
-                    "confusion": scores.confusion(one, labels),
-                }
-            metrics[member][split] = spread(measured)
-        # One network stands for the member: pictures of several would be drawn over each other.
-        first = predicted[0]
-        tables["classes"] += plots.per_class(member, each_class[member][0]["test"]["classes"])
-        tables["confusion"] += plots.confusion(member, first, labels, class_names)
-        tables["reliability"] += [{"network": member, **row} for row in scores.reliability(first, labels)]
-        test = metrics[member]["test"]
-        print(
-            f"{member}: test accuracy {mean_and_std(test)}, "
-            f"nll {test['nll']:.4f}, brier {test['brier']:.4f}, ece {test['ece']:.4f}",
-            flush=True,
-        )
+    pictures = project.plots_folder(name) / "members"
+    unfinished, unfinished_pictures = (place.with_name(f".{place.name}.unfinished") for place in (folder, pictures))
+    for place in (unfinished, unfinished_pictures):
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+    cards, metrics, each_replica, each_class = {}, {}, {}, {}
+    with plots.Tables(unfinished_pictures) as tables:
+        for member in params.members:
+            # One member at a time: the networks of a thousand may not fit into memory.
+            card, predictors = models.load(name, member)
+            cards[member] = card
+            class_names = card["class_names"]
+            each_replica[member] = [{} for _ in predictors]
+            each_class[member] = [{} for _ in predictors]
+            metrics[member] = {"parameters": card["parameters"], "replicas": len(predictors)}
+            tables.add("curves", plots.curves(member, project.model_folder(name, member) / "history.csv"))
+            for split, (images, labels) in splits.items():
+                labels = torch.from_numpy(labels)
+                predicted = torch.stack([weights.predict(predictor, images, device) for predictor in predictors])
+                np.save(unfinished / f"{member}.{split}.npy", predicted.numpy(), allow_pickle=False)
+                measured = [scores.score(one, labels) for one in predicted]
+                for number, one in enumerate(predicted):
+                    each_replica[member][number][split] = measured[number]
+                    each_class[member][number][split] = {
+                        "classes": scores.per_class(one, labels, class_names),
+                        "confusion": scores.confusion(one, labels),
+                    }
+                metrics[member][split] = spread(measured)
+            # One network stands for the member: pictures of several would be drawn over each other.
+            first = predicted[0]
+            tables.add("classes", plots.per_class(member, each_class[member][0]["test"]["classes"]))
+            tables.add("confusion", plots.confusion(member, first, labels, class_names))
+            tables.add("reliability", ({"network": member, **row} for row in scores.reliability(first, labels)))
+            test = metrics[member]["test"]
+            print(
+                f"{member}: test accuracy {mean_and_std(test)}, "
+                f"nll {test['nll']:.4f}, brier {test['brier']:.4f}, ece {test['ece']:.4f}",
+                flush=True,
+            )
     project.write_json(unfinished / "scores.json", each_replica)
     project.write_json(unfinished / "classes.json", each_class)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(unfinished, folder)
+    for place, finished in ((unfinished, folder), (unfinished_pictures, pictures)):
+        shutil.rmtree(finished, ignore_errors=True)
+        os.replace(place, finished)
     shutil.rmtree(project.member_metrics_file(name, "").parent, ignore_errors=True)
     for member, numbers in metrics.items():
         project.write_json(project.member_metrics_file(name, member), numbers)
-    for table, rows in tables.items():
-        plots.write(project.plots_folder(name) / "members" / f"{table}.csv", rows)
     runs = Scores(name)
-    for member, (card, _) in trained.items():
+    for member, card in cards.items():
         runs.log(member, card, [flat(replica) for replica in each_replica[member]])
     return metrics
 

@@ -4,6 +4,7 @@ The order of work is written in dvc.yaml alone. The graph is the one thing that 
 API, in one function; all else goes through its command line.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -11,8 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import yaml
-
+from flows import project
 from lightning_modules.errors import InputError, unknown
 
 # What `dvc repro` takes when nothing is named: studies have a dvc.yaml of their own and run when asked for.
@@ -62,36 +62,43 @@ def stale(root: Path) -> dict[str, list[str]]:
         said = " ".join(asked.stderr.split()).removeprefix("ERROR: ")
         raise InputError(f"DVC cannot tell what is stale: {said}")
     answer = json.loads(asked.stdout)
-    ran = ever_ran(root, answer)
-    return {stage: reasons(changes) if stage in ran else ["never run"] for stage, changes in answer.items()}
-
-
-def ever_ran(root: Path, stages: Iterable[str]) -> set[str]:
-    """Of the stages, those in a dvc.lock; and the tracked files (`.dvc`), which cannot run."""
-    locks: dict[str, set[str]] = {}
-    found = set()
-    for stage in stages:
+    stages_of = functools.cache(described)  # a thousand stages are described in one file
+    found = {}
+    for stage, changes in answer.items():
         file, _, own = stage.rpartition(":")
-        if file not in locks:
-            locks[file] = locked(root / Path(file or MAIN).with_name("dvc.lock"))
-        if own in locks[file] or stage.endswith(".dvc"):
-            found.add(stage)
+        source = root / (file or MAIN)
+        locked = stages_of(source.with_name("dvc.lock")).get(own)
+        if locked is None and not stage.endswith(".dvc"):  # a tracked file, which cannot run
+            found[stage] = ["never run"]
+        else:
+            found[stage] = reasons(changes, command_or_params(own, (locked or {}).get("cmd", ""), stages_of(source)))
     return found
 
 
-def locked(file: Path) -> set[str]:
-    if not file.is_file():
-        return set()
-    content = yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
-    return set(content.get("stages") or {})
+def described(file: Path) -> dict[str, dict]:
+    """The stages of a dvc.yaml or dvc.lock by name, as they are written there."""
+    content = project.read_yaml(file) if file.is_file() else None
+    return (content or {}).get("stages") or {}
 
 
-def reasons(changes: list) -> list[str]:
-    """DVC's account of one stage as plain phrases."""
+def command_or_params(stage: str, locked: str, descriptions: dict[str, dict]) -> str:
+    """Where to look for what changed of a stage whose command is not the `locked` one any more: a member's stage has
+    its part of params.yaml behind a # there."""
+    group, _, key = stage.partition("@")
+    description = descriptions.get(group, {})
+    program, item, _ = str(description.get("do", description).get("cmd", "")).partition("  # ${item}")
+    if item and locked.partition("  # ")[0] == program.replace("${key}", key):
+        return f"params.yaml {str(description['foreach']).strip('${}')}.{key}"
+    return "cmd"
+
+
+def reasons(changes: list, command: str) -> list[str]:
+    """DVC's account of one stage as plain phrases; `command` is where the stage's command is written."""
     found = []
     for change in changes:
         if isinstance(change, str):  # "changed command", "changed checksum", "always changed"
-            found.append({"changed command": "cmd: modified", "always changed": "runs always"}.get(change, change))
+            said = {"changed command": f"{command}: modified", "always changed": "runs always"}
+            found.append(said.get(change, change))
             continue
         for files in change.values():
             for file, what in files.items():

@@ -15,11 +15,22 @@ def load(name: str, member: str) -> tuple[dict, list]:
     """
     from lightning_modules import weights  # torch: seconds
 
-    folder = project.model_folder(name, member)
     try:
-        return weights.load(folder)
+        return weights.load(project.model_folder(name, member))
     except FileNotFoundError:
-        raise InputError(f"models/{name}/{member} does not exist: run dvc repro train@{member}") from None
+        raise not_trained(name, member) from None
+
+
+def check(name: str, members: Iterable[str]) -> None:
+    """Raises InputError for a member that is not trained, before anything is done with the others."""
+    for member in members:
+        folder = project.model_folder(name, member)
+        if not ((folder / "member.json").is_file() and (folder / "weights.safetensors").is_file()):
+            raise not_trained(name, member)
+
+
+def not_trained(name: str, member: str) -> InputError:
+    return InputError(f"models/{name}/{member} does not exist: run dvc repro train@{member}")
 
 
 def drop_all_but(name: str, members: Iterable[str]) -> None:

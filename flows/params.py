@@ -115,15 +115,20 @@ class Network(BaseModel):
                 if key not in defaults:
                     raise unknown(f"setting of network {given['name']}", key, defaults)
                 check_sizes(key, value, like=defaults[key])
-        return defaults | given
+        none = {key: [] for key, value in given.items() if value is None}
+        return defaults | given | none
 
 
 def check_sizes(key: str, value: Any, like: Any) -> None:
-    """A size is a positive integer, or a list of them where the default is one."""
+    """A size is a positive integer, or a list of them where the default is one; `hidden` is null for no layer at all,
+    not an empty list, which DVC leaves out of a stage's command: it would not see the change."""
+    if value is None and key == "hidden" and isinstance(like, list):
+        return
     sizes = value if isinstance(like, list) else [value]
-    if not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
+    if not sizes or not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
         want = "a list of positive integers" if isinstance(like, list) else "a positive integer"
-        raise InputError(f"{key} is {value!r}, but has to be {want}, like {like}")
+        none = ", or null for none" if key == "hidden" and isinstance(like, list) else ""
+        raise InputError(f"{key} is {value!r}, but has to be {want}, like {like}{none}")
     if isinstance(like, list) and key != "hidden" and len(sizes) != len(like):
         raise InputError(f"{key} is {value!r}, but has to name {len(like)} sizes, like {like}")
 
@@ -331,7 +336,7 @@ def read(path: Path | None = None) -> Params:
     """
     path = path or project.root() / "params.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = project.read_yaml(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,30 +1,50 @@
 """The tables that `dvc plots` draws: one row per point, the network that it belongs to in each."""
 
 import csv
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 
-def curves(member: str, history: Path) -> list[dict]:
+def curves(member: str, history: Path) -> Iterable[dict]:
     """The rows of a member's history.csv, under the name of each replica."""
     with history.open(newline="", encoding="utf-8") as file:
-        return [{"network": f"{member}-{row.pop('replica')}", **row} for row in csv.DictReader(file)]
+        for row in csv.DictReader(file):
+            yield {"network": f"{member}-{row.pop('replica')}", **row}
 
 
 def per_class(network: str, measures: dict[str, dict[str, float]]) -> list[dict]:
     return [{"network": network, "class": name, **scores} for name, scores in measures.items()]
 
 
-def confusion(network: str, log_probabilities, labels, class_names: list[str]) -> list[dict]:
+def confusion(network: str, log_probabilities, labels, class_names: list[str]) -> Iterable[dict]:
     """One row per image: the template counts them."""
-    return [
-        {"network": network, "actual": class_names[actual], "predicted": class_names[predicted]}
-        for actual, predicted in zip(labels.tolist(), log_probabilities.argmax(1).tolist())
-    ]
+    for actual, predicted in zip(labels.tolist(), log_probabilities.argmax(1).tolist()):
+        yield {"network": network, "actual": class_names[actual], "predicted": class_names[predicted]}
 
 
-def write(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+class Tables:
+    """The files <folder>/<table>.csv, to which rows are added as they are made: those of a thousand members, one for
+    each image, would not fit into memory. To be used in a `with`, which closes the files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files = ExitStack()
+        self.writers: dict[str, csv.DictWriter] = {}
+
+    def __enter__(self) -> "Tables":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.files.close()
+
+    def add(self, table: str, rows: Iterable[dict]) -> None:
+        """The columns of a table are those of its first row."""
+        for row in rows:
+            if table not in self.writers:
+                path = self.folder / f"{table}.csv"
+                file = self.files.enter_context(path.open("w", newline="", encoding="utf-8"))
+                self.writers[table] = csv.DictWriter(file, row.keys(), lineterminator="\n")
+                self.writers[table].writeheader()
+            self.writers[table].writerow(row)

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from lightning_modules.errors import InputError
 
@@ -47,6 +48,11 @@ def data_folder(dataset: str) -> Path:
     return root() / "data" / dataset
 
 
+def settings_file(dataset: str) -> Path:
+    """What all trainings on the dataset depend on alike."""
+    return root() / "settings" / f"{dataset}.json"
+
+
 def model_folder(dataset: str, member: str) -> Path:
     """weights.safetensors, member.json and history.csv."""
     return root() / "models" / dataset / member
@@ -86,6 +92,14 @@ def write_json(path: Path, content: object) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+def read_yaml(path: Path) -> Any:
+    """Raises yaml.YAMLError, and what reading a file raises."""
+    import yaml
+
+    # PyYAML's loader in Python takes four times as long as that in C, which not every build of it has.
+    return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def read_json(path: Path) -> dict:

@@ -1,7 +1,8 @@
 """Loads a registered ensemble: MLflow keeps a copy of this file in the model, which so needs nothing of this project.
 
-A model's data folder holds ensemble.pt2 (the exported program: uint8 images in, log-probabilities out) and
-ensemble.json (shape and class names).
+A model's data folder holds, for each kind of network, network-<n>.pt2 (the exported program: its weights and uint8
+images in, log-probabilities out) and weights-<n>.npz (those of all networks of the kind); vote.pt2 (log-probabilities
+of all networks in, of the ensemble out) and ensemble.json (shape, class names, and each network's program and weights).
 """
 
 import json
@@ -18,7 +19,16 @@ class ServedEnsemble:
     def __init__(self, folder: Path) -> None:
         card = json.loads((folder / "ensemble.json").read_text(encoding="utf-8"))
         self.class_names, self.shape = card["class_names"], tuple(card["shape"])
-        self.program = torch.export.load(folder / "ensemble.pt2").module()
+        programs, weights = [], []
+        for number in range(card["programs"]):
+            programs.append(torch.export.load(folder / f"network-{number}.pt2").module())
+            with np.load(folder / f"weights-{number}.npz", allow_pickle=False) as file:
+                weights.append({name: torch.from_numpy(file[name]) for name in file.files})
+        self.networks = [
+            (programs[number], {name: stacked[row] for name, stacked in weights[number].items()})
+            for number, row in card["networks"]
+        ]
+        self.vote = torch.export.load(folder / "vote.pt2").module()
 
     def predict(self, images: np.ndarray, params: dict | None = None) -> pd.DataFrame:
         """The label and the probability of each class, one row per image.
@@ -38,7 +48,8 @@ class ServedEnsemble:
 
     def run(self, images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return self.program(torch.tensor(images)).exp().numpy()
+            given = torch.tensor(images)
+            return self.vote(torch.stack([program(state, given) for program, state in self.networks])).exp().numpy()
 
 
 def _load_pyfunc(path: str) -> ServedEnsemble:

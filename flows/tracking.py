@@ -13,6 +13,7 @@ import csv
 import functools
 import importlib.metadata
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -35,6 +36,7 @@ ENSEMBLE = "trainyard.ensemble_sha256"
 TEST = "trainyard.test_sha256"
 MEMBER = "trainyard.member"
 ERROR = "trainyard.error"
+MOST_METRICS = 1000  # that MLflow takes at once
 # Whose versions a run is tagged with, beside torch's.
 LIBRARIES = ("pytorch-lightning", "numpy", "mlflow", "dvc")
 
@@ -161,10 +163,13 @@ def git_state() -> tuple[str, bool]:
 def data_hash(dataset: str) -> str:
     """DVC's hash of data/<dataset>, as dvc.lock has it: `dvc` finds the data by it. "none" before the first lock."""
     try:
-        lock = yaml.safe_load((project.root() / "dvc.lock").read_text(encoding="utf-8"))
-        return next(out["md5"] for out in lock["stages"]["download"]["outs"] if out["path"] == f"data/{dataset}")
-    except (FileNotFoundError, KeyError, StopIteration):
+        lock = (project.root() / "dvc.lock").read_text(encoding="utf-8")
+    except FileNotFoundError:
         return "none"
+    # One stage's lines of thousands: parsing those of a thousand members takes longer than training one.
+    described = re.search(r"^  download:\n(?: {3}.*\n)*", lock, re.MULTILINE)
+    outs = yaml.safe_load(described[0])["download"]["outs"] if described else []
+    return next((out["md5"] for out in outs if out["path"] == f"data/{dataset}"), "none")
 
 
 def flatten(settings: dict, prefix: str = "") -> dict[str, str]:
@@ -195,6 +200,14 @@ def unless_unreachable(method: Callable) -> Callable:
             return None
 
     return call
+
+
+def entities(metrics: dict[str, float], step: int = 0) -> list:
+    """Numbers of one epoch as MLflow takes them."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [Metric(name, value, now, step) for name, value in metrics.items()]
 
 
 class Tracker:
@@ -270,11 +283,7 @@ class Tracker:
         self.log(str(number), {key: value for key, value in row.items() if key != "epoch"}, row["epoch"])
 
     def log(self, key: str, metrics: dict[str, float], step: int = 0) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        entities = [Metric(name, value, now, step) for name, value in metrics.items()]
-        self.client.log_batch(self.ids[key], metrics=entities)
+        self.client.log_batch(self.ids[key], metrics=entities(metrics, step))
 
     @unless_unreachable
     def fail(self, error: BaseException) -> None:
@@ -315,11 +324,15 @@ class Tracker:
             key: {metric.step for metric in self.client.get_metric_history(run, "validation_nll")}
             for key, run in self.ids.items()
         }
+        missing: dict[str, list] = {key: [] for key in self.ids}
         with history.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 number, epoch = row.pop("replica"), int(row.pop("epoch"))
                 if epoch not in logged[number]:
-                    self.log(number, {name: float(value) for name, value in row.items()}, epoch)
+                    missing[number] += entities({name: float(value) for name, value in row.items()}, epoch)
+        for key, metrics in missing.items():
+            for start in range(0, len(metrics), MOST_METRICS):
+                self.client.log_batch(self.ids[key], metrics=metrics[start : start + MOST_METRICS])
 
 
 def log_network(run: str, predictor, card: dict) -> None:
@@ -368,11 +381,8 @@ class Scores:
                 self.lost = True
                 return
             runs = [tracker.ids["member"], *(tracker.ids[str(number)] for number in range(len(tracker.seeds)))]
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
         for run, metrics in zip(runs, [spread(replicas), *replicas]):
-            self.client.log_batch(run, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()])
+            self.client.log_batch(run, metrics=entities(metrics))
 
 
 def find_replicas(client, dataset: str, card: dict) -> list[str] | None:
@@ -406,7 +416,7 @@ class Registrar:
             name, version and aliases of the version, and the version that is champion.
         """
         client = connect()
-        known = [version for version in registered(client, self.dataset) if version.tags.get(ENSEMBLE) == digest]
+        known = client.search_model_versions(f"name = '{self.dataset}' and tags.`{ENSEMBLE}` = '{digest}'")
         version = known[0].version if known else self.add(client, digest, card, files)
         client.set_registered_model_alias(self.dataset, CHALLENGER, version)
         if CHAMPION not in client.get_registered_model(self.dataset).aliases:
@@ -415,16 +425,15 @@ class Registrar:
 
     def add(self, client, digest: str, card: dict, files: Path) -> str:
         """Logs the run and the model, and makes it a version of the registered model."""
-        from mlflow.entities import Metric, Param
+        from mlflow.entities import Param
 
         place = experiment(client, self.dataset)
         tags = provenance(self.dataset) | {"trainyard.kind": "ensemble", ENSEMBLE: digest, TEST: card["test_sha256"]}
         run = client.create_run(place, run_name="ensemble", tags=tags).info.run_id
-        now = int(time.time() * 1000)
         params = {"method": card["method"], "members": card["members"], "networks": card["networks"]}
         client.log_batch(
             run,
-            metrics=[Metric(name, value, now, 0) for name, value in card["metrics"].items()],
+            metrics=entities(card["metrics"]),
             params=[Param(name, str(value)[:6000]) for name, value in params.items()],
         )
         try:
@@ -471,10 +480,6 @@ class Registrar:
                    if str(number) == str(version)]  # fmt: skip
         champion = client.get_registered_model(self.dataset).aliases[CHAMPION]
         return {"name": self.dataset, "version": str(version), "aliases": sorted(aliases), "champion": str(champion)}
-
-
-def registered(client, dataset: str) -> list:
-    return list(client.search_model_versions(f"name = '{dataset}'"))
 
 
 def champion(dataset: str) -> dict | None:
@@ -531,7 +536,11 @@ def end_stale_runs() -> list[str]:
     client = connect()
     ended = []
     everywhere = [found.experiment_id for found in client.search_experiments()]
-    for run in client.search_runs(everywhere, "attributes.status = 'RUNNING'"):
+    running, page = [], None
+    while page is None or page.token:  # a page holds a thousand, and so many replicas may have been killed together
+        page = client.search_runs(everywhere, "attributes.status = 'RUNNING'", page_token=page and page.token)
+        running += page
+    for run in running:
         tags = run.data.tags
         if tags.get("trainyard.host") == socket.gethostname() and not alive(tags):
             client.set_terminated(run.info.run_id, "KILLED")

@@ -18,8 +18,10 @@ def hard_vote(log_probabilities: Tensor, weights: Tensor | None = None) -> Tenso
     """The log of each class's share of the networks' first choices, with one vote more, spread over all classes,
     so that no class is impossible (Laplace's rule). Equal shares are told apart by the soft vote, by a ten-thousandth:
     too little to outweigh a vote, and enough to be seen in single precision."""
-    count, _, classes = log_probabilities.shape
-    votes = nn.functional.one_hot(log_probabilities.argmax(2), classes).sum(0)
+    count, images, classes = log_probabilities.shape
+    choices = log_probabilities.argmax(2).T
+    # Not one_hot: a class of each network and image would need more memory than the probabilities.
+    votes = choices.new_zeros(images, classes).scatter_add(1, choices, torch.ones_like(choices))
     shares = (votes + 1 / classes) / (count + 1)
     shares = (shares + 1e-4 * soft_vote(log_probabilities).exp()) / (1 + 1e-4)
     return shares.log()
@@ -45,12 +47,16 @@ def fit_weights(log_probabilities: Tensor, labels: Tensor, steps: int = 500) -> 
     Returns:
         One weight per network, not negative, sum 1.
     """
-    likelihoods = log_probabilities.double()[:, torch.arange(len(labels)), labels].exp()
+    likelihoods = log_probabilities[:, torch.arange(len(labels)), labels].double().exp()
     weights = torch.full((len(likelihoods),), 1 / len(likelihoods), dtype=torch.float64)
     for _ in range(steps):
-        joint = weights[:, None] * likelihoods
-        share = joint / joint.sum(0).clamp_min(torch.finfo(joint.dtype).tiny)
-        weights = share.mean(1) / share.mean(1).sum()
+        # Each network's share of the mixture's likelihood, summed over the images. As two products: the shares of
+        # each image would take as much memory as the likelihoods, several times.
+        mixture = weights @ likelihoods
+        # An image that all networks find impossible says nothing about them.
+        possible = mixture > torch.finfo(mixture.dtype).tiny
+        share = weights * (likelihoods @ torch.where(possible, mixture.reciprocal(), 0.0))
+        weights = share / share.sum()
     return weights.float()
 
 
@@ -71,20 +77,17 @@ def cross_fitted_vote(log_probabilities: Tensor, labels: Tensor, folds: int = 5)
     return result
 
 
-class Ensemble(nn.Module):
-    """Networks that vote: uint8 images N×H×W×C in, log-probabilities N×classes out.
+class Vote(nn.Module):
+    """A way to combine networks, as a module: log-probabilities networks × images × classes in, images × classes out.
 
     Args:
-        networks: each of the same kind, see `weights.Predictor`.
-        method: a name of VOTES; `vote_weights` are those of the weighted vote.
+        method: a name of VOTES; `weights` are those of the weighted vote.
     """
 
-    def __init__(self, networks: list[nn.Module], method: str, vote_weights: Tensor | None = None) -> None:
+    def __init__(self, method: str, weights: Tensor | None = None) -> None:
         super().__init__()
-        self.networks = nn.ModuleList(networks)
         self.method = method
-        self.register_buffer("vote_weights", vote_weights)
+        self.register_buffer("weights", weights)
 
-    def forward(self, images: Tensor) -> Tensor:
-        stacked = torch.stack([network(images) for network in self.networks])
-        return VOTES[self.method](stacked, self.vote_weights)
+    def forward(self, log_probabilities: Tensor) -> Tensor:
+        return VOTES[self.method](log_probabilities, self.weights)

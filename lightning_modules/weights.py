@@ -52,14 +52,14 @@ def save(folder: Path, card: dict, replicas: list[dict[str, Tensor]]) -> None:
 def load(folder: Path) -> tuple[dict, list[Predictor]]:
     """The card and one predictor, in evaluation mode on the CPU, for each replica."""
     card = json.loads((folder / "member.json").read_text(encoding="utf-8"))
-    tensors = load_file(folder / "weights.safetensors")
+    states: list[dict[str, Tensor]] = [{} for _ in card["replicas"]]
+    for key, tensor in load_file(folder / "weights.safetensors").items():
+        number, _, name = key.partition(".")
+        states[int(number)][name] = tensor
     predictors = []
-    for number in range(len(card["replicas"])):
+    for state in states:
         network = networks.build(card["recipe"], card["shape"], len(card["class_names"]))
-        prefix = f"{number}."
-        network.load_state_dict(
-            {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        )
+        network.load_state_dict(state)
         test_time_views = card["recipe"].get("test_time_views", "none")
         predictors.append(Predictor(network, card["mean"], card["std"], test_time_views).eval())
     return card, predictors

@@ -131,6 +131,12 @@ def code_deps(stage: dict) -> set[str]:
     return {dep for dep in stage["deps"] if dep.endswith(".py")}
 
 
+def all_code_deps(stage: dict) -> set[str]:
+    """With those that are noted in the one file that all trainings depend on."""
+    settings = stages()["settings"]
+    return code_deps(stage) | (code_deps(settings) if set(settings["outs"]) & set(stage["deps"]) else set())
+
+
 @pytest.mark.parametrize("name", stages())
 def test_a_stage_depends_on_all_code_that_can_change_its_result(name):
     stage = stages()[name]
@@ -138,7 +144,7 @@ def test_a_stage_depends_on_all_code_that_can_change_its_result(name):
     if name in ("evaluate", "ensemble"):
         assert any(dep.startswith("models/") for dep in stage["deps"])
         needed -= IN_THE_WEIGHTS
-    missing = needed - code_deps(stage)
+    missing = needed - all_code_deps(stage)
     if name == "check":  # it has no other result than what params.py says
         missing -= {"flows/check.py"}
     assert not missing, f"dvc.yaml: {name} lacks the deps {', '.join(sorted(missing))}"
@@ -149,11 +155,14 @@ def test_a_stage_depends_on_no_code_that_it_does_not_use(name):
     stage = stages()[name]
     for dep in code_deps(stage):
         assert (ROOT / dep).is_file(), dep
-    assert code_deps(stage) <= {name_of(file) for file in reached(module_of(stage))}
+    used = reached(module_of(stage))
+    if name == "settings":  # it notes what trainings use
+        used |= reached(module_of(stages()["train"]))
+    assert code_deps(stage) <= {name_of(file) for file in used}
 
 
 def test_the_weights_change_when_the_network_does():
-    assert code_deps(stages()["train"]) >= IN_THE_WEIGHTS
+    assert all_code_deps(stages()["train"]) >= IN_THE_WEIGHTS
 
 
 def test_no_reason_is_given_for_a_file_that_is_gone():

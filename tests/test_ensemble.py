@@ -229,7 +229,7 @@ def test_an_ensemble_that_cannot_be_exported_fails_the_stage(finished_copy, monk
     def fails(*_):
         raise RuntimeError("cannot trace this network")
 
-    monkeypatch.setattr("flows.ensemble.export", fails)
+    monkeypatch.setattr("flows.export.export", fails)
     with pytest.raises(RuntimeError, match="cannot trace"):
         ensemble(read())
 

@@ -1,7 +1,9 @@
 """The files that evaluate writes, against each other and against the networks."""
 
 import csv
+import gc
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from conftest import edit
 from sklearn import metrics as sklearn_metrics
 
-from flows import dataset, project
+from flows import dataset, models, plots, project
 from flows.evaluate import evaluate
 from flows.params import read
 from flows.spread import mean_and_std, spread
@@ -121,6 +123,37 @@ def test_a_member_that_is_not_trained_is_bad_input_and_costs_nothing(finished_co
     with pytest.raises(InputError, match="models/digits/wide does not exist: run dvc repro train@wide"):
         evaluate(read())
     assert sorted((finished_copy / "predictions").rglob("*")) == before
+
+
+def test_the_networks_of_all_members_are_never_in_memory_together(finished_copy, no_store, monkeypatch):
+    def change(content: dict) -> None:
+        content["members"] |= {"third": content["members"]["wide"], "fourth": content["members"]["wide"]}
+
+    params = edit(finished_copy, change)
+    for name in ("third", "fourth"):
+        shutil.copytree(project.model_folder("digits", "wide"), project.model_folder("digits", name))
+    loaded: dict[str, weakref.ref] = {}
+    load = models.load
+
+    def watched(name: str, member: str) -> tuple[dict, list]:
+        card, predictors = load(name, member)
+        loaded[member] = weakref.ref(predictors[0])
+        gc.collect()
+        assert sum(own() is not None for own in loaded.values()) <= 2  # the last one goes when the next one is there
+        return card, predictors
+
+    monkeypatch.setattr(models, "load", watched)
+    evaluate(params)
+    assert list(loaded) == list(params.members)
+
+
+def test_rows_of_a_table_are_written_as_they_are_made(tmp_path):
+    with plots.Tables(tmp_path / "new") as tables:
+        tables.add("curves", ({"network": name, "epoch": epoch} for name in "ab" for epoch in range(2)))
+        tables.add("curves", [{"network": "c", "epoch": 0}])
+        tables.add("other", iter([{"x": 1}]))
+    assert (tmp_path / "new" / "curves.csv").read_text() == "network,epoch\na,0\na,1\nb,0\nb,1\nc,0\n"
+    assert (tmp_path / "new" / "other.csv").read_text() == "x\n1\n"
 
 
 def test_a_single_replica_has_no_deviation():

@@ -127,6 +127,9 @@ NUMBERS = [
     ("members.mlp.optimizer.eps", float("nan"), ["members.mlp.optimizer", "eps is nan", "a number"]),
     ("members.mlp.optimizer.amsgrad", 3, ["members.mlp.optimizer", "amsgrad is 3", "true or false"]),
     ("members.mlp.network.hidden", [8, 0], ["members.mlp.network", "hidden is [8, 0]", "a list of positive integers"]),
+    ("members.mlp.network.hidden", [], ["members.mlp.network", "hidden is []", "or null for none"]),
+    ("members.cnn.network.hidden", None, ["members.cnn.network", "hidden is None", "a positive integer"]),
+    ("members.cnn.network.channels", [], ["members.cnn.network", "channels is []", "a list of positive integers"]),
     ("members.mlp.network.hidden", 8, ["members.mlp.network", "hidden is 8", "a list of positive integers"]),
     ("members.cnn.network.channels", [8], ["members.cnn.network", "channels is [8]", "5 sizes"]),
     ("members.cnn.network.hidden", 0.5, ["members.cnn.network", "hidden is 0.5", "a positive integer"]),
@@ -242,6 +245,11 @@ def test_every_optimizer_takes_its_defaults_and_no_others(content, name):
     for key, value in known.OPTIMIZERS[name].items():
         wrong = "x" if not isinstance(value, list) else ["x"] * len(value)
         assert f"{key} is " in refusal(content, "members.mlp.optimizer", settings | {key: wrong})
+
+
+def test_a_network_may_have_no_hidden_layer(content):
+    content["members"]["mlp"]["network"]["hidden"] = None
+    assert parse(content).members["mlp"].network.hidden == []
 
 
 def test_what_yaml_reads_as_a_string_becomes_a_float(content):

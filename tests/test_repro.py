@@ -13,7 +13,7 @@ import yaml
 from conftest import ROOT, edit, environment, shrink, soon
 
 SOURCES = (".dvc", ".dvcignore", ".gitignore", "dvc.yaml", "flows", "lightning_modules")
-STAGES = ["check", "download", "train@small", "train@wide", "evaluate", "ensemble"]
+STAGES = ["check", "download", "settings", "train@small", "train@wide", "evaluate", "ensemble"]
 
 
 def command(folder: Path, *arguments: str, code: int | None = 0, **env: str) -> str:
@@ -235,6 +235,6 @@ def test_a_copy_that_is_no_repository_works(tmp_path):
     folder = copy_of_sources(tmp_path / "a copy")
     dvc(folder, "config", "--local", "core.no_scm", "true")
     said = dvc(folder, "repro", "train@wide")
-    assert ran(said) == ["download", "train@wide"]
+    assert ran(said) == ["download", "settings", "train@wide"]
     assert weights(folder, "wide")
     assert not os.path.lexists(folder / ".git")

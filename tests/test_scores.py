@@ -127,3 +127,10 @@ def test_disagreement_is_the_share_of_different_first_choices():
     assert scores.disagreement(predicted[:1]) == 0.0
     assert scores.disagreement(predicted[[0, 0]]) == 0.0
     assert scores.disagreement(predicted[:, :1]) == 0.0
+
+
+def test_disagreement_is_that_of_all_pairs_one_by_one():
+    predicted = torch.randn(9, 40, 4, generator=torch.Generator().manual_seed(0)).log_softmax(2)
+    choices = predicted.argmax(2)
+    pairs = [(choices[a] != choices[b]).double().mean().item() for a in range(9) for b in range(a)]
+    assert scores.disagreement(predicted) == pytest.approx(sum(pairs) / len(pairs), rel=1e-12)

@@ -1,5 +1,6 @@
 """What MLflow's store holds of a run, and that no trouble with it costs a result."""
 
+import functools
 import multiprocessing
 import os
 import shutil
@@ -11,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 from conftest import edit, environment
 from mlflow.entities import ViewType
@@ -168,6 +170,55 @@ def test_runs_of_dead_processes_are_ended_and_those_of_live_ones_left(project, s
         "alive": "RUNNING", "dead": "KILLED", "reused": "KILLED", "elsewhere": "RUNNING", "not ours": "RUNNING",
     }  # fmt: skip
     assert tracking.end_stale_runs() == []
+
+
+def test_stale_runs_are_ended_however_many_there_are(project, store, monkeypatch):
+    client = tracking.connect()
+    place = tracking.experiment(client, "digits")
+    gone = tracking.provenance("digits") | {"trainyard.process_started": "0"}
+    for number in range(7):
+        client.create_run(place, run_name=f"dead-{number}", tags=gone)
+    search = type(client).search_runs
+    small = functools.partialmethod(search, max_results=3)  # a page of MLflow's holds a thousand
+    monkeypatch.setattr(type(client), "search_runs", small)
+    assert len(tracking.end_stale_runs()) == 7
+    assert tracking.end_stale_runs() == []
+
+
+def test_epochs_that_were_kept_back_are_logged_together(project, store):
+    """A request for each epoch of each of a thousand replicas would take minutes."""
+    settings = {"accelerator": "cpu", "precision": "float32"}
+    tracker = tracking.Tracker({"member": "small", "dataset": "digits", "seed": 0, "recipe": {}, "settings": settings},
+                               [1, 2])  # fmt: skip
+    tracker.start()
+    tracker.epoch(0, {"epoch": 1, "validation_nll": 9.0, "validation_accuracy": 0.5, "lr": 0.1})
+    numbers = [(replica, epoch, epoch / 7, epoch / 900, 0.1) for replica in range(2) for epoch in range(1, 401)]
+    lines = ["replica,epoch,validation_nll,validation_accuracy,lr", *(",".join(map(str, row)) for row in numbers)]
+    (project / "history.csv").write_text("\n".join(lines))
+    asked = []
+    log_batch = tracker.client.log_batch
+    tracker.client.log_batch = lambda run, metrics: (asked.append(len(metrics)), log_batch(run, metrics=metrics))
+    tracker.complete(project / "history.csv")
+    assert sum(asked) == (399 + 400) * 3
+    assert len(asked) == 4
+    for number, first in (("0", 9.0), ("1", 1 / 7)):
+        logged = {
+            one.step: one.value for one in tracker.client.get_metric_history(tracker.ids[number], "validation_nll")
+        }
+        assert logged == pytest.approx({epoch: epoch / 7 for epoch in range(1, 401)} | {1: first})
+
+
+def test_the_datas_hash_is_that_of_the_lock(project):
+    assert tracking.data_hash("digits") == "none"
+    outs = [{"path": "data/digits", "hash": "md5", "md5": "abc.dir", "size": 1, "nfiles": 6}]
+    download = {"cmd": "python -m flows.download", "params": {"params.yaml": {"seed": 0}}, "outs": outs}
+    other = {"cmd": "x\n  download:\n", "outs": [{"path": "data/digits", "md5": "of another stage"}]}
+    for stages in ({"download": download}, {"before": other, "download": download, "train@download": other}):
+        (project / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}, sort_keys=False))
+        assert tracking.data_hash("digits") == "abc.dir"
+        assert tracking.data_hash("mnist") == "none"
+    (project / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"before": other}}))
+    assert tracking.data_hash("digits") == "none"
 
 
 def test_six_processes_open_a_new_store_at_once(project):

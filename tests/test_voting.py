@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_modules import known, networks, scores, voting, weights
+from lightning_modules import known, scores, voting
 from lightning_modules.voting import VOTES
 
 IMAGES, CLASSES = 200, 4
@@ -165,21 +167,55 @@ def test_a_member_that_finds_a_truth_impossible_does_not_spoil_the_weights():
 
 
 @pytest.mark.parametrize("method", VOTES)
-def test_an_ensemble_agrees_with_the_vote_on_stacked_predictions(method):
-    recipe = {
-        "network": {"name": "mlp", "hidden": [8]}, "activation": "relu", "initializer": "he_normal", "dropout": 0.5,
-    }  # fmt: skip
-    predictors = []
-    for seed in range(3):
-        torch.manual_seed(seed)
-        predictors.append(weights.Predictor(networks.build(recipe, (4, 4, 3), CLASSES), [0.5] * 3, [0.2] * 3).eval())
-    images = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), np.uint8)
-    stacked = torch.stack([weights.predict(predictor, images) for predictor in predictors])
+def test_a_vote_is_a_module_that_keeps_its_weights(method):
+    stacked, _ = opinions(3)
     given = torch.tensor([0.5, 0.2, 0.3]) if method == "weighted_vote" else None
-    ensemble = voting.Ensemble(predictors, method, given).eval()
-    torch.testing.assert_close(weights.predict(ensemble, images), VOTES[method](stacked, given))
-    # Its weights are part of its state.
-    assert ("vote_weights" in ensemble.state_dict()) == (method == "weighted_vote")
+    vote = voting.Vote(method, given)
+    assert torch.equal(vote(stacked), VOTES[method](stacked, given))
+    assert ("weights" in vote.state_dict()) == (method == "weighted_vote")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_weights_are_those_of_expectation_maximisation_written_out(seed):
+    """Smyth and Wolpert's steps as they stand in the paper: each image's shares, then their means."""
+    stacked, labels = opinions(5, seed)
+    likelihoods = stacked.double()[:, torch.arange(IMAGES), labels].exp()
+    weights = torch.full((5,), 1 / 5, dtype=torch.float64)
+    for _ in range(500):
+        joint = weights[:, None] * likelihoods
+        weights = (joint / joint.sum(0)).mean(1)
+    torch.testing.assert_close(voting.fit_weights(stacked, labels), weights.float(), atol=1e-7, rtol=1e-6)
+
+
+def largest(call: Callable[[], object]) -> int:
+    """Bytes of the largest tensor that is made within the call."""
+
+    class Sizes(TorchDispatchMode):
+        found = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            made = function(*args, **(kwargs or {}))
+            if isinstance(made, torch.Tensor):
+                Sizes.found = max(Sizes.found, made.numel() * made.element_size())
+            return made
+
+    with Sizes():
+        call()
+    return Sizes.found
+
+
+def test_a_vote_of_many_takes_little_more_memory_than_their_probabilities():
+    """A thousand networks may fill the memory: no step may hold a multiple of what they predict."""
+    many = torch.randn(300, 50, CLASSES).log_softmax(2)
+    labels = torch.arange(50) % CLASSES
+    for call in (
+        lambda: voting.hard_vote(many),
+        lambda: voting.soft_vote(many),
+        lambda: voting.fit_weights(many, labels, steps=2),
+        lambda: voting.cross_fitted_vote(many, labels),
+        lambda: scores.disagreement(many),
+    ):
+        assert largest(call) <= many.numel() * 4  # bytes of a float32
 
 
 def test_the_cross_fitted_vote_gains_nothing_from_the_labels_it_votes_on():

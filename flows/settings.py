@@ -1,0 +1,55 @@
+"""Stage settings: what all trainings on the dataset depend on alike, noted in one small file.
+
+Reads   the files and keys that dvc.yaml names under this stage
+Writes  settings/<dataset>.json
+Run     python -m flows.settings
+
+Each train@<member> depends on this file, and not itself on a dozen files and a dozen keys of params.yaml: for each
+stage that names keys DVC reads and searches the whole of params.yaml anew, and after each training it writes all of
+dvc.lock anew. Both grow with the number of members, so that the work on all of them grows with its square.
+"""
+
+import click
+
+from flows import dataset, project
+from flows.console import run
+from flows.params import Params, read
+from lightning_modules.errors import InputError
+
+
+def settings(params: Params) -> dict:
+    """The value of each key and the SHA-256 of each file that dvc.yaml names, as settings/<dataset>.json has them.
+
+    Raises:
+        InputError: a file is not there.
+    """
+    stage = project.read_yaml(project.root() / "dvc.yaml")["stages"]["settings"]
+    content = params.model_dump()
+    found: dict[str, dict] = {"params": {}, "files": {}}
+    for key in named(stage["params"], params):
+        value = content
+        for part in key.split("."):
+            value = value[part]
+        found["params"][key] = value
+    for file in named(stage["deps"], params):
+        found["files"][file] = dataset.file_sha256(project.root() / file)
+        if found["files"][file] is None:
+            raise InputError(f"{file} does not exist: run dvc repro settings")
+    project.write_json(project.settings_file(params.dataset), found)
+    return found
+
+
+def named(entries: list[str], params: Params) -> list[str]:
+    """Entries of dvc.yaml as DVC reads them."""
+    return [entry.replace("${dataset}", params.dataset) for entry in entries]
+
+
+@click.command()
+def command() -> None:
+    """Note what all trainings on the dataset of params.yaml depend on alike."""
+    found = settings(read())
+    click.echo(f"{len(found['params'])} settings and {len(found['files'])} files that all trainings depend on")
+
+
+if __name__ == "__main__":
+    run(command)

@@ -1,0 +1,78 @@
+"""The programs of an ensemble: as many as there are kinds of networks, and they say what the networks say."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from flows import project
+from flows.export import description, export
+from flows.served_ensemble import ServedEnsemble
+from lightning_modules import networks, voting, weights
+
+SHAPE, NAMES = [8, 8, 3], ["a", "b", "c"]
+MLP = {"name": "mlp", "hidden": [8]}
+CNN = {"name": "cnn", "channels": [4, 4, 4, 4, 4], "hidden": 8}
+RESNET = {"name": "resnet", "width": 4, "blocks": [1, 1]}
+
+
+def predictor(
+    seed: int, network: dict, activation: str = "relu", mean: float = 0.5, views: str = "none"
+) -> weights.Predictor:
+    torch.manual_seed(seed)
+    recipe = {"network": network, "activation": activation, "initializer": "he_normal", "dropout": 0.5}
+    made = networks.build(recipe, SHAPE, len(NAMES))
+    made.train()(torch.randn(16, 3, 8, 8) * 2 + 1)  # so that BatchNorm's running numbers are its own
+    return weights.Predictor(made, [mean] * 3, [0.2] * 3, views).eval()
+
+
+def served(members: list, folder, method: str = "soft_vote", given=None) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the files in the folder predict, and what the networks do."""
+    export(members, voting.Vote(method, given), SHAPE, NAMES, folder)
+    images = np.random.default_rng(0).integers(0, 256, (30, *SHAPE), np.uint8)
+    stacked = torch.stack([weights.predict(member, images) for member in members])
+    frame = ServedEnsemble(folder).predict(images)
+    return torch.tensor(frame[NAMES].to_numpy(np.float32)), voting.VOTES[method](stacked, given).exp()
+
+
+@pytest.mark.parametrize("method", voting.VOTES)
+def test_what_is_served_is_the_vote_of_the_networks(tmp_path, method):
+    members = [predictor(0, MLP), predictor(1, CNN), predictor(2, RESNET), predictor(3, MLP)]
+    given = torch.tensor([0.5, 0.1, 0.1, 0.3]) if method == "weighted_vote" else None
+    answer, expected = served(members, tmp_path, method, given)
+    torch.testing.assert_close(answer, expected, atol=1e-6, rtol=1e-5)
+    assert project.read_json(tmp_path / "ensemble.json")["networks"] == [[0, 0], [1, 0], [2, 0], [0, 1]]
+
+
+def test_programs_are_as_many_as_kinds_of_networks(tmp_path):
+    members = [predictor(seed, MLP, mean=0.1 * seed) for seed in range(20)]
+    members += [predictor(30, MLP, "tanh"), predictor(31, {"name": "mlp", "hidden": [9]})]
+    members += [predictor(32, MLP, views="mirror")]
+    answer, expected = served(members, tmp_path)
+    torch.testing.assert_close(answer, expected, atol=1e-6, rtol=1e-5)
+    assert len(list(tmp_path.glob("network-*.pt2"))) == 4
+
+
+class Scaled(nn.Module):
+    """A module that does not say in its description what it computes with."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.network, self.factor = nn.Linear(8 * 8 * 3, len(NAMES)), [factor]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (self.network(images.float().flatten(1) / 255) * self.factor[0]).log_softmax(1)
+
+
+def test_networks_that_only_look_alike_do_not_share_a_program(tmp_path):
+    members = [Scaled(1.0).eval(), Scaled(3.0).eval(), Scaled(3.0).eval()]
+    assert description(members[0]) == description(members[1])
+    answer, expected = served(members, tmp_path)
+    torch.testing.assert_close(answer, expected, atol=1e-6, rtol=1e-5)
+    assert project.read_json(tmp_path / "ensemble.json")["networks"] == [[0, 0], [1, 0], [1, 1]]
+
+
+def test_nothing_that_is_served_is_a_pickle(tmp_path):
+    served([predictor(0, MLP), predictor(1, MLP)], tmp_path)
+    with np.load(tmp_path / "weights-0.npz", allow_pickle=False) as file:
+        assert {file[name].shape[0] for name in file.files} == {2}
