@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -43,8 +44,9 @@ class Aside:
 
     def __call__(self, **request):
         """What the function that `prepare` returned makes of the request."""
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended, which its missing answer tells
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
         return self.answer()
 
     def answer(self):
@@ -57,7 +59,8 @@ class Aside:
         return json.loads(line)
 
     def close(self) -> None:
-        self.process.stdin.close()  # at which it ends
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()  # at which it ends
         self.process.stdout.close()
         self.process.wait()
         self.errors.close()

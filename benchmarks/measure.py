@@ -146,10 +146,10 @@ def accuracy(reached: list[float]) -> str:
 
 
 def as_accurate(ours: list[float], other: list[float]) -> bool:
-    """Whether the mean of ours is no further below the other's than half a point, or three standard errors."""
+    """Whether the mean of ours is no further below the other's than half a point, or four standard errors."""
     both = [reached for reached in (ours, other) if len(reached) > 1]
     error = sum(statistics.variance(reached) / len(reached) for reached in both) ** 0.5
-    return statistics.mean(other) - statistics.mean(ours) <= max(0.005, 3 * error)
+    return statistics.mean(other) - statistics.mean(ours) <= max(0.005, 4 * error)
 
 
 def command(*arguments: str, cwd=None) -> Callable[[], None]:

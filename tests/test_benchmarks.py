@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import __main__ as table
-from benchmarks import data, data_path, logged_run, measure, replicas, share, sides, step, training
-from flows import sources
+from benchmarks import aside, data, data_path, logged_run, measure, replicas, share, sides, step, training
+from flows import params, sources
 from lightning_modules.errors import InputError
 
 SMALL = training.MLP | {"network": {"name": "mlp", "hidden": [32]}}
-NARROW = training.CNN | {"network": {"name": "cnn", "channels": [4] * 5, "hidden": 16}}
+NARROW = SMALL | {"network": {"name": "cnn", "channels": [8] * 5, "hidden": 32}, "dropout": 0.0}
 BURN = "import time\nwhile time.process_time() < 0.4: pass"
 
 
@@ -148,9 +148,7 @@ def test_the_bare_loops_networks_are_ours(recipe):
     assert [tuple(p.shape) for p in ours.parameters()] == [tuple(p.shape) for p in theirs.parameters()]
 
 
-@pytest.mark.parametrize(
-    "recipe", [SMALL, training.CNN | {"network": {"name": "cnn", "channels": [4] * 5, "hidden": 16}}]
-)
+@pytest.mark.parametrize("recipe", [SMALL, NARROW], ids=["mlp", "cnn"])
 def test_keras_learns(told, recipe):
     pytest.importorskip("tensorflow", reason="needs the extra `bench`")
     from benchmarks.rivals import keras_fit
@@ -173,8 +171,9 @@ def test_keras_is_left_out_with_a_sentence_where_it_is_missing(digits, capsys, m
 def test_a_side_that_fails_says_why(digits):
     with sides.Sides(digits, SMALL, {"batch_size": 50, "epochs": 1}) as both:
         bare = both.rival("bare_loop")
-        with pytest.raises(RuntimeError, match="TypeError"):
-            bare(no_such_argument=1)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="TypeError"):
+                bare(no_such_argument=1)
 
 
 def test_one_network_against_the_rivals(digits):
@@ -232,6 +231,19 @@ def test_what_a_repro_takes_is_itemised_without_a_rest():
     assert ten["training steps"] == 40.0
     assert ten["DVC"] == items["DVC"]
     assert_whole(share.rows("x", items | {"Prefect": 3.0}, 0.0))
+
+
+def test_what_dvc_does_not_take_of_a_pipeline_is_prefects():
+    stages = [account("dvc --wait-for-lock repro --single-item check", {"own": 1.0}, pid) for pid in (1, 2)]
+    assert share.of_pipeline(10.0, [account("flows.pipeline", {"own": 9.9}), *stages]) == 8.0
+
+
+def test_a_repro_is_measured_with_one_epoch_and_told_for_all(tmp_path):
+    epochs = share.prepare(tmp_path, "digits")
+    shortened, whole = (params.read(root / "params.yaml") for root in (tmp_path, aside.PROJECT))
+    assert shortened.feed.epochs == 1
+    assert whole.data["digits"].epochs == epochs
+    assert shortened.members == whole.members
 
 
 def test_a_stages_time_is_charged_to_what_it_was_in(tiny):
