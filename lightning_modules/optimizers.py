@@ -51,17 +51,14 @@ def build(settings: dict, parameters: Iterable[torch.nn.Parameter | dict]) -> op
     accepted = inspect.signature(kind).parameters
     if "weight_decay" not in accepted and not given["weight_decay"]:
         del given["weight_decay"]
-    given = preset | given
-    parameters = list(parameters)
+    parameters, how = list(parameters), {}
     if kind is optim.ASGD and on_gpu(parameters):
-        given["capturable"] = True  # else it reads two numbers of each parameter back, and waits for them, in each step
-    # One kernel for all parameters instead of a dozen for each.
-    fused = {"fused": True} if "fused" in accepted else {}
+        how["capturable"] = True  # else it reads two numbers of each parameter back, and waits for them, in each step
+    # One kernel for all parameters instead of a dozen for each; Adagrad's is for a CPU alone before torch 2.12.
+    if "fused" in accepted and not (kind is optim.Adagrad and on_gpu(parameters)):
+        how["fused"] = True
     try:
-        try:
-            return kind(parameters, **given, **fused)
-        except RuntimeError:  # there is none for this device: torch 2.11 has one of Adagrad for a CPU alone
-            return kind(parameters, **given)
+        return kind(parameters, **(preset | given | how))
     except (TypeError, ValueError, IndexError) as error:
         raise InputError(f"optimizer {settings['name']} refuses {given}: {error}") from None
 

@@ -28,8 +28,10 @@ NETWORKS = {
     "resnet": {"width": 4, "blocks": [1, 1]},
     "airbench": {"widths": [4, 4], "depth": 3},
 }
-# Those that have no kernel of their own for all parameters ("fused"), which would run on no `meta` tensor.
-MANY_KERNELS = {name for name, (kind, _) in OPTIMIZERS.items() if "fused" not in inspect.signature(kind).parameters}
+# Those that a GPU takes many kernels for: the one kernel of the others would run on no `meta` tensor.
+MANY_KERNELS = {"adagrad"} | {
+    name for name, (kind, _) in OPTIMIZERS.items() if "fused" not in inspect.signature(kind).parameters
+}
 # torch's own, which compute some of their numbers on the host.
 READ_BACK = {"adafactor"}
 
