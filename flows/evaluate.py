@@ -44,7 +44,7 @@ def evaluate(params: Params) -> dict:
     device = "cuda" if accelerator == "gpu" else "cpu"
     models.check(name, params.members)
     models.drop_all_but(name, params.members)
-    splits = {split: data.split(split) for split in project.SPLITS}
+    splits = {split: (*data.part(split), torch.from_numpy(data.labels(split))) for split in project.SPLITS}
     folder = project.predictions_file(name, "", "").parent
     pictures = project.plots_folder(name) / "members"
     unfinished, unfinished_pictures = (place.with_name(f".{place.name}.unfinished") for place in (folder, pictures))
@@ -62,9 +62,8 @@ def evaluate(params: Params) -> dict:
             each_class[member] = [{} for _ in predictors]
             metrics[member] = {"parameters": card["parameters"], "replicas": len(predictors)}
             tables.add("curves", plots.curves(member, project.model_folder(name, member) / "history.csv"))
-            for split, (images, labels) in splits.items():
-                labels = torch.from_numpy(labels)
-                predicted = torch.stack([weights.predict(predictor, images, device) for predictor in predictors])
+            for split, (images, _, rows, labels) in splits.items():
+                predicted = torch.stack([weights.predict(one, images, device, rows=rows) for one in predictors])
                 np.save(unfinished / f"{member}.{split}.npy", predicted.numpy(), allow_pickle=False)
                 measured = [scores.score(one, labels) for one in predicted]
                 for number, one in enumerate(predicted):

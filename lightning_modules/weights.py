@@ -75,12 +75,24 @@ def digest(state: dict[str, Tensor]) -> str:
 
 
 @torch.inference_mode()
-def predict(predictor: nn.Module, images, device: torch.device | str = "cpu", batch_size: int = 1000) -> Tensor:
-    """Log-probabilities, N×classes on the CPU, of uint8 images N×H×W×C in any array that torch can read."""
+def predict(
+    predictor: nn.Module, images, device: torch.device | str = "cpu", batch_size: int = 1000, rows=None
+) -> Tensor:
+    """Log-probabilities, N×classes on the CPU, of uint8 images N×H×W×C in any array that torch can read.
+
+    Args:
+        rows: the numbers of the images that are meant; None for all. No more than a batch of them is copied.
+    """
     torch.backends.cudnn.allow_tf32 = False  # what is served computes in float32, and so does what is scored
     predictor = predictor.to(device)
-    parts = [
-        predictor(torch.tensor(images[start : start + batch_size]).to(device)).cpu()
-        for start in range(0, len(images), batch_size)
-    ]
-    return torch.cat(parts)
+    count, found = len(images if rows is None else rows), torch.empty(0)
+    for start in range(0, count, batch_size):
+        some = slice(start, start + batch_size)
+        batch = torch.tensor(images[some] if rows is None else images[rows[some]])
+        part = predictor(batch.to(device)).cpu()
+        if not start:
+            # Small results kept one by one would lie between the large blocks that each batch gives back, and keep
+            # them from being used again.
+            found = torch.empty(count, part.shape[1])
+        found[some] = part
+    return found

@@ -70,6 +70,14 @@ def test_a_loaded_replica_predicts_as_the_saved_one(member, images):
     assert not torch.allclose(first, second)
 
 
+def test_batches_and_rows_change_no_prediction(images):
+    predictor = weights.Predictor(trained("cnn", 0), card("cnn")["mean"], card("cnn")["std"]).eval()
+    whole, rows = weights.predict(predictor, images), np.array([3, 4, 9, 20, 24])
+    assert whole.shape == (25, 3)
+    assert torch.allclose(weights.predict(predictor, images, batch_size=4), whole, atol=1e-6)
+    assert torch.allclose(weights.predict(predictor, images, batch_size=2, rows=rows), whole[rows], atol=1e-6)
+
+
 def test_a_recipe_with_views_predicts_their_mean(tmp_path, images):
     network, given = trained("cnn", 0), card("cnn")
     given["recipe"]["test_time_views"] = "mirror"
