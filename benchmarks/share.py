@@ -32,7 +32,6 @@ ITEMS = {
     "MLflow": "MLflow", "MLflow epochs": "MLflow",
 }  # fmt: skip
 PER_EPOCH = ("Lightning", "training", "MLflow epochs")
-STAGES = ("check", "download", "train", "evaluate", "ensemble")
 
 
 def measure() -> list[dict]:

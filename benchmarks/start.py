@@ -142,6 +142,12 @@ def shorten(folder: str) -> None:
     file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
+def refused(refusal: list[str], folder: str) -> None:
+    """Raises AssertionError where the command ends in another way than by refusing what it was given."""
+    ended = subprocess.run(refusal, cwd=folder, capture_output=True, text=True)
+    assert ended.returncode == 2, ended.stderr
+
+
 def measure() -> list[dict]:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     with tempfile.TemporaryDirectory() as folder:
@@ -154,6 +160,6 @@ def measure() -> list[dict]:
         loading = rounds({stage: seconds_of(f"import {names}", folder) for stage, names in STAGES.items()})
         rows += [plain(f"stage {stage}: until its libraries are loaded", times) for stage, times in loading.items()]
         refusal = [sys.executable, "-m", "flows.train", "nobody"]
-        times = alone(lambda: subprocess.run(refusal, cwd=folder, capture_output=True))
+        times = alone(lambda: refused(refusal, folder))
         rows.append(row("a training stage's process until it refuses a wrong name", times["median"], 0.5, times))
     return rows

@@ -94,7 +94,7 @@ class Training(Section):
     devices: Count
     precision: Literal["auto", "float32", "bfloat16"]
     threads: Count
-    parallel: Literal["auto", "processes", "stacked"] = "auto"
+    parallel: Literal["auto", "processes", "stacked"]
     deterministic: bool
 
 

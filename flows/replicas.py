@@ -23,11 +23,11 @@ from lightning_modules.fit import Fitted, fit, fit_together
 LARGEST_STACK = {"cpu": 4, "gpu": 32}
 
 
-def portions(waiting: list[int], settings: dict) -> list[list[int]]:
+def portions(replicas: int, settings: dict) -> list[list[int]]:
     """What a worker trains at once: single replicas, or stacks of nearly equal size."""
     largest = LARGEST_STACK[settings["accelerator"]] if settings["parallel"] == "stacked" else 1
-    stacks = -(-len(waiting) // largest)
-    return [waiting[place::stacks] for place in range(stacks)]
+    stacks = -(-replicas // largest)
+    return [list(range(first, replicas, stacks)) for first in range(stacks)]
 
 
 def train_replicas(
@@ -47,13 +47,17 @@ def train_replicas(
         WorkerError: a worker process ended, because it was killed or because of an error that it printed.
     """
     member = card["member"]
-    waiting = [number for number in range(len(seeds)) if not result_file(work, number).exists()]
-    work_left = portions(waiting, card["settings"])
+    # Of a stack whose results are not all there, each is made again, from the stack's own checkpoint.
+    work_left = [
+        numbers
+        for numbers in portions(len(seeds), card["settings"])
+        if not all(result_file(work, number).exists() for number in numbers)
+    ]
     with (
         workers(min(jobs, len(work_left)), card, seeds, work, devices) as idle,
         Board(member, len(seeds), card["settings"]["epochs"]) as board,
     ):
-        for number in set(range(len(seeds))) - set(waiting):
+        for number in set(range(len(seeds))) - {number for numbers in work_left for number in numbers}:
             board.already(number)
         running: dict[Connection, list[int]] = {}
 
@@ -162,9 +166,9 @@ def serve(connection: Connection, place: int, card: dict, seeds: list[int], work
         except (InputError, DivergedError) as error:
             tell({"failed": type(error), "message": str(error), "replica": getattr(error, "replica", 0)})
             return
-        for place, result in enumerate(results):
-            write_result(work, numbers[place], result)
-            tell({"finished": True, "best_epoch": result.best_epoch, "replica": place})
+        for position, result in enumerate(results):
+            write_result(work, numbers[position], result)
+            tell({"finished": True, "best_epoch": result.best_epoch, "replica": position})
         checkpoint.unlink(missing_ok=True)
         tell({"free": True})
 

@@ -7,6 +7,9 @@ Run     python -m flows.settings
 Each train@<member> depends on this file, and not itself on a dozen files and a dozen keys of params.yaml: for each
 stage that names keys DVC reads and searches the whole of params.yaml anew, and after each training it writes all of
 dvc.lock anew. Both grow with the number of members, so that the work on all of them grows with its square.
+
+What a member has of its own stands behind its command in dvc.yaml. The price of both: another order of its keys, and
+a change of a setting in place of which it has its own, train it again.
 """
 
 import click

@@ -4,8 +4,9 @@ Reads   data/<dataset>/ and the member's recipe in params.yaml
 Writes  models/<dataset>/<member>/: weights.safetensors, member.json, history.csv
 Run     python -m flows.train MEMBER
 
-A replica's result depends on its seed, the recipe and the data alone, not on how many train at once. What is
-unfinished is kept in .trainyard/unfinished, so that the next run goes on from the last finished epoch.
+A replica's result depends on its seed, the recipe and the data alone, not on how many train at once; where replicas
+are stacked, their number changes how it is rounded. What is unfinished is kept in .trainyard/unfinished, so that the
+next run goes on from the last finished epoch.
 """
 
 import csv

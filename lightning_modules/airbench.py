@@ -15,6 +15,7 @@ from lightning_modules.dropout import Dropout
 # What the published programs have fixed.
 NORM_MOMENTUM = 0.4  # of BatchNorm's running statistics: training is too short for torch's 0.1
 SCALE = 1 / 9  # of the logits
+PIECE = 100  # images whose patches are in memory at a time
 WHITENING_EPSILON = 5e-4  # added to the variances that are divided by
 WHITENING_UNTIL = 3 / 8  # share of the training after which the whitening's bias stays as it is
 
@@ -46,10 +47,15 @@ class Whitening(nn.Module):
             images: normalised, N×C×H×W.
         """
         _, channels, rows, columns = self.filters.shape
-        patches = images.unfold(2, rows, 1).unfold(3, columns, 1)  # N × C × positions down × right × rows × columns
-        patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels * rows * columns)
+        size = channels * rows * columns
+        products, count = torch.zeros(size, size, dtype=torch.float64), 0
+        for part in images.split(PIECE):
+            patches = part.unfold(2, rows, 1).unfold(3, columns, 1)  # N × C × positions down × right × rows × columns
+            patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, size)
+            products += (patches.T @ patches).double().cpu()
+            count += len(patches)
         # Not centred: the published covariance is about zero, near which normalised images have their mean.
-        variances, directions = torch.linalg.eigh((patches.T @ patches / len(patches)).double().cpu())
+        variances, directions = torch.linalg.eigh(products / count)
         scaled = directions.T / (variances + WHITENING_EPSILON).sqrt()[:, None]
         filters = scaled.reshape(-1, channels, rows, columns)
         self.filters.copy_(torch.cat((filters, -filters)))

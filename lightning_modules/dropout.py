@@ -14,7 +14,8 @@ LARGEST_DRAW = 2**22
 
 
 class Dropout(nn.Module):
-    """Zeroes values with probability p and scales the others, so that the expectation stays; only in training.
+    """Zeroes values with probability p and scales the others, so that the expectation stays, to the precision of the
+    values; only in training.
 
     Source: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting, 2014.
 

@@ -21,8 +21,6 @@ from lightning_modules.together import Together
 
 # What is monitored, and the sign that makes smaller better.
 MONITORS = {"nll": ("validation_nll", 1), "accuracy": ("validation_accuracy", -1)}
-# Training images that a network is shown before training.
-PREPARED = 5000
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
@@ -230,7 +228,7 @@ def images(split: tuple, settings: Settings, augment: str = "none") -> Images:
 def train(module: Classifier, count: int, training: tuple, validation: tuple, settings: Settings) -> list[Fitted]:
     """Trains the networks of a module; see `fit`."""
     module.attach(images(training, settings, settings.augment), images(validation, settings))
-    networks.prepare(module.network, module.training_images.first(PREPARED))
+    networks.prepare(module.network, module.training_images.first)
     progress = Progress(settings.monitor, settings.early_stopping, count, settings.report)
     callbacks: list[pl.Callback] = [progress]
     checkpoint = settings.checkpoint

@@ -1,6 +1,6 @@
 """The networks, each fitting itself to the shape of the images. Input: N×C×H×W floats. Output: N×classes logits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -10,6 +10,9 @@ from lightning_modules.dropout import Dropout
 from lightning_modules.initializers import initialize
 
 Shape = tuple[int, int, int]  # height, width, channels
+
+# Training images that a network is shown before training.
+PREPARED = 5000
 
 # A fully connected layer after the convolutions sees at most this many positions a side, so that
 # photographs do not give it a hundred million weights.
@@ -119,14 +122,14 @@ def build(recipe: dict, shape: Shape, classes: int) -> nn.Module:
     return network
 
 
-def prepare(network: nn.Module, images: Tensor) -> None:
+def prepare(network: nn.Module, first: Callable[[int], Tensor]) -> None:
     """Lets a network take what it takes from training images once, before training.
 
     Args:
-        images: normalised, N×C×H×W.
+        first: gives as many images as it is told, normalised, N×C×H×W; asked where the network wants them.
     """
     if hasattr(network, "prepare"):
-        network.prepare(images)
+        network.prepare(first(PREPARED))
 
 
 def groups(network: nn.Module) -> list[dict]:

@@ -1,7 +1,10 @@
 """How replicas train is asked for, ruled, or measured once."""
 
+import subprocess
+import sys
+
 import pytest
-from conftest import edit, shrink
+from conftest import edit, environment, shrink
 
 from flows import calibration, project, train
 from flows.params import Params
@@ -54,10 +57,16 @@ def no_measuring(monkeypatch):
         (card(AIRBENCH, deterministic=False), 3, "processes"),
         (card(parallel="processes", deterministic=False), 3, "processes"),
         (card(parallel="stacked"), 3, "stacked"),
+        (card(AIRBENCH, parallel="stacked"), 1, "processes"),
     ],
 )
 def test_nothing_is_measured_where_a_rule_decides(given, replicas, way):
-    assert calibration.way(given, replicas, jobs=2) == way
+    assert calibration.way(given, replicas, jobs=1) == way
+
+
+@pytest.mark.usefixtures("no_measuring", "project")
+def test_several_gpus_have_a_process_each():
+    assert calibration.way(card(accelerator="gpu"), 3, jobs=2) == "processes"
 
 
 @pytest.mark.usefixtures("project")
@@ -95,12 +104,11 @@ def test_the_seconds_of_a_step_are_measured(name):
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 9, 33, 100])
 def test_portions_are_of_nearly_equal_size_and_hold_each_replica_once(count):
-    waiting = list(range(count))
     settings = {"accelerator": "cpu", "parallel": "processes"}
-    assert portions(waiting, settings) == [[number] for number in waiting]
+    assert portions(count, settings) == [[number] for number in range(count)]
     for accelerator, largest in (("cpu", 4), ("gpu", 32)):
-        parts = portions(waiting, {"accelerator": accelerator, "parallel": "stacked"})
-        assert sorted(number for part in parts for number in part) == waiting
+        parts = portions(count, {"accelerator": accelerator, "parallel": "stacked"})
+        assert sorted(number for part in parts for number in part) == list(range(count))
         sizes = [len(part) for part in parts]
         assert max(sizes) <= largest
         assert max(sizes) - min(sizes) <= 1
@@ -129,3 +137,49 @@ def test_the_way_is_calibrated_and_recorded(tiny, store):
 def test_what_takes_too_long_to_try_is_not_compared():
     assert calibration.seconds_of([0.25, 0.5], rounds=3) == 1.5
     assert calibration.seconds_of([0.25, None], rounds=3) is None
+
+
+@pytest.mark.usefixtures("project")
+def test_a_recipe_that_diverges_has_its_processes():
+    given = card(deterministic=False)
+    given["recipe"]["optimizer"]["lr"] = 1e30
+    assert calibration.calibrated(given, 2, jobs=1) == "processes"
+
+
+def test_a_damaged_file_is_measured_again(project, monkeypatch):
+    monkeypatch.setattr(calibration, "estimate", lambda *arguments: 1.0)
+    (project / ".trainyard").mkdir()
+    (project / ".trainyard" / "calibration.json").write_text("{", encoding="utf-8")
+    assert calibration.calibrated(card(), 2, jobs=1) == "processes"
+
+
+DIES = """
+import os, sys
+from flows import replicas, train
+from flows.params import read
+
+write_result, written = replicas.write_result, []
+
+def die(work, number, result):
+    if len(written) == int(sys.argv[1]):
+        os._exit(1)
+    written.append(number)
+    write_result(work, number, result)
+
+replicas.write_result = die
+train.train(read(), "small")
+"""
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_stack_whose_results_are_not_all_written_ends_as_it_would_have(tiny, store, kept):
+    """The process dies between the results of one stack."""
+    settings = params(tiny, "stacked", replicas=2)
+    died = subprocess.run(
+        [sys.executable, "-c", DIES, str(kept)], cwd=tiny, env=environment(), capture_output=True, text=True
+    )
+    assert "the process that trained small-0, small-1 was killed" in died.stderr
+    (work,) = (tiny / ".trainyard" / "unfinished" / "digits" / "small").iterdir()
+    assert len(list(work.glob("replica-*.safetensors"))) == kept
+    again = train.train(settings, "small")
+    assert again["replicas"] == train.train(settings, "small")["replicas"]

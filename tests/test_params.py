@@ -292,16 +292,6 @@ def test_a_member_is_fed_as_its_dataset_says_unless_it_says_otherwise(content):
     assert not own.keys() & given.member("mlp").recipe.keys()
 
 
-@pytest.mark.parametrize("file", sorted((SHIPPED.parents[1] / "docs" / "members").glob("*.yaml")), ids=lambda f: f.stem)
-def test_the_members_in_docs_can_be_inserted_as_they_are(file):
-    """As `sed '/^members:/r FILE' params.yaml` does."""
-    text = (SHIPPED.parents[1] / "params.yaml").read_text(encoding="utf-8")
-    start = text.index("\n", text.index("\nmembers:") + 1) + 1
-    inserted = parse(yaml.safe_load(text[:start] + file.read_text(encoding="utf-8") + text[start:]))
-    assert file.stem in inserted.members
-    assert len(inserted.members) == len(yaml.safe_load(text)["members"]) + 1
-
-
 def test_params_cannot_be_changed(content):
     with pytest.raises(ValueError, match="frozen"):
         parse(content).seed = 1

@@ -106,6 +106,10 @@ def variants() -> dict[str, dict]:
             vary(f"{optimizer}-{key}", "optimizer", value={"name": optimizer, "lr": 0.1, key: other})
     for key in ("dropout", "label_smoothing"):
         vary(key, key, value=0.25)
+    for key in ("epochs", "batch_size", "threads"):
+        vary(key, key, value=3)
+    vary("augment", "augment", value="flip")
+    vary("test_time_views", "test_time_views", value="mirror")
     for key, names in (("activation", known.ACTIVATIONS), ("schedule", known.SCHEDULES)):
         vary(key, key, value=names[1])
     vary("initializer", "initializer", value="zeros")
