@@ -92,7 +92,8 @@ def test_the_chosen_way_is_the_best_on_validation_and_alone_scored_on_test(finis
     for method in methods:
         given = fitted if method == "weighted_vote" else None
         test = scores.score(voting.VOTES[method](votes("test", params), given), labels("test"))
-        assert (f"{test['nll']:.8f}"[:9] in written) == (method == result["method"])
+        # The weights in the table are rounded, and so is a score that is computed with them.
+        assert (f"{test['nll']:.8f}"[:7] in written) == (method == result["method"])
 
 
 def test_the_order_of_members_is_irrelevant(finished_copy, no_store):
