@@ -25,7 +25,7 @@ import click
 from flows import hardware, project
 from flows.tracking import git_state
 
-NAMES = ("data_path", "training", "replicas", "step", "logged_run", "share", "start", "pipeline", "gpu")
+NAMES = ("data_path", "training", "replicas", "step", "logged_run", "share", "start", "memory", "pipeline", "gpu")
 COLUMNS = ("what", "ours", "other", "ratio", "accuracy", "load", "goal", "reached")
 
 

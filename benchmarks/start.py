@@ -5,18 +5,18 @@ begins. The limit is a bare PyTorch script that takes one step with one of torch
 Runs in a temporary copy of this project, whose own results stay as they are.
 """
 
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import yaml
 
-from benchmarks.measure import RUNS, alone, command
+from benchmarks.measure import RUNS, ForeignLoad, alone, command, ratio, seconds, spread
 from benchmarks.pipeline import copy, row
 
 # `python -m flows.train MEMBER`, with a training step that says when it is taken for the first time.
@@ -75,63 +75,54 @@ def first_step(code: str, *arguments: str, cwd: str) -> float:
     return min(float(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("first step")) - start
 
 
-def rounds(actions: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """The seconds that each action returns, `RUNS` times in turn after a warm-up."""
+def until_the_end(code: str, cwd: str) -> float:
+    """Seconds that a process takes."""
+    return seconds(lambda: subprocess.run([sys.executable, "-c", code], cwd=cwd, check=True))
+
+
+def in_rounds(actions: dict[str, Callable[[], float]]) -> dict[str, dict]:
+    """What `alone` gives of each action, here of the seconds that it returns; all are run in turn."""
     for action in actions.values():
         action()
-    taken = [{name: action() for name, action in actions.items()} for _ in range(RUNS)]
-    return {name: [one[name] for one in taken] for name in actions}
+    with ForeignLoad() as load:
+        taken = [{name: action() for name, action in actions.items()} for _ in range(RUNS)]
+    return {name: summary([one[name] for one in taken], load.share) for name in actions}
 
 
-def seconds_of(code: str, cwd: str) -> Callable[[], float]:
-    def action() -> float:
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], cwd=cwd, check=True)
-        return time.perf_counter() - start
-
-    return action
+def summary(times: list[float], load: float) -> dict:
+    return {"median": statistics.median(times), "min": min(times), "max": max(times), "load": load, "returned": times}
 
 
-def spread(times: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(times), "min": min(times), "max": max(times)}
-
-
-def plain(what: str, times: list[float]) -> dict:
+def plain(what: str, found: dict) -> dict:
     """A row without a goal."""
-    found = spread(times)
-    text = f"{found['median']:.2f} s ({found['min']:.2f} to {found['max']:.2f})"
-    return {"what": what, "ours": text, "other": "", "ratio": "", "goal": "", "reached": None}
+    return {"what": what, "ours": spread(found["median"], found["min"], found["max"], " s"), "load": found["load"]}
 
 
 def against_bare(folder: str) -> dict:
-    taken = rounds(
-        {
-            "ours": lambda: first_step(TRAINING, "mlp", cwd=folder),
-            "bare": lambda: first_step(BARE, cwd=folder),
-        }
-    )
-    found = row("stage process: start to first training step, against a bare PyTorch loop's",
-                statistics.median(taken["ours"]), 4.0, spread(taken["ours"]))  # fmt: skip
-    ratios = [bare / ours for ours, bare in zip(taken["ours"], taken["bare"])]
-    return found | {
-        "other": f"{statistics.median(taken['bare']):.2f} s",
-        "ratio": f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+    ours, bare = in_rounds(
+        {"ours": lambda: first_step(TRAINING, "mlp", cwd=folder), "bare": lambda: first_step(BARE, cwd=folder)}
+    ).values()
+    ratios = [theirs / own for own, theirs in zip(ours["returned"], bare["returned"])]
+    what = "stage process: start to first training step, against a bare PyTorch loop's"
+    return row(what, ours["median"], 4.0, ours) | {
+        "other": spread(bare["median"], bare["min"], bare["max"], " s"),
+        "ratio": ratio({"ratio": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}),
     }
 
 
 def items(folder: str) -> list[dict]:
-    """What each item adds to those before it; a difference of two noisy times, so it can be below zero."""
+    """What each item adds to those before it: a difference of two noisy times, so it can be below zero."""
     codes = list(ITEMS.values())
-    taken = rounds({name: seconds_of("\n".join(codes[: number + 1]), folder) for number, name in enumerate(ITEMS)})
+    taken = in_rounds(
+        {name: partial(until_the_end, "\n".join(codes[: number + 1]), folder) for number, name in enumerate(ITEMS)}
+    )
     rows, before = [], [0.0] * RUNS
-    for name, times in taken.items():
-        rows.append(plain(f"a training's start: {name}", [now - then for now, then in zip(times, before)]))
-        before = times
-    whole = spread(before)
-    return [
-        row("a training stage's process until torch, Lightning and MLflow are loaded", whole["median"], 4.0, whole),
-        *rows,
-    ]
+    for name, found in taken.items():
+        added = [now - then for now, then in zip(found["returned"], before)]
+        rows.append(plain(f"a training's start: {name}", summary(added, found["load"])))
+        before = found["returned"]
+    what = "a training stage's process until torch, Lightning and MLflow are loaded"
+    return [row(what, found["median"], 4.0, found), *rows]
 
 
 def shorten(folder: str) -> None:
@@ -149,7 +140,6 @@ def refused(refusal: list[str], folder: str) -> None:
 
 
 def measure() -> list[dict]:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     with tempfile.TemporaryDirectory() as folder:
         copy(Path(folder))
         shorten(folder)
@@ -157,8 +147,8 @@ def measure() -> list[dict]:
         idle = alone(command("dvc", "repro", cwd=folder))
         rows = [row("dvc repro with nothing to do", idle["median"], 1.0, idle), against_bare(folder)]
         rows += items(folder)
-        loading = rounds({stage: seconds_of(f"import {names}", folder) for stage, names in STAGES.items()})
-        rows += [plain(f"stage {stage}: until its libraries are loaded", times) for stage, times in loading.items()]
+        loading = in_rounds({stage: partial(until_the_end, f"import {used}", folder) for stage, used in STAGES.items()})
+        rows += [plain(f"stage {stage}: until its libraries are loaded", found) for stage, found in loading.items()]
         refusal = [sys.executable, "-m", "flows.train", "nobody"]
         times = alone(lambda: refused(refusal, folder))
         rows.append(row("a training stage's process until it refuses a wrong name", times["median"], 0.5, times))

@@ -12,8 +12,21 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import __main__ as table
-from benchmarks import aside, data, data_path, logged_run, measure, replicas, share, sides, step, training
-from flows import params, sources
+from benchmarks import (
+    aside,
+    data,
+    data_path,
+    logged_run,
+    measure,
+    memory,
+    replicas,
+    share,
+    sides,
+    start,
+    step,
+    training,
+)
+from flows import dataset, params, sources
 from lightning_modules.errors import InputError
 
 SMALL = training.MLP | {"network": {"name": "mlp", "hidden": [32]}}
@@ -255,3 +268,56 @@ def test_a_stages_time_is_charged_to_what_it_was_in(tiny):
     assert {"import torch", "import mlflow", "MLflow", "MLflow epochs"} <= set(stage["spent"])
     assert fits
     assert all({"training", "Lightning"} <= set(found["spent"]) for found in fits)
+
+
+HOLD = """
+import sys
+import numpy as np
+mapped = np.load("inside/file.npy", mmap_mode="r")
+seen, own = mapped.sum(), np.ones(20_000_000, np.uint8)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_processs_memory_is_its_own_and_what_it_has_mapped_of_a_folder(tmp_path):
+    (tmp_path / "inside").mkdir()
+    np.save(tmp_path / "inside" / "file.npy", np.zeros(10_000_000, np.uint8))
+    command = [sys.executable, "-c", HOLD]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        own, mapped = memory.share(process.pid, tmp_path / "inside")
+        assert memory.share(process.pid, tmp_path / "elsewhere") == (own, 0)
+        process.stdin.close()
+    assert 20e6 < own < 60e6
+    assert mapped == pytest.approx(10e6, rel=0.01)
+
+
+def test_what_images_take_is_set_against_their_decoded_size():
+    added = memory.more(memory.Peak(own=30, mapped=20), memory.Peak(own=10, mapped=5))
+    assert added.all == 35
+    assert memory.row("x", added, 20)["reached"]
+    assert not memory.row("x", added, 17)["reached"]
+
+
+def test_random_images_make_a_dataset_that_stages_take(tmp_path, monkeypatch):
+    monkeypatch.setitem(memory.COUNTS, "mnist", (50, 20))
+    folder = memory.project(tmp_path / "copy", "mnist", "mlp")
+    memory.write(folder, "mnist", memory.random_images("mnist"), 10)
+    monkeypatch.chdir(folder)
+    found = dataset.load("mnist")
+    assert {name: len(found.labels(name)) for name in ("train", "validation", "test")} == found.card["counts"]
+    assert found.card["counts"] == {"train": 40, "validation": 10, "test": 20}
+
+
+def test_the_first_training_step_of_several_workers_counts(tmp_path):
+    code = "import time; now = time.time(); print('first step', now + 9); print('x'); print('first step', now + 5)"
+    assert 5 < start.first_step(code, cwd=tmp_path) < 9
+
+
+def test_ways_to_start_are_taken_in_turn():
+    calls = []
+    found = start.in_rounds({name: lambda name=name: calls.append(name) or float(len(calls)) for name in "AB"})
+    assert calls == ["A", "B"] * (measure.RUNS + 1)
+    assert found["A"]["returned"] == [3.0, 5.0, 7.0, 9.0, 11.0]
+    assert (found["A"]["min"], found["A"]["median"], found["A"]["max"]) == (3, 7, 11)
