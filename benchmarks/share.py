@@ -100,11 +100,14 @@ def of_repro(seconds: float, accounts: list[dict], epochs: int) -> dict[str, flo
     (dvc,) = (account for account in accounts if module(account) == "dvc")
     waited = dvc["spent"].get("waiting", 0.0)
     items = Counter(DVC=seconds - waited)
-    stages = [account for account in accounts if account["when"] == "end" and module(account).startswith("flows.")]
+    own = [account for account in accounts if module(account).startswith("flows.")]
+    pids = {account["pid"] for account in own}
+    # What a stage has forked carries its command.
+    stages = [account for account in own if account["when"] == "end" and account["parent"] not in pids]
     for account in stages:
-        forked = {other["pid"]: other for other in accounts if other["when"] == "fit" and other["pid"] != account["pid"]
-                  and other["parent"] == account["pid"]}  # fmt: skip
-        for kind, taken in of_stage(account, list(forked.values())).items():
+        # The last account of each worker, which may have trained several networks.
+        workers = {other["pid"]: other for other in own if other["parent"] == account["pid"]}
+        for kind, taken in of_stage(account, list(workers.values())).items():
             items[ITEMS.get(kind, kind)] += taken * (epochs if kind in PER_EPOCH else 1)
     items["processes that start and end"] = waited - sum(stage["ended"] - stage["started"] for stage in stages)
     return dict(items)

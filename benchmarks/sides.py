@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -69,6 +70,8 @@ class Sides:
                     f"{KERAS}", err=True,
                 )  # fmt: skip
                 return None
+            if not shutil.which(python):
+                raise click.ClickException(f"{KERAS} is {python}, but has to be the path of a Python")
         started = self.stack.enter_context(Aside(f"benchmarks.rivals.{name}", self.told, self.folder, python))
         started.about = started.about or TITLES[name]
         return started

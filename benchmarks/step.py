@@ -8,12 +8,10 @@ from contextlib import contextmanager
 
 from benchmarks import data
 from benchmarks.measure import RUNS, ForeignLoad, ratio, spread
+from flows.params import Member
 
 GOAL = 0.05  # milliseconds
-RECIPE = {
-    "network": {"name": "mlp", "hidden": [64]}, "activation": "relu", "initializer": "he_normal", "dropout": 0.0,
-    "label_smoothing": 0.0, "optimizer": {"name": "adam", "lr": 0.001, "weight_decay": 0.0}, "schedule": "constant",
-}  # fmt: skip
+RECIPE = {"network": {"name": "mlp", "hidden": [64]}, "optimizer": {"name": "adam", "lr": 0.001}}
 
 
 def measure(images: data.Data | None = None, batch_size: int = 100, epochs: int = 5, runs: int = RUNS) -> list[dict]:
@@ -52,12 +50,13 @@ def overhead(images: data.Data, batch_size: int, epochs: int, block: int, seed: 
     from lightning_modules import classifier
     from lightning_modules.fit import fit
 
+    recipe = Member.model_validate(RECIPE).model_dump()
     usual, classifier.BLOCK = classifier.BLOCK, block
     try:
         with time_in_steps() as spent:
             start = time.perf_counter()
             fit(
-                RECIPE, images.training, images.held_out, mean=[0.5], std=[0.5], class_names=images.class_names,
+                recipe, images.training, images.held_out, mean=[0.5], std=[0.5], class_names=images.class_names,
                 seed=seed, epochs=epochs, batch_size=batch_size, threads=1,
             )  # fmt: skip
             whole = time.perf_counter() - start
