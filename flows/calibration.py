@@ -5,6 +5,7 @@ The faster way is found by trying both on random images, for a second or two, an
 
 import hashlib
 import json
+import math
 import multiprocessing
 import platform
 import threading
@@ -14,7 +15,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 from flows import hardware, project
-from flows.replicas import die_with_parent, portions, start_method
+from flows.replicas import die_with_parent, portions, start_method, turns
 from lightning_modules import networks
 from lightning_modules.errors import DivergedError, InputError
 from lightning_modules.fit import fit, fit_together
@@ -119,10 +120,11 @@ def estimate(card: dict, replicas: int, jobs: int, name: str) -> float | None:
         for process in processes:
             process.kill()
             process.join()
-    return seconds_of(seconds, -(-len(parts) // together))
+    many = turns(len(parts), jobs, settings["epochs"])
+    return seconds_of(seconds, math.ceil(len(parts) * many / together) / many)
 
 
-def seconds_of(measured: list[float | None], rounds: int) -> float | None:
+def seconds_of(measured: list[float | None], rounds: float) -> float | None:
     """Of as many rounds as there are stacks for each process; the slowest process counts."""
     return None if None in measured else max(measured) * rounds
 

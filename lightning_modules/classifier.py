@@ -117,7 +117,7 @@ class Classifier(pl.LightningModule):
             scheduler.step()
             # Autocast keeps the weights it has cast until its outermost region ends, which here is the whole block.
             torch.clear_autocast_cache()
-            self.loss_sum += loss.detach() * index.shape[-1]
+            self.loss_sum.add_(loss.detach(), alpha=index.shape[-1])
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean over the mini-batch, for each network."""

@@ -6,7 +6,8 @@
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +27,13 @@ PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training leaves: the network's state at its best epoch and one row of numbers per epoch (from 1)."""
+    """What a training leaves: the network's state at its best epoch and one row of numbers per epoch (from 1); and
+    whether it came to its end, of its epochs or by early stopping, or only to that of its turn."""
 
     state: dict[str, Tensor]
     history: list[dict]
     best_epoch: int
+    finished: bool = True
 
 
 class Progress(pl.Callback):
@@ -42,9 +45,11 @@ class Progress(pl.Callback):
     moment the process dies at, the file holds one whole epoch's end.
     """
 
-    def __init__(self, monitor: str, patience: int | None, networks: int, report: Callable[[dict], None]) -> None:
+    def __init__(
+        self, monitor: str, patience: int | None, turn: int | None, networks: int, report: Callable[[dict], None]
+    ) -> None:
         self.key, self.sign = MONITORS[monitor]
-        self.patience, self.report = patience, report
+        self.patience, self.left, self.report = patience, turn, report
         self.histories: list[list[dict]] = [[] for _ in range(networks)]
         self.best: list[dict] = [{} for _ in range(networks)]
 
@@ -61,7 +66,7 @@ class Progress(pl.Callback):
 
     def stop(self, trainer: pl.Trainer, module: Classifier) -> None:
         module.finished = {number for number in range(len(self.best)) if self.stopped(number)}
-        trainer.should_stop = trainer.should_stop or len(module.finished) == len(self.best)
+        trainer.should_stop = trainer.should_stop or len(module.finished) == len(self.best) or self.left == 0
 
     def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:
         # Early stopping holds too when a training that it had ended is taken up again from its checkpoint.
@@ -86,6 +91,8 @@ class Progress(pl.Callback):
             if not self.best[number] or value < self.best[number]["value"]:
                 state = {name: tensor.detach().cpu().clone() for name, tensor in module.state(number).items()}
                 self.best[number] = {"value": value, "epoch": epoch, "state": state}
+        if self.left is not None:
+            self.left -= 1
         self.stop(trainer, module)
         for number, row in rows.items():
             best = self.best[number]["epoch"]
@@ -135,6 +142,7 @@ class Settings:
         class_names: of the labels 0, 1, ...
         augment: a name of `images.AUGMENTATIONS`.
         early_stopping: epochs without a better `monitor` ("nll" or "accuracy") before a network stops.
+        turn: epochs after which to return, even if more are left; another call goes on from the checkpoint.
         accelerator: "cpu" or "gpu"; `device` is the GPU's number.
         precision: "float32", or "bfloat16" for mixed precision.
         threads: CPU threads; the result depends on their number.
@@ -151,6 +159,7 @@ class Settings:
     augment: str = "none"
     early_stopping: int | None = None
     monitor: str = "nll"
+    turn: int | None = None
     accelerator: str = "cpu"
     device: int = 0
     precision: str = "float32"
@@ -220,6 +229,22 @@ def prepare(settings: Settings) -> None:
         torch.set_num_threads(settings.threads)
 
 
+@contextmanager
+def without_gpus() -> Iterator[None]:
+    """torch's optimizers ask in every step whether there is a GPU, and the answer takes a tenth of a small network's
+    step, since torch looks for NVIDIA's library each time: unless it is told that there is none."""
+    name = "CUDA_VISIBLE_DEVICES"
+    before = os.environ.get(name)
+    os.environ[name] = ""
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def images(split: tuple, settings: Settings, augment: str = "none") -> Images:
     pixels, labels, *rows = split
     return Images(pixels, labels, settings.mean, settings.std, augment, settings.place, *rows)
@@ -229,7 +254,7 @@ def train(module: Classifier, count: int, training: tuple, validation: tuple, se
     """Trains the networks of a module; see `fit`."""
     module.attach(images(training, settings, settings.augment), images(validation, settings))
     networks.prepare(module.network, module.training_images.first)
-    progress = Progress(settings.monitor, settings.early_stopping, count, settings.report)
+    progress = Progress(settings.monitor, settings.early_stopping, settings.turn, count, settings.report)
     callbacks: list[pl.Callback] = [progress]
     checkpoint = settings.checkpoint
     if checkpoint:
@@ -251,8 +276,12 @@ def train(module: Classifier, count: int, training: tuple, validation: tuple, se
         log_every_n_steps=1,
     )
     resume = checkpoint if checkpoint and checkpoint.exists() else None
-    trainer.fit(module, ckpt_path=resume, weights_only=True)
+    with without_gpus() if settings.accelerator == "cpu" else nullcontext():
+        trainer.fit(module, ckpt_path=resume, weights_only=True)
     if trainer.received_sigterm:
         # Lightning ends a terminated fit as if it were finished.
         raise SystemExit(143)
-    return [Fitted(best["state"], history, best["epoch"]) for best, history in zip(progress.best, progress.histories)]
+    return [
+        Fitted(best["state"], history, best["epoch"], len(history) == settings.epochs or progress.stopped(number))
+        for number, (best, history) in enumerate(zip(progress.best, progress.histories))
+    ]

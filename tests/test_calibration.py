@@ -8,7 +8,7 @@ from conftest import edit, environment, shrink
 
 from flows import calibration, project, train
 from flows.params import Params
-from flows.replicas import portions
+from flows.replicas import MOST_TURNS, portions, turns
 from lightning_modules import weights
 from lightning_modules.errors import InputError
 
@@ -112,6 +112,20 @@ def test_portions_are_of_nearly_equal_size_and_hold_each_replica_once(count):
         sizes = [len(part) for part in parts]
         assert max(sizes) <= largest
         assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 20, 200])
+@pytest.mark.parametrize("jobs", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize("count", [1, 2, 5, 8, 9, 65])
+def test_turns_leave_no_worker_idle_where_there_are_enough_of_them(count, jobs, epochs):
+    many = turns(count, jobs, epochs)
+    assert 1 <= many <= min(MOST_TURNS, epochs)
+    rounds, rounds_of_whole_trainings = -(-count * many // jobs) / many, -(-count // jobs)
+    assert rounds <= rounds_of_whole_trainings
+    if count % jobs == 0 or count < jobs:
+        assert many == 1
+    elif jobs <= MOST_TURNS <= epochs:
+        assert rounds == count / jobs
 
 
 def test_stacked_replicas_are_the_replicas_that_processes_train(tiny, store):

@@ -1,5 +1,6 @@
 """One training: the same bits for the same seed, interrupted or not, and the best epoch by validation."""
 
+import os
 import warnings
 
 import numpy as np
@@ -157,6 +158,15 @@ def test_a_finished_training_that_is_resumed_stays_as_it_is(settings, tmp_path):
     assert_same(finished, train(SLOW, **settings))
 
 
+@pytest.mark.parametrize(("turn", "calls"), [(1, 9), (4, 3), (9, 1), (40, 1)])
+def test_a_training_in_turns_is_the_training(turn, calls, tmp_path):
+    settings = {"training": half_wrong(40), "epochs": 40, "early_stopping": 3}
+    parts = [train(SLOW, **settings, turn=turn, checkpoint=tmp_path / "replica.ckpt") for _ in range(calls)]
+    assert [part.finished for part in parts] == [False] * (calls - 1) + [True]
+    assert [len(part.history) for part in parts] == [min(9, turn * (number + 1)) for number in range(calls)]
+    assert_same(train(SLOW, **settings), parts[-1])
+
+
 def test_only_whole_checkpoints_are_left(tmp_path):
     train(checkpoint=tmp_path / "replica.ckpt")
     assert [path.name for path in tmp_path.iterdir()] == ["replica.ckpt"]
@@ -272,6 +282,18 @@ def test_bfloat16_trains(recipe):
     assert mixed.history[-1]["training_loss"] == pytest.approx(exact.history[-1]["training_loss"], abs=0.2)
     # The weights themselves are kept in full precision.
     assert {tensor.dtype for tensor in mixed.state.values()} <= {torch.float32, torch.int64}
+
+
+@pytest.mark.parametrize("before", [None, "", "1,0"])
+def test_gpus_are_hidden_while_a_cpu_trains(before, monkeypatch):
+    name = "CUDA_VISIBLE_DEVICES"
+    monkeypatch.delenv(name, raising=False)
+    if before is not None:
+        monkeypatch.setenv(name, before)
+    seen = []
+    train(DROPPING, epochs=1, report=lambda event: seen.append(os.environ[name]))
+    assert set(seen) == {""}
+    assert os.environ.get(name) == before
 
 
 def test_automatic_precision_is_one_of_the_two():

@@ -93,7 +93,7 @@ def test_a_member_is_trained_by_its_own_settings(tiny, no_store):
 
 
 def test_how_many_train_at_once_changes_nothing(tiny, no_store, monkeypatch):
-    params = only_small(tiny, epochs=2, replicas=3)
+    params = only_small(tiny, epochs=3, replicas=3)  # two at a time in turns of two epochs
     made = []
     for jobs in ("1", "2"):
         monkeypatch.setenv("TRAINYARD_JOBS", jobs)
