@@ -25,7 +25,10 @@ import click
 from flows import hardware, project
 from flows.tracking import git_state
 
-NAMES = ("data_path", "training", "replicas", "step", "logged_run", "share", "start", "memory", "pipeline", "gpu")
+NAMES = (
+    *("data_path", "training", "replicas", "step", "logged_run"),
+    *("share", "start", "memory", "pipeline", "growth", "gpu"),
+)
 COLUMNS = ("what", "ours", "other", "ratio", "accuracy", "load", "goal", "reached")
 
 

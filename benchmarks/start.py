@@ -53,6 +53,7 @@ optimizer.step()
 STAGES = {
     "check": "flows.check",
     "download": "flows.download",
+    "settings": "flows.settings",
     "evaluate": "flows.evaluate, flows.dataset, torch, flows.tracking, lightning_modules.scores",
     "ensemble": "flows.ensemble, flows.dataset, torch, flows.tracking, lightning_modules.scores",
 }

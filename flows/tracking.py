@@ -364,7 +364,8 @@ class Scores:
     """Brings what `evaluate` measured to the runs of the replicas that it measured."""
 
     def __init__(self, dataset: str) -> None:
-        self.dataset, self.lost, self.client = dataset, False, None
+        self.dataset, self.lost = dataset, False
+        self.client, self.place = None, ""  # MLflow's, and the id of the dataset's experiment
 
     @unless_unreachable
     def log(self, member: str, card: dict, replicas: list[dict[str, float]]) -> None:
@@ -372,8 +373,10 @@ class Scores:
 
         Runs that do not exist, since MLflow could not be reached or the weights came from DVC's cache, are made now.
         """
-        self.client = self.client or connect()
-        runs = find_replicas(self.client, self.dataset, card)
+        if not self.client:
+            self.client = connect()
+            self.place = experiment(self.client, self.dataset)
+        runs = find_replicas(self.client, self.place, card)
         if runs is None:
             tracker = Tracker(card, [replica["seed"] for replica in card["replicas"]])
             tracker.finish(project.model_folder(self.dataset, member))
@@ -385,9 +388,9 @@ class Scores:
             self.client.log_batch(run, metrics=entities(metrics))
 
 
-def find_replicas(client, dataset: str, card: dict) -> list[str] | None:
-    """The run of the member's training and those of its replicas, newest first, or None if one is missing."""
-    place = experiment(client, dataset)
+def find_replicas(client, place: str, card: dict) -> list[str] | None:
+    """The run of the member's training and those of its replicas, newest first, or None if one is missing from the
+    experiment `place`."""
     runs = []
     for replica in card["replicas"]:
         found = client.search_runs([place], f"tags.`{WEIGHTS}` = '{replica['weights_sha256']}'", max_results=1)

@@ -16,6 +16,7 @@ from benchmarks import (
     aside,
     data,
     data_path,
+    growth,
     logged_run,
     measure,
     memory,
@@ -26,7 +27,8 @@ from benchmarks import (
     step,
     training,
 )
-from flows import dataset, params, sources
+from benchmarks.growing import made, store
+from flows import dataset, params, sources, tracking
 from lightning_modules.errors import InputError
 
 SMALL = training.MLP | {"network": {"name": "mlp", "hidden": [32]}}
@@ -321,3 +323,65 @@ def test_ways_to_start_are_taken_in_turn():
     assert calls == ["A", "B"] * (measure.RUNS + 1)
     assert found["A"]["returned"] == [3.0, 5.0, 7.0, 9.0, 11.0]
     assert (found["A"]["min"], found["A"]["median"], found["A"]["max"]) == (3, 7, 11)
+
+
+def points(exponent: float, **more) -> list[dict]:
+    return [
+        {"size": size, "seconds": 0.01 * size**exponent, "megabytes": 100.0, "load": 0.1, **more}
+        for size in (10, 100, 1000)
+    ]
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0])
+def test_growths_exponent_is_that_of_the_size(exponent):
+    row = growth.row("x", points(exponent))
+    assert growth.slope(points(exponent), "seconds") == pytest.approx(exponent)
+    assert growth.slope(points(exponent), "megabytes") == pytest.approx(0)
+    assert f"e = {exponent:.2f} (last {exponent:.2f})" in row["ours"]
+    assert row["reached"] == (exponent < 1.2)
+    assert growth.row("x", points(exponent, goal=11.0))["reached"] == (exponent <= 1)
+
+
+def test_growth_is_told_by_the_largest_sizes():
+    late = [point | {"seconds": seconds} for point, seconds in zip(points(1), (1.0, 1.0, 50.0))]
+    assert growth.slope(late, "seconds") < 1.2
+    assert not growth.row("x", late)["reached"]
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [("images", (40, 80)), ("parameters", (1_000, 2_000))])
+def test_growth_at_tiny_sizes(kind, sizes):
+    assert_whole(growth.measure({kind: sizes}, most_runs=1))
+
+
+@pytest.mark.parametrize("kind", ["replicas", "members", "runs"])
+def test_growths_other_steps_can_be_taken(kind, tmp_path):
+    with aside.Aside(f"benchmarks.growing.{kind}", {}, tmp_path) as grow:
+        steps = grow(sizes=[2], most_runs=1)
+    assert steps
+    for (point,) in steps.values():
+        assert point["size"] == 2
+        assert point["seconds"] > 0
+        assert point["megabytes"] > 0
+
+
+def test_growths_copies_of_runs_are_found_as_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = made.make(tmp_path / "a project", made.tiny(1))
+    (card,) = made.draw(settings)
+    ids = store.log(card, tmp_path / "a project" / "models" / "digits" / card["member"])
+    digests = made.other_digests(3)
+    store.multiply(tmp_path / "a project" / "mlflow.db", ids, digests)
+    client = tracking.connect()
+    place = tracking.experiment(client, "digits")
+    runs = client.search_runs([place])
+    assert len(runs) == len({run.info.run_id for run in runs}) == 2 * (1 + len(digests))
+    original = client.get_run(ids["0"])
+    for digest in digests:
+        parent, replica = tracking.find_replicas(client, place, {"replicas": [{"weights_sha256": digest}]})
+        run = client.get_run(replica)
+        assert {parent, replica}.isdisjoint(ids.values())
+        assert run.data.tags["mlflow.parentRunId"] == parent
+        assert run.data.params == original.data.params
+        assert run.data.metrics == original.data.metrics
+        assert len(run.outputs.model_outputs) == len(original.outputs.model_outputs) == 1
+        assert run.outputs.model_outputs[0].model_id != original.outputs.model_outputs[0].model_id

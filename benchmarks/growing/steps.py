@@ -1,0 +1,111 @@
+"""Seconds and peak memory of each step, size after size."""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.aside import serve
+from benchmarks.measure import ForeignLoad, seconds
+
+# A step is taken again until it took a second in all.
+ENOUGH = 1.0
+
+
+class Steps:
+    """points: for each step, by size: size, seconds (median), megabytes (the process's peak), load (of others), and
+    `goal`, the seconds that the largest size may take, where there is one.
+
+    Args:
+        most_runs: how often a step is taken at most at each size, after a first time of all, a warm-up in which it may
+            import what it needs. With 1 there is no warm-up either.
+    """
+
+    def __init__(self, most_runs: int) -> None:
+        self.most_runs = most_runs
+        self.points: dict[str, list[dict]] = {}
+
+    def take(self, step: str, size: int, action: Callable[[], object]) -> None:
+        """Takes a step in this process, whose memory holds what it held before, too."""
+        self.measure(step, size, lambda: in_here(action))
+
+    def run(self, step: str, size: int, *arguments: str, prepare=lambda: None, goal: float | None = None) -> None:
+        """Takes a step in a process of its own, `python -m ARGUMENTS`, after `prepare`, which is not counted."""
+
+        def action() -> tuple[float, float]:
+            prepare()
+            return in_a_process(*arguments)
+
+        self.measure(step, size, action, goal)
+
+    def measure(
+        self, step: str, size: int, action: Callable[[], tuple[float, float]], goal: float | None = None
+    ) -> None:
+        if step not in self.points and self.most_runs > 1:
+            action()
+        times, peaks = [], []
+        with ForeignLoad() as load:
+            while sum(times) < ENOUGH and len(times) < self.most_runs:
+                taken, peak = action()
+                times.append(taken)
+                peaks.append(peak)
+        point = {"size": size, "seconds": statistics.median(times), "megabytes": max(peaks), "load": load.share}
+        self.points.setdefault(step, []).append(point | ({"goal": goal} if goal else {}))
+
+
+def grow(at: Callable[[Steps, int], None]) -> None:
+    """The life of a module's process: it is told sizes and `most_runs`, and answers with the points of each step.
+
+    Args:
+        at: takes all steps at one size; its working folder is an empty one.
+    """
+
+    def call(sizes: list[int], most_runs: int) -> dict:
+        steps, start = Steps(most_runs), Path.cwd()
+        for size in sizes:
+            folder = start / str(size)
+            folder.mkdir()
+            os.chdir(folder)
+            at(steps, size)
+        return steps.points
+
+    serve(lambda settings: call)
+
+
+def in_here(action: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of the action, and the peak of this process's memory meanwhile, in MB."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: Linux alone knows how
+    taken = seconds(action)
+    peak = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return taken, int(peak[1]) / 1000
+
+
+# A small process starts what is measured: Linux counts the memory of whoever starts a process as that of the process.
+START = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=sys.stderr)
+_, code, usage = os.wait4(process.pid, 0)
+print(json.dumps([time.perf_counter() - start, usage.ru_maxrss / 1000]))
+sys.exit(os.waitstatus_to_exitcode(code) != 0)
+"""
+
+
+def in_a_process(*arguments: str) -> tuple[float, float]:
+    """Seconds of `python -m ARGUMENTS`, and the largest memory of a process of it, in MB.
+
+    Raises:
+        RuntimeError: it failed; the message holds what it said.
+    """
+    # DVC's stages say `python`: this very one.
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+    command = [sys.executable, "-c", START, sys.executable, "-m", *arguments]
+    done = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr[-3000:]}")
+    taken, peak = json.loads(done.stdout)
+    return taken, peak
