@@ -1,7 +1,7 @@
 """`trainyard status`: what is stale and why, what would run, what is unfinished, what is champion.
 
 Reads   DVC's status and graph, the unfinished trainings below .trainyard/, and MLflow's registry if there is one
-Writes  nothing
+Writes  a note in .trainyard/ where nothing is stale, see `flows.untouched`
 Run     python -m flows.status
 """
 
