@@ -59,5 +59,5 @@ lint: setup ## Check style and format
 	@python -m ruff check .
 	@python -m ruff format --check .
 
-bench: setup ## Measure speed against what a user would pick instead: some minutes
+bench: setup ## Measure speed against what a user would pick instead: 20 minutes
 	@python -m benchmarks
