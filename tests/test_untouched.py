@@ -227,7 +227,7 @@ def test_what_a_look_does_not_see_is_asked_about_always(toy, file, content):
 
 def test_what_stages_name_inside_is_remembered(toy):
     for place in ("dvc.yaml", "study/dvc.yaml"):
-        content = "{stages: {first: {cmd: [cp /far ../x], deps: [sub/far..., mlflow.db.md], params: [a: ['', '.b']]}}}"
+        content = "{stages: {first: {cmd: [/far ../x], deps: [sub/far..., mlflow.db.md], params: [a: ['', '.b']]}}}"
         write(toy / place, content)
     assert remembered(toy)
 
