@@ -38,6 +38,8 @@ def prepare(settings: dict):
     data = dataset.load(given.dataset)
     splits = {} if settings["together"] else {"training": data.split("train"), "validation": data.split("validation")}
     accelerator = hardware.accelerator(given.training.accelerator, given.training.devices)
+    if accelerator == "cpu":
+        hardware.hide_gpus()  # as a stage's workers do; this process is made for one side of a comparison
     # As in the stage: a process that forks others must have started no threads of its own.
     threads = given.training.threads if settings["together"] else settings["threads"]
     torch.set_num_threads(1 if settings["together"] else threads)

@@ -133,6 +133,8 @@ def measure(connection: Connection, barrier, card: dict, count: int, place: int)
     """Sends the seconds of one step of `count` networks together, while other processes do the same; or None where a
     step takes too long, or the recipe diverges on random images."""
     threading.Thread(target=die_with_parent, daemon=True).start()
+    if card["settings"]["accelerator"] == "cpu":
+        hardware.hide_gpus()
     seconds = None
     try:
         barrier.wait(PATIENCE)

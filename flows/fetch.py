@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -124,38 +124,38 @@ def from_mirror(mirror: str, archive: Archive, take: Callable[[Path, Archive], A
 
 def read_verified(file: Path, archive: Archive) -> bytes:
     """The content of a local file, hashed after it was read."""
-    try:
-        with file.open("rb") as stream:
-            # A file of another size is hashed for the message alone, without taking it into memory.
-            content = stream.read(archive.bytes) if os.fstat(stream.fileno()).st_size == archive.bytes else None
-            if content is None:
-                refuse_page(stream.read(512), str(file))
-                stream.seek(0)
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
-            else:
-                found = hashlib.sha256(content).hexdigest()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
-    if content is None or found != archive.sha256:
-        raise wrong_hash(str(file), archive, found)
+    with reading(file), file.open("rb") as stream:
+        # A file of another size is hashed for the message alone, without taking it into memory.
+        if os.fstat(stream.fileno()).st_size != archive.bytes:
+            raise wrong_hash(str(file), archive, hash_of(stream, str(file)))
+        content = stream.read(archive.bytes)
+    refuse_other(hashlib.sha256(content).hexdigest(), str(file), archive)
     return content
 
 
 def open_verified(file: Path, archive: Archive) -> BinaryIO:
     """A local file, hashed, and then back at its beginning."""
-    with ExitStack() as closing:
-        try:
-            opened = closing.enter_context(file.open("rb"))
-            refuse_page(opened.read(512), str(file))
-            opened.seek(0)
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
-            opened.seek(0)
-        except OSError as error:
-            raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
-        if found != archive.sha256:
-            raise wrong_hash(str(file), archive, found)
+    with reading(file), ExitStack() as closing:
+        stream = closing.enter_context(file.open("rb"))
+        refuse_other(hash_of(stream, str(file)), str(file), archive)
+        stream.seek(0)
         closing.pop_all()
-    return opened
+        return stream
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
+
+
+def hash_of(stream: BinaryIO, place: str) -> str:
+    """The SHA-256 of a whole file, from its beginning."""
+    refuse_page(stream.read(512), place)
+    stream.seek(0)
+    return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def download(url: str, archive: Archive, target: Path) -> None:
@@ -203,8 +203,7 @@ def transfer(url: str, archive: Archive, file: Path) -> None:
     # urllib3 itself raises where a declared length is not reached: then a short body is whole, and another file.
     if received < archive.bytes and "Content-Length" not in response.headers:
         raise Interrupted(f"{url} ended after {received:,} of {archive.bytes:,} bytes")
-    if digest.hexdigest() != archive.sha256:
-        raise wrong_hash(url, archive, digest.hexdigest())
+    refuse_other(digest.hexdigest(), url, archive)
 
 
 def answer(session: Any, url: str) -> Any:
@@ -254,6 +253,11 @@ def refuse_page(head: bytes, place: str) -> None:
     """A login page of a network, or an error page sent as a success, is the usual thing in an archive's place."""
     if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
         raise InputError(f"got an HTML page instead of an archive: {place}")
+
+
+def refuse_other(found: str, place: str, archive: Archive) -> None:
+    if found != archive.sha256:
+        raise wrong_hash(place, archive, found)
 
 
 def wrong_hash(place: str, archive: Archive, found: str) -> InputError:

@@ -40,3 +40,13 @@ def accelerator(wanted: str, devices: int) -> str:
     if devices > found:
         raise InputError(f"params.yaml: training.devices is {devices}, but there are {found} GPUs here")
     return "gpu"
+
+
+def hide_gpus() -> None:
+    """Hides GPUs from this process, which was made to train on the CPU and does nothing else, for as long as it lives.
+
+    torch's optimizers ask in every step whether there is a GPU, and look for NVIDIA's library each time: a tenth of a
+    small network's step, unless none is to be seen. They cannot be shown again later: the first gradient may have
+    CUDA count what it sees, also on a CPU, and it counts once in a process.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""

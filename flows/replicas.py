@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from flows import hardware
 from flows.progress import Board
 from lightning_modules.errors import DivergedError, InputError, WorkerError
 from lightning_modules.fit import Fitted, fit, fit_together
@@ -35,11 +36,12 @@ def portions(replicas: int, settings: dict) -> list[list[int]]:
 
 
 def turns(portions: int, jobs: int, epochs: int) -> int:
-    """In how many turns a portion is trained. Five portions in one turn keep two workers busy for three trainings, the
-    last of which has one idle; in two turns each, for two and a half."""
+    """In how many turns, of equally many whole epochs but for the last, a portion is trained. Five portions in one turn
+    keep two workers busy for three trainings, the last of which has one idle; in two turns each, for two and a half."""
     if portions <= jobs:
         return 1
-    return min(jobs // math.gcd(portions, jobs), MOST_TURNS, epochs)
+    wanted = min(jobs // math.gcd(portions, jobs), MOST_TURNS, epochs)
+    return math.ceil(epochs / math.ceil(epochs / wanted))
 
 
 def train_replicas(
@@ -163,6 +165,8 @@ def serve(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
     threading.Thread(target=die_with_parent, daemon=True).start()
+    if card["settings"]["accelerator"] == "cpu":
+        hardware.hide_gpus()
     data = dataset.load(card["dataset"], check=False)
     given = {
         "training": data.part("train"),

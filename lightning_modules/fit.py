@@ -6,8 +6,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,7 +141,8 @@ class Settings:
         class_names: of the labels 0, 1, ...
         augment: a name of `images.AUGMENTATIONS`.
         early_stopping: epochs without a better `monitor` ("nll" or "accuracy") before a network stops.
-        turn: epochs after which to return, even if more are left; another call goes on from the checkpoint.
+        turn: epochs after which to return, even if more are left; another call goes on from the checkpoint, without
+            which there is no turn (ValueError).
         accelerator: "cpu" or "gpu"; `device` is the GPU's number.
         precision: "float32", or "bfloat16" for mixed precision.
         threads: CPU threads; the result depends on their number.
@@ -167,6 +167,10 @@ class Settings:
     deterministic: bool = True
     checkpoint: Path | None = None
     report: Callable[[dict], None] = lambda event: None
+
+    def __post_init__(self) -> None:
+        if self.turn is not None and (self.turn < 1 or self.checkpoint is None):
+            raise ValueError(f"a turn of {self.turn} epochs: give 1 or more, and a checkpoint to go on from")
 
     @property
     def place(self) -> torch.device:
@@ -229,22 +233,6 @@ def prepare(settings: Settings) -> None:
         torch.set_num_threads(settings.threads)
 
 
-@contextmanager
-def without_gpus() -> Iterator[None]:
-    """torch's optimizers ask in every step whether there is a GPU, and the answer takes a tenth of a small network's
-    step, since torch looks for NVIDIA's library each time: unless it is told that there is none."""
-    name = "CUDA_VISIBLE_DEVICES"
-    before = os.environ.get(name)
-    os.environ[name] = ""
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
 def images(split: tuple, settings: Settings, augment: str = "none") -> Images:
     pixels, labels, *rows = split
     return Images(pixels, labels, settings.mean, settings.std, augment, settings.place, *rows)
@@ -276,8 +264,7 @@ def train(module: Classifier, count: int, training: tuple, validation: tuple, se
         log_every_n_steps=1,
     )
     resume = checkpoint if checkpoint and checkpoint.exists() else None
-    with without_gpus() if settings.accelerator == "cpu" else nullcontext():
-        trainer.fit(module, ckpt_path=resume, weights_only=True)
+    trainer.fit(module, ckpt_path=resume, weights_only=True)
     if trainer.received_sigterm:
         # Lightning ends a terminated fit as if it were finished.
         raise SystemExit(143)

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -103,6 +104,23 @@ def environment(**more: str) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     env["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), env.get("PATH", os.defpath)])
     return {**env, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "true", "DO_NOT_TRACK": "1", **more}
+
+
+def dvc(folder: Path, *arguments: str) -> None:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True)
+
+
+def make_dvc_project(folder: Path, stages: str, **files: str) -> Path:
+    """A small project with another dvc.yaml than Trainyard's, after a run of its stages."""
+    folder.mkdir()
+    for name, content in {"params.yaml": "seed: 0\n", "dvc.yaml": stages, **files}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+    dvc(folder, "init", "--no-scm", "--quiet")
+    shutil.copy(ROOT / ".dvcignore", folder)
+    dvc(folder, "repro", "--quiet")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,13 @@
 """How replicas train is asked for, ruled, or measured once."""
 
+import math
 import subprocess
 import sys
 
 import pytest
 from conftest import edit, environment, shrink
 
-from flows import calibration, project, train
+from flows import calibration, project, replicas, train
 from flows.params import Params
 from flows.replicas import MOST_TURNS, portions, turns
 from lightning_modules import weights
@@ -120,11 +121,12 @@ def test_portions_are_of_nearly_equal_size_and_hold_each_replica_once(count):
 def test_turns_leave_no_worker_idle_where_there_are_enough_of_them(count, jobs, epochs):
     many = turns(count, jobs, epochs)
     assert 1 <= many <= min(MOST_TURNS, epochs)
+    assert len(range(0, epochs, math.ceil(epochs / many))) == many  # of whole epochs
     rounds, rounds_of_whole_trainings = -(-count * many // jobs) / many, -(-count // jobs)
     assert rounds <= rounds_of_whole_trainings
     if count % jobs == 0 or count < jobs:
         assert many == 1
-    elif jobs <= MOST_TURNS <= epochs:
+    elif jobs <= MOST_TURNS and epochs % jobs == 0:
         assert rounds == count / jobs
 
 
@@ -139,6 +141,19 @@ def test_stacked_replicas_are_the_replicas_that_processes_train(tiny, store):
     for alone, stacked in zip(trained["processes"], trained["stacked"]):
         for name, tensor in alone.state_dict().items():
             assert tensor.allclose(stacked.state_dict()[name], atol=1e-4), name
+
+
+def test_stacks_that_take_turns_are_trained_as_one_after_another(tiny, no_store, monkeypatch):
+    monkeypatch.setitem(replicas.LARGEST_STACK, "cpu", 2)
+    settings = params(
+        tiny, "stacked", replicas=5
+    )  # two stacks of two and one replica alone, in two turns with two jobs
+    made = []
+    for jobs in ("1", "2"):
+        monkeypatch.setenv("TRAINYARD_JOBS", jobs)
+        train.train(settings, "small")
+        made.append((project.model_folder("digits", "small") / "weights.safetensors").read_bytes())
+    assert made[0] == made[1]
 
 
 def test_the_way_is_calibrated_and_recorded(tiny, store):

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import shutil
 import struct
 import tarfile
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
+from torchvision.datasets import CIFAR10
 
 from flows import dataset, fetch, params, sources
 from flows.download import download, mean_and_std, summary
@@ -204,6 +206,31 @@ def test_cifar10_is_taken_out_of_the_archive_where_it_is_not_unpacked(project, m
     (project / "mirror" / "tiny.tar.gz").write_bytes(archive)
     monkeypatch.setenv("TRAINYARD_MIRROR", "mirror")
     assert list(sources.cifar10_files(whole, [fetch.Archive(**part)])) == [(PART, b"one")]
+
+
+def test_cifar10_is_decoded_as_torchvision_decodes_its_whole_splits(tmp_path, monkeypatch):
+    def lay_out(name: str, content: dict) -> str:
+        file = tmp_path / CIFAR10.base_folder / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(pickle.dumps(content))
+        return hashlib.md5(file.read_bytes()).hexdigest()
+
+    generator, count = np.random.default_rng(0), 0
+    for split in ("train_list", "test_list"):
+        files = []
+        for name, _ in getattr(CIFAR10, split):
+            size = 3 + len(files)
+            batch = {"data": generator.integers(0, 256, (size, 3072), np.uint8)}
+            files.append([name, lay_out(name, batch | {"labels": generator.integers(0, 10, size).tolist()})])
+            count += size
+        monkeypatch.setattr(CIFAR10, split, files)
+    meta = lay_out(CIFAR10.meta["filename"], {"label_names": list("abcdefghij")})
+    monkeypatch.setitem(CIFAR10.meta, "md5", meta)
+
+    images, labels = sources.decode_cifar10(str(tmp_path))
+    (train_images, train_labels), (test_images, test_labels) = sources.decode("CIFAR10", str(tmp_path))
+    assert (images[:count] == np.concatenate([train_images, test_images])).all()
+    assert (labels[:count] == np.concatenate([train_labels, test_labels])).all()
 
 
 @pytest.mark.parametrize(("name", "mean"), [("mnist", [0.1307]), ("cifar10", [0.4914, 0.4822, 0.4465])])

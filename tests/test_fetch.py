@@ -204,13 +204,29 @@ def test_a_mirror_folder_is_read_where_it_lies(project, monkeypatch, name):
     ],
     ids=["swapped", "truncated", "too long", "a page"],
 )
-def test_another_file_in_the_mirror_is_named_and_not_passed_over(host, official, project, monkeypatch, content, said):
+@pytest.mark.parametrize("take", [fetch.read, fetch.stream])
+def test_another_file_in_the_mirror_is_named_and_not_passed_over(
+    host, official, project, monkeypatch, content, said, take
+):
     put(project / "mirror", content)
     monkeypatch.setenv("TRAINYARD_MIRROR", str(project / "mirror"))
     with pytest.raises(InputError, match=said) as refused:
-        fetch.read(official)
+        take(official)
     assert "tiny.gz" in str(refused.value)
     assert not host.asked
+
+
+def test_a_large_file_is_read_from_its_beginning(project, monkeypatch):
+    put(project / "mirror", CONTENT)
+    monkeypatch.setenv("TRAINYARD_MIRROR", "mirror")
+    with fetch.stream(archive()) as stream:
+        assert stream.read() == CONTENT
+
+
+@pytest.mark.parametrize("take", [fetch.read_verified, fetch.open_verified])
+def test_a_file_that_cannot_be_read_is_named(project, take):
+    with pytest.raises(InputError, match=r"gone cannot be read: No such file"):
+        take(project / "gone", archive())
 
 
 def test_a_mirror_folder_that_is_not_there_is_named(official, monkeypatch):

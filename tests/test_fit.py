@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,6 +168,12 @@ def test_a_training_in_turns_is_the_training(turn, calls, tmp_path):
     assert_same(train(SLOW, **settings), parts[-1])
 
 
+@pytest.mark.parametrize("turn", [{"turn": 1}, {"turn": 0, "checkpoint": Path("replica.ckpt")}])
+def test_turns_that_come_to_no_end_are_refused(turn):
+    with pytest.raises(ValueError, match="give 1 or more, and a checkpoint"):
+        train(epochs=2, **turn)
+
+
 def test_only_whole_checkpoints_are_left(tmp_path):
     train(checkpoint=tmp_path / "replica.ckpt")
     assert [path.name for path in tmp_path.iterdir()] == ["replica.ckpt"]
@@ -284,16 +291,16 @@ def test_bfloat16_trains(recipe):
     assert {tensor.dtype for tensor in mixed.state.values()} <= {torch.float32, torch.int64}
 
 
-@pytest.mark.parametrize("before", [None, "", "1,0"])
-def test_gpus_are_hidden_while_a_cpu_trains(before, monkeypatch):
+@pytest.mark.parametrize("visible", [None, "1,0"])
+def test_the_environment_is_left_alone(visible, monkeypatch):
+    """CUDA counts the GPUs that it sees once in a process, and whoever calls `fit` may want them later."""
     name = "CUDA_VISIBLE_DEVICES"
     monkeypatch.delenv(name, raising=False)
-    if before is not None:
-        monkeypatch.setenv(name, before)
+    if visible is not None:
+        monkeypatch.setenv(name, visible)
     seen = []
-    train(DROPPING, epochs=1, report=lambda event: seen.append(os.environ[name]))
-    assert set(seen) == {""}
-    assert os.environ.get(name) == before
+    train(DROPPING, epochs=1, report=lambda event: seen.append(os.environ.get(name)))
+    assert {*seen, os.environ.get(name)} == {visible}
 
 
 def test_automatic_precision_is_one_of_the_two():

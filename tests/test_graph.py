@@ -1,11 +1,10 @@
 """What DVC says, as a graph, as reasons, and as what must run: on a small real DVC project."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import make_dvc_project
 
 from flows import graph
 from lightning_modules.errors import InputError
@@ -35,21 +34,10 @@ NEEDS = {
 }
 
 
-def dvc(root: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("finished")
-    (root / "params.yaml").write_text("seed: 0\n")
-    (root / "dvc.yaml").write_text(STAGES)
-    (root / "study").mkdir()
-    (root / "study" / "dvc.yaml").write_text("stages:\n  sweep:\n    cmd: echo > out\n    outs: [out]\n")
-    dvc(root, "init", "--no-scm", "--quiet")
-    dvc(root, "repro", "--quiet")
-    return root
+    study = "stages:\n  sweep:\n    cmd: echo > out\n    outs: [out]\n"
+    return make_dvc_project(tmp_path_factory.mktemp("finished") / "toy", STAGES, **{"study/dvc.yaml": study})
 
 
 @pytest.fixture

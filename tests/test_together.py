@@ -174,3 +174,19 @@ def test_masks_do_not_depend_on_how_many_train_together(monkeypatch, draw):
     one = recipe(dropout=0.5)
     for seed, fitted in zip(SEEDS, train_together([one] * 3)):
         assert_alike(train(one, seed=seed), fitted)
+
+
+@pytest.mark.parametrize(("turn", "lengths"), [(2, [2, 4, 6, 8, 9]), (4, [4, 8, 9]), (9, [9, 9])])
+def test_a_training_in_turns_is_the_training(turn, lengths, tmp_path):
+    """Two of the networks stop early, within a turn, while the third one goes on."""
+    recipes = [recipe(dropout=0.1, **optimizer("adam", lr=rate)) for rate in (0.003, 0.1, 0.01)]
+    settings = {"training": half_wrong(40), "epochs": 9, "early_stopping": 2, "augment": "shift"}
+    whole = train_together(recipes, **settings)
+    assert [len(alone.history) for alone in whole] == [9, 5, 7]
+    for longest in lengths:
+        torch.manual_seed(longest)  # what happens between the turns
+        parts = train_together(recipes, **settings, turn=turn, checkpoint=tmp_path / "stack.ckpt")
+        assert [len(part.history) for part in parts] == [min(longest, last) for last in (9, 5, 7)]
+        assert [part.finished for part in parts] == [longest >= last for last in (9, 5, 7)]
+    for part, alone in zip(parts, whole):
+        assert_same(part, alone)
