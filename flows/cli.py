@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": ("flows.evaluate", "Score every member on validation and test (a DVC stage)."),
     "ensemble": ("flows.ensemble", "Combine the members, choose on validation, score once, register (a DVC stage)."),
     "pipeline": ("flows.pipeline", "Run the stale stages in parallel with Prefect."),
+    "retrain": ("flows.retrain", "Take in new images, run what is stale, promote what is better."),
     "results": ("flows.results", "Print the table of members and ensembles."),
     "status": ("flows.status", "What is stale and why, what is unfinished, what is champion."),
     "predict": ("flows.predict", "Classify image files with the champion."),

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from flows import params, project, sources
+from flows import added, params, project, sources
 from flows.console import run
 
 
@@ -33,7 +33,7 @@ def download(settings: params.Params) -> dict:
     Raises:
         InputError: the source cannot be had, is not what it should be, or has a class too small to be split.
     """
-    images = sources.read(settings.dataset, settings.feed.test)
+    images = added.join(settings.dataset, sources.read(settings.dataset, settings.feed.test))
     validation = sources.set_aside(
         images.train_labels, settings.feed.validation, settings.seed, images.class_names, "the validation split"
     )

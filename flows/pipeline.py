@@ -72,14 +72,12 @@ def plan(root: Path, targets: Sequence[str] = (), force: bool = False) -> Plan:
     return Plan(needs, stages, {stage: stale.get(stage, ["forced"] if force else []) for stage in stages})
 
 
-def flow(plan: Plan, repro: Repro, outcomes: dict[str, Outcome], *, name: str, workers: int, ready: Callable):
-    """Prefect's flow over the plan; it fills `outcomes`, and calls `ready` before the first stage."""
-    from prefect import flow as prefect_flow
+def run_stages(plan: Plan, repro: Repro, outcomes: dict[str, Outcome], workers: int) -> list[str]:
+    """Runs the plan as tasks of the Prefect flow that calls this; fills `outcomes`. Returns the stages that failed."""
     from prefect import task
     from prefect.cache_policies import NO_CACHE
     from prefect.logging import get_run_logger
-    from prefect.states import Completed, Failed
-    from prefect.task_runners import ThreadPoolTaskRunner
+    from prefect.states import Failed
 
     # DVC owns caching: a second cache beside it would disagree. What a task returns is small and JSON.
     @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
@@ -105,6 +103,43 @@ def flow(plan: Plan, repro: Repro, outcomes: dict[str, Outcome], *, name: str, w
             retry_condition_fn=again,
         )
 
+    order = TopologicalSorter({stage: plan.needed(stage) for stage in plan.stages})
+    order.prepare()
+    futures, states = {}, {}
+    ready: deque[str] = deque()
+    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+    try:
+        running = 0
+        # A task is submitted when what it needs is done: one that waits would hold a worker.
+        while order.is_active():
+            ready.extend(order.get_ready())
+            while ready and running < workers:
+                stage = ready.popleft()
+                needed = [futures[other] for other in plan.needed(stage)]
+                futures[stage] = task_for(stage).submit(stage, wait_for=needed)
+                futures[stage].add_done_callback(lambda _, stage=stage: ended.put(stage))
+                running += 1
+            if not running:
+                break
+            stage = ended.get()
+            running -= 1
+            futures[stage].wait()  # else `state` asks the server, which hears of it a little later
+            states[stage] = futures[stage].state
+            if states[stage].is_completed():
+                order.done(stage)
+    except BaseException:
+        # Prefect waits for its threads before it lets an interrupt through, and they for their commands.
+        repro.processes.end_all()
+        raise
+    return [stage for stage, state in states.items() if not state.is_completed()]
+
+
+def flow(plan: Plan, repro: Repro, outcomes: dict[str, Outcome], *, name: str, workers: int, ready: Callable):
+    """Prefect's flow over the plan; it fills `outcomes`, and calls `ready` before the first stage."""
+    from prefect import flow as prefect_flow
+    from prefect.states import Completed, Failed
+    from prefect.task_runners import ThreadPoolTaskRunner
+
     @prefect_flow(
         name="pipeline",
         flow_run_name=name,
@@ -113,33 +148,7 @@ def flow(plan: Plan, repro: Repro, outcomes: dict[str, Outcome], *, name: str, w
     )
     def pipeline(stages: list[str]):
         ready()
-        order = TopologicalSorter({stage: plan.needed(stage) for stage in stages})
-        order.prepare()
-        futures, states = {}, {}
-        ended: queue.SimpleQueue[str] = queue.SimpleQueue()
-        try:
-            running = 0
-            # A task is submitted when what it needs is done: one that waits would hold a worker.
-            while order.is_active():
-                for stage in order.get_ready():
-                    needed = [futures[other] for other in plan.needed(stage)]
-                    futures[stage] = task_for(stage).submit(stage, wait_for=needed)
-                    futures[stage].add_done_callback(lambda _, stage=stage: ended.put(stage))
-                    running += 1
-                if not running:
-                    break
-                stage = ended.get()
-                running -= 1
-                futures[stage].wait()  # else `state` asks the server, which hears of it a little later
-                states[stage] = futures[stage].state
-                if states[stage].is_completed():
-                    order.done(stage)
-        except BaseException:
-            # Prefect waits for its threads before it lets an interrupt through, and they for their commands.
-            repro.processes.end_all()
-            raise
-        failed = [stage for stage, state in states.items() if not state.is_completed()]
-        if failed:
+        if failed := run_stages(plan, repro, outcomes, workers):
             return Failed(message=f"failed: {', '.join(failed)}")
         return Completed(message=f"{len(stages)} stages")
 
@@ -170,20 +179,15 @@ def execute(root: Path, plan: Plan, workers: int, force: bool = False, time_limi
         SystemExit: with 143, after SIGTERM and with every child ended; KeyboardInterrupt alike.
         UnavailableError: Prefect's server does not start.
     """
-    prefect_server.configure()
+    server = server_if_none()
     name = f"{params.read().dataset} {commit(root)}".strip()
-    # A stage that runs alone on its level may use every core.
-    jobs = {stage: max(1, hardware.cores() // min(workers, wide)) for stage, wide in plan.widths().items()}
     outcomes: dict[str, Outcome] = {}
     with exit_on_sigterm(), Processes() as processes:
         tracking = threading.Thread(target=prepare_tracking, args=(root, processes))
         tracking.start()
-        server = None
-        if "PREFECT_API_URL" not in os.environ:
-            click.echo("starting Prefect's temporary server; set PREFECT_API_URL to use a running one", err=True)
-            server = prefect_server.TemporaryServer()
+        if server:
             server.start()
-        repro = Repro(root, processes, printer(plan.stages), force=force, time_limit=time_limit, jobs=jobs)
+        repro = repro_of(root, plan, processes, workers, force, time_limit)
         pipeline = flow(plan, repro, outcomes, name=name, workers=workers, ready=tracking.join)
         if server:
             server.wait()
@@ -192,6 +196,24 @@ def execute(root: Path, plan: Plan, workers: int, force: bool = False, time_limi
     if not state.is_completed() and not any(outcome.problem for outcome in outcomes.values()):
         click.echo(f"trainyard: the flow ended as {state.name}: {state.message}", err=True)
     return 0 if state.is_completed() else 1
+
+
+def server_if_none() -> prefect_server.TemporaryServer | None:
+    """Makes Prefect's settings, and a temporary server, to be started, where the user names none."""
+    prefect_server.configure()
+    if "PREFECT_API_URL" in os.environ:
+        return None
+    click.echo("starting Prefect's temporary server; set PREFECT_API_URL to use a running one", err=True)
+    return prefect_server.TemporaryServer()
+
+
+def repro_of(
+    root: Path, plan: Plan, processes: Processes, workers: int, force: bool = False, time_limit: float | None = None
+) -> Repro:
+    """What runs the plan's stages, `workers` at a time."""
+    # A stage that runs alone on its level may use every core.
+    jobs = {stage: max(1, hardware.cores() // min(workers, wide)) for stage, wide in plan.widths().items()}
+    return Repro(root, processes, printer(plan.stages), force=force, time_limit=time_limit, jobs=jobs)
 
 
 def report(plan: Plan, outcomes: Mapping[str, Outcome]) -> None:
