@@ -15,7 +15,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 LEARNING = {"lightning_modules", "torch", "pytorch_lightning", "torchmetrics", "numpy", "safetensors"}
 # Who alone may import what.
 KEEPERS = {
-    "mlflow": {"flows/tracking.py"},
+    "mlflow": {"flows/tracking.py", "flows/registry.py"},
     "prefect": {"flows/pipeline.py", "flows/retrain.py"},
     "dvc": {"flows/graph.py"},
     "lightning": set(),  # a second namespace of pytorch_lightning's: isinstance fails across the two
