@@ -18,6 +18,7 @@ COMMANDS = {
     "status": ("flows.status", "What is stale and why, what is unfinished, what is champion."),
     "predict": ("flows.predict", "Classify image files with the champion."),
     "track": ("flows.track", "Log to MLflow what could not be logged, and end runs whose process is gone."),
+    "serve": ("flows.serve", "Retrain on a schedule: Prefect's server, deployments, a worker and MLflow's pages."),
     "ui": ("flows.ui", "Open MLflow's UI on this project's store."),
 }
 

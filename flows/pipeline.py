@@ -5,11 +5,12 @@ Writes  what the stages write; dvc.lock comes out as from `dvc repro`, which the
 Run     python -m flows.pipeline
 
 Each stage is a Prefect task that runs `dvc repro --single-item STAGE` as soon as what it needs has finished. A
-failed stage leaves the independent ones to finish; then the flow is red and the exit code 1. Prefect's own
-server is used where PREFECT_API_URL names one; else Prefect starts a temporary one, which takes some seconds.
+failed stage leaves the independent ones to finish; then the flow is red and the exit code 1. Prefect's server is the
+one that PREFECT_API_URL names or `trainyard serve` has brought up; else a temporary one, which takes some seconds.
 """
 
 import contextlib
+import json
 import os
 import queue
 import signal
@@ -24,16 +25,19 @@ from pathlib import Path
 
 import click
 
-from flows import graph, hardware, params, prefect_server, project
+from flows import artifacts, capacity, gpu_slots, graph, hardware, notify, params, prefect_server, project
 from flows.console import run
+from flows.params import Params
 from flows.processes import ClosedError, Processes, TimeLimitError
 from flows.repro import Outcome, Repro
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, UnavailableError
 
 # Seconds before each further try, for the stages that can fail for a reason outside this machine. A training
 # that failed fails again: it gets none.
 RETRIES = {"download": (5, 20)}
+# MLflow, which takes seconds to import, is asked in processes of their own: beside Prefect's start, and at the end.
 PREPARE = "from flows import tracking; tracking.prepare()"
+PAGES = "import json; from flows import tracking; print(json.dumps(tracking.pages()))"
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Plan:
     needs: dict[str, list[str]] = field(default_factory=dict)
     stages: list[str] = field(default_factory=list)
     why: dict[str, list[str]] = field(default_factory=dict)
+    up_to_date: list[str] = field(default_factory=list)
 
     def needed(self, stage: str) -> list[str]:
         """What the stage has to wait for."""
@@ -52,10 +57,26 @@ class Plan:
         return ", ".join(self.why[stage]) or f"after {', '.join(self.needed(stage))}"
 
     def widths(self) -> dict[str, int]:
-        """How many stages can run at the same time as each one, itself included."""
+        """How many stages may run at the same time as each one, itself included: the most on one level among those
+        that neither need it nor are needed by it."""
         level = graph.levels(self.needs, self.stages)
-        wide = Counter(level.values())
-        return {stage: wide[level[stage]] for stage in self.stages}
+        # Sets of stages as the bits of a number: a thousand stages are compared with each other in no time.
+        bit = {stage: 1 << index for index, stage in enumerate(self.stages)}
+        related = dict.fromkeys(self.stages, 0)
+        for stage in self.stages:
+            for needed in self.needed(stage):
+                related[stage] |= related[needed] | bit[needed]
+        after = dict.fromkeys(self.stages, 0)
+        for stage in reversed(self.stages):
+            for needed in self.needed(stage):
+                after[needed] |= after[stage] | bit[stage]
+        levels: Counter[int] = Counter()
+        for stage in self.stages:
+            levels[level[stage]] |= bit[stage]
+        return {
+            stage: 1 + max((one & ~(related[stage] | after[stage] | bit[stage])).bit_count() for one in levels.values())
+            for stage in self.stages
+        }
 
 
 def plan(root: Path, targets: Sequence[str] = (), force: bool = False) -> Plan:
@@ -69,22 +90,38 @@ def plan(root: Path, targets: Sequence[str] = (), force: bool = False) -> Plan:
     needs = needs or graph.stages(root)
     selected = selected or graph.select(needs)
     stages = selected if force else graph.must_run(needs, selected, stale)
-    return Plan(needs, stages, {stage: stale.get(stage, ["forced"] if force else []) for stage in stages})
+    why = {stage: stale.get(stage, ["forced"] if force else []) for stage in stages}
+    return Plan(needs, stages, why, [stage for stage in selected if stage not in why and not stage.endswith(".dvc")])
 
 
-def flow(plan: Plan, repro: Repro, outcomes: dict[str, Outcome], *, name: str, workers: int, ready: Callable):
+def flow(
+    plan: Plan,
+    repro: Repro,
+    outcomes: dict[str, Outcome],
+    *,
+    name: str,
+    workers: int,
+    ready: Callable,
+    shares: Mapping[str, capacity.Share],
+    read: Params,
+):
     """Prefect's flow over the plan; it fills `outcomes`, and calls `ready` before the first stage."""
     from prefect import flow as prefect_flow
     from prefect import task
     from prefect.cache_policies import NO_CACHE
+    from prefect.client.orchestration import get_client
     from prefect.logging import get_run_logger
+    from prefect.runtime import flow_run
     from prefect.states import Completed, Failed
     from prefect.task_runners import ThreadPoolTaskRunner
 
     # DVC owns caching: a second cache beside it would disagree. What a task returns is small and JSON.
     @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
     def dvc_stage(stage: str):
-        outcome = outcomes[stage] = repro(stage, get_run_logger().info)
+        log = get_run_logger().info
+        log(f"runs because of {plan.reason(stage)}")
+        with gpu_slots.hold(shares[stage].gpus):
+            outcome = outcomes[stage] = repro(stage, log)
         if outcome.problem:
             # Returned, not raised: there is no traceback that would tell a person more.
             return Failed(message=f"{stage}: {outcome.problem}")
@@ -94,9 +131,10 @@ def flow(plan: Plan, repro: Repro, outcomes: dict[str, Outcome], *, name: str, w
         delays = RETRIES.get(stage, ())
 
         def again(task, run, state) -> bool:
-            if outcomes[stage].can_retry:
+            outcome = outcomes.get(stage)
+            if outcome and outcome.can_retry:
                 repro.say(stage, "trying again in some seconds")
-            return outcomes[stage].can_retry
+            return bool(outcome and outcome.can_retry)
 
         return dvc_stage.with_options(
             name=stage.partition("@")[0],
@@ -105,6 +143,12 @@ def flow(plan: Plan, repro: Repro, outcomes: dict[str, Outcome], *, name: str, w
             retry_condition_fn=again,
         )
 
+    def begin() -> int:
+        """Notes whose process this is, for a server that comes back after it; the GPUs that stages may use."""
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(flow_run.id, infrastructure_pid=str(os.getpid()))
+            return gpu_slots.create(client) if any(share.gpus for share in shares.values()) else 0
+
     @prefect_flow(
         name="pipeline",
         flow_run_name=name,
@@ -112,38 +156,70 @@ def flow(plan: Plan, repro: Repro, outcomes: dict[str, Outcome], *, name: str, w
         persist_result=False,
     )
     def pipeline(stages: list[str]):
+        room = capacity.Room(shares, workers, begin())
+        shown = artifacts.Artifacts(read.dataset, get_run_logger().warning)
+        shown.progress(0, len(stages))
         ready()
         order = TopologicalSorter({stage: plan.needed(stage) for stage in stages})
         order.prepare()
         futures, states = {}, {}
+        waiting: list[str] = []
         ended: queue.SimpleQueue[str] = queue.SimpleQueue()
         try:
-            running = 0
-            # A task is submitted when what it needs is done: one that waits would hold a worker.
+            # A task is submitted when what it needs is done and there is room: one that waits would hold a worker.
             while order.is_active():
-                for stage in order.get_ready():
+                waiting += order.get_ready()
+                for stage in room.choose(waiting):
+                    waiting.remove(stage)
                     needed = [futures[other] for other in plan.needed(stage)]
                     futures[stage] = task_for(stage).submit(stage, wait_for=needed)
                     futures[stage].add_done_callback(lambda _, stage=stage: ended.put(stage))
-                    running += 1
-                if not running:
+                if not room.running:
                     break
                 stage = ended.get()
-                running -= 1
+                room.leave(stage)
                 futures[stage].wait()  # else `state` asks the server, which hears of it a little later
                 states[stage] = futures[stage].state
                 if states[stage].is_completed():
                     order.done(stage)
+                shown.progress(len(states), len(stages))
+            show(shown, plan, read, name, outcomes, repro)
         except BaseException:
             # Prefect waits for its threads before it lets an interrupt through, and they for their commands.
             repro.processes.end_all()
             raise
         failed = [stage for stage, state in states.items() if not state.is_completed()]
+        not_run = [stage for stage in stages if stage not in states]
         if failed:
-            return Failed(message=f"failed: {', '.join(failed)}")
-        return Completed(message=f"{len(stages)} stages")
+            message = f"failed: {', '.join(failed)}"
+            message += f"; not run because of it: {', '.join(not_run)}" if not_run else ""
+        else:
+            message = f"{len(stages)} stages ran, {len(plan.up_to_date)} were up to date"
+        notify.notify(f"Trainyard: {name} {'failed' if failed else 'finished'}", message, get_run_logger().warning)
+        return Failed(message=message) if failed else Completed(message=message)
 
     return pipeline
+
+
+def show(
+    shown: artifacts.Artifacts, plan: Plan, read: Params, name: str, outcomes: Mapping[str, Outcome], repro: Repro
+) -> None:
+    """The artifacts at the end of a flow: what ran and why, what came out, and where MLflow has it."""
+    pages = mlflow_pages(repro.root, repro.processes)
+    why = {stage: plan.reason(stage) for stage in plan.stages}
+    shown.results(artifacts.account(name, read, why, plan.up_to_date, outcomes, pages))
+    if "model" in pages:
+        shown.model(pages["model"], f"{read.dataset} in MLflow's registry")
+
+
+def mlflow_pages(root: Path, processes: Processes) -> dict:
+    """As `tracking.pages`; empty where MLflow cannot be asked."""
+    lines: deque[str] = deque(maxlen=1)
+    try:
+        code = processes.run([sys.executable, "-c", PAGES], lines.append, cwd=root, time_limit=60)
+        return json.loads(lines[0]) if code == 0 else {}
+    except (ClosedError, TimeLimitError, IndexError, ValueError):
+        return {}
 
 
 def prepare_tracking(root: Path, processes: Processes) -> None:
@@ -168,12 +244,13 @@ def execute(root: Path, plan: Plan, workers: int, force: bool = False, time_limi
 
     Raises:
         SystemExit: with 143, after SIGTERM and with every child ended; KeyboardInterrupt alike.
-        UnavailableError: Prefect's server does not start.
+        UnavailableError: Prefect's server does not start, or goes away for more than a minute.
     """
     prefect_server.configure()
-    name = f"{params.read().dataset} {commit(root)}".strip()
-    # A stage that runs alone on its level may use every core.
-    jobs = {stage: max(1, hardware.cores() // min(workers, wide)) for stage, wide in plan.widths().items()}
+    read = params.read()
+    name = f"{read.dataset} {commit(root)}".strip()
+    shares = capacity.shares(plan.widths(), workers, read, hardware.gpus())
+    jobs = {stage: share.cores for stage, share in shares.items()}
     outcomes: dict[str, Outcome] = {}
     with exit_on_sigterm(), Processes() as processes:
         tracking = threading.Thread(target=prepare_tracking, args=(root, processes))
@@ -184,10 +261,21 @@ def execute(root: Path, plan: Plan, workers: int, force: bool = False, time_limi
             server = prefect_server.TemporaryServer()
             server.start()
         repro = Repro(root, processes, printer(plan.stages), force=force, time_limit=time_limit, jobs=jobs)
-        pipeline = flow(plan, repro, outcomes, name=name, workers=workers, ready=tracking.join)
+        pipeline = flow(
+            plan, repro, outcomes, name=name, workers=workers, ready=tracking.join, shares=shares, read=read
+        )
         if server:
             server.wait()
-        state = pipeline(plan.stages, return_state=True)
+        import httpx  # Prefect's client, loaded by now
+
+        try:
+            state = pipeline(plan.stages, return_state=True)
+        except httpx.TransportError:  # after a minute of tries
+            report(plan, outcomes)
+            raise UnavailableError(
+                f"Prefect's server at {os.environ['PREFECT_API_URL']} does not answer any more. What has finished is "
+                "kept: run it again, and it goes on from there"
+            ) from None
     report(plan, outcomes)
     if not state.is_completed() and not any(outcome.problem for outcome in outcomes.values()):
         click.echo(f"trainyard: the flow ended as {state.name}: {state.message}", err=True)
