@@ -22,7 +22,7 @@ SIZES = {
     "runs": (100, 1_000, 10_000),
 }
 # The largest exponent between the two largest sizes that is taken for linear: caches make more than 1 of it.
-LINEAR = 1.2
+LINEAR = 1.3
 
 
 def measure(sizes: dict[str, tuple[int, ...]] = SIZES, most_runs: int = 5) -> list[dict]:

@@ -4,7 +4,8 @@ A stage's process tree is looked at all the time: the memory of its own, and the
 has mapped, both as proportional shares, so that what forked processes share counts once. The same stage with 4,000 of
 the images takes what does not grow with their number: libraries, networks, optimizers, the activations of a batch.
 What all images add to its peak is set against what they add to the decoded size. The same stage on a dataset of two
-pixels and networks of a few numbers is what the libraries take. Processes are read one after another, so pages that one
+pixels and networks of a few numbers is what the libraries take; of the download, which decodes all images of an
+archive, what loading torchvision takes. Processes are read one after another, so pages that one
 of them maps meanwhile may count twice: the figures err upwards.
 
 MNIST and CIFAR-10 are read from TRAINYARD_MIRROR; without it they are random images of the same shapes, and the
@@ -38,11 +39,13 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 REPLICAS = 2
 PER_PARAMETER = 5  # numbers of four bytes: the weight, its gradient, AdamW's two means, and the best epoch's weight
 STAGES = {
-    "download": ("flows.download",),
-    "train": ("flows.train", "mlp"),
-    "evaluate": ("flows.evaluate",),
-    "ensemble": ("flows.ensemble",),
+    "download": ("-m", "flows.download"),
+    "train": ("-m", "flows.train", "mlp"),
+    "evaluate": ("-m", "flows.evaluate"),
+    "ensemble": ("-m", "flows.ensemble"),
 }
+# Images of two pixels are none that torchvision reads: what it takes itself has to be loaded for the comparison.
+LIBRARIES = STAGES | {"download": ("-c", "import flows.download, torchvision.datasets")}
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,12 @@ def share(process: int, folder: Path) -> tuple[int, int]:
 
 
 def peak(folder: Path, *arguments: str) -> Peak:
-    """The peak of `python -m ARGUMENTS`, run in `folder`, with all that it starts.
+    """The peak of `python ARGUMENTS`, run in `folder`, with all that it starts.
 
     Raises:
         CalledProcessError: it failed.
     """
-    command = [sys.executable, "-m", *arguments]
+    command = [sys.executable, *arguments]
     # A server that does not answer: what MLflow takes is not asked here, and opening a new store takes long.
     env = {**os.environ, "TRAINYARD_JOBS": str(REPLICAS), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     highest = Peak()
@@ -185,7 +188,8 @@ def measure() -> list[dict]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         bare = project(folder / "libraries", "blobs", "mlp", network={"name": "mlp", "hidden": [2]})
-        libraries = {stage: peak(bare, *command) for stage, command in STAGES.items()}
+        peak(bare, *STAGES["download"])
+        libraries = {stage: peak(bare, *command) for stage, command in LIBRARIES.items()}
         rows = [plain(f"{stage}: libraries", megabytes(taken.all)) for stage, taken in libraries.items()]
         for dataset in SHAPES:
             rows += of_dataset(folder, dataset, libraries)
@@ -215,5 +219,5 @@ def of_dataset(folder: Path, dataset: str, libraries: dict[str, Peak]) -> list[d
             rows.append(of_networks(few, dataset, "mlp", more(small, libraries["train"])))
     convolutions = project(folder / f"cnn-{dataset}", dataset, "cnn")
     write(convolutions, dataset, some, FEW["validation"])
-    added = more(peak(convolutions, "flows.train", "cnn"), libraries["train"])
+    added = more(peak(convolutions, "-m", "flows.train", "cnn"), libraries["train"])
     return [*rows, of_networks(convolutions, dataset, "cnn", added)]

@@ -49,6 +49,7 @@ print("first step", time.time(), flush=True)
 torch.nn.functional.cross_entropy(network(torch.randn(64, 64)), torch.randint(10, (64,))).backward()
 optimizer.step()
 """
+FEWER = 3  # rounds of what has no goal
 # What each stage beside `train` imports before its work begins.
 STAGES = {
     "check": "flows.check",
@@ -80,12 +81,12 @@ def until_the_end(code: str, cwd: str) -> float:
     return seconds(lambda: subprocess.run([sys.executable, "-c", code], cwd=cwd, check=True))
 
 
-def in_rounds(actions: dict[str, Callable[[], float]]) -> dict[str, dict]:
+def in_rounds(actions: dict[str, Callable[[], float]], rounds: int = RUNS) -> dict[str, dict]:
     """What `alone` gives of each action, here of the seconds that it returns; all are run in turn."""
     for action in actions.values():
         action()
     with ForeignLoad() as load:
-        taken = [{name: action() for name, action in actions.items()} for _ in range(RUNS)]
+        taken = [{name: action() for name, action in actions.items()} for _ in range(rounds)]
     return {name: summary([one[name] for one in taken], load.share) for name in actions}
 
 
@@ -114,9 +115,10 @@ def items(folder: str) -> list[dict]:
     """What each item adds to those before it: a difference of two noisy times, so it can be below zero."""
     codes = list(ITEMS.values())
     taken = in_rounds(
-        {name: partial(until_the_end, "\n".join(codes[: number + 1]), folder) for number, name in enumerate(ITEMS)}
+        {name: partial(until_the_end, "\n".join(codes[: number + 1]), folder) for number, name in enumerate(ITEMS)},
+        FEWER,
     )
-    rows, before = [], [0.0] * RUNS
+    rows, before = [], [0.0] * FEWER
     for name, found in taken.items():
         added = [now - then for now, then in zip(found["returned"], before)]
         rows.append(plain(f"a training's start: {name}", summary(added, found["load"])))
@@ -147,7 +149,9 @@ def measure() -> list[dict]:
         idle = alone(command("dvc", "repro", cwd=folder))
         rows = [row("dvc repro with nothing to do", idle["median"], 1.0, idle), against_bare(folder)]
         rows += items(folder)
-        loading = in_rounds({stage: partial(until_the_end, f"import {used}", folder) for stage, used in STAGES.items()})
+        loading = in_rounds(
+            {stage: partial(until_the_end, f"import {used}", folder) for stage, used in STAGES.items()}, FEWER
+        )
         rows += [plain(f"stage {stage}: until its libraries are loaded", found) for stage, found in loading.items()]
         refusal = [sys.executable, "-m", "flows.train", "nobody"]
         times = alone(lambda: refused(refusal, folder))

@@ -19,29 +19,32 @@ CNN = {"network": {"name": "cnn"}, **SHARED}
 
 def measure() -> list[dict]:
     name = "MNIST MLP 512×3, batch 100"
-    mlp = against(name, data.get("mnist"), MLP, 100, ("usual_script", "bare_loop", "keras_fit"), 1.2)
+    rivals = {"usual_script": ("float32", "same"), "bare_loop": ("float32", "same"), "keras_fit": ("same",)}
+    mlp = against(name, data.get("mnist"), MLP, 100, rivals, 1.2)
     name = "CIFAR-10 CNN of five convolutions, 5,000 images, batch 256"
-    cnn = against(name, data.get("cifar10").head(5000, 500), CNN, 256, ("bare_loop", "keras_fit"), 2.7)
+    del rivals["usual_script"]
+    cnn = against(name, data.get("cifar10").head(5000, 500), CNN, 256, rivals, 2.7)
     return mlp + cnn
 
 
 def against(
-    what: str, images: data.Data, recipe: dict, batch_size: int, rivals: tuple[str, ...], goal: float | None = None,
-    *, epochs: int = 1, runs: int = RUNS, threads: int | None = None,
+    what: str, images: data.Data, recipe: dict, batch_size: int, rivals: dict[str, tuple[str, ...]],
+    goal: float | None = None, *, epochs: int = 1, runs: int = RUNS, threads: int | None = None,
 ) -> list[dict]:  # fmt: skip
-    """Rows of one network's training against each of the rivals, which compute in the precision that ours chooses on
-    this machine, and in float32, as they do where nobody says otherwise.
+    """Rows of one network's training against each of the rivals.
 
     Args:
-        rivals: modules of benchmarks.rivals.
+        rivals: modules of benchmarks.rivals, and in which precisions: the same that ours chooses on this machine, or
+            float32, in which they compute where nobody says otherwise.
         goal: seconds that ours may take.
     """
     rows = []
     with Sides(images, recipe, {"batch_size": batch_size, "epochs": epochs}, threads) as sides:
         ours = sides.ours()
         chosen = ours.about["precision"]
-        for rival in filter(None, map(sides.rival, rivals)):
-            for precision in dict.fromkeys(("float32", chosen)):
+        for name, precisions in rivals.items():
+            rival = sides.rival(name)
+            for precision in dict.fromkeys(chosen if one == "same" else one for one in precisions) if rival else ():
                 seeds, other_seeds = count(), count()
                 times = in_turn(
                     lambda: ours(seed=next(seeds), precision=chosen),  # noqa: B023

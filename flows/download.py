@@ -8,6 +8,7 @@ import hashlib
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -15,6 +16,8 @@ import numpy as np
 
 from flows import params, project, sources
 from flows.console import run
+
+PIECE = 1000  # images that are counted at a time: numpy makes integers of 64 bits of them
 
 
 def download(settings: params.Params) -> dict:
@@ -37,7 +40,7 @@ def download(settings: params.Params) -> dict:
     validation = sources.set_aside(
         images.train_labels, settings.feed.validation, settings.seed, images.class_names, "the validation split"
     )
-    mean, std = mean_and_std(np.delete(images.train_images, validation, axis=0))
+    mean, std = mean_and_std(images.train_images, validation)
     arrays = {
         "train_images": images.train_images,
         "train_labels": images.train_labels,
@@ -61,12 +64,16 @@ def download(settings: params.Params) -> dict:
     return write(project.data_folder(settings.dataset), arrays, card, images.provenance)
 
 
-def mean_and_std(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Per channel, in units of 0..1. Counted in integers, so the result is the same on every machine."""
+def mean_and_std(images: np.ndarray, left_out: Sequence[int] = ()) -> tuple[list[float], list[float]]:
+    """Per channel, in units of 0..1, of all images but those that are left out. Counted in integers, so the result is
+    the same on every machine."""
     counts = np.zeros((images.shape[-1], 256), np.int64)
-    for start in range(0, len(images), 4096):
+    count = np.ones(len(images), bool)
+    count[np.asarray(left_out, int)] = False
+    for start in range(0, len(images), PIECE):
+        piece = images[start : start + PIECE][count[start : start + PIECE]]
         for channel, histogram in enumerate(counts):
-            histogram += np.bincount(images[start : start + 4096, ..., channel].ravel(), minlength=256)
+            histogram += np.bincount(piece[..., channel].ravel(), minlength=256)
     mean, std = [], []
     for histogram in counts.tolist():
         number = sum(histogram)

@@ -9,10 +9,11 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import click
@@ -61,16 +62,27 @@ def read(archive: Archive) -> bytes:
         UnavailableError: the mirror or the official host cannot be reached.
         InputError: the mirror holds another file under this name, or the official host does not send what it should.
     """
+    return find(archive, read_verified)
+
+
+def stream(archive: Archive) -> BinaryIO:
+    """The file, open for reading, for one that is too large to be held in memory. Its SHA-256 was right a moment ago:
+    what is taken out of it has to have one of its own. Raises as `read` does."""
+    return find(archive, open_verified)
+
+
+def find(archive: Archive, take: Callable[[Path, Archive], Any]) -> Any:
+    """What `take` makes of the file in the nearest place that has it."""
     cached = cache_file(archive)
     if cached.is_file():
         try:
-            return read_verified(cached, archive)
+            return take(cached, archive)
         except InputError:
             say(f"{archive.path} in the archive cache is damaged and is fetched again")
     mirror = os.environ.get(MIRROR, "").strip()
     if mirror:
         try:
-            return from_mirror(mirror, archive)
+            return from_mirror(mirror, archive, take)
         except Absent as absent:
             if archive.url is None:
                 raise
@@ -83,15 +95,15 @@ def read(archive: Archive) -> bytes:
         raise InputError(f"{absent}; {advice(archive)}") from None
     except Interrupted as interrupted:
         raise UnavailableError(f"{interrupted}; {advice(archive)}") from None
-    return read_verified(cached, archive)
+    return take(cached, archive)
 
 
 def cache_file(archive: Archive) -> Path:
     return project.state_folder() / "archives" / archive.path
 
 
-def from_mirror(mirror: str, archive: Archive) -> bytes:
-    """The file's content from a folder or URL laid out as torchvision's data root; Absent where it is not there."""
+def from_mirror(mirror: str, archive: Archive, take: Callable[[Path, Archive], Any]) -> Any:
+    """The file from a folder or URL laid out as torchvision's data root; Absent where it is not there."""
     if "://" in mirror:
         if not mirror.lower().startswith("https://"):
             raise InputError(f"{MIRROR} is {mirror}, but has to be a folder or an https:// URL")
@@ -99,7 +111,7 @@ def from_mirror(mirror: str, archive: Archive) -> bytes:
             download(f"{mirror.rstrip('/')}/{archive.path}", archive, cache_file(archive))
         except Interrupted as interrupted:
             raise UnavailableError(f"the mirror that {MIRROR} names does not answer: {interrupted}") from None
-        return read_verified(cache_file(archive), archive)
+        return take(cache_file(archive), archive)
     # Not relative to the working folder: DVC runs a queued experiment in a copy of the project somewhere else.
     folder = project.home() / Path(mirror).expanduser()
     if not folder.is_dir():
@@ -107,7 +119,7 @@ def from_mirror(mirror: str, archive: Archive) -> bytes:
     file = folder / archive.path
     if not file.is_file():
         raise Absent(f"the mirror {mirror} has no {archive.path}")
-    return read_verified(file, archive)
+    return take(file, archive)
 
 
 def read_verified(file: Path, archive: Archive) -> bytes:
@@ -127,6 +139,23 @@ def read_verified(file: Path, archive: Archive) -> bytes:
     if content is None or found != archive.sha256:
         raise wrong_hash(str(file), archive, found)
     return content
+
+
+def open_verified(file: Path, archive: Archive) -> BinaryIO:
+    """A local file, hashed, and then back at its beginning."""
+    with ExitStack() as closing:
+        try:
+            opened = closing.enter_context(file.open("rb"))
+            refuse_page(opened.read(512), str(file))
+            opened.seek(0)
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+            opened.seek(0)
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
+        if found != archive.sha256:
+            raise wrong_hash(str(file), archive, found)
+        closing.pop_all()
+    return opened
 
 
 def download(url: str, archive: Archive, target: Path) -> None:

@@ -176,7 +176,7 @@ PART = fetch.Archive("batches/one", 3, hashlib.sha256(b"one").hexdigest())
 
 def test_only_expected_members_are_taken_out_of_an_archive():
     archive = packed(("../../evil", b"evil"), ("batches/one", b"one"), ("batches/two", b"two"))
-    assert list(sources.members(archive, [PART])) == [(PART, b"one")]
+    assert list(sources.members(io.BytesIO(archive), [PART])) == [(PART, b"one")]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_only_expected_members_are_taken_out_of_an_archive():
 )
 def test_an_archive_with_other_members_is_refused(archive, said):
     with pytest.raises(InputError, match=said):
-        list(sources.members(archive, [PART]))
+        list(sources.members(io.BytesIO(archive), [PART]))
 
 
 def test_cifar10_is_taken_out_of_the_archive_where_it_is_not_unpacked(project, monkeypatch):
