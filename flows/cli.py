@@ -22,6 +22,7 @@ COMMANDS = {
     "rollback": ("flows.rollback", "Take the champion back: the previous one becomes champion again."),
     "predict": ("flows.predict", "Classify image files with the champion."),
     "track": ("flows.track", "Log to MLflow what could not be logged, and end runs whose process is gone."),
+    "serve": ("flows.serve", "Retrain on a schedule: Prefect's server, deployments, a worker and MLflow's pages."),
     "ui": ("flows.ui", "Open MLflow's UI on this project's store."),
 }
 

@@ -61,18 +61,13 @@ def seconds(dataset: str, member: str) -> str:
     return f"{noted['seconds']:.1f}" if same else ""
 
 
-def as_markdown(params: Params) -> str:
-    """The table, for a report or a README. Raises InputError like `rows`."""
-    lines = (HEADINGS, ("---", *("---:" for _ in HEADINGS[1:])), *rows(params))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def show(params: Params, markdown: bool = False) -> None:
     """Prints the table."""
-    if markdown:
-        click.echo(as_markdown(params))
-        return
     lines = rows(params)
+    if markdown:
+        for line in (HEADINGS, ("---", *("---:" for _ in HEADINGS[1:])), *lines):
+            click.echo(f"| {' | '.join(line)} |")
+        return
     table = Table(title=params.dataset, title_justify="left")
     for heading in HEADINGS:
         table.add_column(heading, justify="right" if heading else "left")

@@ -25,8 +25,8 @@ STORE = "mlflow.db"  # with its lock and journals
 PATHS = ("url", "dir", "keyfile", "credentialpath", "configpath", "cert_path", "key_path", "ssl_verify")
 
 
-def make(root: Path, changes: Mapping[str, object]) -> Path:
-    """The dataset's working copy, brought up to date with the project.
+def make(root: Path, name: str, changes: Mapping[str, object]) -> Path:
+    """The working copy of that name, brought up to date with the project.
 
     Args:
         changes: of params.yaml's top level: dataset, and seed where it is another.
@@ -35,8 +35,8 @@ def make(root: Path, changes: Mapping[str, object]) -> Path:
         InputError: params.yaml with the changes is refused.
     """
     content = project.read_yaml(root / "params.yaml") | dict(changes)
-    dataset = params.parse(content).dataset
-    copy = root / ".dvc" / "tmp" / "exps" / "retrain" / dataset
+    params.parse(content)
+    copy = root / ".dvc" / "tmp" / "exps" / "retrain" / name
     (copy / ".dvc").mkdir(parents=True, exist_ok=True)
     for entry in copy.iterdir():
         if entry.is_symlink():

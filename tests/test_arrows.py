@@ -16,7 +16,15 @@ LEARNING = {"lightning_modules", "torch", "pytorch_lightning", "torchmetrics", "
 # Who alone may import what.
 KEEPERS = {
     "mlflow": {"flows/tracking.py", "flows/registry.py"},
-    "prefect": {"flows/pipeline.py", "flows/retrain.py"},
+    "prefect": {
+        "flows/artifacts.py",
+        "flows/deploy.py",
+        "flows/gpu_slots.py",
+        "flows/notify.py",
+        "flows/pipeline.py",
+        "flows/retrain_flow.py",
+        "flows/watch.py",
+    },
     "dvc": {"flows/graph.py"},
     "lightning": set(),  # a second namespace of pytorch_lightning's: isinstance fails across the two
     "pytorch_lightning": {"lightning_modules/lightning.py"},
