@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK ?= 1
 export DVC_NO_ANALYTICS ?= true
 
-.PHONY: help setup repro exp pipeline results status test lint bench ui
+.PHONY: help setup repro exp pipeline results status test lint bench ui serve
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -47,6 +47,9 @@ results: setup ## Print the table of members and ensembles
 
 status: setup ## Say what is stale and why, and what is champion
 	@python -m flows.status
+
+serve: setup ## Retrain on a schedule: Prefect with its pages, the deployments of prefect.yaml, a worker, MLflow's pages
+	@python -m flows.serve
 
 ui: setup ## Open MLflow's pages on this project's runs and models
 	@python -m flows.ui

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from flows import params, project, sources
+from flows import added, params, project, sources
 from flows.console import run
 
 PIECE = 1000  # images that are counted at a time: numpy makes integers of 64 bits of them
@@ -36,7 +36,7 @@ def download(settings: params.Params) -> dict:
     Raises:
         InputError: the source cannot be had, is not what it should be, or has a class too small to be split.
     """
-    images = sources.read(settings.dataset, settings.feed.test)
+    images = added.join(settings.dataset, sources.read(settings.dataset, settings.feed.test))
     validation = sources.set_aside(
         images.train_labels, settings.feed.validation, settings.seed, images.class_names, "the validation split"
     )

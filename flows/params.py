@@ -218,6 +218,15 @@ class Ensemble(Section):
     select_by: Literal["nll", "accuracy"]
 
 
+class Gate(Section):
+    """When a challenger replaces the champion. A limit that is null is none."""
+
+    alpha: Fraction = 0.05
+    class_drop: Annotated[Real, Field(ge=0, le=100)] | None = None
+    ece_increase: Annotated[Real, Field(ge=0, le=1)] | None = None
+    latency_ms: Positive | None = None
+
+
 class Params(Section):
     seed: Annotated[Whole, Field(ge=0, lt=2**32)]
     dataset: Annotated[str, one_of("dataset", DATASETS)]
@@ -225,6 +234,7 @@ class Params(Section):
     training: Training
     members: Annotated[dict[Annotated[str, PlainValidator(member_name)], Member], Field(min_length=1)]
     ensemble: Ensemble
+    gate: Gate = Gate()
 
     @model_validator(mode="after")
     def across_sections(self) -> "Params":

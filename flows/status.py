@@ -1,4 +1,4 @@
-"""`trainyard status`: what is stale and why, what would run, what is unfinished, what is champion.
+"""`trainyard status`: what is stale and why, what would run, what is unfinished, who is champion, who waits.
 
 Reads   DVC's status and graph, the unfinished trainings below .trainyard/, and MLflow's registry if there is one
 Writes  a note in .trainyard/ where nothing is stale, see `flows.untouched`
@@ -15,6 +15,7 @@ import click
 
 from flows import graph, params, project
 from flows.console import run
+from lightning_modules.errors import UnavailableError
 
 
 def status(root: Path) -> dict:
@@ -24,6 +25,7 @@ def status(root: Path) -> dict:
     with ThreadPoolExecutor(max_workers=1) as pool:
         asked = pool.submit(graph.stale, root)
         best = champion(dataset)
+        next_one = challenger(dataset) if best and "problem" not in best else None
     stale = asked.result()
     needs = graph.stages(root) if stale else {}
     selected = graph.select(needs) if stale else []
@@ -33,6 +35,7 @@ def status(root: Path) -> dict:
         "would_run": graph.must_run(needs, selected, stale),
         "unfinished": unfinished(root / ".trainyard" / "unfinished"),
         "champion": best,
+        "challenger": next_one,
     }
 
 
@@ -56,6 +59,22 @@ def champion(dataset: str) -> dict | None:
         return tracking.champion(dataset)
     except Exception as error:  # an unreachable server has a dozen of them; the rest of the status stands
         return {"problem": " ".join(str(error).split())}
+
+
+def challenger(dataset: str) -> dict | None:
+    """The challenger's version, where it is another than the champion; whether it waits to be judged against this
+    champion; and what is to be said of a promotion that was interrupted, or None."""
+    from flows import promotion
+    from flows.champion import interruption
+
+    try:
+        found = promotion.standing(dataset)
+    except UnavailableError as error:
+        return {"problem": str(error)}
+    said = interruption(found["interrupted"]) if found["interrupted"] else None
+    if not said and found["challenger"] in (None, found["champion"]):
+        return None
+    return {"version": found["challenger"], "waiting": found["waiting"], "interrupted": said}
 
 
 def ago(seconds: float) -> str:
@@ -82,6 +101,17 @@ def show(found: dict) -> None:
         click.echo(f"champion    cannot be read: {best['problem']}")
     else:
         click.echo(f"champion    {best['name']} version {best['version']} (run {best['run_id']})")
+    if next_one := found["challenger"]:
+        click.echo(f"challenger  {describe(next_one)}")
+
+
+def describe(challenger: dict) -> str:
+    if "problem" in challenger:
+        return f"cannot be read: {challenger['problem']}"
+    if challenger["interrupted"]:
+        return challenger["interrupted"]
+    judged = "is not judged yet: trainyard promote" if challenger["waiting"] else "was judged, and not promoted"
+    return f"version {challenger['version']} {judged}"
 
 
 @click.command()

@@ -26,7 +26,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from flows import project
+from flows import project, served
 from flows.spread import spread
 from lightning_modules.errors import InputError
 
@@ -121,6 +121,41 @@ def prepare() -> None:
     from flows.params import read
 
     experiment(connect(), read().dataset)
+
+
+def pages_address() -> str:
+    """Where MLflow's pages are: the server that is the store, what `trainyard serve` has brought up, or else what
+    `trainyard ui` opens when it is asked for no other port."""
+    uri = store()
+    if uri.startswith(("http://", "https://")):
+        return uri.rstrip("/")
+    there = served.addresses()
+    return there["mlflow"] if there else "http://127.0.0.1:5000"
+
+
+def pages() -> dict:
+    """Links into MLflow's pages for the dataset in params.yaml: `experiment`, `runs` (by member, and "ensemble"; the
+    newest of each) and, where one is registered, `model`, its newest version.
+
+    Raises:
+        ConnectionError: the store's server does not answer.
+    """
+    from flows.params import read
+
+    params = read()
+    address, client = pages_address(), connect()
+    place = f"{address}/#/experiments/{experiment(client, params.dataset)}"
+    runs = {}
+    for name in (*params.members, "ensemble"):
+        kind = "ensemble" if name == "ensemble" else "member"
+        which = f"tags.`trainyard.kind` = '{kind}'" + (f" and tags.`{MEMBER}` = '{name}'" if kind == "member" else "")
+        for found in client.search_runs([place.rpartition("/")[2]], which, max_results=1):
+            runs[name] = f"{place}/runs/{found.info.run_id}"
+    links = {"experiment": place, "runs": runs}
+    versions = client.search_model_versions(f"name = '{params.dataset}'", max_results=1)
+    if versions:
+        links["model"] = f"{address}/#/models/{params.dataset}/versions/{versions[0].version}"
+    return links
 
 
 def provenance(dataset: str) -> dict[str, str]:

@@ -15,8 +15,16 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 LEARNING = {"lightning_modules", "torch", "pytorch_lightning", "torchmetrics", "numpy", "safetensors"}
 # Who alone may import what.
 KEEPERS = {
-    "mlflow": {"flows/tracking.py"},
-    "prefect": {"flows/pipeline.py"},
+    "mlflow": {"flows/tracking.py", "flows/registry.py"},
+    "prefect": {
+        "flows/artifacts.py",
+        "flows/deploy.py",
+        "flows/gpu_slots.py",
+        "flows/notify.py",
+        "flows/pipeline.py",
+        "flows/retrain_flow.py",
+        "flows/watch.py",
+    },
     "dvc": {"flows/graph.py"},
     "lightning": set(),  # a second namespace of pytorch_lightning's: isinstance fails across the two
     "pytorch_lightning": {"lightning_modules/lightning.py"},

@@ -1,0 +1,84 @@
+"""`trainyard champion`: who is champion, since when and why.
+
+Reads   aliases and tags in MLflow's registry
+Writes  nothing
+Run     python -m flows.champion
+"""
+
+import json
+
+import click
+
+from flows.console import run
+from flows.params import read
+
+WHY = {"gate": "passed the gate", "force": "was forced", "rollback": "was brought back by a rollback"}
+
+
+def show(dataset: str, found: dict) -> None:
+    if found["champion"] is None:
+        click.echo(f"{dataset}: no champion yet")
+    else:
+        record = found["record"]
+        since = f" since {record['since']}" if record else ""
+        click.echo(f"{dataset}: version {found['champion']} is champion{since}")
+        why = f"{WHY[record['why']]}: {record['because']}" if record else "the first one, or named by hand"
+        click.echo(f"why         {why}")
+        for name, value in numbers(found["decision"]).items():
+            click.echo(f"{name:<12}{value}")
+    click.echo(f"previous    {'none' if found['previous_champion'] is None else found['previous_champion']}")
+    if found["challenger"] not in (None, found["champion"]):
+        judged = "not judged yet: trainyard promote" if found["waiting"] else "judged, and not promoted"
+        click.echo(f"challenger  {found['challenger']}, {judged}")
+    if found["interrupted"]:
+        click.echo(interruption(found["interrupted"]))
+
+
+def interruption(move: dict) -> str:
+    """What is said of a move of the champion that did not end."""
+    return (
+        f"interrupted {move['why']} of version {move['after']['champion']}: the next `trainyard promote` or "
+        "`trainyard rollback` finishes it"
+    )
+
+
+def numbers(decision: dict | None) -> dict[str, str]:
+    """Those of the decision on the champion."""
+    if not decision or not decision["numbers"]:
+        return {}
+    measured, sides = decision["numbers"], decision["numbers"]["accuracy"]
+    found = {
+        "accuracy": " against ".join(f"{sides[side]:.2%}" for side in ("challenger", "champion") if side in sides)
+        + f" on {measured['test_images']:,} test images"
+    }
+    if "champion" in sides:
+        low, high = measured["interval"]
+        found["difference"] = (
+            f"{measured['difference'] * 100:+.2f} points, {100 - 100 * measured['alpha']:g}% interval "
+            f"{low * 100:+.2f} to {high * 100:+.2f}, McNemar's exact p = {measured['p_exact']:.2g}"
+        )
+        worst = measured["classes"][measured["worst_class"]] if "classes" in measured else None
+        if worst:
+            found["worst class"] = f"{measured['worst_class']}: {worst['difference'] * 100:+.2f} points"
+        found["ece"] = f"{measured['ece']['challenger']:.4f} against {measured['ece']['champion']:.4f}"
+    found["latency"] = f"{measured['latency_ms']['challenger']:.3g} ms per image"
+    return found
+
+
+@click.command()
+@click.option("--dataset", help="Whose champion; by default that of params.yaml.")
+@click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
+def command(dataset: str | None, as_json: bool) -> None:
+    """Say who is champion, since when, why, by which numbers, and who was before."""
+    from flows import promotion
+
+    dataset = dataset or read().dataset
+    found = promotion.standing(dataset)
+    if as_json:
+        click.echo(json.dumps({"dataset": dataset} | found, indent=2, ensure_ascii=False))
+    else:
+        show(dataset, found)
+
+
+if __name__ == "__main__":
+    run(command)

@@ -1,0 +1,284 @@
+"""The gate: whether the challenger may replace the champion, both asked for the same pinned test images.
+
+Reads   data/<dataset>/ and both models, from MLflow's registry, as anybody gets them who is served by them
+Writes  nothing: `flows.promotion` records the decision and moves the aliases
+
+A challenger passes that is right on more images than the champion, more than chance would have it, and exceeds none
+of the limits in params.yaml. A tie, other test images, a number that is missing or not one: the champion stays.
+"""
+
+import math
+import time
+from datetime import UTC, datetime
+from statistics import median
+from typing import TYPE_CHECKING
+
+from flows import promotion
+from flows.params import Gate, Params
+from flows.registry import Registry
+from flows.tracking import CHALLENGER, CHAMPION, TEST, store
+from lightning_modules.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BATCH, REPEATS = 100, 5  # of the latency's measurement
+# What the run of a registered ensemble has to say of it.
+METRICS = ("test_accuracy", "test_nll", "test_brier", "test_ece")
+# By which the accuracy that a model has now may differ from that in its run: hardware rounds differently.
+SAME = 0.005
+
+
+def decide(dataset: str, settings: Params) -> dict:
+    """Judges the challenger against the champion.
+
+    Returns:
+        dataset; verdict, "promote", "refuse" or "nothing" (the challenger is the champion already); promote, whether
+        it is the first of these; reasons, sentences; challenger and champion, the versions' numbers as strings, the
+        champion's None where there is none yet; test_sha256; limits, as params.yaml has them; decided_at, ISO 8601;
+        numbers, see `judge`, empty where the models were not asked. All of it plain JSON types.
+
+    Raises:
+        InputError: no model is registered, or the data is not there, or damaged.
+        UnavailableError: MLflow does not answer, or a model cannot be loaded. Nothing is decided then.
+    """
+    decision = undecided(dataset, settings)
+    challenger, champion = decision["challenger"], decision["champion"]
+    if challenger == champion:
+        said = f"version {champion} is the champion already: there is nothing to decide"
+        return decision | {"reasons": [said]}
+    registry = Registry(dataset)
+    sides = {"challenger": challenger} | ({"champion": champion} if champion else {})
+    decision |= compare(registry, sides, settings.gate)
+    _, tags = registry.describe()
+    if rolled_back(tags, challenger, champion):
+        against = decision["reasons"] if decision["verdict"] == "refuse" else []
+        said = f"somebody took version {challenger} back for version {champion}: only --force promotes it again"
+        decision |= {"verdict": "refuse", "reasons": [said, *against]}
+    return decision | {"promote": decision["verdict"] == "promote"}
+
+
+def undecided(dataset: str, settings: Params, *reasons: str) -> dict:
+    """A decision before the models were compared, which refuses the challenger; see `decide`."""
+    aliases = Registry(dataset).aliases()
+    challenger, champion = aliases.get(CHALLENGER), aliases.get(CHAMPION)
+    if challenger is None:
+        raise InputError(
+            f"there is no challenger for {dataset} in {store()}: `make repro` trains and registers one, "
+            "and where all is up to date `trainyard track` does"
+        )
+    return {
+        "dataset": dataset,
+        "verdict": "nothing" if challenger == champion else "refuse",
+        "promote": False,
+        "reasons": list(reasons),
+        "challenger": challenger,
+        "champion": champion,
+        "test_sha256": None,
+        "limits": settings.gate.model_dump(),
+        "decided_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "numbers": {},
+    }
+
+
+def rolled_back(tags: dict[str, str], challenger: str, champion: str | None) -> bool:
+    """Whether the champion is there because somebody took the challenger out of service."""
+    record = promotion.record_of(tags, champion)
+    return bool(record) and record["why"] == "rollback" and record["instead_of"] == challenger
+
+
+def compare(registry: Registry, sides: dict[str, str], limits: Gate) -> dict:
+    """The verdict on the versions, its reasons and numbers, and the digest of the test data.
+
+    Args:
+        sides: the version of the "challenger", and of the "champion" where there is one.
+    """
+    from flows import dataset
+    from flows.download import pin
+
+    data = dataset.load(registry.dataset)
+    images, labels = data.split("test")
+    digest = pin(images, labels)
+    versions = {side: registry.version(number) for side, number in sides.items()}
+    problems = [
+        f"version {version['version']} was made with other test data than that in data/{registry.dataset} "
+        f"({version['tags'].get(TEST, 'no digest')[:12]}, not {digest[:12]})"
+        for version in versions.values()
+        if version["tags"].get(TEST) != digest
+    ]
+    logged = {side: registry.metrics(version["run_id"]) for side, version in versions.items()}
+    for side, metrics in logged.items():
+        missing = [name for name in METRICS if math.isnan(metrics.get(name, math.nan))]
+        if missing:
+            problems.append(f"the run of version {sides[side]} has no number for {', '.join(missing)}")
+    if problems:
+        return {"verdict": "refuse", "reasons": problems, "test_sha256": digest}
+    models = {side: registry.load(number) for side, number in sides.items()}
+    names = data.card["class_names"]
+    answers = {}
+    for side, model in models.items():
+        try:
+            answers[side] = probabilities(model, images, names)
+        except ValueError as error:
+            problems.append(f"version {sides[side]} gives no answer that can be used: {error}")
+    if problems:
+        return {"verdict": "refuse", "reasons": problems, "test_sha256": digest}
+    numbers, problems = judge(answers, labels, names, latencies(models, images), limits)
+    for side, now in numbers.get("accuracy", {}).items():
+        metrics = logged[side]
+        if abs(now - metrics["test_accuracy"]) > SAME:
+            problems.append(
+                f"version {sides[side]} has {now:.2%} of the test images right, but its run says "
+                f"{metrics['test_accuracy']:.2%}: it is not the model that was measured"
+            )
+    if problems:
+        return {"verdict": "refuse", "reasons": problems, "numbers": numbers, "test_sha256": digest}
+    return {"verdict": "promote", "reasons": [passed(numbers)], "numbers": numbers, "test_sha256": digest}
+
+
+def probabilities(model, images: "np.ndarray", class_names: list[str]) -> "np.ndarray":
+    """What a served model answers, float64, images × classes.
+
+    Raises:
+        ValueError: it has other classes, does not take these images, or an answer is no probability.
+    """
+    import numpy as np
+
+    try:
+        frame = model.predict(images)
+    except Exception as error:  # MLflow's, torch's or the model's own
+        raise ValueError(" ".join(str(error).split())[:300]) from None
+    names = [str(name) for name in frame.columns if name != "label"]
+    if names != list(class_names):
+        raise ValueError(f"its classes are {', '.join(names)}, those of the data {', '.join(class_names)}")
+    answers = frame[class_names].to_numpy(np.float64)
+    if answers.shape[0] != len(images):
+        raise ValueError(f"{answers.shape[0]} answers for {len(images)} images")
+    # A comparison with NaN is false.
+    wrong = ~(((answers >= 0) & (answers <= 1)).all(1) & (abs(answers.sum(1) - 1) < 1e-3))
+    if wrong.any():
+        raise ValueError(f"on {wrong.sum():,} of {len(images):,} images its probabilities are none, NaN for example")
+    return answers
+
+
+def latencies(models: dict, images: "np.ndarray") -> dict[str, float]:
+    """Milliseconds that each model takes per image, as a caller of `predict` waits for them: on the CPU, with as many
+    threads as torch takes there, in a batch of 100 images (or all, where there are fewer), the median of five batches
+    after one to warm up. The models take turns, so that other work on the machine is shared fairly.
+    """
+    batch = images[:BATCH]
+    seconds: dict[str, list[float]] = {side: [] for side in models}
+    for _ in range(1 + REPEATS):
+        for side, model in models.items():
+            begun = time.perf_counter()
+            model.predict(batch)
+            seconds[side].append(time.perf_counter() - begun)
+    return {side: median(taken[1:]) / len(batch) * 1000 for side, taken in seconds.items()}
+
+
+def judge(
+    answers: dict[str, "np.ndarray"],
+    labels: "np.ndarray",
+    class_names: list[str],
+    latency: dict[str, float],
+    limits: Gate,
+) -> tuple[dict, list[str]]:
+    """Compares what the models answered.
+
+    Args:
+        answers: probabilities, images × classes, of the "challenger", and of the "champion" where there is one.
+        labels: int64, images.
+        latency: milliseconds per image, by side.
+
+    Returns:
+        The numbers: test_images; by side accuracy, nll, ece (0 to 1 but nll, see `scores.score`) and latency_ms.
+        With a champion also: wins and losses, the images that the challenger, or the champion, alone has right;
+        difference, in accuracy, and interval, in which it lies at the level 1 - alpha; p_mid and p_exact, see
+        `comparison.mcnemar`; ece_increase; classes, see `comparison.by_class`, the challenger first; worst_class.
+        And the reasons against the challenger, sentences; none where it passes.
+    """
+    import numpy as np
+    import torch
+
+    from flows import comparison
+    from lightning_modules import scores
+
+    smallest = np.finfo(np.float32).tiny  # of which there is a logarithm
+    truth = torch.from_numpy(labels)
+    scored = {
+        side: scores.score(torch.from_numpy(np.log(np.maximum(answer, smallest))), truth)
+        for side, answer in answers.items()
+    }
+    numbers: dict = {"test_images": len(labels)}
+    for name in ("accuracy", "nll", "ece"):
+        numbers[name] = {side: measured[name] for side, measured in scored.items()}
+    numbers["latency_ms"] = latency
+    for name in ("accuracy", "nll", "ece", "latency_ms"):
+        if not all(math.isfinite(value) for value in numbers[name].values()):
+            return {"test_images": len(labels)}, [f"its {name} or that of the champion is no number"]
+    problems = []
+    if limits.latency_ms is not None and not latency["challenger"] <= limits.latency_ms:
+        problems.append(
+            f"it takes {latency['challenger']:.3g} ms per image, and gate.latency_ms allows {limits.latency_ms:g}"
+        )
+    if "champion" not in answers:
+        return numbers, problems
+
+    right = {side: answer.argmax(1) == labels for side, answer in answers.items()}
+    wins = int((right["challenger"] & ~right["champion"]).sum())
+    losses = int((right["champion"] & ~right["challenger"]).sum())
+    difference = (wins - losses) / len(labels)
+    low, high = comparison.bootstrap_interval(wins, losses, len(labels), 1 - limits.alpha)
+    tested = comparison.mcnemar(wins, losses)
+    classes = comparison.by_class(right["challenger"], right["champion"], labels, class_names)
+    worst = min(classes, key=lambda name: classes[name]["difference"])
+    increase = scored["challenger"]["ece"] - scored["champion"]["ece"]
+    numbers |= {
+        "wins": wins, "losses": losses, "difference": difference, "interval": [low, high], "alpha": limits.alpha,
+        **tested, "ece_increase": increase, "worst_class": worst, "classes": classes,
+    }  # fmt: skip
+    problems += not_better(numbers, limits)
+    drop = -classes[worst]["difference"] * 100
+    if limits.class_drop is not None and not drop <= limits.class_drop:
+        problems.append(f"class {worst} loses {drop:.2f} points, and gate.class_drop allows {limits.class_drop:g}")
+    if limits.ece_increase is not None and not increase <= limits.ece_increase:
+        problems.append(
+            f"its calibration error grows by {increase:.4f}, and gate.ece_increase allows {limits.ece_increase:g}"
+        )
+    return numbers, problems
+
+
+def not_better(numbers: dict, limits: Gate) -> list[str]:
+    """Why a difference in accuracy does not count as better; nothing where it does."""
+    counted = f"{numbers['wins']} images won, {numbers['losses']} lost of {numbers['test_images']:,}"
+    if numbers["difference"] == 0:
+        return [f"a tie: {counted}"]
+    if numbers["difference"] < 0:
+        return [f"it is worse by {-numbers['difference'] * 100:.2f} points: {counted}"]
+    problems = []
+    if not numbers["p_exact"] < limits.alpha:
+        problems.append(
+            f"better by {numbers['difference'] * 100:.2f} points, but chance would do that too: {counted}, "
+            f"McNemar's exact p = {numbers['p_exact']:.3g} is not below gate.alpha, {limits.alpha:g}"
+        )
+    low, high = numbers["interval"]
+    if not low > 0:
+        problems.append(
+            f"the difference lies between {low * 100:+.2f} and {high * 100:+.2f} points "
+            f"({100 - 100 * limits.alpha:g}% interval), which is not above 0"
+        )
+    return problems
+
+
+def passed(numbers: dict) -> str:
+    """Why the challenger passed."""
+    accuracy = numbers["accuracy"]
+    if "champion" not in accuracy:
+        return f"there is no champion yet, and it has {accuracy['challenger']:.2%} of the test images right"
+    low, high = numbers["interval"]
+    return (
+        f"better by {numbers['difference'] * 100:.2f} points ({accuracy['challenger']:.2%}, not "
+        f"{accuracy['champion']:.2%}): {numbers['wins']} images won, {numbers['losses']} lost of "
+        f"{numbers['test_images']:,}, McNemar's exact p = {numbers['p_exact']:.2g}, "
+        f"{100 - 100 * numbers['alpha']:g}% interval {low * 100:+.2f} to {high * 100:+.2f} points"
+    )

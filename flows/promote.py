@@ -1,0 +1,82 @@
+"""`trainyard promote`: lets the gate judge the challenger and, where it passes, makes it the champion.
+
+Reads   data/<dataset>/, params.yaml's section `gate`, both models from MLflow's registry
+Writes  the aliases champion and previous_champion, tags of the challenger's version, gate/*.json of its run
+Run     python -m flows.promote
+"""
+
+import json
+
+import click
+
+from flows.console import run
+from flows.params import read
+from lightning_modules.errors import InputError
+
+REFUSED = 3  # the exit code
+
+
+def forced(dataset: str, because: str) -> dict:
+    """A decision for the challenger whatever the gate says, which is recorded with it where it can say anything."""
+    from flows import gate
+
+    try:
+        decision = gate.decide(dataset, read())
+    except InputError as error:  # the data or a model cannot be had, for example
+        decision = gate.undecided(dataset, read(), str(error))
+    return decision | {"forced": because}
+
+
+def show(decision: dict) -> None:
+    """The numbers and the reasons, for a person."""
+    numbers, challenger = decision["numbers"], f"version {decision['challenger']}"
+    against = f" against champion version {decision['champion']}" if decision["champion"] else ""
+    if decision["verdict"] == "nothing":
+        click.echo(f"{decision['dataset']}: {decision['reasons'][0]}")
+        return
+    images = f", on {numbers['test_images']:,} test images" if numbers else ""
+    click.echo(f"{decision['dataset']}: {challenger}{against}{images}")
+    for name, text in (("accuracy", "{:.2%}"), ("nll", "{:.4f}"), ("ece", "{:.4f}"), ("latency_ms", "{:.3g} ms/image")):
+        if name in numbers:
+            sides = [text.format(numbers[name][side]) for side in ("challenger", "champion") if side in numbers[name]]
+            click.echo(f"  {name.removesuffix('_ms'):<9}{' against '.join(sides)}")
+    for reason in decision["reasons"]:
+        click.echo(f"  {'passes' if decision['promote'] else 'refused'}: {reason}")
+
+
+@click.command()
+@click.option("--dataset", help="Whose challenger; by default that of params.yaml.")
+@click.option("--dry", is_flag=True, help="Say what the gate says, and change and record nothing.")
+@click.option("--force", is_flag=True, help="Promote although the gate refuses; needs --because.")
+@click.option("--because", metavar="TEXT", help="Why it is forced: recorded with the version.")
+@click.option("--json", "as_json", is_flag=True, help="Print the decision as JSON.")
+def command(dataset: str | None, dry: bool, force: bool, because: str | None, as_json: bool) -> int | None:
+    """Judge the challenger, and make it the champion where it is truly better.
+
+    Both are asked for the same pinned test images. The challenger passes if it is right more often than chance would
+    explain (McNemar's test, and a bootstrap interval above 0) and exceeds none of the limits under `gate` in
+    params.yaml. The decision is recorded with the version, and the champion so far kept for `trainyard rollback`.
+
+    Exit codes: 0 promoted, or nothing to do; 3 the gate refused; 1 MLflow cannot be used; 2 bad input.
+    """
+    if force != bool((because or "").strip()):
+        raise InputError('--force and --because TEXT go together: say why, as in --because "the old one is too slow"')
+    from flows import gate, promotion
+
+    dataset = dataset or read().dataset
+    decision = forced(dataset, because.strip()) if force else gate.decide(dataset, read())
+    if as_json:
+        click.echo(json.dumps(decision, indent=2, ensure_ascii=False))
+    else:
+        show(decision)
+    moves = decision["promote"] or (force and decision["verdict"] != "nothing")
+    if not dry:
+        aliases = promotion.promote(dataset, decision)
+        if moves and not as_json:
+            kept = f"; version {aliases['previous_champion']} is kept" if "previous_champion" in aliases else ""
+            click.echo(f"version {aliases['champion']} is champion{kept}")
+    return 0 if moves or decision["verdict"] == "nothing" else REFUSED
+
+
+if __name__ == "__main__":
+    run(command)

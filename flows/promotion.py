@@ -1,0 +1,323 @@
+"""Moves a dataset's champion: to the version that the gate let pass, or back to the one before.
+
+The registry knows no transaction over several writes, so one is built from single ones, each of which it does whole:
+
+1. the decision is recorded with the challenger: an artifact of its run, tags of the version;
+2. the move is announced in a tag of the model: from which aliases to which, and why;
+3. `previous_champion` is set, then `champion`; each reader finds a whole champion at every moment, the old or the new;
+4. a tag records since when and why it is champion, and the announcement goes.
+
+An error in 2 to 4 is undone. What neither ends nor is undone, since the power or the registry is gone, is found by the
+announcement, and the next promotion or rollback finishes it first; before 2 nothing has moved. Two on one machine take
+turns by a lock. The registry has no conditional write that would hold off another machine: who finds its announcement
+waits, and the champion is compared with the one that the decision was made against, before and after.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from filelock import FileLock, Timeout
+
+from flows import project
+from flows.registry import PREVIOUS, Registry
+from flows.tracking import CHALLENGER, CHAMPION, alive
+from lightning_modules.errors import InputError, UnavailableError
+
+MOVE = "trainyard.move"  # tag of the model: the announcement
+RECORD = "trainyard.champion"  # tag of the model: since when, why and instead of which version it is champion
+DECISION = "trainyard.gate.decision"  # tag of a version: all of the last decision on it
+MOST = 50_000  # characters of that tag; a MySQL database takes 65,535
+PATIENCE = 60  # seconds: a lock is waited for, and an announcement of another machine taken to be at work
+
+
+def promote(dataset: str, decision: dict) -> dict[str, str]:
+    """Records the decision with the challenger and, where it says so, makes that the champion.
+
+    Asked again with the same decision it finishes what was interrupted, and otherwise changes nothing.
+
+    Args:
+        decision: see `gate.decide`. With `forced`, the reason of whoever wants it, the challenger is promoted
+            although the gate refused it.
+
+    Returns:
+        The version by alias: champion, previous_champion, challenger, as far as there are any.
+
+    Raises:
+        InputError: the champion is no longer the one that the decision was made against.
+        UnavailableError: MLflow does not answer, or another promotion is under way.
+    """
+    wanted, against = decision["challenger"], decision["champion"]
+    with at_work(dataset) as (registry, _):
+        now = registry.aliases()
+        if now.get(CHAMPION) == wanted:
+            return now
+        refuse_late(dataset, now.get(CHAMPION), against)
+        record_decision(registry, decision)
+        if not (decision["promote"] or decision.get("forced")):
+            return now
+        why = {"why": "gate" if decision["promote"] else "force", "because": because(decision)}
+        return move(registry, now, {CHAMPION: wanted, PREVIOUS: against or now.get(PREVIOUS)}, why)
+
+
+def rollback(dataset: str) -> dict[str, str]:
+    """Lets champion and previous champion change places. An interrupted rollback is finished, not turned round.
+
+    Returns:
+        As `promote`.
+
+    Raises:
+        InputError: there is no previous champion.
+        UnavailableError: see `promote`.
+    """
+    with at_work(dataset) as (registry, finished):
+        now = registry.aliases()
+        if finished == "rollback":
+            return now
+        champion, previous = now.get(CHAMPION), now.get(PREVIOUS)
+        if previous is None or champion is None:
+            raise InputError(
+                f"{dataset} has no previous champion to go back to: the first promotion of another version keeps one"
+            )
+        if previous == champion:
+            raise InputError(
+                f"{PREVIOUS} of {dataset} is version {champion}, the champion itself: nothing to go back to"
+            )
+        why = {"why": "rollback", "because": f"version {champion} was taken back"}
+        return move(registry, now, {CHAMPION: previous, PREVIOUS: champion}, why)
+
+
+def standing(dataset: str) -> dict:
+    """Who is champion, and what waits. Reads only.
+
+    Returns:
+        champion, previous_champion and challenger: versions, or None; record: since, why ("gate", "force",
+        "rollback"), because and instead_of, None for a champion that nobody promoted here, such as the first;
+        decision: the last one on the champion, or None; waiting: whether the challenger is not champion and was not
+        judged against this champion; interrupted: the announcement of a move that did not end, or None.
+
+    Raises:
+        UnavailableError: MLflow does not answer.
+    """
+    registry = Registry(dataset)
+    aliases, tags = registry.describe()
+    champion, challenger = aliases.get(CHAMPION), aliases.get(CHALLENGER)
+    record = record_of(tags, champion)
+    waiting = challenger is not None and challenger != champion
+    if waiting:
+        judged = decision_on(registry, challenger)
+        waiting = not judged or judged["champion"] != champion
+    return {
+        "champion": champion,
+        "previous_champion": aliases.get(PREVIOUS),
+        "challenger": challenger,
+        "record": record,
+        "decision": decision_on(registry, champion) if champion else None,
+        "waiting": waiting,
+        "interrupted": announcement(tags),
+    }
+
+
+def record_of(tags: dict[str, str], champion: str | None) -> dict | None:
+    """Since when and why the version is champion, by the model's tags; None where it was made so elsewhere."""
+    record = json.loads(tags.get(RECORD, "null"))
+    return record if record and record["version"] == champion else None
+
+
+def decision_on(registry: Registry, version: str) -> dict | None:
+    """The last decision on a version."""
+    return json.loads(registry.version(version)["tags"].get(DECISION, "null"))
+
+
+def announcement(tags: dict[str, str]) -> dict | None:
+    return json.loads(tags.get(MOVE, "null"))
+
+
+def because(decision: dict) -> str:
+    """Why a version was promoted, in at most 1000 characters."""
+    return (decision.get("forced") or "; ".join(decision["reasons"]))[:1000]
+
+
+def refuse_late(dataset: str, champion: str | None, against: str | None) -> None:
+    """Raises InputError unless the champion is the one that a decision was made against."""
+    if champion != against:
+        was = f"version {against}" if against else "none"
+        now = f"version {champion}" if champion else "none"
+        raise InputError(
+            f"the champion of {dataset} is {now} by now, and was {was} when this was decided: nothing is promoted; "
+            "`trainyard promote` decides again"
+        )
+
+
+@contextmanager
+def at_work(dataset: str) -> Iterator[tuple[Registry, str | None]]:
+    """Holds this machine's lock on the dataset's aliases, and finishes what was interrupted; yields the registry and
+    why ("gate", "force", "rollback") the interrupted one moved, None without one.
+
+    Raises:
+        UnavailableError: another promotion is under way, or MLflow does not answer.
+    """
+    project.state_folder().mkdir(parents=True, exist_ok=True)
+    lock = FileLock(project.state_folder() / f"promotion-{dataset}.lock", timeout=PATIENCE)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UnavailableError(f"another promotion of {dataset} is under way on this machine: try again") from None
+    try:
+        registry = Registry(dataset)
+        yield registry, resume(registry)
+    finally:
+        lock.release()
+
+
+def resume(registry: Registry) -> str | None:
+    """Finishes an announced move, or undoes it where that cannot be; returns why it moved, None where it did not."""
+    _, tags = registry.describe()
+    move = announcement(tags)
+    if not move:
+        return None
+    if under_way(move):
+        raise UnavailableError(
+            f"another promotion of {registry.dataset} is under way on {move['by']['trainyard.host']}: "
+            "try again in a minute"
+        )
+    try:
+        finish(registry, move)
+    except UnavailableError:
+        raise
+    except InputError:  # somebody moved the aliases since, or the version is gone
+        undo(registry, move)
+        return None
+    return move["why"]
+
+
+def under_way(move: dict) -> bool:
+    """Whether the process that announced a move may still be at it."""
+    by = move["by"]
+    if by["trainyard.host"] != socket.gethostname():
+        return time.time() - by["time"] < PATIENCE
+    return by["trainyard.pid"] != str(os.getpid()) and alive(by)
+
+
+def record_decision(registry: Registry, decision: dict) -> None:
+    """Writes the decision to the challenger's version and run. The tag that holds all of it comes last."""
+    version = decision["challenger"]
+    stamp = decision["decided_at"].replace(":", "").replace("+0000", "Z")
+    registry.attach(registry.version(version)["run_id"], f"gate/{stamp}-against-{decision['champion']}.json", decision)
+    for name, value in tags_of(decision).items():
+        registry.tag(version, f"trainyard.gate.{name}", value)
+    whole = json.dumps(decision, ensure_ascii=False)
+    if len(whole) > MOST:  # hundreds of classes: they are in the artifact
+        numbers = {name: value for name, value in decision["numbers"].items() if name != "classes"}
+        whole = json.dumps(decision | {"numbers": numbers}, ensure_ascii=False)
+    registry.tag(version, DECISION, whole)
+
+
+def tags_of(decision: dict) -> dict[str, str]:
+    """What a person wants to see, or search for, in a version's tags."""
+    numbers = decision["numbers"]
+    accuracy = numbers.get("accuracy", {})
+    found = {
+        "verdict": decision["verdict"],
+        "forced": decision.get("forced"),
+        "against": decision["champion"],
+        "reasons": "; ".join(decision["reasons"])[:5000],
+        "accuracy": accuracy.get("challenger"),
+        "accuracy_of_champion": accuracy.get("champion"),
+        "difference": numbers.get("difference"),
+        "p": numbers.get("p_exact"),
+        "interval": numbers.get("interval"),
+        "ece_increase": numbers.get("ece_increase"),
+        "latency_ms": numbers.get("latency_ms", {}).get("challenger"),
+        "decided_at": decision["decided_at"],
+    }
+    return {name: "none" if value is None else str(value) for name, value in found.items()}
+
+
+def move(registry: Registry, now: dict[str, str], after: dict[str, str | None], why: dict[str, str]) -> dict[str, str]:
+    """Announces a move of champion and previous champion, and does it whole or not at all.
+
+    Args:
+        now: the aliases as they are.
+        after: champion and previous_champion as they shall be.
+        why: why and because, for the record.
+    """
+    import psutil
+
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    move = {
+        "before": {CHAMPION: now.get(CHAMPION), PREVIOUS: now.get(PREVIOUS)},
+        "after": after,
+        "record": registry.describe()[1].get(RECORD),  # to put back
+        "since": at,
+        **why,
+        "by": {
+            "trainyard.host": socket.gethostname(),
+            "trainyard.pid": str(os.getpid()),
+            "trainyard.process_started": str(psutil.Process().create_time()),
+            "time": time.time(),
+        },
+    }
+    registry.note(MOVE, json.dumps(move, ensure_ascii=False))
+    try:
+        return finish(registry, move)
+    except Exception as error:
+        try:
+            undo(registry, move)
+        except UnavailableError:
+            raise UnavailableError(
+                f"the move of {registry.dataset}'s champion from version {now.get(CHAMPION)} to {after[CHAMPION]} was "
+                f"interrupted ({error}). One of the two is champion; the next `trainyard promote` or "
+                "`trainyard rollback` finishes it"
+            ) from None
+        if isinstance(error, UnavailableError):
+            raise UnavailableError(f"{error}. Nothing is promoted: the champion is as it was") from None
+        raise
+
+
+def finish(registry: Registry, move: dict) -> dict[str, str]:
+    """Does what of an announced move is not done yet; returns the aliases.
+
+    Raises:
+        InputError: the aliases are neither as before nor as after it, or the version is gone.
+    """
+    after = move["after"]
+    registry.version(after[CHAMPION])
+    # The champion last: with it stands its way back.
+    for alias in (PREVIOUS, CHAMPION):
+        now = registry.aliases()
+        for name in (PREVIOUS, CHAMPION):
+            if now.get(name) not in (move["before"][name], after[name]):
+                raise InputError(
+                    f"somebody else made version {now.get(name)} the {name} of {registry.dataset} meanwhile: "
+                    "nothing is moved"
+                )
+        if now.get(alias) != after[alias]:
+            registry.point(alias, after[alias])
+    record = {"version": after[CHAMPION], "instead_of": move["before"][CHAMPION]}
+    record |= {name: move[name] for name in ("since", "why", "because")}
+    registry.note(RECORD, json.dumps(record, ensure_ascii=False))
+    registry.note(MOVE, None)
+    now = registry.aliases()
+    if any(now.get(name) != after[name] for name in (PREVIOUS, CHAMPION)):
+        raise InputError(
+            f"somebody else moved {registry.dataset}'s champion at the same moment: it is version {now.get(CHAMPION)}"
+        )
+    return now
+
+
+def undo(registry: Registry, move: dict) -> None:
+    """Takes back what of an announced move is done; all stays where somebody else made another version champion."""
+    before, after = move["before"], move["after"]
+    now, tags = registry.describe()
+    if now.get(CHAMPION) in (before[CHAMPION], after[CHAMPION]):
+        for alias in (CHAMPION, PREVIOUS):
+            if now.get(alias) == after[alias] != before[alias]:
+                registry.point(alias, before[alias])
+        if tags.get(RECORD) != move["record"]:
+            registry.note(RECORD, move["record"])
+    registry.note(MOVE, None)

@@ -1,0 +1,144 @@
+"""What MLflow's registry holds of a dataset's model: its versions, their tags, and the aliases that name them.
+
+Small reads and writes, each of which the registry does whole or not at all; their order is up to `flows.promotion`.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+
+from flows import tracking
+from lightning_modules.errors import InputError, UnavailableError
+
+PREVIOUS = "previous_champion"
+LOADER = "trainyard_ensemble"  # the module that travels with each model, see Registrar.log_model
+
+
+def or_unavailable(method: Callable) -> Callable:
+    """Makes whatever trouble the store has an UnavailableError of one sentence."""
+
+    @functools.wraps(method)
+    def call(self, *arguments):
+        try:
+            return method(self, *arguments)
+        except InputError:
+            raise
+        except Exception as error:  # each kind of store fails in a way of its own
+            reason = " ".join(str(error).split())[:300]
+            raise UnavailableError(f"MLflow at {tracking.store()} cannot be used: {reason}") from None
+
+    return call
+
+
+class Registry:
+    """The registered model of a dataset.
+
+    Every method raises UnavailableError where the store does not answer, or cannot write.
+    """
+
+    def __init__(self, dataset: str) -> None:
+        self.dataset = dataset
+
+    @functools.cached_property
+    def client(self):
+        return tracking.connect()
+
+    @or_unavailable
+    def describe(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Aliases (the version by its alias) and tags of the model, read at one moment; both empty without a model."""
+        import mlflow
+
+        if not tracking.store_exists():
+            return {}, {}  # asking would create it
+        try:
+            model = self.client.get_registered_model(self.dataset)
+        except mlflow.exceptions.MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return {}, {}
+            raise
+        return {alias: str(version) for alias, version in model.aliases.items()}, dict(model.tags)
+
+    def aliases(self) -> dict[str, str]:
+        return self.describe()[0]
+
+    @or_unavailable
+    def version(self, number: str) -> dict:
+        """version, run_id, created (seconds since 1970) and tags.
+
+        Raises:
+            InputError: there is no such version.
+        """
+        import mlflow
+
+        try:
+            found = self.client.get_model_version(self.dataset, number)
+        except mlflow.exceptions.MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                raise InputError(f"there is no version {number} of {self.dataset} in {tracking.store()}") from None
+            raise
+        return {
+            "version": str(found.version),
+            "run_id": found.run_id,
+            "created": found.creation_timestamp / 1000,
+            "tags": dict(found.tags),
+        }
+
+    @or_unavailable
+    def metrics(self, run: str) -> dict[str, float]:
+        """What a run logged last; empty where the run was deleted."""
+        import mlflow
+
+        try:
+            return dict(self.client.get_run(run).data.metrics)
+        except mlflow.exceptions.MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return {}
+            raise
+
+    def load(self, number: str):
+        """A version as a pyfunc model.
+
+        Raises:
+            UnavailableError: its files cannot be had, or cannot be loaded.
+        """
+        path = list(sys.path)
+        # Each model brings its loader under the same name: Python would give the second one the code of the first.
+        sys.modules.pop(LOADER, None)
+        try:
+            import mlflow
+
+            tracking.connect()  # tells MLflow which store to load from
+            return mlflow.pyfunc.load_model(f"models:/{self.dataset}/{number}", suppress_warnings=True)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UnavailableError(f"{self.dataset} version {number} cannot be loaded: {reason}") from None
+        finally:
+            sys.modules.pop(LOADER, None)
+            sys.path[:] = path
+
+    @or_unavailable
+    def point(self, alias: str, version: str | None) -> None:
+        """Lets an alias name another version; None takes the alias away."""
+        if version is None:
+            self.client.delete_registered_model_alias(self.dataset, alias)
+        else:
+            self.client.set_registered_model_alias(self.dataset, alias, version)
+
+    @or_unavailable
+    def note(self, key: str, value: str | None) -> None:
+        """Sets a tag of the model, of at most 5000 characters; None takes it away."""
+        if value is None:
+            self.client.delete_registered_model_tag(self.dataset, key)
+        else:
+            self.client.set_registered_model_tag(self.dataset, key, value)
+
+    @or_unavailable
+    def tag(self, version: str, key: str, value: str) -> None:
+        """Sets a tag of a version."""
+        self.client.set_model_version_tag(self.dataset, version, key, value)
+
+    @or_unavailable
+    def attach(self, run: str, file: str, content: dict) -> None:
+        """Writes JSON as an artifact of a run."""
+        self.client.log_text(run, json.dumps(content, indent=2, ensure_ascii=False) + "\n", file)

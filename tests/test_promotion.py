@@ -1,0 +1,472 @@
+"""The champion moves whole or not at all: killed at every write, without a registry, with a full disk, two at once."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import pytest
+from conftest import environment, forget_stores, make_project, soon
+
+from flows import promotion, tracking
+from flows.promotion import promote, rollback, standing
+from flows.registry import Registry
+from lightning_modules.errors import InputError, UnavailableError
+
+WRITES = ("attach", "tag", "note", "point")  # the methods of Registry that write
+PROMOTED = {"champion": "2", "previous_champion": "1", "challenger": "2"}
+BACK = {"champion": "1", "previous_champion": "2", "challenger": "2"}
+
+
+def decision(challenger: str = "2", champion: str | None = "1", **more) -> dict:
+    numbers = {"test_images": 360, "accuracy": {"challenger": 0.9, "champion": 0.8}, "p_exact": 0.001}
+    return {
+        "dataset": "digits", "verdict": "promote", "promote": True, "reasons": ["better by 10 points"],
+        "challenger": challenger, "champion": champion, "test_sha256": "abc", "limits": {},
+        "decided_at": "2026-01-02T03:04:05+00:00", "numbers": numbers, **more,
+    }  # fmt: skip
+
+
+def refusal(**more) -> dict:
+    return decision(verdict="refuse", promote=False, reasons=["a tie"], **more)
+
+
+def aliases() -> dict[str, str]:
+    return Registry("digits").aliases()
+
+
+def point(alias: str, version: str) -> None:
+    """As a person does it in MLflow's pages."""
+    tracking.connect().set_registered_model_alias("digits", alias, version)
+
+
+@pytest.fixture(scope="session")
+def registered_once(tmp_path_factory, empty_store) -> Path:
+    """A project whose registry holds three versions; the first is champion, the second its challenger."""
+    folder = make_project(tmp_path_factory.mktemp("registered") / "a project")
+    shutil.copy(empty_store, folder)
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        forget_stores(patch)
+        client = tracking.connect()
+        place = tracking.experiment(client, "digits")
+        client.create_registered_model("digits")
+        for _ in range(3):
+            run = client.create_run(place).info
+            client.create_model_version("digits", f"{run.artifact_uri}/model", run_id=run.run_id)
+        client.set_registered_model_alias("digits", "champion", "1")
+        client.set_registered_model_alias("digits", "challenger", "2")
+    return folder
+
+
+@pytest.fixture
+def registered(registered_once, tmp_path, monkeypatch) -> Path:
+    """Its copy, to change, and the working folder."""
+    return fresh(registered_once, tmp_path / "a project", monkeypatch)
+
+
+def fresh(source: Path, folder: Path, monkeypatch) -> Path:
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("mlartifacts"))
+    return enter(folder, monkeypatch)
+
+
+def enter(folder: Path, monkeypatch) -> Path:
+    monkeypatch.chdir(folder)
+    forget_stores(monkeypatch)  # MLflow would go on with that of the folder before
+    return folder
+
+
+def consistent() -> None:
+    """What has to hold at every moment."""
+    now, tags = Registry("digits").describe()
+    assert Registry("digits").version(now["champion"])
+    assert now["champion"] in ("1", "2", "3")
+    if "previous_champion" in now and promotion.MOVE not in tags:
+        assert now["previous_champion"] != now["champion"]
+
+
+# What a process does that a test starts: imported by name there.
+
+
+def alone(folder: Path) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        os.environ.pop(name, None)
+    os.chdir(folder)
+
+
+def before_write(number: int, happens) -> None:
+    """Lets `happens` be called before the write of that number, counted from 0."""
+    done = 0
+
+    def counted(method):
+        def call(self, *arguments):
+            nonlocal done
+            if done == number:
+                happens()
+            done += 1
+            return method(self, *arguments)
+
+        return call
+
+    for name in WRITES:
+        setattr(Registry, name, counted(getattr(Registry, name)))
+
+
+def power_fails() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def disk_fills() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def try_it(folder: Path, what: str, number: int, happens, answers=None) -> None:
+    alone(folder)
+    before_write(number, happens)
+    try:
+        promote("digits", decision()) if what == "promote" else rollback("digits")
+    except UnavailableError:
+        sys.exit(7)
+
+
+def contend(folder: Path, given: dict, ready, answers) -> None:
+    alone(folder)
+    tracking.connect()
+    ready.wait()
+    try:
+        answers.put((given["challenger"], promote("digits", given)))
+    except InputError as error:
+        answers.put((given["challenger"], str(error)))
+
+
+@pytest.fixture(scope="module")
+def processes():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mlflow", "mlflow.store.tracking.sqlalchemy_store", "flows.promotion"])
+    return context
+
+
+def ended(process) -> int:
+    process.start()
+    process.join(120)
+    return process.exitcode
+
+
+def test_a_promotion_keeps_the_champion_so_far_and_says_why(registered):
+    assert promote("digits", decision()) == PROMOTED
+    found = standing("digits")
+    assert (found["champion"], found["previous_champion"], found["waiting"]) == ("2", "1", False)
+    assert found["interrupted"] is None
+    assert found["record"]["why"] == "gate"
+    assert found["record"]["because"] == "better by 10 points"
+    assert found["decision"] == decision()
+    tags = Registry("digits").version("2")["tags"]
+    assert tags["trainyard.gate.verdict"] == "promote"
+    assert tags["trainyard.gate.accuracy"] == "0.9"
+    assert tags["trainyard.gate.against"] == "1"
+    assert json.loads(artifact("2").read_text()) == decision()
+
+
+def artifact(version: str) -> Path:
+    import mlflow
+
+    run = Registry("digits").version(version)["run_id"]
+    [found] = tracking.connect().list_artifacts(run, "gate")
+    return Path(mlflow.artifacts.download_artifacts(run_id=run, artifact_path=found.path))
+
+
+def test_the_same_again_changes_nothing(registered):
+    promote("digits", decision())
+    before = standing("digits")
+    assert promote("digits", decision()) == PROMOTED
+    assert standing("digits") == before
+
+
+def test_a_refusal_is_recorded_and_moves_nothing(registered):
+    assert standing("digits")["waiting"]
+    assert promote("digits", refusal()) == {"champion": "1", "challenger": "2"}
+    assert not standing("digits")["waiting"]
+    assert Registry("digits").version("2")["tags"]["trainyard.gate.reasons"] == "a tie"
+    # Against another champion it is to be judged again.
+    point("champion", "3")
+    assert standing("digits")["waiting"]
+
+
+def test_force_promotes_what_was_refused_and_the_reason_stays(registered):
+    assert promote("digits", refusal(forced="the old one is too slow")) == PROMOTED
+    assert standing("digits")["record"]["why"] == "force"
+    assert standing("digits")["record"]["because"] == "the old one is too slow"
+    assert Registry("digits").version("2")["tags"]["trainyard.gate.forced"] == "the old one is too slow"
+
+
+def test_the_first_one_needs_no_champion(registered):
+    tracking.connect().delete_registered_model_alias("digits", "champion")
+    assert promote("digits", decision(champion=None)) == {"champion": "2", "challenger": "2"}
+    with pytest.raises(InputError, match="digits has no previous champion to go back to"):
+        rollback("digits")
+
+
+def test_a_decision_against_another_champion_is_none(registered):
+    point("champion", "3")
+    with pytest.raises(InputError, match=r"is version 3 by now, and was version 1 when this was decided"):
+        promote("digits", decision())
+    assert aliases() == {"champion": "3", "challenger": "2"}
+    assert promotion.DECISION not in Registry("digits").version("2")["tags"]
+
+
+def test_a_rollback_changes_places_and_twice_is_none(registered):
+    promote("digits", decision())
+    assert rollback("digits") == BACK
+    found = standing("digits")
+    assert found["record"]["why"] == "rollback"
+    assert found["record"]["instead_of"] == "2"
+    assert not found["waiting"]
+    assert rollback("digits") == PROMOTED
+
+
+def test_a_rollback_without_a_previous_champion_is_refused(registered):
+    with pytest.raises(InputError, match="digits has no previous champion to go back to"):
+        rollback("digits")
+    point("previous_champion", "1")
+    with pytest.raises(InputError, match="version 1, the champion itself"):
+        rollback("digits")
+    assert aliases() == {"champion": "1", "previous_champion": "1", "challenger": "2"}
+
+
+def test_the_power_fails_before_each_write_of_a_promotion(registered_once, tmp_path, monkeypatch, processes):
+    seen = set()
+    for number in range(100):
+        # A new place each time: this process keeps its connections to the old one.
+        folder = fresh(registered_once, tmp_path / str(number), monkeypatch)
+        code = ended(processes.Process(target=try_it, args=(folder, "promote", number, power_fails)))
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        consistent()
+        found = standing("digits")
+        seen.add((found["champion"], found["previous_champion"], bool(found["interrupted"])))
+        # Either it moves on, or the one before comes back.
+        fresh(folder, tmp_path / f"{number} again", monkeypatch)
+        if found["interrupted"]:
+            assert rollback("digits") == BACK
+        else:
+            with pytest.raises(InputError, match="no previous champion"):
+                rollback("digits")
+        assert standing("digits")["interrupted"] is None
+        enter(folder, monkeypatch)
+        assert promote("digits", decision()) == PROMOTED
+        found = standing("digits")
+        assert found["interrupted"] is None
+        assert found["record"]["version"] == "2"
+        assert found["decision"] == decision()
+    assert number > len(WRITES)
+    # Before anything moved, and in between.
+    assert seen == {("1", None, False), ("1", None, True), ("1", "1", True), ("2", "1", True)}
+
+
+def test_the_power_fails_before_each_write_of_a_rollback(registered, tmp_path, monkeypatch, processes):
+    promote("digits", decision())
+    for number in range(100):
+        folder = fresh(registered, tmp_path / str(number), monkeypatch)
+        code = ended(processes.Process(target=try_it, args=(folder, "rollback", number, power_fails)))
+        if code == 0:
+            break
+        consistent()
+        # Not turned round where it was already at it.
+        assert rollback("digits") == BACK
+        assert standing("digits")["interrupted"] is None
+    assert number == 5
+
+
+def test_the_disk_fills_before_each_write(registered_once, tmp_path, monkeypatch, processes):
+    codes = []
+    for number in range(100):
+        folder = fresh(registered_once, tmp_path / str(number), monkeypatch)
+        codes.append(ended(processes.Process(target=try_it, args=(folder, "promote", number, disk_fills))))
+        if codes[-1] == 0:
+            break
+        consistent()
+        assert promote("digits", decision()) == PROMOTED
+        assert standing("digits")["interrupted"] is None
+    assert set(codes[:-1]) == {7}
+
+
+def test_an_error_in_between_is_undone(registered, monkeypatch):
+    promote("digits", decision())
+    before = standing("digits")
+    for number in range(100):
+        with pytest.MonkeyPatch.context() as patch:
+            for name in WRITES:
+                patch.setattr(Registry, name, getattr(Registry, name))
+            fails = iter([True])
+
+            def breaks(fails=fails):
+                if next(fails, False):
+                    raise UnavailableError("the connection broke")
+
+            before_write(number, breaks)
+            try:
+                assert rollback("digits") == BACK
+                break
+            except UnavailableError as error:
+                said = str(error)
+        assert "the connection broke" in said
+        assert standing("digits") == before
+        assert promotion.MOVE not in Registry("digits").describe()[1]
+    assert number == 5
+
+
+def test_who_moves_the_champion_in_between_wins(registered, monkeypatch):
+    original = Registry.point
+
+    def meanwhile(self, alias, version):
+        original(self, alias, version)
+        if alias == "previous_champion":
+            point("champion", "3")
+
+    monkeypatch.setattr(Registry, "point", meanwhile)
+    with pytest.raises(InputError, match="somebody else made version 3 the champion of digits meanwhile"):
+        promote("digits", decision())
+    assert aliases()["champion"] == "3"
+    assert standing("digits")["interrupted"] is None
+
+
+def test_two_at_once_one_wins_and_the_other_is_told(registered, processes):
+    ready, answers = processes.Barrier(2), processes.Queue()
+    both = [processes.Process(target=contend, args=(registered, decision(one), ready, answers)) for one in ("2", "3")]
+    for process in both:
+        process.start()
+    said = dict(answers.get(timeout=120) for _ in both)
+    for process in both:
+        process.join(60)
+    [winner] = [version for version, answer in said.items() if isinstance(answer, dict)]
+    [loser] = {"2", "3"} - {winner}
+    assert f"is version {winner} by now" in said[loser]
+    assert aliases() == {"champion": winner, "previous_champion": "1", "challenger": "2"}
+
+
+def test_the_same_twice_at_once_is_once(registered, processes):
+    ready, answers = processes.Barrier(2), processes.Queue()
+    both = [processes.Process(target=contend, args=(registered, decision(), ready, answers)) for _ in range(2)]
+    for process in both:
+        process.start()
+    assert [answers.get(timeout=120)[1] for _ in both] == [PROMOTED, PROMOTED]
+    for process in both:
+        process.join(60)
+    assert aliases() == PROMOTED
+
+
+def test_another_machine_at_work_is_waited_for_and_a_dead_one_not(registered, monkeypatch):
+    move = {
+        "before": {"champion": "1", "previous_champion": None}, "after": {"champion": "2", "previous_champion": "1"},
+        "record": None, "since": "2026-01-02T03:04:05+00:00", "why": "gate", "because": "better",
+    }  # fmt: skip
+    by = {"trainyard.host": "another", "trainyard.pid": "1", "trainyard.process_started": "1.0"}
+    for age, finished in ((0, False), (3600, True)):
+        began = promotion.time.time() - age
+        Registry("digits").note(promotion.MOVE, json.dumps(move | {"by": by | {"time": began}}))
+        if finished:
+            assert promote("digits", decision()) == PROMOTED
+        else:
+            with pytest.raises(UnavailableError, match="another promotion of digits is under way on another"):
+                promote("digits", decision())
+            assert aliases() == {"champion": "1", "challenger": "2"}
+
+
+def test_what_somebody_moved_after_an_interruption_stays(registered):
+    move = {
+        "before": {"champion": "1", "previous_champion": None}, "after": {"champion": "2", "previous_champion": "1"},
+        "record": None, "since": "2026-01-02T03:04:05+00:00", "why": "gate", "because": "better",
+        "by": {"trainyard.host": socket.gethostname(), "trainyard.pid": str(os.getpid()), "time": 0},
+    }  # fmt: skip
+    Registry("digits").note(promotion.MOVE, json.dumps(move))
+    point("champion", "3")
+    point("previous_champion", "1")
+    assert rollback("digits") == {"champion": "1", "previous_champion": "3", "challenger": "2"}
+
+
+def test_without_a_registry_nothing_is_promoted_and_later_it_is(registered, no_store, monkeypatch):
+    for move in (lambda: promote("digits", decision()), lambda: rollback("digits"), lambda: standing("digits")):
+        with pytest.raises(UnavailableError, match=no_store):
+            move()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert aliases() == {"champion": "1", "challenger": "2"}
+    assert promote("digits", decision()) == PROMOTED
+
+
+def test_artifacts_that_cannot_be_written_move_nothing(registered):
+    uri = tracking.connect().get_run(Registry("digits").version("2")["run_id"]).info.artifact_uri
+    artifacts = Path(unquote(urlparse(uri).path))
+    shutil.rmtree(artifacts, ignore_errors=True)
+    artifacts.parent.mkdir(parents=True, exist_ok=True)
+    artifacts.write_text("no folder")
+    try:
+        with pytest.raises(UnavailableError):
+            promote("digits", decision())
+    finally:
+        artifacts.unlink()
+    assert aliases() == {"champion": "1", "challenger": "2"}
+    assert promote("digits", decision()) == PROMOTED
+
+
+def served(folder: Path, port: int) -> subprocess.Popen:
+    """A real MLflow server on the project's store, which answers."""
+    import requests
+
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", "--backend-store-uri",
+        f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "mlartifacts"),
+    ]  # fmt: skip
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(command, cwd=folder, env=environment(), stdout=log, stderr=log, process_group=0)
+
+    def answers() -> bool:
+        with contextlib.suppress(requests.RequestException):
+            return requests.get(f"http://127.0.0.1:{port}/health", timeout=1).ok
+        return False
+
+    assert soon(answers), (folder / "server.log").read_text()
+    return server
+
+
+def stop(server: subprocess.Popen) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+
+
+def test_mlflows_server_dies_in_the_middle_and_comes_back(registered, monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    server = served(registered, port)
+    try:
+        original = Registry.point
+
+        def dies(self, alias, version):
+            if alias == "champion":
+                stop(server)
+            original(self, alias, version)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, "point", dies)
+            with pytest.raises(UnavailableError, match="was interrupted"):
+                promote("digits", decision())
+        with pytest.raises(UnavailableError, match=f"127.0.0.1:{port}"):
+            promote("digits", decision())
+        server = served(registered, port)
+        found = standing("digits")
+        assert (found["champion"], bool(found["interrupted"])) == ("1", True)
+        assert promote("digits", decision()) == PROMOTED
+        assert standing("digits")["interrupted"] is None
+    finally:
+        stop(server)
