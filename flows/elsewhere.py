@@ -44,7 +44,6 @@ class Errand:
         files: the texts of what the needed stages wrote and DVC does not keep, by path.
         code: the digests of what must be alike, by path.
         uncached: the paths of what the stage will write and DVC does not keep.
-        remote: the name of DVC's remote; empty for its default one.
     """
 
     stage: str
@@ -54,7 +53,6 @@ class Errand:
     files: dict[str, str]
     code: dict[str, str]
     uncached: list[str]
-    remote: str = ""
     force: bool = False
     time_limit: float | None = None
 
@@ -69,9 +67,7 @@ class Return:
     files: dict[str, str] = field(default_factory=dict)
 
 
-def errand(
-    root: Path, stage: str, needs: Iterable[str], uncached: dict[str, list[str]], remote: str = "", **options
-) -> Errand:
+def errand(root: Path, stage: str, needs: Iterable[str], uncached: dict[str, list[str]], **options) -> Errand:
     """Args:
     needs: all the stages that it needs, directly or not.
     uncached: see `graph.uncached`.
@@ -87,7 +83,6 @@ def errand(
         files=texts(root, [path for needed in needs for path in uncached.get(needed, ())]),
         code=code(root),
         uncached=uncached.get(stage, []),
-        remote=remote,
         **options,
     )
 
@@ -133,7 +128,7 @@ def run(task: Errand, root: Path, processes: Processes, log: Callable[[str], Non
         try:
             prepare(task, root)
             if task.needs:
-                dvc(root, processes, log, "pull", "--force", *remote(task), *task.needs)
+                dvc(root, processes, log, "pull", "--force", *task.needs)
             jobs = {task.stage: hardware.cores()}
             repro = Repro(
                 root, processes, lambda stage, line: None, force=task.force, time_limit=task.time_limit, jobs=jobs
@@ -142,17 +137,13 @@ def run(task: Errand, root: Path, processes: Processes, log: Callable[[str], Non
             if outcome.problem:
                 return Return(outcome, where)
             note(root)
-            dvc(root, processes, log, "push", *remote(task), task.stage)
+            dvc(root, processes, log, "push", task.stage)
             entry = stages_of((root / "dvc.lock").read_text(encoding="utf-8")).get(task.stage)
         except (InputError, UnavailableError) as error:
             return failed(str(error))
         except ClosedError:
             return failed("cancelled")
         return Return(replace(outcome, seconds=time.monotonic() - started), where, entry, texts(root, task.uncached))
-
-
-def remote(task: Errand) -> list[str]:
-    return ["--remote", task.remote] if task.remote else []
 
 
 def prepare(task: Errand, root: Path) -> None:

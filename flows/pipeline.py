@@ -10,6 +10,7 @@ one that PREFECT_API_URL names or `trainyard serve` has brought up; else a tempo
 """
 
 import contextlib
+import functools
 import json
 import os
 import queue
@@ -105,6 +106,8 @@ def run_stages(
     ready: Callable[[], object],
     force: bool = False,
     time_limit: float | None = None,
+    dask: str | None = None,
+    remote: bool = False,
 ) -> list[str]:
     """Runs the plan as tasks of the Prefect flow that calls this, with its artifacts; returns the stages that failed.
 
@@ -114,6 +117,8 @@ def run_stages(
         processes: are ended if this is.
         name: of the flow run.
         ready: called before the first stage.
+        dask: the address of a Dask scheduler whose workers run the stages.
+        remote: whether they have working copies of their own; see `cluster.Cluster`.
     """
     from prefect import task
     from prefect.cache_policies import NO_CACHE
@@ -125,7 +130,8 @@ def run_stages(
     read = params.read()
     shares = capacity.shares(plan.widths(), workers, read, hardware.gpus())
     jobs = {stage: share.cores for stage, share in shares.items()}
-    repro = Repro(root, processes, printer(plan.stages), force=force, time_limit=time_limit, jobs=jobs)
+    say = printer(plan.stages)
+    repro = Repro(root, processes, say, force=force, time_limit=time_limit, jobs=jobs)
 
     # DVC owns caching: a second cache beside it would disagree. What a task returns is small and JSON.
     @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
@@ -139,21 +145,20 @@ def run_stages(
             return Failed(message=f"{stage}: {outcome.problem}")
         return {"stage": stage, "seconds": round(outcome.seconds, 3)}
 
-    def task_for(stage: str):
-        delays = RETRIES.get(stage, ())
-
+    def submit(stage: str, needed: list, delays: Sequence[float]):
         def again(task, run, state) -> bool:
             outcome = outcomes.get(stage)
             if outcome and outcome.can_retry:
                 repro.say(stage, "trying again in some seconds")
             return bool(outcome and outcome.can_retry)
 
-        return dvc_stage.with_options(
+        named = dvc_stage.with_options(
             name=stage.partition("@")[0],
             retries=len(delays),
             retry_delay_seconds=list(delays) or 0,
             retry_condition_fn=again,
         )
+        return named.submit(stage, wait_for=needed)
 
     def begin() -> int:
         """Notes whose process this is, for a server that comes back after it; the GPUs that stages may use."""
@@ -161,39 +166,55 @@ def run_stages(
             client.update_flow_run(flow_run.id, infrastructure_pid=str(os.getpid()))
             return gpu_slots.create(client) if any(share.gpus for share in shares.values()) else 0
 
-    room = capacity.Room(shares, workers, begin())
+    gpus = begin()
     shown = artifacts.Artifacts(read.dataset, get_run_logger().warning)
     shown.progress(0, len(plan.stages))
     ready()
     order = TopologicalSorter({stage: plan.needed(stage) for stage in plan.stages})
     order.prepare()
-    futures, states = {}, {}
+    futures, failed = {}, []
     waiting: list[str] = []
     ended: queue.SimpleQueue[str] = queue.SimpleQueue()
     try:
-        # A task is submitted when what it needs is done and there is room: one that waits would hold a worker.
-        while order.is_active():
-            waiting += order.get_ready()
-            for stage in room.choose(waiting):
-                waiting.remove(stage)
-                needed = [futures[other] for other in plan.needed(stage)]
-                futures[stage] = task_for(stage).submit(stage, wait_for=needed)
-                futures[stage].add_done_callback(lambda _, stage=stage: ended.put(stage))
-            if not room.running:
-                break
-            stage = ended.get()
-            room.leave(stage)
-            futures[stage].wait()  # else `state` asks the server, which hears of it a little later
-            states[stage] = futures[stage].state
-            if states[stage].is_completed():
-                order.done(stage)
-            shown.progress(len(states), len(plan.stages))
+        with contextlib.ExitStack() as stack:
+            room = capacity.Room(shares, workers, gpus)
+            cluster = None
+            if dask:
+                from flows.cluster import Cluster
+
+                # Its workers, which may have other cores and GPUs, take one stage at a time.
+                room = capacity.Room(dict.fromkeys(plan.stages, capacity.Share()), workers, 0)
+                cluster = Cluster(root, plan, processes, dask, remote, say, force=force, time_limit=time_limit)
+                submit = stack.enter_context(cluster).submit
+            # A task is submitted when what it needs is done and there is room: one that waits would hold a worker.
+            while order.is_active():
+                waiting += order.get_ready()
+                for stage in room.choose(waiting):
+                    waiting.remove(stage)
+                    needed = [futures[other] for other in plan.needed(stage)]
+                    futures[stage] = submit(stage, needed, RETRIES.get(stage, ()))
+                    futures[stage].add_done_callback(lambda _, stage=stage: ended.put(stage))
+                if not room.running:
+                    break
+                stage = ended.get()
+                room.leave(stage)
+                futures[stage].wait()  # else `state` asks the server, which hears of it a little later
+                if cluster:
+                    outcomes[stage] = cluster.ended(stage, futures[stage])
+                # A stage that Prefect itself could not run has no outcome.
+                if stage in outcomes and not outcomes[stage].problem and futures[stage].state.is_completed():
+                    order.done(stage)
+                else:
+                    failed.append(stage)
+                shown.progress(len(futures) - len(room.running), len(plan.stages))
+            if cluster:
+                cluster.fetch(outcomes)
         show(shown, plan, read, name, outcomes, repro)
     except BaseException:
         # Prefect waits for its threads before it lets an interrupt through, and they for their commands.
         processes.end_all()
         raise
-    return [stage for stage, state in states.items() if not state.is_completed()]
+    return failed
 
 
 def flow(root: Path, plan: Plan, workers: int, outcomes: dict[str, Outcome], processes: Processes, name: str, **given):
@@ -203,6 +224,8 @@ def flow(root: Path, plan: Plan, workers: int, outcomes: dict[str, Outcome], pro
     from prefect.states import Completed, Failed
     from prefect.task_runners import ThreadPoolTaskRunner
 
+    work = Stays(functools.partial(run_stages, root, plan, workers, outcomes, processes, name=name, **given))
+
     @prefect_flow(
         name="pipeline",
         flow_run_name=name,
@@ -210,7 +233,7 @@ def flow(root: Path, plan: Plan, workers: int, outcomes: dict[str, Outcome], pro
         persist_result=False,
     )
     def pipeline(stages: list[str]):
-        failed = run_stages(root, plan, workers, outcomes, processes, name=name, **given)
+        failed = work()
         message = failure(plan, outcomes, failed) if failed else f"{len(plan.stages)} stages ran"
         if not failed:
             message += f", {len(plan.up_to_date)} were up to date"
@@ -218,6 +241,20 @@ def flow(root: Path, plan: Plan, workers: int, outcomes: dict[str, Outcome], pro
         return Failed(message=message) if failed else Completed(message=message)
 
     return pipeline
+
+
+class Stays:
+    """A call that is left behind when its flow is sent to Dask's workers, as Prefect does, though they never call it:
+    threads and locks cannot travel."""
+
+    def __init__(self, call: Callable | None = None) -> None:
+        self.call = call
+
+    def __call__(self):
+        return self.call()
+
+    def __reduce__(self) -> tuple:
+        return Stays, ()
 
 
 def failure(plan: Plan, outcomes: Mapping[str, Outcome], failed: Sequence[str]) -> str:
@@ -264,8 +301,8 @@ def prepare_tracking(root: Path, processes: Processes) -> None:
         click.echo(f"warning: MLflow's store could not be prepared: {' '.join(lines)}", err=True)
 
 
-def execute(root: Path, plan: Plan, workers: int, force: bool = False, time_limit: float | None = None) -> int:
-    """Runs the plan; returns the exit code.
+def execute(root: Path, plan: Plan, workers: int, **options) -> int:
+    """Runs the plan; returns the exit code. For the options see `run_stages`.
 
     Raises:
         SystemExit: with 143, after SIGTERM and with every child ended; KeyboardInterrupt alike.
@@ -279,9 +316,7 @@ def execute(root: Path, plan: Plan, workers: int, force: bool = False, time_limi
         tracking.start()
         if server:
             server.start()
-        pipeline = flow(
-            root, plan, workers, outcomes, processes, name, ready=tracking.join, force=force, time_limit=time_limit
-        )
+        pipeline = flow(root, plan, workers, outcomes, processes, name, ready=tracking.join, **options)
         if server:
             server.wait()
         try:
@@ -362,15 +397,46 @@ def commit(root: Path) -> str:
     return asked.stdout.strip()
 
 
+def on_dask(command: Callable) -> Callable:
+    """The options of a command whose stages may run on Dask's workers."""
+    for option in (
+        click.option("--remote", is_flag=True, help="Of --dask: the workers have working copies of their own, and "
+                     "DVC's remote carries data and results."),
+        click.option("--dask", metavar="ADDRESS", help="Run the stages on the workers (trainyard worker) of the Dask "
+                     "scheduler at tcp://HOST:8786."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def check_dask(address: str | None, remote: bool) -> None:
+    """Raises InputError and UnavailableError before anything is started."""
+    from flows import worker
+
+    if address:
+        worker.check(address)
+        worker.check_servers(address, remote)
+    elif remote:
+        raise InputError("--remote is for --dask: without it stages run in this working copy")
+
+
+def side_by_side(plan: Plan, workers: int | None, dask: str | None) -> int:
+    """How many stages may run at the same time: as many as there are cores, or on Dask, which knows its own, all."""
+    width = max(plan.widths().values())
+    return min(workers or (width if dask else hardware.cores()), width)
+
+
 @click.command()
 @click.argument("stages", nargs=-1, metavar="[STAGE]...")
 @click.option("--workers", type=click.IntRange(min=1), help="Stages at the same time.  [default: CPU cores]")
 @click.option("--force", is_flag=True, help="Run what is up to date, too.")
 @click.option("--dry", is_flag=True, help="Only say what would run, and why.")
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For each stage.")
-def command(stages: tuple[str, ...], workers: int | None, force: bool, dry: bool, time_limit: float | None) -> int:
+@on_dask
+def command(stages: tuple[str, ...], workers: int | None, force: bool, dry: bool, **options) -> int:
     """Run the stale stages in parallel with Prefect; with names (train, train@mlp), only these and what they
     need."""
+    check_dask(options["dask"], options["remote"])
     root = project.root()
     params.read()  # its refusals are clearer than what DVC makes of the same mistake
     planned = plan(root, stages, force)
@@ -381,8 +447,8 @@ def command(stages: tuple[str, ...], workers: int | None, force: bool, dry: bool
         click.echo(f"would run {stage}: {planned.reason(stage)}")
     if dry:
         return 0
-    workers = min(workers or hardware.cores(), max(planned.widths().values()))
-    code = execute(root, planned, workers, force, time_limit)
+    workers = side_by_side(planned, workers, options["dask"])
+    code = execute(root, planned, workers, force=force, **options)
     if code == 0:
         show_results()
     return code
