@@ -18,6 +18,7 @@ KEEPERS = {
     "mlflow": {"flows/tracking.py", "flows/registry.py"},
     "prefect": {
         "flows/artifacts.py",
+        "flows/cluster.py",
         "flows/deploy.py",
         "flows/gpu_slots.py",
         "flows/notify.py",
@@ -25,6 +26,7 @@ KEEPERS = {
         "flows/retrain_flow.py",
         "flows/watch.py",
     },
+    "prefect_dask": {"flows/cluster.py"},
     "dvc": {"flows/graph.py"},
     "lightning": set(),  # a second namespace of pytorch_lightning's: isinstance fails across the two
     "pytorch_lightning": {"lightning_modules/lightning.py"},
