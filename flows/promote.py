@@ -5,8 +5,6 @@ Writes  the aliases champion and previous_champion, tags of the challenger's ver
 Run     python -m flows.promote
 """
 
-import json
-
 import click
 
 from flows.console import run
@@ -46,11 +44,8 @@ def show(decision: dict) -> None:
 
 @click.command()
 @click.option("--dataset", help="Whose challenger; by default that of params.yaml.")
-@click.option("--dry", is_flag=True, help="Say what the gate says, and change and record nothing.")
-@click.option("--force", is_flag=True, help="Promote although the gate refuses; needs --because.")
-@click.option("--because", metavar="TEXT", help="Why it is forced: recorded with the version.")
-@click.option("--json", "as_json", is_flag=True, help="Print the decision as JSON.")
-def command(dataset: str | None, dry: bool, force: bool, because: str | None, as_json: bool) -> int | None:
+@click.option("--force", metavar="REASON", help="Promote whatever the gate says; the reason is recorded with it.")
+def command(dataset: str | None, force: str | None) -> int:
     """Judge the challenger, and make it the champion where it is truly better.
 
     Both are asked for the same pinned test images. The challenger passes if it is right more often than chance would
@@ -59,23 +54,21 @@ def command(dataset: str | None, dry: bool, force: bool, because: str | None, as
 
     Exit codes: 0 promoted, or nothing to do; 3 the gate refused; 1 MLflow cannot be used; 2 bad input.
     """
-    if force != bool((because or "").strip()):
-        raise InputError('--force and --because TEXT go together: say why, as in --because "the old one is too slow"')
     from flows import gate, promotion
 
+    if force is not None and not force.strip():
+        raise InputError('--force needs a reason, as in --force "the old one is too slow"')
     dataset = dataset or read().dataset
-    decision = forced(dataset, because.strip()) if force else gate.decide(dataset, read())
-    if as_json:
-        click.echo(json.dumps(decision, indent=2, ensure_ascii=False))
-    else:
-        show(decision)
-    moves = decision["promote"] or (force and decision["verdict"] != "nothing")
-    if not dry:
-        aliases = promotion.promote(dataset, decision)
-        if moves and not as_json:
-            kept = f"; version {aliases['previous_champion']} is kept" if "previous_champion" in aliases else ""
-            click.echo(f"version {aliases['champion']} is champion{kept}")
-    return 0 if moves or decision["verdict"] == "nothing" else REFUSED
+    decision = forced(dataset, force.strip()) if force else gate.decide(dataset, read())
+    show(decision)
+    aliases = promotion.promote(dataset, decision)
+    if decision["verdict"] == "nothing":
+        return 0
+    if not (decision["promote"] or force):
+        return REFUSED
+    kept = f"; version {aliases['previous_champion']} is kept" if "previous_champion" in aliases else ""
+    click.echo(f"version {aliases['champion']} is champion{kept}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -5,14 +5,17 @@ Small reads and writes, each of which the registry does whole or not at all; the
 
 import functools
 import json
-import sys
 from collections.abc import Callable
 
 from flows import tracking
 from lightning_modules.errors import InputError, UnavailableError
 
 PREVIOUS = "previous_champion"
-LOADER = "trainyard_ensemble"  # the module that travels with each model, see Registrar.log_model
+
+
+def absent(error: Exception) -> bool:
+    """Whether MLflow says that there is no such thing."""
+    return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
 
 
 def or_unavailable(method: Callable) -> Callable:
@@ -47,14 +50,12 @@ class Registry:
     @or_unavailable
     def describe(self) -> tuple[dict[str, str], dict[str, str]]:
         """Aliases (the version by its alias) and tags of the model, read at one moment; both empty without a model."""
-        import mlflow
-
         if not tracking.store_exists():
             return {}, {}  # asking would create it
         try:
             model = self.client.get_registered_model(self.dataset)
-        except mlflow.exceptions.MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        except Exception as error:
+            if absent(error):
                 return {}, {}
             raise
         return {alias: str(version) for alias, version in model.aliases.items()}, dict(model.tags)
@@ -64,58 +65,28 @@ class Registry:
 
     @or_unavailable
     def version(self, number: str) -> dict:
-        """version, run_id, created (seconds since 1970) and tags.
+        """version, run_id and tags.
 
         Raises:
             InputError: there is no such version.
         """
-        import mlflow
-
         try:
             found = self.client.get_model_version(self.dataset, number)
-        except mlflow.exceptions.MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        except Exception as error:
+            if absent(error):
                 raise InputError(f"there is no version {number} of {self.dataset} in {tracking.store()}") from None
             raise
-        return {
-            "version": str(found.version),
-            "run_id": found.run_id,
-            "created": found.creation_timestamp / 1000,
-            "tags": dict(found.tags),
-        }
+        return {"version": str(found.version), "run_id": found.run_id, "tags": dict(found.tags)}
 
     @or_unavailable
     def metrics(self, run: str) -> dict[str, float]:
         """What a run logged last; empty where the run was deleted."""
-        import mlflow
-
         try:
             return dict(self.client.get_run(run).data.metrics)
-        except mlflow.exceptions.MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        except Exception as error:
+            if absent(error):
                 return {}
             raise
-
-    def load(self, number: str):
-        """A version as a pyfunc model.
-
-        Raises:
-            UnavailableError: its files cannot be had, or cannot be loaded.
-        """
-        path = list(sys.path)
-        # Each model brings its loader under the same name: Python would give the second one the code of the first.
-        sys.modules.pop(LOADER, None)
-        try:
-            import mlflow
-
-            tracking.connect()  # tells MLflow which store to load from
-            return mlflow.pyfunc.load_model(f"models:/{self.dataset}/{number}", suppress_warnings=True)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UnavailableError(f"{self.dataset} version {number} cannot be loaded: {reason}") from None
-        finally:
-            sys.modules.pop(LOADER, None)
-            sys.path[:] = path
 
     @or_unavailable
     def point(self, alias: str, version: str | None) -> None:

@@ -175,7 +175,7 @@ def keep_in_git(place: Place, options: Options, message: str) -> list[str]:
         return []
     if options.commit:
         return [f"committed {', '.join(names)} as {commit.commit(place.root, names, message)}"]
-    return [f"{' and '.join(names)} differ from the last commit (--commit commits them)"]
+    return [f"{', '.join(names)} differ from the last commit (--commit commits them)"]
 
 
 def commit_message(place: Place, now: Round, batches: Sequence[dict], said: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ import yaml
 
 from flows import project, served
 from flows.spread import spread
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, UnavailableError
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 WEIGHTS = "trainyard.weights_sha256"
@@ -36,6 +36,7 @@ ENSEMBLE = "trainyard.ensemble_sha256"
 TEST = "trainyard.test_sha256"
 MEMBER = "trainyard.member"
 ERROR = "trainyard.error"
+LOADER = "trainyard_ensemble"  # the module that travels with each registered model
 MOST_METRICS = 1000  # that MLflow takes at once
 # Whose versions a run is tagged with, beside torch's.
 LIBRARIES = ("pytorch-lightning", "numpy", "mlflow", "dvc")
@@ -496,12 +497,12 @@ class Registrar:
 
         columns = [ColSpec("string", "label"), *(ColSpec("double", name) for name in card["class_names"])]
         with tempfile.TemporaryDirectory() as folder:
-            code = Path(folder) / "trainyard_ensemble.py"
+            code = Path(folder) / f"{LOADER}.py"
             shutil.copy(Path(__file__).with_name("served_ensemble.py"), code)
             with mlflow.start_run(run_id=run):
                 return mlflow.pyfunc.log_model(
                     name="model",
-                    loader_module="trainyard_ensemble",
+                    loader_module=LOADER,
                     code_paths=[str(code)],
                     data_path=str(files),
                     signature=ModelSignature(
@@ -567,6 +568,28 @@ def load_champion(dataset: str):
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"the champion, {dataset} version {found['version']}, cannot be loaded: {reason}") from None
     return model, found
+
+
+def load_version(dataset: str, number: str):
+    """A version of the dataset's model as a pyfunc model, beside others that this process has loaded.
+
+    Raises:
+        UnavailableError: its files cannot be had, or cannot be loaded.
+    """
+    path = list(sys.path)
+    # Each model brings its loader under the same name: Python would give the second one the code of the first.
+    sys.modules.pop(LOADER, None)
+    try:
+        connect()  # tells MLflow which store to load from
+        import mlflow
+
+        return mlflow.pyfunc.load_model(f"models:/{dataset}/{number}", suppress_warnings=True)
+    except Exception as error:  # MLflow's, torch's or the model's own
+        reason = " ".join(str(error).split())[:300]
+        raise UnavailableError(f"{dataset} version {number} cannot be loaded: {reason}") from None
+    finally:
+        sys.modules.pop(LOADER, None)
+        sys.path[:] = path
 
 
 def end_stale_runs() -> list[str]:

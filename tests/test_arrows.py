@@ -15,7 +15,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 LEARNING = {"lightning_modules", "torch", "pytorch_lightning", "torchmetrics", "numpy", "safetensors"}
 # Who alone may import what.
 KEEPERS = {
-    "mlflow": {"flows/tracking.py", "flows/registry.py"},
+    "mlflow": {"flows/tracking.py"},
     "prefect": {
         "flows/artifacts.py",
         "flows/deploy.py",

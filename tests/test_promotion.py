@@ -136,8 +136,10 @@ def try_it(folder: Path, what: str, number: int, happens, answers=None) -> None:
         sys.exit(7)
 
 
-def contend(folder: Path, given: dict, ready, answers) -> None:
+def contend(folder: Path, given: dict, ready, answers, store: Path | None = None) -> None:
     alone(folder)
+    if store:
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{store}"
     tracking.connect()
     ready.wait()
     try:
@@ -251,6 +253,8 @@ def test_the_power_fails_before_each_write_of_a_promotion(registered_once, tmp_p
         assert code == -signal.SIGKILL
         consistent()
         found = standing("digits")
+        if not number:  # it failed between training and promotion: nothing is judged, and all see that
+            assert found["waiting"]
         seen.add((found["champion"], found["previous_champion"], bool(found["interrupted"])))
         # Either it moves on, or the one before comes back.
         fresh(folder, tmp_path / f"{number} again", monkeypatch)
@@ -350,6 +354,30 @@ def test_two_at_once_one_wins_and_the_other_is_told(registered, processes):
     [loser] = {"2", "3"} - {winner}
     assert f"is version {winner} by now" in said[loser]
     assert aliases() == {"champion": winner, "previous_champion": "1", "challenger": "2"}
+
+
+def test_two_working_copies_of_one_registry_at_once_do_not_both_win(registered, tmp_path, processes):
+    """Which share no lock: the announcement and the comparison with the champion have to do."""
+    other = make_project(tmp_path / "another copy")
+    ready, answers = processes.Barrier(2), processes.Queue()
+    store = registered / "mlflow.db"
+    both = [
+        processes.Process(target=contend, args=(folder, decision(one), ready, answers, store))
+        for one, folder in (("2", registered), ("3", other))
+    ]
+    for process in both:
+        process.start()
+    said = dict(answers.get(timeout=120) for _ in both)
+    for process in both:
+        process.join(60)
+    winners = [version for version, answer in said.items() if isinstance(answer, dict)]
+    assert len(winners) <= 1
+    assert aliases()["champion"] in (winners or ["1", "2", "3"])
+    # Whoever was told to try again can, and all is as after one promotion.
+    champion = aliases()["champion"]
+    last = "2" if champion == "3" else "3"
+    assert promote("digits", decision(last, champion))["previous_champion"] == champion
+    assert standing("digits")["interrupted"] is None
 
 
 def test_the_same_twice_at_once_is_once(registered, processes):
