@@ -176,8 +176,8 @@ def bring_up(root: Path, parts: Parts, prefect_port: int | None, mlflow_port: in
     deployed = parts.start("prefect deploy", [sys.executable, "-m", "flows.deploy", *own], env)
     parts.wait(lambda: False, "prefect deploy --all", ends=deployed)
     command = [sys.executable, "-c", WITH_PARENT, "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-    # One run at a time: they share this working copy.
-    worker = parts.start("the worker", [*command, "--limit", "1"], env, sign="started!")
+    # Without a limit of its own: a run that it left waiting would not be cancelled by its deployment's limit of one.
+    worker = parts.start("the worker", command, env, sign="started!")
     for name, when in deployments(root):
         click.echo(f"deployment   {name:<18} {when}")
     parts.wait(worker.up.is_set, "the worker")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -39,12 +40,14 @@ def tick(file: str = "ticks", seconds: float = 0):
 
 @flow
 def retrain(dataset: str | None = None, workers: int | None = None, fresh_seed: bool = False, promote: bool = True,
-            push: bool = True, commit: bool = False):
+            push: bool = True, commit: bool = False, time_limit: float | None = None):
     Path("retrained").write_text(json.dumps({"dataset": dataset, "promote": promote}))
+    while Path("wait").exists():
+        time.sleep(0.1)
 
 @flow
 def watch(dataset: str | None = None, workers: int | None = None, promote: bool = True, push: bool = True,
-          commit: bool = False):
+          commit: bool = False, time_limit: float | None = None):
     pass
 """
 STAGE = """
@@ -70,7 +73,8 @@ def prepare(folder: Path, ticks: float | None = 20) -> Path:
     given = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
     for deployment in given["deployments"]:
         deployment["entrypoint"] = f"standin.py:{deployment['entrypoint'].rpartition('.')[2]}"
-    tick = {"name": "tick", "entrypoint": "standin.py:tick", "work_pool": given["deployments"][0]["work_pool"]}
+    like = {key: given["deployments"][0][key] for key in ("work_pool", "concurrency_limit")}
+    tick = {"name": "tick", "entrypoint": "standin.py:tick", **like}
     schedules = {"schedules": [{"interval": ticks}]} if ticks else {}
     given["deployments"].append({**tick, **schedules})
     (folder / "prefect.yaml").write_text(yaml.safe_dump(given))
@@ -106,8 +110,15 @@ class Served:
         """Prefect's API."""
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.prefect}/api{path}", json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.loads(answer.read() or "null")
+        for more in range(5, -1, -1):
+            try:
+                with urllib.request.urlopen(request, timeout=20) as answer:
+                    return json.loads(answer.read() or "null")
+            except urllib.error.HTTPError as error:
+                # Two writers at once in SQLite: Prefect's own client tries again, too.
+                if error.code != 503 or not more:
+                    raise
+                time.sleep(1)
 
     def runs(self, deployment: str) -> list[dict]:
         chosen = {"deployments": {"name": {"any_": [deployment]}}}
@@ -226,6 +237,25 @@ def test_a_run_that_is_asked_for_gets_its_parameters(serving):
     run = serving.press_run("weekly-mnist")
     assert soon(lambda: serving.state(run) == "Completed", 60), serving.everything()
     assert json.loads((serving.folder / "retrained").read_text()) == {"dataset": "mnist", "promote": True}
+
+
+def test_a_run_that_comes_up_while_another_of_its_deployment_is_at_work_is_cancelled(serving):
+    """And one of another deployment is not."""
+    wait = serving.folder / "wait"
+    wait.touch()
+    try:
+        first = serving.press_run("monthly-cifar10")
+        assert soon(lambda: serving.state(first) == "Running", 60), serving.everything()
+        second = serving.press_run("monthly-cifar10")
+        assert soon(lambda: serving.state(second) == "Cancelled", 60), serving.run(second)["state"]
+        other = serving.press_run("incoming")
+        assert soon(lambda: serving.state(other) == "Completed", 60), serving.run(other)["state"]
+        assert serving.state(first) == "Running"
+    finally:
+        wait.unlink()
+    assert soon(lambda: serving.state(first) == "Completed", 60), serving.run(first)["state"]
+    third = serving.press_run("monthly-cifar10")
+    assert soon(lambda: serving.state(third) == "Completed", 60), serving.run(third)["state"]
 
 
 def test_a_second_one_says_where_the_first_is(serving):
