@@ -6,8 +6,8 @@ Run     python -m flows.serve
 
 Prefect's server, the deployments of prefect.yaml, a worker that runs what is due, and MLflow's pages. A server that
 PREFECT_API_URL or MLFLOW_TRACKING_URI names is used instead of one of its own. The worker is Prefect's own for the
-process work pool of prefect.yaml, so `prefect deploy --all` changes what is served, and a second machine's worker
-may join. Schedules live in the server's database: they are kept while nothing is up, and late runs are made up for.
+process work pool of prefect.yaml, so `prefect deploy --all` changes what is served. Schedules live in the server's
+database: they are kept while nothing is up, and late runs are made up for.
 """
 
 import os
