@@ -38,9 +38,12 @@ class Options:
     push: bool = True
     commit: bool = False
     time_limit: float | None = None
+    dask: str | None = None
+    remote: bool = False
 
     def place(self) -> Place:
-        """Raises InputError where what is asked for cannot be done."""
+        """Raises InputError and UnavailableError where what is asked for cannot be done."""
+        pipeline.check_dask(self.dask, self.remote)
         place = Place(project.root(), self.dataset, self.fresh_seed)
         if self.commit and not place.is_project:
             raise InputError(
@@ -175,7 +178,7 @@ def keep_in_git(place: Place, options: Options, message: str) -> list[str]:
         return []
     if options.commit:
         return [f"committed {', '.join(names)} as {commit.commit(place.root, names, message)}"]
-    return [f"{' and '.join(names)} differ from the last commit (--commit commits them)"]
+    return [f"{', '.join(names)} differ from the last commit (--commit commits them)"]
 
 
 def commit_message(place: Place, now: Round, batches: Sequence[dict], said: Sequence[str]) -> str:
@@ -263,6 +266,7 @@ def tell_ahead(options: Options) -> None:
 @click.option("--commit", is_flag=True, help="Commit dvc.lock, metrics and the version of added images to git.")
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For each stage.")
 @click.option("--dry", is_flag=True, help="Only say what would be done.")
+@pipeline.on_dask
 def command(dry: bool, **given) -> int | None:
     """Take in the images in data/incoming/<class>/, run what is stale, and promote the result if it is truly better.
 

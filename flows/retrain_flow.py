@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
 
-from flows import hardware, notify, params, pipeline, project
+from flows import notify, params, pipeline, project
 from flows.artifacts import Artifacts
 from flows.pipeline import Plan
 from flows.processes import Processes
@@ -40,6 +40,8 @@ def retrain(
     push: bool = True,
     commit: bool = False,
     time_limit: float | None = None,
+    dask: str | None = None,
+    remote: bool = False,
 ) -> State:
     """Takes in new images, runs what is stale in parallel, asks the gate, promotes, reports, pushes, commits.
 
@@ -47,7 +49,7 @@ def retrain(
         Completed; Completed and named Skipped, where there was nothing to do; Cancelled, where another retrain is at
         work; Failed. The message says why.
     """
-    options = Options(dataset, workers, fresh_seed, promote, push, commit, time_limit)
+    options = Options(dataset, workers, fresh_seed, promote, push, commit, time_limit, dask, remote)
     log = get_run_logger()
 
     def say(sentence: str) -> None:
@@ -72,13 +74,14 @@ def retrain(
 
 def run_as_tasks(options: Options, folder: Path, plan: Plan) -> Mapping[str, Outcome]:
     """The stages as tasks of the flow that is running."""
-    workers = min(options.workers or hardware.cores(), max(plan.widths().values()))
+    workers = pipeline.side_by_side(plan, options.workers, options.dask)
     outcomes: dict[str, Outcome] = {}
     with Processes() as processes:
         tracking = threading.Thread(target=pipeline.prepare_tracking, args=(folder, processes))
         tracking.start()
         pipeline.run_stages(
-            folder, plan, workers, outcomes, processes, name=name(), ready=tracking.join, time_limit=options.time_limit
-        )
+            folder, plan, workers, outcomes, processes, name=name(), ready=tracking.join,
+            time_limit=options.time_limit, dask=options.dask, remote=options.remote,
+        )  # fmt: skip
     pipeline.report(plan, outcomes)
     return outcomes

@@ -6,8 +6,8 @@ Run     python -m flows.serve
 
 Prefect's server, the deployments of prefect.yaml, a worker that runs what is due, and MLflow's pages. A server that
 PREFECT_API_URL or MLFLOW_TRACKING_URI names is used instead of one of its own. The worker is Prefect's own for the
-process work pool of prefect.yaml, so `prefect deploy --all` changes what is served, and a second machine's worker
-may join. Schedules live in the server's database: they are kept while nothing is up, and late runs are made up for.
+process work pool of prefect.yaml, so `prefect deploy --all` changes what is served. Schedules live in the server's
+database: they are kept while nothing is up, and late runs are made up for.
 """
 
 import os
@@ -176,8 +176,8 @@ def bring_up(root: Path, parts: Parts, prefect_port: int | None, mlflow_port: in
     deployed = parts.start("prefect deploy", [sys.executable, "-m", "flows.deploy", *own], env)
     parts.wait(lambda: False, "prefect deploy --all", ends=deployed)
     command = [sys.executable, "-c", WITH_PARENT, "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-    # One run at a time: they share this working copy.
-    worker = parts.start("the worker", [*command, "--limit", "1"], env, sign="started!")
+    # Without a limit of its own: a run that it left waiting would not be cancelled by its deployment's limit of one.
+    worker = parts.start("the worker", command, env, sign="started!")
     for name, when in deployments(root):
         click.echo(f"deployment   {name:<18} {when}")
     parts.wait(worker.up.is_set, "the worker")

@@ -31,6 +31,7 @@ def watch(
     promote: bool = True,
     push: bool = True,
     commit: bool = False,
+    time_limit: float | None = None,
 ):
     """Retrains where images wait in data/incoming/; else it ends at once, and says so."""
     folder = project.root() / "data" / "incoming"
@@ -39,5 +40,6 @@ def watch(
     from flows.retrain_flow import retrain
 
     return retrain(
-        dataset=dataset, workers=workers, fresh_seed=False, promote=promote, push=push, commit=commit, return_state=True
-    )
+        dataset=dataset, workers=workers, fresh_seed=False, promote=promote, push=push, commit=commit,
+        time_limit=time_limit, return_state=True,
+    )  # fmt: skip

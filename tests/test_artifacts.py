@@ -1,6 +1,8 @@
 """What a flow shows at its end: results with links, and why each stage ran or did not."""
 
-from flows import artifacts
+import json
+
+from flows import artifacts, served, tracking
 from flows.artifacts import Artifacts, account
 from flows.params import read
 from flows.repro import Outcome
@@ -58,3 +60,33 @@ def test_an_artifact_that_is_not_taken_is_said_and_costs_nothing_more(project, m
     assert tries[0][1] == "fashion-mnist-progress"  # Prefect takes no underscore in a key
     shown.results("text")
     assert said == ["Prefect did not take an artifact: the server is away"] * 2
+
+
+def test_links_lead_to_the_newest_runs_and_model_where_mlflow_is_served(finished, monkeypatch):
+    links = tracking.pages()
+    assert links["experiment"].startswith("http://127.0.0.1:5000/#/experiments/")
+    assert set(links["runs"]) == {"small", "wide", "ensemble"}
+    client = tracking.connect()
+    for name, link in links["runs"].items():
+        place, _, run_id = link.rpartition("/runs/")
+        assert place == links["experiment"]
+        tags = client.get_run(run_id).data.tags
+        assert tags["trainyard.kind"] == ("ensemble" if name == "ensemble" else "member")
+        assert tags.get("trainyard.member", "ensemble") == name
+    assert links["model"] == "http://127.0.0.1:5000/#/models/digits/versions/1"
+
+    monkeypatch.setattr(served, "addresses", lambda: {"mlflow": "http://127.0.0.1:5055"})
+    assert tracking.pages()["model"] == "http://127.0.0.1:5055/#/models/digits/versions/1"
+
+
+def test_a_note_of_a_process_that_is_gone_does_not_count(project):
+    assert served.addresses() is None
+    served.note("http://127.0.0.1:1/api", "http://127.0.0.1:2")
+    noted = served.addresses()
+    assert noted["prefect"] == "http://127.0.0.1:1/api"
+    # Its number belongs to another process now.
+    file = served.folder() / "addresses.json"
+    file.write_text(json.dumps({**noted, "process_started": noted["process_started"] - 10}))
+    assert served.addresses() is None
+    served.forget()
+    assert served.addresses() is None

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -21,7 +22,8 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from conftest import ROOT, environment, make_project, soon
+from conftest import ROOT, make_project, soon
+from conftest import environment as environment_of_sources
 
 from flows import ports
 
@@ -39,12 +41,14 @@ def tick(file: str = "ticks", seconds: float = 0):
 
 @flow
 def retrain(dataset: str | None = None, workers: int | None = None, fresh_seed: bool = False, promote: bool = True,
-            push: bool = True, commit: bool = False):
+            push: bool = True, commit: bool = False, time_limit: float | None = None):
     Path("retrained").write_text(json.dumps({"dataset": dataset, "promote": promote}))
+    while Path("wait").exists():
+        time.sleep(0.1)
 
 @flow
 def watch(dataset: str | None = None, workers: int | None = None, promote: bool = True, push: bool = True,
-          commit: bool = False):
+          commit: bool = False, time_limit: float | None = None):
     pass
 """
 STAGE = """
@@ -62,19 +66,27 @@ def deployments() -> list[dict]:
 
 
 def prepare(folder: Path, ticks: float | None = 20) -> Path:
-    """A project whose deployments are those of prefect.yaml with stand-ins for their flows, and one that ticks every
-    twenty seconds, or when asked."""
+    """A project with its packages, as after `git clone`, whose deployments are those of prefect.yaml with stand-ins for
+    their flows, and one that ticks every twenty seconds, or when asked."""
     make_project(folder)
+    for package in ("flows", "lightning_modules"):
+        (folder / package).symlink_to(ROOT / package)
     (folder / "standin.py").write_text(STAND_IN)
     (folder / "stage.py").write_text(STAGE)
     given = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
     for deployment in given["deployments"]:
         deployment["entrypoint"] = f"standin.py:{deployment['entrypoint'].rpartition('.')[2]}"
-    tick = {"name": "tick", "entrypoint": "standin.py:tick", "work_pool": given["deployments"][0]["work_pool"]}
+    like = {key: given["deployments"][0][key] for key in ("work_pool", "concurrency_limit")}
+    tick = {"name": "tick", "entrypoint": "standin.py:tick", **like}
     schedules = {"schedules": [{"interval": ticks}]} if ticks else {}
     given["deployments"].append({**tick, **schedules})
     (folder / "prefect.yaml").write_text(yaml.safe_dump(given))
     return folder
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Flows are found in the project or not at all: a worker that looks elsewhere would not find them at a user's."""
+    return environment_of_sources(**{"PYTHONPATH": "", **more})
 
 
 class Served:
@@ -106,8 +118,15 @@ class Served:
         """Prefect's API."""
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.prefect}/api{path}", json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.loads(answer.read() or "null")
+        for more in range(5, -1, -1):
+            try:
+                with urllib.request.urlopen(request, timeout=20) as answer:
+                    return json.loads(answer.read() or "null")
+            except urllib.error.HTTPError as error:
+                # Two writers at once in SQLite: Prefect's own client tries again, too.
+                if error.code != 503 or not more:
+                    raise
+                time.sleep(1)
 
     def runs(self, deployment: str) -> list[dict]:
         chosen = {"deployments": {"name": {"any_": [deployment]}}}
@@ -228,6 +247,25 @@ def test_a_run_that_is_asked_for_gets_its_parameters(serving):
     assert json.loads((serving.folder / "retrained").read_text()) == {"dataset": "mnist", "promote": True}
 
 
+def test_a_run_that_comes_up_while_another_of_its_deployment_is_at_work_is_cancelled(serving):
+    """And one of another deployment is not."""
+    wait = serving.folder / "wait"
+    wait.touch()
+    try:
+        first = serving.press_run("monthly-cifar10")
+        assert soon(lambda: serving.state(first) == "Running", 60), serving.everything()
+        second = serving.press_run("monthly-cifar10")
+        assert soon(lambda: serving.state(second) == "Cancelled", 60), serving.run(second)["state"]
+        other = serving.press_run("incoming")
+        assert soon(lambda: serving.state(other) == "Completed", 60), serving.run(other)["state"]
+        assert serving.state(first) == "Running"
+    finally:
+        wait.unlink()
+    assert soon(lambda: serving.state(first) == "Completed", 60), serving.run(first)["state"]
+    third = serving.press_run("monthly-cifar10")
+    assert soon(lambda: serving.state(third) == "Completed", 60), serving.run(third)["state"]
+
+
 def test_a_second_one_says_where_the_first_is(serving):
     second = trainyard(serving, "serve")
     assert second.returncode == 1
@@ -249,7 +287,8 @@ def test_a_port_that_is_taken_is_said_at_once(tmp_path):
     assert not (folder / ".trainyard" / "prefect" / "prefect.db").exists()
 
 
-def test_a_pipeline_shows_its_stages_reasons_results_and_sends_its_message(serving):
+def test_a_stage_that_hangs_is_ended_others_finish_and_a_rerun_does_what_is_missing(serving):
+    """With what Prefect shows of it: stages, reasons, their lines, artifacts; and the message that is sent."""
     received = []
 
     class Webhook(BaseHTTPRequestHandler):
@@ -272,14 +311,13 @@ CustomWebhookNotificationBlock(
 Variable.set("trainyard_notify", "custom-webhook/team")
 """
     api = {"PREFECT_API_URL": f"{serving.prefect}/api"}
-    subprocess.run([sys.executable, "-c", block], env=environment(**api), check=True, timeout=60)
-    write_stages(serving.folder, {"first": (0, []), "bad": (0, ["nowhere"]), "other": (0, []), "last": (0, ["bad"])})
-    (serving.folder / "nowhere.txt").touch()
+    subprocess.run([sys.executable, "-c", block], cwd=serving.folder, env=environment(**api), check=True, timeout=60)
+    write_stages(serving.folder, {"first": (0, []), "bad": (0, []), "other": (0, ["first"]), "last": (0, ["bad"])})
     stages = yaml.safe_load((serving.folder / "dvc.yaml").read_text())
-    stages["stages"]["bad"]["cmd"] = "echo no room && exit 3"
+    stages["stages"]["bad"]["cmd"] = "echo waits for more; while [ ! -e more ]; do sleep 0.1; done; touch bad.txt"
     (serving.folder / "dvc.yaml").write_text(yaml.safe_dump(stages))
     try:
-        done = trainyard(serving, "pipeline")
+        done = trainyard(serving, "pipeline", "--workers", "2", "--time-limit", "20")
     finally:
         hook.shutdown()
     assert done.returncode == 1, done.stdout + done.stderr
@@ -299,17 +337,32 @@ Variable.set("trainyard_notify", "custom-webhook/team")
     assert float(shown["digits-progress"]["data"]) == 75
     assert "| bad | **failed** | never run |" in shown["digits-results"]["data"]
     assert "| last | **not run**, since what it needs failed | never run |" in shown["digits-results"]["data"]
-    assert "no room" in shown["digits-results"]["data"]
+    assert "**bad failed**: ended after its time limit of 20 seconds" in shown["digits-results"]["data"]
+    assert "waits for more" in shown["digits-results"]["data"]
 
-    def logged() -> str:
-        return "\n".join(log["message"] for log in serving.ask("/logs/filter"))
+    task = next(task for task in serving.ask("/task_runs/filter", **chosen) if task["name"] == "first")
 
-    assert soon(lambda: "hello from first" in logged() and "runs because of never run" in logged(), 20), logged()
+    def logged() -> set[str]:
+        logs = serving.ask("/logs/filter", logs={"task_run_id": {"any_": [task["id"]]}})
+        return {log["message"] for log in logs}
+
+    assert soon(lambda: logged() >= {"runs because of never run", "hello from first"}, 20), logged()
     assert received == [{"text": f"Trainyard: {run['name']} failed: {message}"}]
+
+    (serving.folder / "more").touch()
+    done = trainyard(serving, "pipeline")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(re.findall(r"^(\w+) +\|", done.stdout, re.MULTILINE)) == {"bad", "last"}
 
 
 def test_stages_on_one_gpu_take_turns_over_two_pipelines(serving):
-    """The machine is said to have a GPU; what is held is a real limit on the server."""
+    """The machine is said to have a GPU; what is held is a real limit on the server, as `serve` made it."""
+    for count in (2, 1):
+        deploy = f"from flows import hardware; hardware.gpus = lambda: {count}; from flows import deploy; deploy.main()"
+        api = {"PREFECT_API_URL": f"{serving.prefect}/api"}
+        subprocess.run([sys.executable, "-c", deploy], cwd=serving.folder, env=environment(**api), check=True)
+        limits = serving.ask("/v2/concurrency_limits/filter")
+        assert [limit["limit"] for limit in limits if limit["name"].startswith("gpu-")] == [count]
     write_stages(serving.folder, {"train": (1.5, []), "evaluate": (1.5, [])})
     code = "from flows import hardware; hardware.gpus = lambda: 1"
     done = trainyard(serving, "pipeline", "--workers", "2", code=code)
@@ -341,7 +394,9 @@ def test_a_limit_that_does_not_exist_is_no_licence(serving):
     code = "from flows import gpu_slots\nwith gpu_slots.hold(1): print('held')"
     api = {"PREFECT_API_URL": f"{serving.prefect}/api"}
     code = "import socket; socket.gethostname = lambda: 'elsewhere'\n" + code
-    done = subprocess.run([sys.executable, "-c", code], env=environment(**api), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=serving.folder, env=environment(**api), capture_output=True, text=True
+    )
     assert "ConcurrencySlotAcquisitionError" in done.stderr
     assert "held" not in done.stdout
 
@@ -430,6 +485,26 @@ def test_the_users_own_servers_are_used(serving, tmp_path):
     finally:
         served.end()
     assert not (folder / "mlflow.db").exists()
+
+
+def test_prefect_deploy_against_a_work_pool_of_processes(serving, tmp_path):
+    """As docs/operations.md says it, for a server that is somebody else's."""
+    folder = prepare(tmp_path / "a project", ticks=None)
+    [tick] = [
+        one for one in yaml.safe_load((folder / "prefect.yaml").read_text())["deployments"] if one["name"] == "tick"
+    ]
+    tick |= {"name": "tock", "work_pool": {**tick["work_pool"], "name": "cluster"}}
+    (folder / "prefect.yaml").write_text(yaml.safe_dump({"deployments": [tick]}))
+    env = environment(PREFECT_API_URL=f"{serving.prefect}/api", PREFECT_HOME=str(tmp_path / "home"))
+    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
+    for words in (["work-pool", "create", "cluster", "--type", "process"], ["deploy", "--all"]):
+        done = subprocess.run([*prefect, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+    run = serving.press_run("tock")
+    worker = [*prefect, "worker", "start", "--pool", "cluster", "--run-once"]
+    done = subprocess.run(worker, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+    assert serving.state(run) == "Completed", (serving.run(run)["state"], done.stdout + done.stderr)
+    assert (folder / "ticks").is_file()
 
 
 def test_a_server_that_does_not_answer_is_named(tmp_path, monkeypatch):

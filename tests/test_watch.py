@@ -26,11 +26,11 @@ def test_retraining_starts_only_where_images_wait(project, monkeypatch, image):
     if image:
         (project / "data" / "incoming" / "3").mkdir(parents=True)
         (project / "data" / "incoming" / image).touch()
-    state = watch.fn(push=False)
+    state = watch.fn(push=False, time_limit=60)
     if image:
         assert taken == [
             {"dataset": None, "workers": None, "fresh_seed": False, "promote": True, "push": False, "commit": False,
-             "return_state": True}
+             "time_limit": 60, "return_state": True}
         ]  # fmt: skip
     else:
         assert taken == []
