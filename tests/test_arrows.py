@@ -16,7 +16,7 @@ LEARNING = {"lightning_modules", "torch", "pytorch_lightning", "torchmetrics", "
 # Who alone may import what.
 KEEPERS = {
     "mlflow": {"flows/tracking.py"},
-    "prefect": {"flows/pipeline.py"},
+    "prefect": {"flows/drift_event.py", "flows/pipeline.py"},
     "dvc": {"flows/graph.py"},
     "lightning": set(),  # a second namespace of pytorch_lightning's: isinstance fails across the two
     "pytorch_lightning": {"lightning_modules/lightning.py"},
