@@ -20,6 +20,7 @@ COMMANDS = {
     "promote": ("flows.promote", "Judge the challenger, and make it champion where it is truly better."),
     "rollback": ("flows.rollback", "Take the champion back: the previous one becomes champion again."),
     "predict": ("flows.predict", "Classify image files with the champion."),
+    "drift": ("flows.drift", "Say whether incoming images differ from those the champion knows."),
     "track": ("flows.track", "Log to MLflow what could not be logged, and end runs whose process is gone."),
     "ui": ("flows.ui", "Open MLflow's UI on this project's store."),
 }
