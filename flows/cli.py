@@ -21,6 +21,7 @@ COMMANDS = {
     "promote": ("flows.promote", "Judge the challenger, and make it champion where it is truly better."),
     "rollback": ("flows.rollback", "Take the champion back: the previous one becomes champion again."),
     "predict": ("flows.predict", "Classify image files with the champion."),
+    "drift": ("flows.drift", "Say whether incoming images differ from those the champion knows."),
     "track": ("flows.track", "Log to MLflow what could not be logged, and end runs whose process is gone."),
     "serve": ("flows.serve", "Retrain on a schedule: Prefect's server, deployments, a worker and MLflow's pages."),
     "worker": ("flows.worker", "Run stages for a Dask scheduler, in this working copy."),

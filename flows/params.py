@@ -227,6 +227,14 @@ class Gate(Section):
     latency_ms: Positive | None = None
 
 
+class Drift(Section):
+    """When incoming images count as others than those that the champion was made for."""
+
+    alpha: Fraction = 0.01
+    effect: Share = 0.1
+    images: Annotated[Whole, Field(ge=20)] = 1000
+
+
 class Params(Section):
     seed: Annotated[Whole, Field(ge=0, lt=2**32)]
     dataset: Annotated[str, one_of("dataset", DATASETS)]
@@ -235,6 +243,7 @@ class Params(Section):
     members: Annotated[dict[Annotated[str, PlainValidator(member_name)], Member], Field(min_length=1)]
     ensemble: Ensemble
     gate: Gate = Gate()
+    drift: Drift = Drift()
 
     @model_validator(mode="after")
     def across_sections(self) -> "Params":

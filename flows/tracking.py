@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -551,6 +552,29 @@ def load_champion(dataset: str):
     Raises:
         InputError: there is no champion, or the store cannot be reached.
     """
+    found = champion_or_refuse(dataset)
+    import mlflow
+
+    with loading(found):
+        return mlflow.pyfunc.load_model(f"models:/{dataset}@{CHAMPION}", suppress_warnings=True), found
+
+
+def champion_files(dataset: str) -> tuple[Path, dict]:
+    """The folder that `served_ensemble` loads the champion from, and the champion's card.
+
+    Raises:
+        InputError: there is no champion, or the store cannot be reached.
+    """
+    found = champion_or_refuse(dataset)
+    import mlflow
+
+    with loading(found):
+        folder = mlflow.artifacts.download_artifacts(f"models:/{dataset}/{found['version']}")
+        return Path(folder, mlflow.models.Model.load(folder).flavors["python_function"]["data"]), found
+
+
+def champion_or_refuse(dataset: str) -> dict:
+    """What `champion` finds. Raises InputError where there is none, or the store cannot be reached."""
     try:
         found = champion(dataset)
     except Exception as error:  # each kind of store fails in a way of its own
@@ -560,14 +584,20 @@ def load_champion(dataset: str):
             f"there is no champion for {dataset} in {store()}: `make repro` trains and registers one, "
             "and where all is up to date `trainyard track` does"
         )
+    return found
+
+
+@contextmanager
+def loading(found: dict) -> Iterator[None]:
+    """Makes a sentence of what MLflow raises while it loads a champion."""
     import mlflow
 
     try:
-        model = mlflow.pyfunc.load_model(f"models:/{dataset}@{CHAMPION}", suppress_warnings=True)
+        yield
     except (mlflow.exceptions.MlflowException, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"the champion, {dataset} version {found['version']}, cannot be loaded: {reason}") from None
-    return model, found
+        name = f"{found['name']} version {found['version']}"
+        raise InputError(f"the champion, {name}, cannot be loaded: {reason}") from None
 
 
 def load_version(dataset: str, number: str):

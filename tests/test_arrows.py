@@ -20,6 +20,7 @@ KEEPERS = {
         "flows/artifacts.py",
         "flows/cluster.py",
         "flows/deploy.py",
+        "flows/drift_event.py",
         "flows/gpu_slots.py",
         "flows/notify.py",
         "flows/pipeline.py",

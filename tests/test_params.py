@@ -88,7 +88,11 @@ NAMES = [
 ]
 
 KEYS = [
-    ("sed", 1, ['unknown key "sed"', 'Did you mean "seed"?', "Known: data, dataset, ensemble, gate, members, seed"]),
+    (
+        "sed",
+        1,
+        ['unknown key "sed"', 'Did you mean "seed"?', "Known: data, dataset, drift, ensemble, gate, members, seed"],
+    ),
     ("data.digits.epoch", 3, ['"data.digits.epoch"', 'Did you mean "data.digits.epochs"?', "data.digits.batch_size"]),
     ("data.cifar100", {}, ["data.cifar100", 'Did you mean "cifar10"?']),
     ("training.thread", 2, ['"training.thread"', '"training.threads"?', "training.precision"]),
