@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": ("flows.predict", "Classify image files with the champion."),
     "track": ("flows.track", "Log to MLflow what could not be logged, and end runs whose process is gone."),
     "serve": ("flows.serve", "Retrain on a schedule: Prefect's server, deployments, a worker and MLflow's pages."),
+    "serve-postgres": ("flows.serve_postgres", "The same as serve, on PostgreSQL and an S3 store."),
     "ui": ("flows.ui", "Open MLflow's UI on this project's store."),
 }
 
