@@ -118,7 +118,7 @@ def command(port: int) -> list[str]:
 
 
 def with_parent(signal: str, *options: str) -> list[str]:
-    """What stands before a program that would outlive us, to be sent the signal when we are gone; Linux alone has it."""
+    """What stands before a program that would outlive us, to be sent the signal when we are gone. Linux only."""
     return ["setpriv", f"--pdeathsig={signal}", *options, "--"] if shutil.which("setpriv") else []
 
 
