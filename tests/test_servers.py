@@ -29,7 +29,7 @@ from flows import ports, postgres, project, serve_postgres, tracking
 from flows.params import read
 from lightning_modules.errors import InputError, UnavailableError
 
-pytestmark = pytest.mark.timeout(600)  # on a busy machine all that comes up first takes minutes
+pytestmark = pytest.mark.timeout(900)  # on a busy machine all that comes up first takes minutes
 MEMBERS = [f"m{number}" for number in range(8)]
 TICK = """
 from pathlib import Path
@@ -153,7 +153,7 @@ def servers() -> Iterator[Servers]:
 def many_members(content: dict) -> None:
     shrink(content)
     one = content["members"]["wide"]
-    content["members"] = {name: {**one, "replicas": 1 + number % 2} for number, name in enumerate(MEMBERS)}
+    content["members"] = {name: {**one, "replicas": 1 if number else 2} for number, name in enumerate(MEMBERS)}
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def trained(servers) -> Servers:
         )
         for member in MEMBERS
     ]  # fmt: skip
-    said = [stage.communicate(timeout=240)[0] for stage in stages]
+    said = [stage.communicate(timeout=600)[0] for stage in stages]
     assert [stage.returncode for stage in stages] == [0] * len(MEMBERS), "\n".join(said)
     assert not any("cannot be used" in lines for lines in said), "\n".join(said)
     return servers
@@ -319,9 +319,10 @@ def remote(servers, tmp_path) -> Path:
     return folder
 
 
-def dvc(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess:
-    # None of the keys of whoever runs the tests.
-    own = {"AWS_CONFIG_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true", **env}
+def dvc(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    # None of the settings of whoever runs the tests.
+    (folder / "empty").touch()
+    own = {"AWS_CONFIG_FILE": str(folder / "empty"), "AWS_EC2_METADATA_DISABLED": "true"}
     return subprocess.run(
         [sys.executable, "-m", "dvc", *words], cwd=folder, env=environment(**own), capture_output=True, text=True,
         timeout=120,
@@ -356,7 +357,7 @@ def test_dvc_says_why_a_remote_cannot_be_used(remote, settings, reason):
     for name, value in settings.items():
         assert dvc(remote, "remote", "modify", "--local", "s3", name, value).returncode == 0
     pushed = dvc(remote, "push")
-    assert pushed.returncode == 1
+    assert pushed.returncode
     assert re.search(reason, pushed.stderr), pushed.stderr
 
 
