@@ -25,6 +25,7 @@ COMMANDS = {
     "track": ("flows.track", "Log to MLflow what could not be logged, and end runs whose process is gone."),
     "serve": ("flows.serve", "Retrain on a schedule: Prefect's server, deployments, a worker and MLflow's pages."),
     "worker": ("flows.worker", "Run stages for a Dask scheduler, in this working copy."),
+    "serve-postgres": ("flows.serve_postgres", "The same as serve, on PostgreSQL and an S3 store."),
     "ui": ("flows.ui", "Open MLflow's UI on this project's store."),
 }
 

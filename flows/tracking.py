@@ -105,6 +105,7 @@ def certificates() -> bool | str:
 def experiment(client, dataset: str) -> str:
     """The id of the dataset's experiment, which is created where there is none."""
     from filelock import FileLock
+    from mlflow.exceptions import MlflowException
 
     project.state_folder().mkdir(parents=True, exist_ok=True)
     with FileLock(project.state_folder() / "experiment.lock"):
@@ -115,7 +116,13 @@ def experiment(client, dataset: str) -> str:
         place = (project.home() / "mlartifacts" / dataset).as_uri() if local else None
         # The tag makes the UI open on runs and metrics, not on chat traces.
         kind = {"mlflow.experimentKind": "custom_model_development"}
-        return client.create_experiment(dataset, artifact_location=place, tags=kind)
+        try:
+            return client.create_experiment(dataset, artifact_location=place, tags=kind)
+        except MlflowException:
+            # Another machine was faster: the lock is this one's alone.
+            if found := client.get_experiment_by_name(dataset):
+                return found.experiment_id
+            raise
 
 
 def prepare() -> None:

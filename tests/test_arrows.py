@@ -29,6 +29,7 @@ KEEPERS = {
     },
     "prefect_dask": {"flows/cluster.py"},
     "dvc": {"flows/graph.py"},
+    "psycopg2": {"flows/postgres.py"},
     "lightning": set(),  # a second namespace of pytorch_lightning's: isinstance fails across the two
     "pytorch_lightning": {"lightning_modules/lightning.py"},
     "torchmetrics": set(),  # lightning_modules/torchmetrics_alone.py imports it by name
