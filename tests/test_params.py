@@ -284,7 +284,7 @@ def test_a_member_is_fed_as_its_dataset_says_unless_it_says_otherwise(content):
     assert plain.settings("mlp") == plain.settings("cnn")
     assert plain.settings("mlp") == {
         "epochs": 30, "batch_size": 64, "augment": "none",
-        **{key: value for key, value in content["training"].items() if key != "devices"},
+        **{key: value for key, value in content["training"].items() if key not in ("devices", "num_nodes", "strategy")},
     }  # fmt: skip
     own = {"epochs": 8, "batch_size": 1000, "augment": "altflip", "threads": 2}
     content["members"]["mlp"] |= own
