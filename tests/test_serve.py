@@ -51,11 +51,14 @@ def watch(dataset: str | None = None, workers: int | None = None, promote: bool 
           commit: bool = False, time_limit: float | None = None):
     pass
 """
+# One that hangs for as long as a file NAME.hold is there.
 STAGE = """
-import sys, time
+import os, sys, time
 name, seconds, *sources = sys.argv[1:]
 print(f"hello from {name}", flush=True)
 time.sleep(float(seconds))
+while os.path.exists(f"{name}.hold"):
+    time.sleep(0.1)
 open(f"{name}.txt", "w").write(name + "".join(open(source).read() for source in sources))
 """
 
@@ -103,7 +106,7 @@ class Served:
             self.process = subprocess.Popen(command, cwd=folder, env=environment(**env), stdout=file, stderr=file)
 
     def ready(self) -> "Served":
-        assert soon(lambda: "Ready after" in self.said() or self.process.poll() is not None, 150), self.everything()
+        assert soon(lambda: "Ready after" in self.said() or self.process.poll() is not None, 300), self.everything()
         assert self.process.poll() is None, self.everything()
         return self
 
@@ -313,11 +316,9 @@ Variable.set("trainyard_notify", "custom-webhook/team")
     api = {"PREFECT_API_URL": f"{serving.prefect}/api"}
     subprocess.run([sys.executable, "-c", block], cwd=serving.folder, env=environment(**api), check=True, timeout=60)
     write_stages(serving.folder, {"first": (0, []), "bad": (0, []), "other": (0, ["first"]), "last": (0, ["bad"])})
-    stages = yaml.safe_load((serving.folder / "dvc.yaml").read_text())
-    stages["stages"]["bad"]["cmd"] = "echo waits for more; while [ ! -e more ]; do sleep 0.1; done; touch bad.txt"
-    (serving.folder / "dvc.yaml").write_text(yaml.safe_dump(stages))
+    (serving.folder / "bad.hold").touch()
     try:
-        done = trainyard(serving, "pipeline", "--workers", "2", "--time-limit", "20")
+        done = trainyard(serving, "pipeline", "--workers", "2", "--time-limit", "25")
     finally:
         hook.shutdown()
     assert done.returncode == 1, done.stdout + done.stderr
@@ -337,8 +338,8 @@ Variable.set("trainyard_notify", "custom-webhook/team")
     assert float(shown["digits-progress"]["data"]) == 75
     assert "| bad | **failed** | never run |" in shown["digits-results"]["data"]
     assert "| last | **not run**, since what it needs failed | never run |" in shown["digits-results"]["data"]
-    assert "**bad failed**: ended after its time limit of 20 seconds" in shown["digits-results"]["data"]
-    assert "waits for more" in shown["digits-results"]["data"]
+    assert "**bad failed**: ended after its time limit of 25 seconds" in shown["digits-results"]["data"]
+    assert "hello from bad" in shown["digits-results"]["data"]
 
     task = next(task for task in serving.ask("/task_runs/filter", **chosen) if task["name"] == "first")
 
@@ -349,7 +350,7 @@ Variable.set("trainyard_notify", "custom-webhook/team")
     assert soon(lambda: logged() >= {"runs because of never run", "hello from first"}, 20), logged()
     assert received == [{"text": f"Trainyard: {run['name']} failed: {message}"}]
 
-    (serving.folder / "more").touch()
+    (serving.folder / "bad.hold").unlink()
     done = trainyard(serving, "pipeline")
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(re.findall(r"^(\w+) +\|", done.stdout, re.MULTILINE)) == {"bad", "last"}
@@ -403,7 +404,8 @@ def test_a_limit_that_does_not_exist_is_no_licence(serving):
 
 def test_the_server_dies_in_the_middle_of_a_flow_and_comes_back(tmp_path):
     folder = prepare(tmp_path / "a project", ticks=None)
-    write_stages(folder, {"a": (0, []), "slow": (25, ["a"]), "end": (0, ["slow"])})
+    write_stages(folder, {"a": (0, []), "slow": (0, ["a"]), "end": (0, ["slow"])})
+    (folder / "slow.hold").touch()
     first = Served(folder).ready()
     again = None
     output = folder / "pipeline.log"
@@ -421,6 +423,7 @@ def test_the_server_dies_in_the_middle_of_a_flow_and_comes_back(tmp_path):
 
         again = Served(folder, prefect_port=int(first.prefect.rpartition(":")[2])).ready()
         assert flow.poll() is None, output.read_text()
+        (folder / "slow.hold").unlink()
         assert flow.wait(120) == 0, output.read_text()
         runs = again.ask("/flow_runs/filter", flows={"name": {"any_": ["pipeline"]}})
         assert [run["state"]["name"] for run in runs] == ["Completed"]
@@ -429,6 +432,8 @@ def test_the_server_dies_in_the_middle_of_a_flow_and_comes_back(tmp_path):
         active = [s["active"] for d in again.ask("/deployments/filter") for s in d["schedules"]]
         assert len(active) == len(deployments())
         assert all(active)
+        assert again.stop(signal.SIGTERM) == 0
+        assert "schedules are kept" in again.said()
     finally:
         first.end()
         if again:
