@@ -182,8 +182,8 @@ def test_what_runs_is_what_is_stale_and_what_comes_after(toy):
 
 def test_a_stage_that_runs_alone_may_use_every_core():
     needs = {"a": [], "b": ["a"], "c": ["a"], "e": ["b", "c"]}
-    assert Plan(needs, list(needs), {}).widths() == {"a": 1, "b": 2, "c": 2, "e": 1}
-    assert Plan(needs, ["c", "e"], {}).widths() == {"c": 1, "e": 1}
+    assert Plan(needs, list(needs), {stage: [] for stage in needs}).widths() == {"a": 1, "b": 2, "c": 2, "e": 1}
+    assert Plan(needs, ["c", "e"], {"c": [], "e": []}).widths() == {"c": 1, "e": 1}
 
 
 def test_stages_side_by_side_are_told_their_share_of_threads(tmp_path, monkeypatch):
