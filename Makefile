@@ -4,11 +4,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK ?= 1
 export DVC_NO_ANALYTICS ?= true
 
-.PHONY: help setup repro exp pipeline results status test lint bench ui
+.PHONY: help setup repro exp pipeline results status test lint bench ui serve serve-postgres setup-servers
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/ready ## Make .venv with the pinned packages and the project: about two minutes, once
 
@@ -47,6 +47,18 @@ results: setup ## Print the table of members and ensembles
 
 status: setup ## Say what is stale and why, and what is champion
 	@python -m flows.status
+
+serve: setup ## Retrain on a schedule: Prefect with its pages, the deployments of prefect.yaml, a worker, MLflow's pages
+	@python -m flows.serve
+
+serve-postgres: setup-servers ## The same on PostgreSQL and an S3 store, as a team would have it: needs PostgreSQL
+	@python -m flows.serve_postgres
+
+setup-servers: .venv/servers ## Add the packages that PostgreSQL and S3 need to .venv
+
+.venv/servers: .venv/ready
+	@python -m pip install --quiet --disable-pip-version-check --editable '.[servers]' --constraint constraints.txt
+	@touch .venv/servers
 
 ui: setup ## Open MLflow's pages on this project's runs and models
 	@python -m flows.ui

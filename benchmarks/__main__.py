@@ -26,15 +26,15 @@ from flows import hardware, project
 from flows.tracking import git_state
 
 NAMES = ("data_path", "training", "replicas", "step", "logged_run", "share", "start", "memory", "pipeline", "gpu")
-MORE = ("growth",)  # minutes more, and nothing that every change would alter
+MORE = ("growth", "orchestration")  # minutes more each, and nothing that every change would alter
 COLUMNS = ("what", "ours", "other", "ratio", "accuracy", "load", "goal", "reached")
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(NAMES + MORE))
 def main(names: tuple[str, ...]) -> None:
-    """Measure NAMES, by default all but growth: medians of five after a warm-up, ratios taken in turn and pair by
-    pair."""
+    """Measure NAMES, by default all but growth and orchestration: medians of up to five after a warm-up, ratios taken
+    in turn and pair by pair."""
     # A user's own server is not for runs of benchmarks.
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         os.environ.pop(name, None)

@@ -80,8 +80,9 @@ def in_turn(ours: Callable[[], object], other: Callable[[], object], runs: int =
     """Both in turn, `runs` times each after `warm_up` more.
 
     Returns:
-        ours, other: median seconds, and with _min and _max their range; ours_returned, other_returned: lists of what
-        the actions returned; ratio, ratio_min, ratio_max: median, smallest and largest other / ours, pair by pair;
+        ours, other: median seconds, and with _min and _max their range; with _seconds and _returned the lists of what
+        each run took and what its action returned; ratio, ratio_min, ratio_max: median, smallest and largest
+        other / ours, pair by pair;
         load: the foreign load.
     """
     for _ in range(warm_up):
@@ -95,6 +96,7 @@ def in_turn(ours: Callable[[], object], other: Callable[[], object], runs: int =
     for name, measured in zip(("ours", "other"), zip(*pairs)):
         times = [taken for taken, _ in measured]
         result |= {name: statistics.median(times), f"{name}_min": min(times), f"{name}_max": max(times)}
+        result[f"{name}_seconds"] = times
         result[f"{name}_returned"] = [returned for _, returned in measured]
     ratios = [theirs / own for (own, _), (theirs, _) in pairs]
     return result | {"ratio": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}

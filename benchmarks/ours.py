@@ -53,7 +53,7 @@ def prepare(settings: dict):
             "recipe": given.member(MEMBER).recipe,
             "settings": {
                 **{key: getattr(given.feed, key) for key in ("epochs", "batch_size", "augment")},
-                **given.training.model_dump(exclude={"devices"}),
+                **given.training.model_dump(exclude=params.PLACES),
                 "accelerator": accelerator,
                 "precision": precision,
                 "threads": threads,

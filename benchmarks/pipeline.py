@@ -12,7 +12,7 @@ from benchmarks.measure import ForeignLoad, alone, command, seconds
 
 PROJECT = Path(__file__).parents[1]
 PARTS = (
-    *("flows", "lightning_modules", "sources", "params.yaml", "dvc.yaml"),
+    *("flows", "lightning_modules", "sources", "params.yaml", "dvc.yaml", "prefect.yaml"),
     *(".dvc/config", ".dvc/plots", ".dvcignore", ".gitignore"),
 )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from flows import params, project, sources
+from flows import added, params, project, sources
 from flows.console import run
 
 PIECE = 1000  # images that are counted at a time: numpy makes integers of 64 bits of them
@@ -36,10 +36,12 @@ def download(settings: params.Params) -> dict:
     Raises:
         InputError: the source cannot be had, is not what it should be, or has a class too small to be split.
     """
-    images = sources.read(settings.dataset, settings.feed.test)
+    given = sources.read(settings.dataset, settings.feed.test)
+    # Of the images that the source has: those taken in are for training, and what is chosen by stays comparable.
     validation = sources.set_aside(
-        images.train_labels, settings.feed.validation, settings.seed, images.class_names, "the validation split"
+        given.train_labels, settings.feed.validation, settings.seed, given.class_names, "the validation split"
     )
+    images = added.join(settings.dataset, given)
     mean, std = mean_and_std(images.train_images, validation)
     arrays = {
         "train_images": images.train_images,

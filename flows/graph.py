@@ -25,17 +25,30 @@ def stages(root: Path) -> dict[str, list[str]]:
     Raises:
         InputError: there is no DVC repository, or dvc.yaml is none that DVC can read.
     """
+    graph = read(root)
+    names = {stage: name(stage, root) for stage in graph}
+    return {names[stage]: sorted(names[needed] for needed in graph.successors(stage)) for stage in names}
+
+
+def uncached(root: Path) -> dict[str, list[str]]:
+    """By stage, the paths of what it writes and DVC does not keep, such as metrics: relative to the root. Raises
+    InputError like `stages`."""
+    return {
+        name(stage, root): [os.path.relpath(out.fs_path, root) for out in stage.outs if not out.use_cache]
+        for stage in read(root)
+    }
+
+
+def read(root: Path):
+    """DVC's own graph of its own stages, a networkx DiGraph."""
     # 0.3 s, and not needed where nothing is stale.
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
-        repo = Repo(os.fspath(root))
-        graph = repo.index.graph
+        return Repo(os.fspath(root)).index.graph
     except DvcException as error:
         raise InputError(f"DVC cannot read the stages: {' '.join(str(error).split())}") from None
-    names = {stage: name(stage, root) for stage in graph}
-    return {names[stage]: sorted(names[needed] for needed in graph.successors(stage)) for stage in names}
 
 
 def name(stage, root: Path) -> str:

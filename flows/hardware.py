@@ -22,6 +22,16 @@ def allotted_cores() -> int:
     return int(given) if given else cores()
 
 
+def gpus() -> int:
+    """The GPUs that torch can use. Where there is no driver torch is not asked, which takes seconds to load."""
+    if not any(os.path.exists(node) for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
+        return 0
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def accelerator(wanted: str, devices: int) -> str:
     """Resolves "auto" to "gpu" or "cpu", without starting CUDA.
 

@@ -4,6 +4,7 @@ A SIGTERM or SIGKILL to `dvc repro` leaves the stage that it started running, to
 another run may be at work on them. So a long stage watches the DVC that started it.
 """
 
+import contextlib
 import os
 import signal
 import threading
@@ -11,6 +12,12 @@ import time
 from pathlib import PurePath
 
 import psutil
+
+# `python -c WITH_PARENT MODULE ARGUMENT...`: as `python -m MODULE`, but it ends when the process that started it does.
+WITH_PARENT = (
+    "import runpy, sys; from flows.orphan import die_with_parent; die_with_parent(); "
+    "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+)
 
 INTERVAL = 0.5  # seconds
 GRACE = 5.0  # seconds for a handler of the signal to tidy up
@@ -31,12 +38,12 @@ def die_with_dvc() -> threading.Thread | None:
 
 
 def die_with_parent() -> threading.Thread:
-    """Sends this process a SIGTERM as soon as its parent is gone, were it by SIGKILL."""
-    return die_with(psutil.Process().parent())
+    """Sends this process and its children a SIGTERM as soon as its parent is gone, were it by SIGKILL."""
+    return die_with(psutil.Process().parent(), children=True)
 
 
-def die_with(process: psutil.Process | None) -> threading.Thread:
-    watcher = threading.Thread(target=watch, args=(process,), name="die-with", daemon=True)
+def die_with(process: psutil.Process | None, children: bool = False) -> threading.Thread:
+    watcher = threading.Thread(target=watch, args=(process, children), name="die-with", daemon=True)
     watcher.start()
     return watcher
 
@@ -56,10 +63,13 @@ def abandoned() -> bool:
     return os.getppid() == 1 and os.getpgrp() != 1
 
 
-def watch(process: psutil.Process | None) -> None:
+def watch(process: psutil.Process | None, children: bool) -> None:
     # is_running() compares the time of creation: a stranger with the same number does not count, nor a zombie.
     while process is not None and process.is_running() and status(process) != psutil.STATUS_ZOMBIE:
         time.sleep(INTERVAL)
+    for child in psutil.Process().children(recursive=True) if children else ():
+        with contextlib.suppress(psutil.Error):
+            child.terminate()
     os.kill(os.getpid(), signal.SIGTERM)
     # A handler that raises is not enough: Python drops what is raised while it is inside of a destructor.
     time.sleep(GRACE)

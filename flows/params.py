@@ -92,10 +92,25 @@ class Training(Section):
     monitor: Literal["nll", "accuracy"]
     accelerator: Literal["auto", "cpu", "gpu"]
     devices: Count
+    num_nodes: Count
+    strategy: Literal["auto", "ddp"]
     precision: Literal["auto", "float32", "bfloat16"]
     threads: Count
     parallel: Literal["auto", "processes", "stacked"]
     deterministic: bool
+
+    @model_validator(mode="after")
+    def one_node_by_default(self) -> "Training":
+        if self.num_nodes > 1 and self.strategy == "auto":
+            raise InputError(
+                f"num_nodes is {self.num_nodes}, but by strategy auto a replica trains on one device: set it to ddp"
+            )
+        return self
+
+    @property
+    def processes(self) -> int:
+        """That divide each mini-batch of a replica among them."""
+        return self.devices * self.num_nodes if self.strategy == "ddp" else 1
 
 
 class Network(BaseModel):
@@ -185,6 +200,9 @@ def number(value: Any) -> float | int | None:
     return value if isinstance(value, int) else float(value)
 
 
+# Where a member is trained changes its networks by the number of `processes` alone.
+PLACES = {"devices", "num_nodes", "strategy"}
+
 # A member's own values of these go before those of its dataset's block and of `training`.
 OVERRIDES = ("epochs", "batch_size", "augment", "threads")
 
@@ -227,6 +245,14 @@ class Gate(Section):
     latency_ms: Positive | None = None
 
 
+class Drift(Section):
+    """When incoming images count as others than those that the champion was made for."""
+
+    alpha: Fraction = 0.01
+    effect: Share = 0.1
+    images: Annotated[Whole, Field(ge=20)] = 1000
+
+
 class Params(Section):
     seed: Annotated[Whole, Field(ge=0, lt=2**32)]
     dataset: Annotated[str, one_of("dataset", DATASETS)]
@@ -235,6 +261,7 @@ class Params(Section):
     members: Annotated[dict[Annotated[str, PlainValidator(member_name)], Member], Field(min_length=1)]
     ensemble: Ensemble
     gate: Gate = Gate()
+    drift: Drift = Drift()
 
     @model_validator(mode="after")
     def across_sections(self) -> "Params":
@@ -254,6 +281,13 @@ class Params(Section):
         for dataset in ("mnist", "fashion_mnist", "cifar10"):
             if dataset in self.data and self.data[dataset].test != "official":
                 raise InputError(f"data.{dataset}.test has to be official: {dataset} comes with its test split")
+        for name in self.members:
+            size, processes = self.settings(name)["batch_size"], self.training.processes
+            if size < processes:
+                raise InputError(
+                    f"member {name} is trained with a batch_size of {size}, too small to be divided among {processes} "
+                    "processes (training.devices × training.num_nodes): each needs an image of its own"
+                )
         return self
 
     @property
@@ -268,8 +302,10 @@ class Params(Section):
             "epochs": self.feed.epochs,
             "batch_size": self.feed.batch_size,
             "augment": self.feed.augment,
-            **self.training.model_dump(exclude={"devices"}),
+            **self.training.model_dump(exclude=PLACES),
         }
+        if self.training.processes > 1:
+            general["processes"] = self.training.processes
         own = {key: getattr(member, key) for key in OVERRIDES}
         return general | {key: value for key, value in own.items() if value is not None}
 

@@ -5,11 +5,13 @@ Writes  what the stages write; dvc.lock comes out as from `dvc repro`, which the
 Run     python -m flows.pipeline
 
 Each stage is a Prefect task that runs `dvc repro --single-item STAGE` as soon as what it needs has finished. A
-failed stage leaves the independent ones to finish; then the flow is red and the exit code 1. Prefect's own
-server is used where PREFECT_API_URL names one; else Prefect starts a temporary one, which takes some seconds.
+failed stage leaves the independent ones to finish; then the flow is red and the exit code 1. Prefect's server is the
+one that PREFECT_API_URL names or `trainyard serve` has brought up; else a temporary one, which takes some seconds.
 """
 
 import contextlib
+import functools
+import json
 import os
 import queue
 import signal
@@ -24,16 +26,19 @@ from pathlib import Path
 
 import click
 
-from flows import graph, hardware, params, prefect_server, project
+from flows import artifacts, capacity, gpu_slots, graph, hardware, notify, params, prefect_server, project
 from flows.console import run
+from flows.params import Params
 from flows.processes import ClosedError, Processes, TimeLimitError
 from flows.repro import Outcome, Repro
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, UnavailableError
 
 # Seconds before each further try, for the stages that can fail for a reason outside this machine. A training
 # that failed fails again: it gets none.
 RETRIES = {"download": (5, 20)}
+# MLflow, which takes seconds to import, is asked in processes of their own: beside Prefect's start, and at the end.
 PREPARE = "from flows import tracking; tracking.prepare()"
+PAGES = "import json; from flows import tracking; print(json.dumps(tracking.pages()))"
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Plan:
     needs: dict[str, list[str]] = field(default_factory=dict)
     stages: list[str] = field(default_factory=list)
     why: dict[str, list[str]] = field(default_factory=dict)
+    up_to_date: list[str] = field(default_factory=list)
 
     def needed(self, stage: str) -> list[str]:
         """What the stage has to wait for."""
@@ -52,10 +58,26 @@ class Plan:
         return ", ".join(self.why[stage]) or f"after {', '.join(self.needed(stage))}"
 
     def widths(self) -> dict[str, int]:
-        """How many stages can run at the same time as each one, itself included."""
+        """How many stages may run at the same time as each one, itself included: the most on one level among those
+        that neither need it nor are needed by it."""
         level = graph.levels(self.needs, self.stages)
-        wide = Counter(level.values())
-        return {stage: wide[level[stage]] for stage in self.stages}
+        # Sets of stages as the bits of a number: a thousand stages are compared with each other in no time.
+        bit = {stage: 1 << index for index, stage in enumerate(self.stages)}
+        related = dict.fromkeys(self.stages, 0)
+        for stage in self.stages:
+            for needed in self.needed(stage):
+                related[stage] |= related[needed] | bit[needed]
+        after = dict.fromkeys(self.stages, 0)
+        for stage in reversed(self.stages):
+            for needed in self.needed(stage):
+                after[needed] |= after[stage] | bit[stage]
+        levels: Counter[int] = Counter()
+        for stage in self.stages:
+            levels[level[stage]] |= bit[stage]
+        return {
+            stage: 1 + max((one & ~(related[stage] | after[stage] | bit[stage])).bit_count() for one in levels.values())
+            for stage in self.stages
+        }
 
 
 def plan(root: Path, targets: Sequence[str] = (), force: bool = False) -> Plan:
@@ -69,41 +91,140 @@ def plan(root: Path, targets: Sequence[str] = (), force: bool = False) -> Plan:
     needs = needs or graph.stages(root)
     selected = selected or graph.select(needs)
     stages = selected if force else graph.must_run(needs, selected, stale)
-    return Plan(needs, stages, {stage: stale.get(stage, ["forced"] if force else []) for stage in stages})
+    why = {stage: stale.get(stage, ["forced"] if force else []) for stage in stages}
+    return Plan(needs, stages, why, [stage for stage in selected if stage not in why and not stage.endswith(".dvc")])
 
 
-def flow(plan: Plan, repro: Repro, outcomes: dict[str, Outcome], *, name: str, workers: int, ready: Callable):
-    """Prefect's flow over the plan; it fills `outcomes`, and calls `ready` before the first stage."""
-    from prefect import flow as prefect_flow
+def run_stages(
+    root: Path,
+    plan: Plan,
+    workers: int,
+    outcomes: dict[str, Outcome],
+    processes: Processes,
+    *,
+    name: str,
+    ready: Callable[[], object],
+    force: bool = False,
+    time_limit: float | None = None,
+    dask: str | None = None,
+    remote: bool = False,
+) -> list[str]:
+    """Runs the plan as tasks of the Prefect flow that calls this, with its artifacts; returns the stages that failed.
+
+    Args:
+        root: the working folder.
+        outcomes: is filled as stages end.
+        processes: are ended if this is.
+        name: of the flow run.
+        ready: called before the first stage.
+        dask: the address of a Dask scheduler whose workers run the stages.
+        remote: whether they have working copies of their own; see `cluster.Cluster`.
+    """
     from prefect import task
     from prefect.cache_policies import NO_CACHE
+    from prefect.client.orchestration import get_client
     from prefect.logging import get_run_logger
-    from prefect.states import Completed, Failed
-    from prefect.task_runners import ThreadPoolTaskRunner
+    from prefect.runtime import flow_run
+    from prefect.states import Failed
+
+    read = params.read()
+    shares = capacity.shares(plan.widths(), workers, read, hardware.gpus())
+    jobs = {stage: share.cores for stage, share in shares.items()}
+    say = printer(plan.stages)
+    repro = Repro(root, processes, say, force=force, time_limit=time_limit, jobs=jobs)
 
     # DVC owns caching: a second cache beside it would disagree. What a task returns is small and JSON.
     @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
     def dvc_stage(stage: str):
-        outcome = outcomes[stage] = repro(stage, get_run_logger().info)
+        log = get_run_logger().info
+        log(f"runs because of {plan.reason(stage)}")
+        with gpu_slots.hold(shares[stage].gpus):
+            outcome = outcomes[stage] = repro(stage, log)
         if outcome.problem:
             # Returned, not raised: there is no traceback that would tell a person more.
             return Failed(message=f"{stage}: {outcome.problem}")
         return {"stage": stage, "seconds": round(outcome.seconds, 3)}
 
-    def task_for(stage: str):
-        delays = RETRIES.get(stage, ())
-
+    def submit(stage: str, needed: list, delays: Sequence[float]):
         def again(task, run, state) -> bool:
-            if outcomes[stage].can_retry:
+            outcome = outcomes.get(stage)
+            if outcome and outcome.can_retry:
                 repro.say(stage, "trying again in some seconds")
-            return outcomes[stage].can_retry
+            return bool(outcome and outcome.can_retry)
 
-        return dvc_stage.with_options(
+        named = dvc_stage.with_options(
             name=stage.partition("@")[0],
             retries=len(delays),
             retry_delay_seconds=list(delays) or 0,
             retry_condition_fn=again,
         )
+        return named.submit(stage, wait_for=needed)
+
+    def begin() -> int:
+        """Notes whose process this is, for a server that comes back after it; the GPUs that stages may use."""
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(flow_run.id, infrastructure_pid=str(os.getpid()))
+            return gpu_slots.create(client) if any(share.gpus for share in shares.values()) else 0
+
+    gpus = begin()
+    shown = artifacts.Artifacts(read.dataset, get_run_logger().warning)
+    shown.progress(0, len(plan.stages))
+    ready()
+    order = TopologicalSorter({stage: plan.needed(stage) for stage in plan.stages})
+    order.prepare()
+    futures, failed = {}, []
+    waiting: list[str] = []
+    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+    try:
+        with contextlib.ExitStack() as stack:
+            room = capacity.Room(shares, workers, gpus)
+            cluster = None
+            if dask:
+                from flows.cluster import Cluster
+
+                # Its workers, which may have other cores and GPUs, take one stage at a time.
+                room = capacity.Room(dict.fromkeys(plan.stages, capacity.Share()), workers, 0)
+                cluster = Cluster(root, plan, processes, dask, remote, say, force=force, time_limit=time_limit)
+                submit = stack.enter_context(cluster).submit
+            # A task is submitted when what it needs is done and there is room: one that waits would hold a worker.
+            while order.is_active():
+                waiting += order.get_ready()
+                for stage in room.choose(waiting):
+                    waiting.remove(stage)
+                    needed = [futures[other] for other in plan.needed(stage)]
+                    futures[stage] = submit(stage, needed, RETRIES.get(stage, ()))
+                    futures[stage].add_done_callback(lambda _, stage=stage: ended.put(stage))
+                if not room.running:
+                    break
+                stage = ended.get()
+                room.leave(stage)
+                futures[stage].wait()  # else `state` asks the server, which hears of it a little later
+                if cluster:
+                    outcomes[stage] = cluster.ended(stage, futures[stage])
+                # A stage that Prefect itself could not run has no outcome.
+                if stage in outcomes and not outcomes[stage].problem and futures[stage].state.is_completed():
+                    order.done(stage)
+                else:
+                    failed.append(stage)
+                shown.progress(len(futures) - len(room.running), len(plan.stages))
+            if cluster:
+                cluster.fetch(outcomes)
+        show(shown, plan, read, name, outcomes, repro)
+    except BaseException:
+        # Prefect waits for its threads before it lets an interrupt through, and they for their commands.
+        processes.end_all()
+        raise
+    return failed
+
+
+def flow(root: Path, plan: Plan, workers: int, outcomes: dict[str, Outcome], processes: Processes, name: str, **given):
+    """Prefect's flow over the plan; for the arguments see `run_stages`."""
+    from prefect import flow as prefect_flow
+    from prefect.logging import get_run_logger
+    from prefect.states import Completed, Failed
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    work = Stays(functools.partial(run_stages, root, plan, workers, outcomes, processes, name=name, **given))
 
     @prefect_flow(
         name="pipeline",
@@ -112,38 +233,55 @@ def flow(plan: Plan, repro: Repro, outcomes: dict[str, Outcome], *, name: str, w
         persist_result=False,
     )
     def pipeline(stages: list[str]):
-        ready()
-        order = TopologicalSorter({stage: plan.needed(stage) for stage in stages})
-        order.prepare()
-        futures, states = {}, {}
-        ended: queue.SimpleQueue[str] = queue.SimpleQueue()
-        try:
-            running = 0
-            # A task is submitted when what it needs is done: one that waits would hold a worker.
-            while order.is_active():
-                for stage in order.get_ready():
-                    needed = [futures[other] for other in plan.needed(stage)]
-                    futures[stage] = task_for(stage).submit(stage, wait_for=needed)
-                    futures[stage].add_done_callback(lambda _, stage=stage: ended.put(stage))
-                    running += 1
-                if not running:
-                    break
-                stage = ended.get()
-                running -= 1
-                futures[stage].wait()  # else `state` asks the server, which hears of it a little later
-                states[stage] = futures[stage].state
-                if states[stage].is_completed():
-                    order.done(stage)
-        except BaseException:
-            # Prefect waits for its threads before it lets an interrupt through, and they for their commands.
-            repro.processes.end_all()
-            raise
-        failed = [stage for stage, state in states.items() if not state.is_completed()]
-        if failed:
-            return Failed(message=f"failed: {', '.join(failed)}")
-        return Completed(message=f"{len(stages)} stages")
+        failed = work()
+        message = failure(plan, outcomes, failed) if failed else f"{len(plan.stages)} stages ran"
+        if not failed:
+            message += f", {len(plan.up_to_date)} were up to date"
+        notify.notify(f"Trainyard: {name} {'failed' if failed else 'finished'}", message, get_run_logger().warning)
+        return Failed(message=message) if failed else Completed(message=message)
 
     return pipeline
+
+
+class Stays:
+    """A call that is left behind when its flow is sent to Dask's workers, as Prefect does, though they never call it:
+    threads and locks cannot travel."""
+
+    def __init__(self, call: Callable | None = None) -> None:
+        self.call = call
+
+    def __call__(self):
+        return self.call()
+
+    def __reduce__(self) -> tuple:
+        return Stays, ()
+
+
+def failure(plan: Plan, outcomes: Mapping[str, Outcome], failed: Sequence[str]) -> str:
+    """What failed and what therefore did not run."""
+    not_run = [stage for stage in plan.stages if stage not in outcomes and stage not in failed]
+    return f"failed: {', '.join(failed)}" + (f"; not run because of it: {', '.join(not_run)}" if not_run else "")
+
+
+def show(
+    shown: artifacts.Artifacts, plan: Plan, read: Params, name: str, outcomes: Mapping[str, Outcome], repro: Repro
+) -> None:
+    """The artifacts at the end of a flow: what ran and why, what came out, and where MLflow has it."""
+    pages = mlflow_pages(repro.root, repro.processes)
+    why = {stage: plan.reason(stage) for stage in plan.stages}
+    shown.results(artifacts.account(name, read, why, plan.up_to_date, outcomes, pages))
+    if "model" in pages:
+        shown.model(pages["model"], f"{read.dataset} in MLflow's registry")
+
+
+def mlflow_pages(root: Path, processes: Processes) -> dict:
+    """As `tracking.pages`; empty where MLflow cannot be asked."""
+    lines: deque[str] = deque(maxlen=1)
+    try:
+        code = processes.run([sys.executable, "-c", PAGES], lines.append, cwd=root, time_limit=60)
+        return json.loads(lines[0]) if code == 0 else {}
+    except (ClosedError, TimeLimitError, IndexError, ValueError):
+        return {}
 
 
 def prepare_tracking(root: Path, processes: Processes) -> None:
@@ -163,35 +301,57 @@ def prepare_tracking(root: Path, processes: Processes) -> None:
         click.echo(f"warning: MLflow's store could not be prepared: {' '.join(lines)}", err=True)
 
 
-def execute(root: Path, plan: Plan, workers: int, force: bool = False, time_limit: float | None = None) -> int:
-    """Runs the plan; returns the exit code.
+def execute(root: Path, plan: Plan, workers: int, **options) -> int:
+    """Runs the plan; returns the exit code. For the options see `run_stages`.
 
     Raises:
         SystemExit: with 143, after SIGTERM and with every child ended; KeyboardInterrupt alike.
-        UnavailableError: Prefect's server does not start.
+        UnavailableError: Prefect's server does not start, or goes away for more than a minute.
     """
-    prefect_server.configure()
+    server = server_if_none()
     name = f"{params.read().dataset} {commit(root)}".strip()
-    # A stage that runs alone on its level may use every core.
-    jobs = {stage: max(1, hardware.cores() // min(workers, wide)) for stage, wide in plan.widths().items()}
     outcomes: dict[str, Outcome] = {}
     with exit_on_sigterm(), Processes() as processes:
         tracking = threading.Thread(target=prepare_tracking, args=(root, processes))
         tracking.start()
-        server = None
-        if "PREFECT_API_URL" not in os.environ:
-            click.echo("starting Prefect's temporary server; set PREFECT_API_URL to use a running one", err=True)
-            server = prefect_server.TemporaryServer()
+        if server:
             server.start()
-        repro = Repro(root, processes, printer(plan.stages), force=force, time_limit=time_limit, jobs=jobs)
-        pipeline = flow(plan, repro, outcomes, name=name, workers=workers, ready=tracking.join)
+        pipeline = flow(root, plan, workers, outcomes, processes, name, ready=tracking.join, **options)
         if server:
             server.wait()
-        state = pipeline(plan.stages, return_state=True)
+        try:
+            with server_stays():
+                state = pipeline(plan.stages, return_state=True)
+        except UnavailableError:
+            report(plan, outcomes)
+            raise
     report(plan, outcomes)
     if not state.is_completed() and not any(outcome.problem for outcome in outcomes.values()):
         click.echo(f"trainyard: the flow ended as {state.name}: {state.message}", err=True)
     return 0 if state.is_completed() else 1
+
+
+def server_if_none() -> prefect_server.TemporaryServer | None:
+    """Makes Prefect's settings, and a temporary server, to be started, where there is no other."""
+    prefect_server.configure()
+    if "PREFECT_API_URL" in os.environ:
+        return None
+    click.echo("starting Prefect's temporary server; set PREFECT_API_URL to use a running one", err=True)
+    return prefect_server.TemporaryServer()
+
+
+@contextlib.contextmanager
+def server_stays() -> Iterator[None]:
+    """Around a flow. Raises UnavailableError where Prefect's server has gone away, after a minute of tries."""
+    import httpx  # Prefect's client, loaded by now
+
+    try:
+        yield
+    except httpx.TransportError:
+        raise UnavailableError(
+            f"Prefect's server at {os.environ['PREFECT_API_URL']} does not answer any more. What has finished is "
+            "kept: run it again, and it goes on from there"
+        ) from None
 
 
 def report(plan: Plan, outcomes: Mapping[str, Outcome]) -> None:
@@ -237,15 +397,46 @@ def commit(root: Path) -> str:
     return asked.stdout.strip()
 
 
+def on_dask(command: Callable) -> Callable:
+    """The options of a command whose stages may run on Dask's workers."""
+    for option in (
+        click.option("--remote", is_flag=True, help="Of --dask: the workers have working copies of their own, and "
+                     "DVC's remote carries data and results."),
+        click.option("--dask", metavar="ADDRESS", help="Run the stages on the workers (trainyard worker) of the Dask "
+                     "scheduler at tcp://HOST:8786."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def check_dask(address: str | None, remote: bool) -> None:
+    """Raises InputError and UnavailableError before anything is started."""
+    from flows import worker
+
+    if address:
+        worker.check(address)
+        worker.check_servers(address, remote)
+    elif remote:
+        raise InputError("--remote is for --dask: without it stages run in this working copy")
+
+
+def side_by_side(plan: Plan, workers: int | None, dask: str | None) -> int:
+    """How many stages may run at the same time: as many as there are cores, or on Dask, which knows its own, all."""
+    width = max(plan.widths().values())
+    return min(workers or (width if dask else hardware.cores()), width)
+
+
 @click.command()
 @click.argument("stages", nargs=-1, metavar="[STAGE]...")
 @click.option("--workers", type=click.IntRange(min=1), help="Stages at the same time.  [default: CPU cores]")
 @click.option("--force", is_flag=True, help="Run what is up to date, too.")
 @click.option("--dry", is_flag=True, help="Only say what would run, and why.")
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For each stage.")
-def command(stages: tuple[str, ...], workers: int | None, force: bool, dry: bool, time_limit: float | None) -> int:
+@on_dask
+def command(stages: tuple[str, ...], workers: int | None, force: bool, dry: bool, **options) -> int:
     """Run the stale stages in parallel with Prefect; with names (train, train@mlp), only these and what they
     need."""
+    check_dask(options["dask"], options["remote"])
     root = project.root()
     params.read()  # its refusals are clearer than what DVC makes of the same mistake
     planned = plan(root, stages, force)
@@ -256,8 +447,8 @@ def command(stages: tuple[str, ...], workers: int | None, force: bool, dry: bool
         click.echo(f"would run {stage}: {planned.reason(stage)}")
     if dry:
         return 0
-    workers = min(workers or hardware.cores(), max(planned.widths().values()))
-    code = execute(root, planned, workers, force, time_limit)
+    workers = side_by_side(planned, workers, options["dask"])
+    code = execute(root, planned, workers, force=force, **options)
     if code == 0:
         show_results()
     return code

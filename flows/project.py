@@ -81,6 +81,11 @@ def plots_folder(dataset: str) -> Path:
     return root() / "plots" / dataset
 
 
+def drift_folder(dataset: str) -> Path:
+    """drift.json and drift.png of the last look at incoming images."""
+    return plots_folder(dataset) / "drift"
+
+
 def seconds_file(dataset: str, member: str) -> Path:
     """How long the training on this machine took. A time is never the same twice, so it is no part of an `out`."""
     return state_folder() / "seconds" / dataset / f"{member}.json"

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -33,6 +33,15 @@ def portions(replicas: int, settings: dict) -> list[list[int]]:
     largest = LARGEST_STACK[settings["accelerator"]] if settings["parallel"] == "stacked" else 1
     stacks = -(-replicas // largest)
     return [list(range(first, replicas, stacks)) for first in range(stacks)]
+
+
+def unfinished_portions(card: dict, replicas: int, work: Path) -> list[list[int]]:
+    """Of a stack whose results are not all there, each is made again, from the stack's own checkpoint."""
+    return [
+        numbers
+        for numbers in portions(replicas, card["settings"])
+        if not all(result_file(work, number).exists() for number in numbers)
+    ]
 
 
 def turns(portions: int, jobs: int, epochs: int) -> int:
@@ -61,17 +70,12 @@ def train_replicas(
         WorkerError: a worker process ended, because it was killed or because of an error that it printed.
     """
     member = card["member"]
-    # Of a stack whose results are not all there, each is made again, from the stack's own checkpoint.
-    work_left = [
-        numbers
-        for numbers in portions(len(seeds), card["settings"])
-        if not all(result_file(work, number).exists() for number in numbers)
-    ]
+    work_left = unfinished_portions(card, len(seeds), work)
     interrupted = [numbers for numbers in work_left if checkpoint_file(work, numbers).exists()]
     epochs = card["settings"]["epochs"]
     turn = math.ceil(epochs / turns(len(work_left), jobs, epochs))
     with (
-        workers(min(jobs, len(work_left)), card, seeds, work, devices, turn) as idle,
+        workers(min(jobs, len(work_left)), serve, card, seeds, work, devices, turn) as idle,
         Board(member, len(seeds), epochs) as board,
     ):
         for number in set(range(len(seeds))) - {number for numbers in work_left for number in numbers}:
@@ -125,8 +129,12 @@ def lost_worker(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def workers(count: int, card: dict, *arguments) -> Iterator[list[Connection]]:
-    """Starts `count` processes that wait for lists of replicas' numbers; ends them whatever happens."""
+def workers(count: int, life: Callable, card: dict, *arguments) -> Iterator[list[Connection]]:
+    """Starts `count` processes; ends them whatever happens.
+
+    Args:
+        life: what each does: called with its end of a connection, its number, the card and the arguments.
+    """
     context = multiprocessing.get_context(start_method(card["settings"]["accelerator"]))
     started, connections = [], []
     sys.stdout.flush()
@@ -134,7 +142,7 @@ def workers(count: int, card: dict, *arguments) -> Iterator[list[Connection]]:
     try:
         for place in range(count):
             here, there = context.Pipe()
-            process = context.Process(target=serve, args=(there, place, card, *arguments), daemon=True)
+            process = context.Process(target=life, args=(there, place, card, *arguments), daemon=True)
             process.start()
             there.close()
             started.append(process)
@@ -160,22 +168,12 @@ def serve(
     several."""
     import signal
 
-    from flows import dataset
-
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
     threading.Thread(target=die_with_parent, daemon=True).start()
     if card["settings"]["accelerator"] == "cpu":
         hardware.hide_gpus()
-    data = dataset.load(card["dataset"], check=False)
-    given = {
-        "training": data.part("train"),
-        "validation": data.part("validation"),
-        **{key: card[key] for key in ("class_names", "mean", "std")},
-        **{key: value for key, value in card["settings"].items() if key != "parallel"},
-        "device": place % devices,
-        "turn": turn,
-    }
+    given = given_to_fit(card) | {"device": place % devices, "turn": turn}
 
     def tell(event: dict) -> None:
         try:
@@ -199,6 +197,19 @@ def serve(
                 tell({"finished": True, "best_epoch": result.best_epoch, "replica": position})
             checkpoint.unlink(missing_ok=True)
         tell({"free": True, "finished": finished})
+
+
+def given_to_fit(card: dict) -> dict:
+    """The data and what the card says of the training, as `fit` takes them."""
+    from flows import dataset
+
+    data = dataset.load(card["dataset"], check=False)
+    return {
+        "training": data.part("train"),
+        "validation": data.part("validation"),
+        **{key: card[key] for key in ("class_names", "mean", "std")},
+        **{key: value for key, value in card["settings"].items() if key not in ("parallel", "processes")},
+    }
 
 
 def train_portion(recipe: dict, seeds: list[int], given: dict) -> list[Fitted]:

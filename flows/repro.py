@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows import hardware
 from flows.processes import ClosedError, Processes, TimeLimitError
 
 BAD_INPUT = 2  # the exit code of a stage that was given what it cannot use
@@ -64,7 +65,11 @@ class Repro:
     def environment(self, stage: str) -> dict[str, str]:
         """Of the stage's process: how many processes of its own it may run side by side, and this very Python."""
         path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
-        jobs = {"TRAINYARD_JOBS": str(self.jobs.get(stage, 1))}
+        cores = self.jobs.get(stage, 1)
+        jobs = {"TRAINYARD_JOBS": str(cores)}
+        if cores < hardware.cores():
+            # Else numpy and torch start a thread per core in each of the stages that run side by side.
+            jobs["OMP_NUM_THREADS"] = str(cores)
         return {**jobs, **os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
 
     def __call__(self, stage: str, log: Callable[[str], None]) -> Outcome:

@@ -16,7 +16,7 @@ import click
 
 from flows import dataset, project
 from flows.console import run
-from flows.params import Params, read
+from flows.params import PLACES, Params, read
 from lightning_modules.errors import InputError
 
 
@@ -34,6 +34,10 @@ def settings(params: Params) -> dict:
         for part in key.split("."):
             value = value[part]
         found["params"][key] = value
+    # The places of a training matter by the number of processes that divide its mini-batches: 1 with strategy auto.
+    for key in PLACES:
+        found["params"].pop(f"training.{key}", None)
+    found["params"]["processes"] = params.training.processes
     for file in named(stage["deps"], params):
         found["files"][file] = dataset.file_sha256(project.root() / file)
         if found["files"][file] is None:

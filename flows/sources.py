@@ -35,6 +35,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 GREY_MODES = {"1", "L", "LA"}
 WIDE_MODES = ("I", "F")  # more than 8 bits a channel: "I", "I;16", "I;16B", "F"
+ADDED = "added"  # below sources/<dataset>/: images that were taken in, see flows/added.py
 
 
 @dataclass(frozen=True)
@@ -255,6 +256,10 @@ def folder(test: str | float) -> Images:
     root = project.root() / "sources" / "folder"
     if not root.is_dir():
         raise InputError("sources/folder does not exist: make it, with one subfolder of images per class")
+    if (root / ADDED).is_dir() and any(path.suffix.lower() in SUFFIXES for path in (root / ADDED).iterdir()):
+        raise InputError(
+            f"sources/folder/{ADDED} is where images are kept that were taken in: name the class otherwise"
+        )
     if (root / "images.npz").is_file():
         if subfolders(root):
             raise InputError("sources/folder holds both images.npz and subfolders: keep one of the two")
@@ -292,7 +297,8 @@ def from_folders(root: Path, test: str | float) -> Images:
 
 
 def subfolders(parent: Path) -> list[str]:
-    return sorted(path.name for path in parent.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    names = [path.name for path in parent.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
+    return sorted(name for name in names if parent / name != project.root() / "sources" / "folder" / ADDED)
 
 
 def classes_in(parent: Path) -> list[str]:

@@ -20,13 +20,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import yaml
 
-from flows import project
+from flows import project, served
 from flows.spread import spread
 from lightning_modules.errors import InputError, UnavailableError
 
@@ -104,6 +105,7 @@ def certificates() -> bool | str:
 def experiment(client, dataset: str) -> str:
     """The id of the dataset's experiment, which is created where there is none."""
     from filelock import FileLock
+    from mlflow.exceptions import MlflowException
 
     project.state_folder().mkdir(parents=True, exist_ok=True)
     with FileLock(project.state_folder() / "experiment.lock"):
@@ -114,7 +116,13 @@ def experiment(client, dataset: str) -> str:
         place = (project.home() / "mlartifacts" / dataset).as_uri() if local else None
         # The tag makes the UI open on runs and metrics, not on chat traces.
         kind = {"mlflow.experimentKind": "custom_model_development"}
-        return client.create_experiment(dataset, artifact_location=place, tags=kind)
+        try:
+            return client.create_experiment(dataset, artifact_location=place, tags=kind)
+        except MlflowException:
+            # Another machine was faster: the lock is this one's alone.
+            if found := client.get_experiment_by_name(dataset):
+                return found.experiment_id
+            raise
 
 
 def prepare() -> None:
@@ -122,6 +130,41 @@ def prepare() -> None:
     from flows.params import read
 
     experiment(connect(), read().dataset)
+
+
+def pages_address() -> str:
+    """Where MLflow's pages are: the server that is the store, what `trainyard serve` has brought up, or else what
+    `trainyard ui` opens when it is asked for no other port."""
+    uri = store()
+    if uri.startswith(("http://", "https://")):
+        return uri.rstrip("/")
+    there = served.addresses()
+    return there["mlflow"] if there else "http://127.0.0.1:5000"
+
+
+def pages() -> dict:
+    """Links into MLflow's pages for the dataset in params.yaml: `experiment`, `runs` (by member, and "ensemble"; the
+    newest of each) and, where one is registered, `model`, its newest version.
+
+    Raises:
+        ConnectionError: the store's server does not answer.
+    """
+    from flows.params import read
+
+    params = read()
+    address, client = pages_address(), connect()
+    place = f"{address}/#/experiments/{experiment(client, params.dataset)}"
+    runs = {}
+    for name in (*params.members, "ensemble"):
+        kind = "ensemble" if name == "ensemble" else "member"
+        which = f"tags.`trainyard.kind` = '{kind}'" + (f" and tags.`{MEMBER}` = '{name}'" if kind == "member" else "")
+        for found in client.search_runs([place.rpartition("/")[2]], which, max_results=1):
+            runs[name] = f"{place}/runs/{found.info.run_id}"
+    links = {"experiment": place, "runs": runs}
+    versions = client.search_model_versions(f"name = '{params.dataset}'", max_results=1)
+    if versions:
+        links["model"] = f"{address}/#/models/{params.dataset}/versions/{versions[0].version}"
+    return links
 
 
 def provenance(dataset: str) -> dict[str, str]:
@@ -516,6 +559,29 @@ def load_champion(dataset: str):
     Raises:
         InputError: there is no champion, or the store cannot be reached.
     """
+    found = champion_or_refuse(dataset)
+    import mlflow
+
+    with loading(found):
+        return mlflow.pyfunc.load_model(f"models:/{dataset}@{CHAMPION}", suppress_warnings=True), found
+
+
+def champion_files(dataset: str) -> tuple[Path, dict]:
+    """The folder that `served_ensemble` loads the champion from, and the champion's card.
+
+    Raises:
+        InputError: there is no champion, or the store cannot be reached.
+    """
+    found = champion_or_refuse(dataset)
+    import mlflow
+
+    with loading(found):
+        folder = mlflow.artifacts.download_artifacts(f"models:/{dataset}/{found['version']}")
+        return Path(folder, mlflow.models.Model.load(folder).flavors["python_function"]["data"]), found
+
+
+def champion_or_refuse(dataset: str) -> dict:
+    """What `champion` finds. Raises InputError where there is none, or the store cannot be reached."""
     try:
         found = champion(dataset)
     except Exception as error:  # each kind of store fails in a way of its own
@@ -525,14 +591,20 @@ def load_champion(dataset: str):
             f"there is no champion for {dataset} in {store()}: `make repro` trains and registers one, "
             "and where all is up to date `trainyard track` does"
         )
+    return found
+
+
+@contextmanager
+def loading(found: dict) -> Iterator[None]:
+    """Makes a sentence of what MLflow raises while it loads a champion."""
     import mlflow
 
     try:
-        model = mlflow.pyfunc.load_model(f"models:/{dataset}@{CHAMPION}", suppress_warnings=True)
+        yield
     except (mlflow.exceptions.MlflowException, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"the champion, {dataset} version {found['version']}, cannot be loaded: {reason}") from None
-    return model, found
+        name = f"{found['name']} version {found['version']}"
+        raise InputError(f"the champion, {name}, cannot be loaded: {reason}") from None
 
 
 def load_version(dataset: str, number: str):

@@ -4,9 +4,12 @@ Reads   data/<dataset>/ and the member's recipe in params.yaml
 Writes  models/<dataset>/<member>/: weights.safetensors, member.json, history.csv
 Run     python -m flows.train MEMBER
 
+With `training.strategy` ddp they train one after another, each by several processes that divide its mini-batches;
+torchrun and srun may start this command once for each of those.
+
 A replica's result depends on its seed, the recipe and the data alone, not on how many train at once; where replicas
-are stacked, their number changes how it is rounded. What is unfinished is kept in .trainyard/unfinished, so that the
-next run goes on from the last finished epoch.
+are stacked, their number changes how it is rounded, and so does that of the processes of one replica. What is
+unfinished is kept in .trainyard/unfinished, so that the next run goes on from the last finished epoch.
 """
 
 import csv
@@ -26,6 +29,7 @@ import click
 
 from flows import hardware, project
 from flows.console import run
+from flows.launch import launch, launcher
 from flows.params import Params, read
 from lightning_modules.errors import InputError
 
@@ -57,7 +61,8 @@ def train(params: Params, member: str) -> dict:
     Returns:
         What was written to member.json: member, dataset, seed, recipe, settings, shape, class_names, mean, std,
         parameters, and a list of replicas, each with seed, epochs, best_epoch, validation_nll, validation_accuracy
-        and weights_sha256.
+        and weights_sha256. Where another command leads the training (see `launch`), the same without the replicas,
+        and nothing is written.
 
     Raises:
         InputError: the data or the recipe cannot be used, or another process trains this member.
@@ -68,11 +73,18 @@ def train(params: Params, member: str) -> dict:
 
     # What can be refused is refused before the seconds that torch and Lightning take to load.
     recipe = params.member(member)
+    part = launch(params.training)
     data = dataset.load(params.dataset)
+    if len(data.validation_indices) < params.training.processes:
+        raise InputError(
+            f"there are {len(data.validation_indices)} validation images, too few to be divided among "
+            f"{params.training.processes} processes (training.devices × training.num_nodes in params.yaml)"
+        )
 
     import torch
 
     from flows import calibration
+    from flows.divided import train_divided
     from flows.replicas import train_replicas
     from flows.tracking import Tracker
     from lightning_modules.fit import hardware_precision
@@ -95,24 +107,32 @@ def train(params: Params, member: str) -> dict:
     torch.set_num_threads(1)
     card["parameters"] = try_out(card)
     jobs = side_by_side(recipe.replicas, settings["threads"], accelerator, params.training.devices)
+    if part and settings["parallel"] == "auto":
+        settings["parallel"] = "processes"
     settings["parallel"] = calibration.way(card, recipe.replicas, jobs)
     seeds = [replica_seed(params.seed, member, number) for number in range(recipe.replicas)]
 
     unfinished = project.unfinished_folder(params.dataset) / member
+    # Another number of replicas leaves those that are trained as they are.
+    recipe_alone = {key: value for key, value in card["recipe"].items() if key != "replicas"}
+    work = unfinished / fingerprint(card | {"recipe": recipe_alone}, data.card["files"])
+    if part and not part.leads:
+        train_divided(card, seeds, work, launch=part)
+        return card
     with only_one(unfinished):
-        # Another number of replicas leaves those that are trained as they are.
-        recipe_alone = {key: value for key, value in card["recipe"].items() if key != "replicas"}
-        work = unfinished / fingerprint(card | {"recipe": recipe_alone}, data.card["files"])
         work.mkdir(parents=True, exist_ok=True)
 
         clock = Clock(work / "seconds.json")
         tracker = Tracker(card, seeds, work)
         target = project.model_folder(params.dataset, member)
         try:
-            fitted = train_replicas(
-                card, seeds, work,
-                jobs=jobs, devices=params.training.devices, tracker=tracker, clock=clock,
-            )  # fmt: skip
+            if part:
+                fitted = train_divided(card, seeds, work, launch=part, tracker=tracker, clock=clock)
+            else:
+                fitted = train_replicas(
+                    card, seeds, work,
+                    jobs=jobs, devices=params.training.devices, tracker=tracker, clock=clock,
+                )  # fmt: skip
             card["replicas"] = [about(seed, result) for seed, result in zip(seeds, fitted)]
             write(target, card, fitted)
             project.write_json(
@@ -232,7 +252,13 @@ def command(member: str) -> None:
     """Train the replicas of MEMBER, a name under `members` in params.yaml."""
     # Python's default would end this process without its `finally` blocks, and leave the replicas running.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    if launcher():  # which, killed, leaves the commands that it has started
+        from flows.orphan import die_with_parent
+
+        die_with_parent()
     card = train(read(), member)
+    if "replicas" not in card:
+        return
     best = [f"{replica['validation_accuracy']:.2%}" for replica in card["replicas"]]
     print(f"{member}: {len(best)} replicas of {card['parameters']:,} parameters, validation accuracy {', '.join(best)}")
 

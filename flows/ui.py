@@ -1,33 +1,29 @@
 """`trainyard ui`: MLflow's pages on this project's store."""
 
 import os
-import socket
 import sys
 
 import click
 
-from flows import project
+from flows import ports, project
 from flows.console import run
+from flows.orphan import WITH_PARENT
 from lightning_modules.errors import InputError
 
 
 @click.command()
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 opens it to the network.")
-def command(port: int, host: str) -> None:
+@click.option("--with-parent", is_flag=True, hidden=True)
+def command(port: int, host: str, with_parent: bool) -> None:
     """Open MLflow's UI on this project's store, until Ctrl-C."""
     from flows import tracking
 
     uri = tracking.store()
     if uri.startswith(("http://", "https://")):
         raise InputError(f"MLFLOW_TRACKING_URI is {uri}, which has a UI of its own: open it in a browser")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            reason = error.strerror
-            raise InputError(f"port {port} on {host} cannot be used ({reason}): choose another with --port") from None
+    if reason := ports.why_not(host, port):
+        raise InputError(f"port {port} on {host} cannot be used ({reason}): choose another with --port")
     tracking.connect()
     print(f"MLflow's UI: http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port} (Ctrl-C ends it)", flush=True)
     artifacts = (project.home() / "mlartifacts").as_uri()
@@ -37,7 +33,8 @@ def command(port: int, host: str) -> None:
     # This process becomes the server, so that Ctrl-C and signals reach it.
     os.execv(
         sys.executable,
-        [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--default-artifact-root", artifacts,
+        [sys.executable, *(["-c", WITH_PARENT] if with_parent else ["-m"]), "mlflow", "server",
+         "--backend-store-uri", uri, "--default-artifact-root", artifacts,
          "--host", host, "--port", str(port), "--workers", "1"],
     )  # fmt: skip
 

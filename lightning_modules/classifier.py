@@ -1,6 +1,7 @@
 """The LightningModule that trains one network on images in memory."""
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from lightning_modules.dropout import Dropout
 from lightning_modules.errors import DivergedError
 from lightning_modules.images import Blocks, Images
 from lightning_modules.lightning import pl
+
+if TYPE_CHECKING:
+    from lightning_modules.distributed import ProcessGroup
 
 # Mini-batches in a block, and images in a batch of the validation pass.
 BLOCK = 50
@@ -47,15 +51,17 @@ class Classifier(pl.LightningModule):
         self.network = networks.build(recipe, shape, classes).to(memory_format=torch.channels_last)
         self.training_images: Images | None = None
         self.validation_images: Images | None = None
+        self.group: ProcessGroup | None = None
         self.numbers: list[dict[str, float]] = []
         self.finished: set[int] = set()
         # One for each network; None is torch's global generator.
         self.seeds: list[int] = [seed]
         self.generators: list[torch.Generator | None] = [None]
 
-    def attach(self, training: Images, validation: Images) -> "Classifier":
-        """Gives the module what it learns from; images are no part of a checkpoint."""
-        self.training_images, self.validation_images = training, validation
+    def attach(self, training: Images, validation: Images, group: "ProcessGroup | None" = None) -> "Classifier":
+        """Gives the module what it learns from, and the processes that learn it together; neither is part of a
+        checkpoint."""
+        self.training_images, self.validation_images, self.group = training, validation, group
         return self
 
     def forward(self, images: Tensor) -> Tensor:
@@ -74,8 +80,13 @@ class Classifier(pl.LightningModule):
         return torch.randperm(len(self.training_images), device=self.device)
 
     def val_dataloader(self) -> Blocks:
+        first, end = self.validated()
+        return Blocks(end - first, EVALUATION_BATCH, 1, lambda: torch.arange(first, end, device=self.device))
+
+    def validated(self) -> tuple[int, int]:
+        """The first of the validation images that this process scores, and the one after the last."""
         count = len(self.validation_images)
-        return Blocks(count, EVALUATION_BATCH, 1, lambda: torch.arange(count, device=self.device))
+        return self.group.part(count) if self.group else (0, count)
 
     def configure_optimizers(self) -> dict:
         recipe = self.hparams.recipe
@@ -89,6 +100,8 @@ class Classifier(pl.LightningModule):
     # An epoch's random numbers are a function of the seed and the epoch alone, so that a training that was
     # interrupted goes on as if it had not been. Lightning draws the batch order before on_train_epoch_start.
     def on_train_start(self) -> None:
+        if self.group:
+            self.group.copy_first(self.state_dict().values())
         self.reseed(self.current_epoch)
 
     def on_train_epoch_end(self) -> None:
@@ -109,21 +122,41 @@ class Classifier(pl.LightningModule):
     def training_step(self, block: list[Tensor], block_index: int) -> None:
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         for index in block:
-            images, labels = self.training_images.batch(index)
-            loss = self.loss(self(images).float(), labels)
             optimizer.zero_grad()
-            loss.sum().backward()
+            if self.group:
+                self.learn_part(index)
+            else:
+                self.learn(index)
             optimizer.step()
             scheduler.step()
             # Autocast keeps the weights it has cast until its outermost region ends, which here is the whole block.
             torch.clear_autocast_cache()
-            self.loss_sum.add_(loss.detach(), alpha=index.shape[-1])
+
+    def learn(self, index: Tensor, share: float = 1.0) -> None:
+        """Adds `share` of the mean loss on the images at `index` to the gradients, and the loss to the epoch's sum."""
+        images, labels = self.training_images.batch(index)
+        loss = self.loss(self(images).float(), labels)
+        (loss if share == 1 else loss * share).sum().backward()
+        self.loss_sum.add_(loss.detach(), alpha=index.shape[-1])
+
+    def learn_part(self, index: Tensor) -> None:
+        """As `learn`, with other processes: each adds its part, and all have the gradients of the whole."""
+        count = index.shape[-1]
+        first, end = self.group.part(count)
+        for layer in self.network.modules():
+            if isinstance(layer, Dropout):
+                layer.part = (first, count)
+        if end > first:
+            self.learn(index[..., first:end], (end - first) / count)
+        self.group.sum_gradients(self.network)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean over the mini-batch, for each network."""
         return F.cross_entropy(logits, labels, label_smoothing=self.hparams.recipe["label_smoothing"])
 
     def on_validation_epoch_start(self) -> None:
+        if self.group:  # the running statistics of batch normalisation
+            self.group.copy_first(self.network.buffers())
         self.nll_sum = torch.zeros(len(self.generators), device=self.device)
         self.hits = torch.zeros(len(self.generators), device=self.device)
 
@@ -150,7 +183,10 @@ class Classifier(pl.LightningModule):
 
     def measured(self) -> list[dict[str, float]]:
         """The epoch's sums as means, one dict for each network."""
-        sums = torch.stack([self.loss_sum, self.nll_sum, self.hits]).double().cpu().reshape(3, -1)
+        sums = torch.stack([self.loss_sum, self.nll_sum, self.hits]).double()
+        if self.group:
+            self.group.sum(sums)
+        sums = sums.cpu().reshape(3, -1)
         count = len(self.validation_images)
         loss, nll, hits = (sums / torch.tensor([[len(self.training_images)], [count], [count]])).tolist()
         return [

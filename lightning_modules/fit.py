@@ -9,15 +9,20 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lightning_modules import memory, networks
 from lightning_modules.classifier import Classifier
+from lightning_modules.errors import InputError
 from lightning_modules.images import Images
 from lightning_modules.lightning import pl
 from lightning_modules.together import Together
+
+if TYPE_CHECKING:
+    from lightning_modules.distributed import ProcessGroup
 
 # What is monitored, and the sign that makes smaller better.
 MONITORS = {"nll": ("validation_nll", 1), "accuracy": ("validation_accuracy", -1)}
@@ -109,8 +114,9 @@ class SaveLast(pl.callbacks.Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
         temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
-        trainer.save_checkpoint(temporary)
-        os.replace(temporary, self.file)
+        trainer.save_checkpoint(temporary)  # of several processes the first one writes, and the others wait
+        if trainer.is_global_zero:
+            os.replace(temporary, self.file)
 
 
 def hardware_precision(precision: str, accelerator: str) -> str:
@@ -149,6 +155,8 @@ class Settings:
         checkpoint: saved after every epoch; where it exists, training goes on from it.
         report: called with {replica, epoch, done} while an epoch runs, and with a network's `row` of its history and
             its `best_epoch` at the end of the epoch; `replica` counts the networks from 0.
+        group: the processes that train the networks together, each of which calls `fit` alike; only the first one
+            writes and reports. `batch_size` is divided among them.
     """
 
     mean: list[float]
@@ -167,6 +175,7 @@ class Settings:
     deterministic: bool = True
     checkpoint: Path | None = None
     report: Callable[[dict], None] = lambda event: None
+    group: "ProcessGroup | None" = None
 
     def __post_init__(self) -> None:
         if self.turn is not None and (self.turn < 1 or self.checkpoint is None):
@@ -240,18 +249,28 @@ def images(split: tuple, settings: Settings, augment: str = "none") -> Images:
 
 def train(module: Classifier, count: int, training: tuple, validation: tuple, settings: Settings) -> list[Fitted]:
     """Trains the networks of a module; see `fit`."""
-    module.attach(images(training, settings, settings.augment), images(validation, settings))
+    group = settings.group
+    module.attach(images(training, settings, settings.augment), images(validation, settings), group)
     networks.prepare(module.network, module.training_images.first)
-    progress = Progress(settings.monitor, settings.early_stopping, settings.turn, count, settings.report)
+    first = not group or group.rank == 0
+    report = settings.report if first else lambda event: None
+    progress = Progress(settings.monitor, settings.early_stopping, settings.turn, count, report)
     callbacks: list[pl.Callback] = [progress]
     checkpoint = settings.checkpoint
     if checkpoint:
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        if first:
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
         callbacks.append(SaveLast(checkpoint))
+    where = {"devices": [settings.device] if settings.accelerator == "gpu" else 1}
+    if group:
+        from lightning_modules.distributed import EndsOnSigterm
+
+        where = group.for_trainer()
+        callbacks.append(EndsOnSigterm())
     trainer = pl.Trainer(
         max_epochs=settings.epochs,
         accelerator=settings.accelerator,
-        devices=[settings.device] if settings.accelerator == "gpu" else 1,
+        **where,
         precision=PRECISIONS[settings.precision],
         deterministic=settings.deterministic,
         benchmark=not settings.deterministic,  # which lets a GPU choose its fastest way to convolve
@@ -264,6 +283,10 @@ def train(module: Classifier, count: int, training: tuple, validation: tuple, se
         log_every_n_steps=1,
     )
     resume = checkpoint if checkpoint and checkpoint.exists() else None
+    if group and group.told(resume is not None) != (resume is not None):
+        raise InputError(
+            f"{checkpoint} is not the same for all nodes that train together: they need one project folder, shared"
+        )
     trainer.fit(module, ckpt_path=resume, weights_only=True)
     if trainer.received_sigterm:
         # Lightning ends a terminated fit as if it were finished.

@@ -4,5 +4,6 @@ from lightning_modules import torchmetrics_alone as torchmetrics_alone
 
 # isort: split
 import pytorch_lightning as pl
+from lightning_fabric.plugins import environments
 
-__all__ = ["pl"]
+__all__ = ["environments", "pl"]

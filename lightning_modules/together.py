@@ -66,9 +66,11 @@ class Together(Classifier):
         self.generators = [torch.Generator(self.device).manual_seed(epoch_seed(seed, epoch)) for seed in self.seeds]
 
     def val_dataloader(self) -> Blocks:
-        count, networks = len(self.validation_images), len(self.seeds)
+        (first, end), networks = self.validated(), len(self.seeds)
         batch_size = max(100, 4 * EVALUATION_BATCH // networks)
-        return Blocks(count, batch_size, 1, lambda: torch.arange(count, device=self.device).expand(networks, count))
+        return Blocks(
+            end - first, batch_size, 1, lambda: torch.arange(first, end, device=self.device).expand(networks, -1)
+        )
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         log_probabilities = logits.log_softmax(-1)

@@ -12,13 +12,34 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("flows", "lightning_modules")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
-LEARNING = {"lightning_modules", "torch", "pytorch_lightning", "torchmetrics", "numpy", "safetensors"}
+LEARNING = {
+    "lightning_fabric",
+    "lightning_modules",
+    "numpy",
+    "pytorch_lightning",
+    "safetensors",
+    "torch",
+    "torchmetrics",
+}
 # Who alone may import what.
 KEEPERS = {
     "mlflow": {"flows/tracking.py"},
-    "prefect": {"flows/pipeline.py"},
+    "prefect": {
+        "flows/artifacts.py",
+        "flows/cluster.py",
+        "flows/deploy.py",
+        "flows/drift_event.py",
+        "flows/gpu_slots.py",
+        "flows/notify.py",
+        "flows/pipeline.py",
+        "flows/retrain_flow.py",
+        "flows/watch.py",
+    },
+    "prefect_dask": {"flows/cluster.py"},
     "dvc": {"flows/graph.py"},
+    "psycopg2": {"flows/postgres.py"},
     "lightning": set(),  # a second namespace of pytorch_lightning's: isinstance fails across the two
+    "lightning_fabric": {"lightning_modules/lightning.py"},
     "pytorch_lightning": {"lightning_modules/lightning.py"},
     "torchmetrics": set(),  # lightning_modules/torchmetrics_alone.py imports it by name
 }

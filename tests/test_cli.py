@@ -80,8 +80,9 @@ def test_every_stage_of_dvc_is_a_command_that_runs_the_same_module():
 
 def test_a_commands_name_is_its_modules_name():
     for name, (module, _) in COMMANDS.items():
-        assert module == f"flows.{name}"
-        assert (ROOT / "flows" / f"{name}.py").is_file()
+        file = name.replace("-", "_")
+        assert module == f"flows.{file}"
+        assert (ROOT / "flows" / f"{file}.py").is_file()
 
 
 @pytest.mark.parametrize(
@@ -91,12 +92,12 @@ def test_documents_name_commands_that_exist(document):
     if not (ROOT / document).is_file():
         pytest.skip(f"there is no {document}")
     text = (ROOT / document).read_text(encoding="utf-8")
-    named = set(re.findall(r"(?:^|[`$(;&|]) *trainyard ([a-z]+)", text, re.MULTILINE))
+    named = set(re.findall(r"(?:^|[`$(;&|]) *trainyard ([a-z]+(?:-[a-z]+)*)", text, re.MULTILINE))
     assert named <= set(COMMANDS)
     run = set(re.findall(r"python -m flows\.([a-z_]+)", text))
-    assert run <= set(COMMANDS)
-    targets = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(re.findall(r"`make ([a-z]+)", text)) <= targets
+    assert {name.replace("_", "-") for name in run} <= set(COMMANDS)
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
 
 
 def test_the_installed_script_is_this_one():

@@ -88,7 +88,11 @@ NAMES = [
 ]
 
 KEYS = [
-    ("sed", 1, ['unknown key "sed"', 'Did you mean "seed"?', "Known: data, dataset, ensemble, gate, members, seed"]),
+    (
+        "sed",
+        1,
+        ['unknown key "sed"', 'Did you mean "seed"?', "Known: data, dataset, drift, ensemble, gate, members, seed"],
+    ),
     ("data.digits.epoch", 3, ['"data.digits.epoch"', 'Did you mean "data.digits.epochs"?', "data.digits.batch_size"]),
     ("data.cifar100", {}, ["data.cifar100", 'Did you mean "cifar10"?']),
     ("training.thread", 2, ['"training.thread"', '"training.threads"?', "training.precision"]),
@@ -280,7 +284,7 @@ def test_a_member_is_fed_as_its_dataset_says_unless_it_says_otherwise(content):
     assert plain.settings("mlp") == plain.settings("cnn")
     assert plain.settings("mlp") == {
         "epochs": 30, "batch_size": 64, "augment": "none",
-        **{key: value for key, value in content["training"].items() if key != "devices"},
+        **{key: value for key, value in content["training"].items() if key not in ("devices", "num_nodes", "strategy")},
     }  # fmt: skip
     own = {"epochs": 8, "batch_size": 1000, "augment": "altflip", "threads": 2}
     content["members"]["mlp"] |= own

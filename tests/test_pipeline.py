@@ -18,7 +18,7 @@ import yaml
 import zc.lockfile
 from click.testing import CliRunner
 
-from flows import pipeline, repro
+from flows import hardware, pipeline, repro
 from flows.pipeline import Plan, plan
 from flows.processes import Processes
 from flows.repro import Repro, explain
@@ -100,6 +100,9 @@ def test_two_workers_keep_the_order_overlap_and_leave_what_dvc_repro_leaves(toy,
     latest_start = max(times(toy, "b")[0], times(toy, "c")[0])
     assert latest_start < min(times(toy, "b")[1], times(toy, "c")[1])
     assert "e | hello from e" in done.stdout
+    # b, c and d can run side by side, two at a time; e runs alone.
+    assert f"hello from b with {max(1, hardware.cores() // 2)} jobs" in done.stdout
+    assert f"hello from e with {hardware.cores()} jobs" in done.stdout
 
     assert dvc(toy, "status", "--json").strip() == "{}"
     dvc(serial, "repro")
@@ -179,8 +182,22 @@ def test_what_runs_is_what_is_stale_and_what_comes_after(toy):
 
 def test_a_stage_that_runs_alone_may_use_every_core():
     needs = {"a": [], "b": ["a"], "c": ["a"], "e": ["b", "c"]}
-    assert Plan(needs, list(needs), {}).widths() == {"a": 1, "b": 2, "c": 2, "e": 1}
-    assert Plan(needs, ["c", "e"], {}).widths() == {"c": 1, "e": 1}
+    assert Plan(needs, list(needs), {stage: [] for stage in needs}).widths() == {"a": 1, "b": 2, "c": 2, "e": 1}
+    assert Plan(needs, ["c", "e"], {"c": [], "e": []}).widths() == {"c": 1, "e": 1}
+
+
+def test_stages_side_by_side_are_told_their_share_of_threads(tmp_path, monkeypatch):
+    """Else numpy and torch would start a thread per core in each of them."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("TRAINYARD_JOBS", raising=False)
+    monkeypatch.setattr(hardware, "cores", lambda: 8)
+    shared = Repro(tmp_path, Processes(), print, jobs={"b": 4, "e": 8})
+    beside, alone = shared.environment("b"), shared.environment("e")
+    assert (beside["TRAINYARD_JOBS"], beside["OMP_NUM_THREADS"]) == ("4", "4")
+    assert alone["TRAINYARD_JOBS"] == "8"
+    assert "OMP_NUM_THREADS" not in alone
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert shared.environment("b")["OMP_NUM_THREADS"] == "3"  # the user's wish
 
 
 def test_a_run_without_work_does_without_prefect(toy):

@@ -43,6 +43,7 @@ def test_the_same_is_noted_again(noted):
         lambda content: content.update(seed=1),
         lambda content: content["data"]["digits"].update(epochs=5),
         lambda content: content["training"].update(monitor="accuracy"),
+        lambda content: content["training"].update(strategy="ddp", devices=2),
     ],
 )
 def test_what_changes_every_training_is_noted(noted, change):
@@ -65,6 +66,7 @@ def test_what_changes_one_member_or_no_training_is_not_noted(noted):
     edit(noted, lambda content: content["members"].pop("wide"))
     edit(noted, lambda content: content["ensemble"].update(select_by="accuracy"))
     edit(noted, lambda content: content["training"].update(devices=2))
+    edit(noted, lambda content: content["training"].update(strategy="ddp", devices=1))
     assert content() == before
 
 

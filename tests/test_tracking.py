@@ -44,6 +44,14 @@ def test_a_run_per_replica_below_its_members_and_one_for_the_ensemble(finished):
         assert run.info.status == "FINISHED"
 
 
+def test_two_machines_that_begin_at_once_have_one_experiment(store, monkeypatch):
+    client = tracking.connect()
+    created = client.create_experiment("digits")  # by the other machine, after this one has asked
+    ask, first = client.get_experiment_by_name, iter([None])
+    monkeypatch.setattr(client, "get_experiment_by_name", lambda name: next(first, ask(name)))
+    assert tracking.experiment(client, "digits") == created
+
+
 def test_params_are_the_recipe_and_the_settings(finished):
     for name, run in runs("replica").items():
         member, number = name.split("-")

@@ -1,0 +1,145 @@
+"""What runs the stages: Prefect beside `dvc repro`, what it adds to a stage, a retrain with nothing to do, and
+`trainyard serve` until it is ready.
+
+All of it in a temporary copy of this project, against the servers that `trainyard serve` has brought up there.
+"""
+
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+import yaml
+
+from benchmarks.measure import alone, compared, in_turn, seconds, spread
+from benchmarks.pipeline import copy, row
+from flows.console import QUIET
+
+RUNS = 3  # of what takes a minute each
+STAGES = 12  # that do nothing, to see what one costs
+ONE_AFTER_ANOTHER = """
+import sys
+from pathlib import Path
+from flows.processes import Processes
+from flows.repro import Repro
+with Processes() as processes:
+    repro = Repro(Path.cwd(), processes, lambda stage, line: None, force=True)
+    for stage in sys.argv[1:]:
+        assert repro(stage, lambda line: None).problem is None
+"""
+FLOW = """
+from flows import prefect_server
+prefect_server.configure()
+from flows.retrain_flow import retrain
+assert retrain(push=False, return_state=True).name == "Skipped"
+"""
+READY = "Ready after"
+
+
+def measure() -> list[dict]:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "a project")
+        root.mkdir()
+        copy(root)
+        first = row("trainyard serve until it is ready, with new databases, once", serving_once(root), 60)
+        with serving(root) as ready:
+            rows = [first, row("trainyard serve until it is ready, again, once", ready, 30)]
+            rows += [*against_dvc(root), per_stage(Path(folder, "empty stages"), root), *skipped(root)]
+    return rows
+
+
+def python(*arguments: str, cwd: Path, **env: str) -> None:
+    """Raises RuntimeError with what it printed where it fails."""
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env={**os.environ, **QUIET, **env}, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)[:100]}: {done.stdout[-1000:]} {done.stderr[-1000:]}")
+
+
+@contextlib.contextmanager
+def serving(root: Path) -> Iterator[float]:
+    """Around `trainyard serve`: the seconds until it was ready."""
+    command = [sys.executable, "-m", "flows.serve"]
+    process = psutil.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield seconds(partial(wait_until_ready, process))
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def wait_until_ready(process: psutil.Popen) -> None:
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if READY in line:
+            return
+    raise RuntimeError(f"trainyard serve has ended: {''.join(lines)}")
+
+
+def serving_once(root: Path) -> float:
+    with serving(root) as ready:
+        return ready
+
+
+def against_dvc(root: Path) -> list[dict]:
+    """The default project (digits) from nothing, every stage: `--force` takes nothing from DVC's caches."""
+    parallel = partial(python, "-m", "flows.pipeline", "--force", cwd=root)
+    rows = []
+    for how, env in (("", {}), (", replicas one after another too", {"TRAINYARD_JOBS": "1"})):
+        serial = partial(python, "-m", "dvc", "repro", "--force", cwd=root, **env)
+        times = in_turn(parallel, serial, RUNS)
+        goal = {"goal": "at least 1.6", "reached": times["ratio"] >= 1.6}
+        rows.append(compared(f"trainyard pipeline of digits, all stages, against dvc repro{how}", times) | goal)
+    return rows
+
+
+def per_stage(folder: Path, root: Path) -> dict:
+    """A chain of stages that do nothing: as Prefect's tasks, and the same commands of DVC without Prefect."""
+    folder.mkdir()
+    (folder / "params.yaml").write_bytes((root / "params.yaml").read_bytes())
+    names = [f"s{number}" for number in range(STAGES)]
+    stages = {name: {"cmd": f"echo {name} > {name}.txt", "outs": [f"{name}.txt"]} for name in names}
+    for before, name in pairwise(names):
+        stages[name]["deps"] = [f"{before}.txt"]
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    python("-m", "dvc", "init", "--no-scm", "--quiet", cwd=folder)
+    from flows import served
+
+    with contextlib.chdir(root):
+        api = served.addresses()["prefect"]
+    with_prefect = partial(python, "-m", "flows.pipeline", "--force", cwd=folder, PREFECT_API_URL=api)
+    without = partial(python, "-c", ONE_AFTER_ANOTHER, *names, cwd=folder)
+    times = in_turn(with_prefect, without, RUNS)
+    added = [
+        # The start of Python, the plan, Prefect's own start and end are in it.
+        (ours - other) / STAGES
+        for ours, other in zip(times["ours_seconds"], times["other_seconds"])
+    ]
+    return {
+        "what": f"what trainyard pipeline adds to each of {STAGES} stages, its own start and end included",
+        "ours": spread(statistics.median(added), min(added), max(added), " s"),
+        "load": times["load"],
+        "goal": "at most 0.5 s",
+        "reached": statistics.median(added) <= 0.5,
+        "measured": times,
+    }
+
+
+def skipped(root: Path) -> list[dict]:
+    rows = []
+    for what, arguments in (
+        ("trainyard retrain with nothing to do", ("-m", "flows.retrain")),
+        ("the same as a flow run on a running server", ("-c", FLOW)),
+    ):
+        times = alone(partial(python, *arguments, cwd=root), RUNS)
+        rows.append(row(what, times["median"], 15, times))
+    return rows

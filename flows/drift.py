@@ -1,0 +1,215 @@
+"""`trainyard drift FOLDER`: compares incoming images with those that the champion was made for.
+
+Reads   FOLDER, data/<dataset>/, the champion from MLflow's registry, `drift` and `seed` of params.yaml
+Writes  plots/<dataset>/drift/: drift.json (every test), drift.png
+Run     python -m flows.drift FOLDER
+
+Three views of the images are tested, see `flows.two_sample`: pixel statistics, what the champion predicts, and the
+embeddings inside its networks. The reference are validation and test images, never those that were trained on: a
+network is surer of what it has seen, and any new image would look like drift.
+"""
+
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from flows import project
+from flows.console import run
+from flows.params import Drift, read
+from lightning_modules.errors import InputError
+
+FEWEST = 20  # images; with less, next to nothing but a wholly black picture would be found
+DRIFT = 3  # exit code, beside 0, 1 and 2, which all commands have
+SHOWN = 5  # files that are named on the terminal; drift.json names them all
+
+
+def drift(place: Path, dataset: str, settings: Drift, seed: int) -> dict:
+    """Compares, and writes drift.json and drift.png.
+
+    Args:
+        place: a folder of image files, with or without subfolders, or an .npz file; see `image_folder.read`.
+        seed: draws the samples on both sides.
+
+    Returns:
+        What was written to drift.json: `drift` (true or false), `drifted` (names of what differs), `tests` (of each:
+        view, name, statistic, corrected p, auc, verdict), the numbers of images, and which files were refused.
+
+    Raises:
+        InputError: there is no champion, or there are too few images that can be compared.
+    """
+    from flows import dataset as data_of
+    from flows import drift_figure, image_folder
+
+    data = data_of.load(dataset)
+    shape = tuple(data.card["shape"])
+    arrivals = image_folder.read(place, shape, settings.images, seed)
+    if len(arrivals.images) < FEWEST:
+        refused = f" ({len(arrivals.refused)} more cannot be used)" if arrivals.refused else ""
+        raise InputError(
+            f"{place} has {len(arrivals.images)} images that can be compared{refused}; it takes {FEWEST} or more"
+        )
+    known = held_out(data, settings.images, seed)
+
+    from flows import embeddings, pixel_statistics, tracking, two_sample
+
+    folder, champion = tracking.champion_files(dataset)
+    card = project.read_json(folder / "ensemble.json")
+    if tuple(card["shape"]) != shape or card["class_names"] != data.card["class_names"]:
+        raise InputError(
+            f"the champion, {dataset} version {champion['version']}, was made for other images or classes than "
+            f"data/{dataset} has: retrain first"
+        )
+    if champion["tags"].get(tracking.TEST) != data.card["test_sha256"]:
+        # Its training images may be among those that count as held out here.
+        warning = (
+            f"the champion, version {champion['version']}, was scored on other test images than data/{dataset} has"
+        )
+        print(f"trainyard: {warning}: what is said of its predictions may be too strict", file=sys.stderr)
+
+    sides = {"incoming": arrivals.images, "reference": known}
+    pixels = {side: pixel_statistics.statistics(images) for side, images in sides.items()}
+    probabilities, inside = {}, {}
+    for side, images in sides.items():
+        probabilities[side], inside[side] = embeddings.look(folder, images)
+    views = {
+        "pixels": {name: (values, pixels["reference"][name]) for name, values in pixels["incoming"].items()},
+        "predictions": {"confidence": tuple(probabilities[side].max(1) for side in sides)}
+        | {
+            f"probability of {name}": tuple(probabilities[side][:, number] for side in sides)
+            for number, name in enumerate(card["class_names"])
+        },
+    }
+    if inside["incoming"].shape[1]:  # a champion without a linear layer has none
+        views["embeddings"] = {"classifier score": two_sample.classifier_scores(*inside.values(), seed)}
+    tests = [
+        asdict(test) | {"verdict": verdict(test.p, test.statistic, settings)} for test in two_sample.compare(views)
+    ]
+    drifted = [test["name"] for test in tests if test["verdict"] == "drift"]
+    result = {
+        "drift": bool(drifted),
+        "drifted": drifted,
+        "dataset": dataset,
+        "images": str(place),
+        "champion": {"name": dataset, "version": champion["version"]},
+        "alpha": settings.alpha,
+        "effect": settings.effect,
+        "found": arrivals.found,
+        "incoming": len(arrivals.images),
+        "reference": len(known),
+        "tests": tests,
+        "predicted": {
+            side: shares(values.argmax(1), len(card["class_names"])) for side, values in probabilities.items()
+        },
+        "class_names": card["class_names"],
+        "refused": [{"file": file, "reason": reason} for file, reason in arrivals.refused],
+    }
+    target = project.drift_folder(dataset)
+    target.mkdir(parents=True, exist_ok=True)
+    drift_figure.draw(result, views, target / "drift.png")
+    project.write_json(target / "drift.json", result)
+    return result
+
+
+def held_out(data, most: int, seed: int):
+    """A sample of at most `most` validation and test images."""
+    import numpy as np
+
+    from flows.image_folder import sample
+
+    validation, test = len(data.validation_indices), len(data.test_images)
+    chosen = sample(validation + test, most, seed)
+    from_validation = data.validation_indices[chosen[chosen < validation]]
+    return np.concatenate(
+        [data.train_images[from_validation], data.test_images[chosen[chosen >= validation] - validation]]
+    )
+
+
+def verdict(p: float, statistic: float, settings: Drift) -> str:
+    """With enough images a p-value calls any difference sure: one that is too small to matter is no drift."""
+    if p >= settings.alpha:
+        return "same"
+    return "drift" if statistic >= settings.effect else "small"
+
+
+def shares(predicted, classes: int) -> list[float]:
+    import numpy as np
+
+    return (np.bincount(predicted, minlength=classes) / len(predicted)).tolist()
+
+
+def strongest(tests: list[dict]) -> list[dict]:
+    """What a table shows: all but the classes' probabilities, and of these the one that differs most."""
+    classes = [test for test in tests if test["name"].startswith("probability of ")]
+    most = max(classes, key=lambda test: test["statistic"])
+    return [test for test in tests if test is most or not test["name"].startswith("probability of ")]
+
+
+def say(result: dict) -> None:
+    for entry in result["refused"][:SHOWN]:
+        click.echo(f"left out: {entry['file']} {entry['reason']}", err=True)
+    if len(result["refused"]) > SHOWN:
+        click.echo(f"left out: {len(result['refused']) - SHOWN} more, all named in drift.json", err=True)
+    champion = result["champion"]
+    click.echo(
+        f"{result['incoming']:,} of {result['found']:,} incoming images against {result['reference']:,} held-out "
+        f"images of {result['dataset']}, seen by {champion['name']} version {champion['version']}"
+    )
+    shown = strongest(result["tests"])
+    width = max(len(test["name"]) for test in shown)
+    click.echo(f"\n  {'view':<11}  {'quantity':<{width}}  distance  corrected p  verdict")
+    for test in shown:
+        auc = "" if test["auc"] is None else f"  (AUC {test['auc']:.3f})"
+        click.echo(
+            f"  {test['view']:<11}  {test['name']:<{width}}  {test['statistic']:8.3f}  {test['p']:11.2g}  "
+            f"{test['verdict']}{auc}"
+        )
+    folder = os.path.relpath(project.drift_folder(result["dataset"]))
+    what = f"drift in {len(result['drifted'])} of {len(result['tests'])} tests" if result["drift"] else "no drift"
+    click.echo(
+        f"\n{what} (alpha {result['alpha']:g}, distance {result['effect']:g} or more): {folder}/drift.png, drift.json"
+    )
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--dataset", help="Whose data and champion; by default that of params.yaml.")
+@click.option("--retrain", is_flag=True, help="On drift, send Prefect's server the event that starts a retraining.")
+def command(folder: Path, dataset: str | None, retrain: bool) -> int:
+    """Say whether the images in FOLDER differ from those that the champion was made for.
+
+    FOLDER holds image files, in subfolders or not, or is an .npz file with an array `images`. Brightness, contrast,
+    sharpness and saturation, the champion's confidence and probabilities, and the embeddings inside its networks are
+    compared with those of validation and test images by two-sample tests. Drift is what is both significant (`alpha`,
+    after correction for the number of tests) and large enough to matter (`effect`): `drift` in params.yaml.
+
+    \b
+    Exit codes: 0 no drift, 3 drift, 2 bad input, 1 something failed.
+
+    With --retrain, drift is told to the Prefect server that PREFECT_API_URL names, as the event trainyard.drift of
+    the resource trainyard.dataset.<dataset>; a deployment with a trigger on it then retrains.
+    """
+    params = read()
+    dataset = dataset or params.dataset
+    if retrain:
+        from flows import drift_event
+
+        address = drift_event.server()  # known to be missing before the work, not after
+    result = drift(folder, dataset, params.drift, params.seed)
+    say(result)
+    if not result["drift"]:
+        return 0
+    if retrain:
+        kept = ("drifted", "images", "champion", "alpha", "effect", "incoming", "reference")
+        answered = drift_event.emit(dataset, {key: result[key] for key in kept})
+        if answered:
+            click.echo(f"told {address}, where this answers: {', '.join(answered)}")
+        else:
+            click.echo(f"told {address}, where no automation answers: has `prefect deploy --all` been run?", err=True)
+    return DRIFT
+
+
+if __name__ == "__main__":
+    run(command)

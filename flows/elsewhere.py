@@ -1,0 +1,256 @@
+"""A stage run in another working copy, perhaps on another machine, with only a DVC remote between the two.
+
+Here     `errand` says what to run, with params.yaml, dvc.lock and what of the results DVC does not keep
+There    `run` pulls what the stage needs, runs it with `dvc repro --single-item`, and pushes what it made
+Here     `take_back` writes the stage's entry into dvc.lock, as DVC would have; `dvc pull` brings the files
+
+How the errand travels is not known here: see flows/dask_engine.py.
+"""
+
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import yaml
+from filelock import FileLock
+
+from flows import hardware, project
+from flows.processes import ClosedError, Processes
+from flows.repro import Outcome, Repro
+from lightning_modules.errors import InputError, UnavailableError
+
+# What both copies must have alike, for a stage runs the code that lies there.
+CODE = ("dvc.yaml", "flows/*.py", "lightning_modules/*.py")
+TAKEN = ("params.yaml", "dvc.lock")  # over which an errand writes
+NOTE = "errand.json"  # in .trainyard/: the digests of what errands left in those
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What the other working copy has to know.
+
+    Attributes:
+        stage: to be run.
+        needs: all the stages that it needs, directly or not.
+        params, lock: the texts of params.yaml and dvc.lock.
+        files: the texts of what the needed stages wrote and DVC does not keep, by path.
+        code: the digests of what must be alike, by path.
+        uncached: the paths of what the stage will write and DVC does not keep.
+    """
+
+    stage: str
+    needs: list[str]
+    params: str
+    lock: str
+    files: dict[str, str]
+    code: dict[str, str]
+    uncached: list[str]
+    force: bool = False
+    time_limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Return:
+    """What comes back: how it ended and where, the stage's entry in dvc.lock, and the texts of uncached files."""
+
+    outcome: Outcome
+    where: str
+    entry: dict | None = None  # None where it failed
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def errand(root: Path, stage: str, needs: Iterable[str], uncached: dict[str, list[str]], **options) -> Errand:
+    """Args:
+    needs: all the stages that it needs, directly or not.
+    uncached: see `graph.uncached`.
+    options: force and time_limit.
+    """
+    needs = list(needs)
+    lock = root / "dvc.lock"
+    return Errand(
+        stage=stage,
+        needs=needs,
+        params=(root / "params.yaml").read_text(encoding="utf-8"),
+        lock=lock.read_text(encoding="utf-8") if lock.is_file() else "",
+        files=texts(root, [path for needed in needs for path in uncached.get(needed, ())]),
+        code=code(root),
+        uncached=uncached.get(stage, []),
+        **options,
+    )
+
+
+def code(root: Path) -> dict[str, str]:
+    """The digests of what must be alike, by path."""
+    files = sorted(file for pattern in CODE for file in root.glob(pattern))
+    return {file.relative_to(root).as_posix(): md5(file) for file in files}
+
+
+def md5(file: Path) -> str:
+    """As DVC has it in dvc.lock."""
+    return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def texts(root: Path, paths: Iterable[str]) -> dict[str, str]:
+    """The files at the paths, and below those that are folders."""
+    found = {}
+    for path in map(root.joinpath, paths):
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                found[file.relative_to(root).as_posix()] = file.read_text(encoding="utf-8")
+    return found
+
+
+# --- There ---------------------------------------------------------------------------------------------------------
+
+
+def run(task: Errand, root: Path, processes: Processes, log: Callable[[str], None]) -> Return:
+    """Runs the stage in the working copy `root`, which it brings to the state that the errand describes. One at a
+    time: whoever comes second waits. Never raises for what a stage or a remote does.
+    """
+    where = f"{socket.gethostname()}:{root}"
+    started = time.monotonic()
+
+    def failed(problem: str, lines: Sequence[str] = ()) -> Return:
+        log(f"FAILED: {problem}")
+        return Return(Outcome(task.stage, time.monotonic() - started, problem, False, tuple(lines)), where)
+
+    folder = root / ".trainyard"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "errand.lock"):
+        try:
+            prepare(task, root)
+            if task.needs:
+                dvc(root, processes, log, "pull", "--force", *task.needs)
+            jobs = {task.stage: hardware.cores()}
+            repro = Repro(
+                root, processes, lambda stage, line: None, force=task.force, time_limit=task.time_limit, jobs=jobs
+            )
+            outcome = repro(task.stage, log)
+            if outcome.problem:
+                return Return(outcome, where)
+            note(root)
+            dvc(root, processes, log, "push", task.stage)
+            entry = stages_of((root / "dvc.lock").read_text(encoding="utf-8")).get(task.stage)
+        except (InputError, UnavailableError) as error:
+            return failed(str(error))
+        except ClosedError:
+            return failed("cancelled")
+        return Return(replace(outcome, seconds=time.monotonic() - started), where, entry, texts(root, task.uncached))
+
+
+def prepare(task: Errand, root: Path) -> None:
+    """Writes params.yaml, dvc.lock and the uncached files, and removes what would be taken for a result.
+
+    Raises:
+        InputError: this copy has other code, or a person's changes would be lost.
+    """
+    mine = code(root)
+    differing = sorted(path for path in task.code.keys() | mine.keys() if task.code.get(path) != mine.get(path))
+    if differing:
+        more = f" and {len(differing) - 3} more files" if len(differing) > 3 else ""
+        raise InputError(
+            f"the working copy {root} on {socket.gethostname()} differs in {', '.join(differing[:3])}{more}: bring it "
+            "to the same commit, and commit what you changed"
+        )
+    refuse_to_lose(root)
+    for path, text in {"params.yaml": task.params, "dvc.lock": task.lock, **task.files}.items():
+        write_if_changed(root / path, text)
+    note(root)
+    # A folder of which a stage needs all, like models/<dataset>, may hold what other errands left.
+    made = [out["path"] for name in task.needs for out in stages_of(task.lock).get(name, {}).get("outs", ())]
+    for folder in {Path(path).parent for path in made if len(Path(path).parts) > 2}:
+        keep = {
+            Path(path).relative_to(folder).parts[0]
+            for path in [*made, *task.files]
+            if Path(path).is_relative_to(folder)
+        }
+        for entry in (root / folder).glob("*"):
+            if entry.name not in keep and entry.name != ".gitignore":
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def refuse_to_lose(root: Path) -> None:
+    """Raises InputError where params.yaml or dvc.lock is neither what git has nor what an errand left."""
+    file = root / ".trainyard" / NOTE
+    left = project.read_json(file) if file.is_file() else {}
+    for name in TAKEN:
+        path = root / name
+        if path.is_file() and md5(path) != left.get(name) and changed(root, name):
+            raise InputError(
+                f"{path} on {socket.gethostname()} has changes that are not committed, over which a stage from "
+                "elsewhere would write: commit them, or give workers a working copy of their own"
+            )
+
+
+def changed(root: Path, name: str) -> bool:
+    """Whether git has it otherwise; a copy without git has nothing to lose that could be told."""
+    try:
+        asked = subprocess.run(["git", "status", "--porcelain", "--", name], cwd=root, capture_output=True)
+    except OSError:
+        return False
+    return asked.returncode == 0 and bool(asked.stdout)
+
+
+def note(root: Path) -> None:
+    """Notes what errands left, so that the next one may write over it."""
+    left = {name: md5(root / name) for name in TAKEN if (root / name).is_file()}
+    project.write_json(root / ".trainyard" / NOTE, left)
+
+
+def write_if_changed(file: Path, text: str) -> None:
+    """A file that is written anew is hashed anew by DVC."""
+    if not text:
+        file.unlink(missing_ok=True)
+    elif not file.is_file() or file.read_text(encoding="utf-8") != text:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+
+
+def dvc(root: Path, processes: Processes, log: Callable[[str], None], *arguments: str) -> None:
+    """Raises UnavailableError with DVC's own words where it fails."""
+    lines: deque[str] = deque(maxlen=20)
+    log(f"dvc {arguments[0]}")
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+    if processes.run(command, lines.append, cwd=root, env={**os.environ, "PYTHONUNBUFFERED": "1"}):
+        said = [line for line in lines if line.startswith("ERROR")] or [line for line in lines if line.strip()]
+        raise UnavailableError(f"dvc {arguments[0]} failed: {' '.join(said)}")
+
+
+# --- Here ----------------------------------------------------------------------------------------------------------
+
+
+def stages_of(lock: str) -> dict[str, dict]:
+    return (yaml.load(lock, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}).get("stages") or {}
+
+
+def take_back(root: Path, back: Return, uncached: Iterable[str]) -> None:
+    """Writes the stage's entry into dvc.lock, and its uncached files.
+
+    Raises:
+        InputError: the stage ran with other files than lie here; nothing is written then.
+    """
+    lock = root / "dvc.lock"
+    content = (project.read_yaml(lock) if lock.is_file() else None) or {"schema": "2.0", "stages": {}}
+    made = {out["path"] for entry in content["stages"].values() for out in entry.get("outs", ())}
+    for dependency in back.entry.get("deps", ()):
+        file = root / dependency["path"]
+        # What stages make comes from the remote afterwards, and folders are DVC's to compare.
+        if dependency["path"] not in made and file.is_file() and md5(file) != dependency["md5"]:
+            raise InputError(f"{back.outcome.stage} ran with another {dependency['path']} at {back.where}")
+    for path in uncached:
+        target = root / path
+        shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+    for path, text in back.files.items():
+        write_if_changed(root / path, text)
+    content["stages"][back.outcome.stage] = back.entry
+    temporary = lock.with_name(f".dvc.lock.{os.getpid()}")
+    temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=2**16), encoding="utf-8")
+    os.replace(temporary, lock)

@@ -1,0 +1,87 @@
+"""`flows.retrain` as a Prefect flow, for deployments: its stages are tasks, its report is an artifact.
+
+It is imported where Prefect is to be loaded anyway, and after `prefect_server.configure`.
+"""
+
+import contextlib
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+from prefect import flow
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed, State
+
+from flows import notify, params, pipeline, project
+from flows.artifacts import Artifacts
+from flows.pipeline import Plan
+from flows.processes import Processes
+from flows.repro import Outcome
+from flows.retrain import BUSY, FAILED, SKIPPED, Options, work
+from lightning_modules.errors import InputError
+
+
+def name() -> str:
+    """Dataset and commit."""
+    with contextlib.suppress(InputError):
+        dataset = flow_run.parameters.get("dataset") or params.read().dataset
+        return f"{dataset} {pipeline.commit(project.root())}".strip()
+    return "retrain"
+
+
+@flow(name="retrain", flow_run_name=name, persist_result=False)
+def retrain(
+    dataset: str | None = None,
+    workers: int | None = None,
+    fresh_seed: bool = False,
+    promote: bool = True,
+    push: bool = True,
+    commit: bool = False,
+    time_limit: float | None = None,
+    dask: str | None = None,
+    remote: bool = False,
+) -> State:
+    """Takes in new images, runs what is stale in parallel, asks the gate, promotes, reports, pushes, commits.
+
+    Returns:
+        Completed; Completed and named Skipped, where there was nothing to do; Cancelled, where another retrain is at
+        work; Failed. The message says why.
+    """
+    options = Options(dataset, workers, fresh_seed, promote, push, commit, time_limit, dask, remote)
+    log = get_run_logger()
+
+    def say(sentence: str) -> None:
+        click.echo(sentence)
+        log.info(sentence)
+
+    def run_stages(folder: Path, plan: Plan) -> Mapping[str, Outcome]:
+        return run_as_tasks(options, folder, plan)
+
+    ended = work(options, say, run_stages)
+    if ended.report:
+        say(f"report: {ended.report.relative_to(project.root()).as_posix()}")
+        shown = Artifacts(dataset or params.read().dataset, log.warning)
+        shown.report(ended.report.read_text(encoding="utf-8"), ended.message)
+        notify.notify(f"Trainyard: retrain of {name()}: {ended.kind}", ended.message, log.warning)
+    if ended.kind == FAILED:
+        return Failed(message=ended.message)
+    if ended.kind == BUSY:
+        return Cancelled(message=ended.message)
+    return Completed(message=ended.message, name="Skipped" if ended.kind == SKIPPED else "Completed")
+
+
+def run_as_tasks(options: Options, folder: Path, plan: Plan) -> Mapping[str, Outcome]:
+    """The stages as tasks of the flow that is running."""
+    workers = pipeline.side_by_side(plan, options.workers, options.dask)
+    outcomes: dict[str, Outcome] = {}
+    with Processes() as processes:
+        tracking = threading.Thread(target=pipeline.prepare_tracking, args=(folder, processes))
+        tracking.start()
+        pipeline.run_stages(
+            folder, plan, workers, outcomes, processes, name=name(), ready=tracking.join,
+            time_limit=options.time_limit, dask=options.dask, remote=options.remote,
+        )  # fmt: skip
+    pipeline.report(plan, outcomes)
+    return outcomes

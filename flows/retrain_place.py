@@ -1,0 +1,82 @@
+"""Where a retrain runs, that it is alone there, and what an earlier one that did not end has left to do.
+
+Writes  .trainyard/retrain/: a lock per dataset, and a note per retrain that was begun and has not ended
+"""
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from flows import params, project, workspace
+from lightning_modules.errors import InputError
+
+
+@dataclass
+class Round:
+    """A retrain from the first stage to the report. It may take several runs, and is noted until it has ended well."""
+
+    seed: int
+    since: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
+    why: dict[str, str] = field(default_factory=dict)  # the stages that had to run, with the reason of each
+
+
+class Place:
+    """Of a dataset: the project itself, or a working copy for another dataset or seed than that of params.yaml.
+
+    Args:
+        fresh_seed: train with another seed than that of params.yaml. What was left goes on with its own.
+
+    Raises:
+        InputError: params.yaml does not know the dataset.
+    """
+
+    def __init__(self, root: Path, dataset: str | None, fresh_seed: bool) -> None:
+        self.root = root
+        self.settings = params.read(root / "params.yaml")
+        self.dataset = dataset or self.settings.dataset
+        if self.dataset not in self.settings.data:
+            known = ", ".join(self.settings.data)
+            raise InputError(f"params.yaml has no block data.{self.dataset}: datasets to retrain are {known}")
+        self.fresh_seed = fresh_seed
+        # Images come in for the dataset that params.yaml names.
+        self.takes_in = self.dataset == self.settings.dataset
+        self.is_project = self.takes_in and not fresh_seed
+        self.name = f"{self.dataset}-fresh" if fresh_seed else self.dataset
+        self.notes = project.home() / ".trainyard" / "retrain"
+        self.left = Round(**project.read_json(self.note)) if self.note.is_file() else None
+        new = secrets.randbelow(2**32) if fresh_seed else self.settings.seed
+        self.seed = self.left.seed if self.left and fresh_seed else new
+
+    @property
+    def note(self) -> Path:
+        return self.notes / f"{self.name}.json"
+
+    def keep(self, now: Round) -> None:
+        project.write_json(self.note, vars(now))
+
+    def forget(self) -> None:
+        self.note.unlink(missing_ok=True)
+
+    def folder(self) -> Path:
+        """Raises InputError where params.yaml cannot work with the dataset."""
+        if self.is_project:
+            return self.root
+        return workspace.make(self.root, self.name, {"dataset": self.dataset, "seed": self.seed})
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether no other retrain is at work on the dataset, or on data/incoming/ where that is looked at."""
+        from filelock import FileLock, Timeout
+
+        self.notes.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            try:
+                for name in (self.dataset, *(["incoming"] if self.takes_in else [])):
+                    stack.enter_context(FileLock(self.notes / f"{name}.lock", timeout=0))
+            except Timeout:
+                yield False
+                return
+            yield True

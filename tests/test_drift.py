@@ -1,0 +1,217 @@
+"""Drift: held-out images show none, changed ones do, and bad input is said."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import edit
+from PIL import Image
+
+from flows import dataset, drift, drift_event, project
+from flows.console import run
+from flows.params import Drift, read
+from lightning_modules.errors import InputError
+
+
+@pytest.fixture
+def data(finished, tmp_path, monkeypatch):
+    """The dataset of a finished project, and what is written lies elsewhere: the project is for all tests."""
+    monkeypatch.setattr(project, "drift_folder", lambda name: tmp_path / "drift")
+    return dataset.load("digits")
+
+
+@pytest.fixture
+def incoming(tmp_path):
+    """Writes images to a folder, as files in the subfolders of their classes; returns the folder."""
+
+    def write(images: np.ndarray, labels: np.ndarray | None = None):
+        folder = tmp_path / "incoming"
+        for number, image in enumerate(images):
+            file = folder / str(0 if labels is None else labels[number]) / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[..., 0]).save(file)
+        return folder
+
+    return write
+
+
+def some(data, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out images and their labels."""
+    images, labels = data.split("test")
+    chosen = np.random.default_rng(seed).permutation(len(images))[:count]
+    return images[chosen], labels[chosen]
+
+
+def blurred(images: np.ndarray) -> np.ndarray:
+    padded = np.pad(images.astype(float), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    return np.rint((rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]) / 9).astype(np.uint8)
+
+
+def noisy(images: np.ndarray) -> np.ndarray:
+    noise = np.random.default_rng(1).normal(0, 40, images.shape)
+    return np.clip(np.rint(images + noise), 0, 255).astype(np.uint8)
+
+
+def looked_at(folder, settings: Drift | None = None) -> dict:
+    result = drift.drift(folder, "digits", settings or Drift(), seed=0)
+    assert result == project.read_json(project.drift_folder("digits") / "drift.json")
+    return result
+
+
+def verdicts(result: dict) -> dict[str, str]:
+    return {test["name"]: test["verdict"] for test in result["tests"]}
+
+
+def test_held_out_images_show_no_drift(data, incoming):
+    result = looked_at(incoming(*some(data, 100)))
+    assert not result["drift"]
+    assert result["drifted"] == result["refused"] == []
+    assert (result["found"], result["incoming"]) == (100, 100)
+    assert result["reference"] == len(data.validation_indices) + len(data.test_images)
+    assert {"brightness", "contrast", "sharpness", "confidence", "probability of 3", "classifier score"} <= set(
+        verdicts(result)
+    )
+    with Image.open(project.drift_folder("digits") / "drift.png") as figure:
+        assert min(figure.size) > 300
+        assert len(figure.convert("RGB").getcolors(1_000_000)) > 10  # it is not blank
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda images: 255 - images, {"brightness", "classifier score"}),
+        (blurred, {"contrast", "sharpness", "classifier score"}),
+        (noisy, {"sharpness"}),
+    ],
+    ids=["inverted", "blurred", "noisy"],
+)
+def test_changed_images_are_found_by_what_was_changed(data, incoming, change, found):
+    result = looked_at(incoming(change(some(data, 100)[0])))
+    assert result["drift"]
+    assert found <= set(result["drifted"])
+
+
+def test_images_of_one_class_alone_are_found_by_the_predictions(data, incoming):
+    images, labels = data.split("test")
+    result = looked_at(incoming(images[labels == 4]))
+    assert "probability of 4" in result["drifted"]
+    assert result["predicted"]["incoming"][4] > 0.8
+    assert sum(result["predicted"]["incoming"]) == pytest.approx(1)
+
+
+def test_a_difference_too_small_to_matter_is_no_drift(data, incoming):
+    folder = incoming(noisy(some(data, 100)[0]))
+    strict = looked_at(folder)
+    loose = looked_at(folder, Drift(effect=0.99))
+    assert strict["drift"]
+    assert not loose["drift"]
+    assert "small" in verdicts(loose).values()
+    assert [test["p"] for test in strict["tests"]] == [test["p"] for test in loose["tests"]]
+
+
+def test_the_same_seed_says_the_same_and_no_more_images_are_looked_at_than_wanted(data, incoming):
+    folder = incoming(*some(data, 60))
+    first, again = (looked_at(folder, Drift(images=30)) for _ in range(2))
+    assert first == again
+    assert (first["found"], first["incoming"], first["reference"]) == (60, 30, 30)
+
+
+def test_the_reference_are_images_that_no_network_was_trained_on(data):
+    trained = {image.tobytes() for image in data.split("train")[0]}
+    kept = {image.tobytes() for image in np.concatenate([data.split("validation")[0], data.split("test")[0]])}
+    sample = [image.tobytes() for image in drift.held_out(data, 300, seed=0)]
+    assert len(sample) == 300
+    assert set(sample) <= kept
+    assert not set(sample) & (trained - kept)
+
+
+def test_the_command_says_what_differs_and_exits_with_3(data, incoming):
+    folder = incoming(255 - some(data, 30)[0])
+    (folder / "broken.png").write_text("no image")
+    (folder / "large.png").write_bytes(b"")
+    Image.new("L", (9, 8)).save(folder / "large.png")
+    done = CliRunner().invoke(drift.command, [str(folder)], standalone_mode=False, catch_exceptions=False)
+    assert done.return_value == 3
+    assert "left out: broken.png is no readable image" in done.stderr
+    assert "left out: large.png is 9×8, not 8×8" in done.stderr
+    assert "30 of 32 incoming images" in done.stdout
+    assert [line for line in done.stdout.splitlines() if "brightness" in line and line.rstrip().endswith("drift")]
+    assert done.stdout.splitlines()[-1].startswith("drift in ")
+
+
+def refused(capfd, *arguments: str) -> str:
+    """The one line that the command says before it exits with 2."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["drift", *arguments])
+        with pytest.raises(SystemExit) as left:
+            run(drift.command)
+    assert left.value.code == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("trainyard: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_too_few_images_are_refused(data, incoming, capfd):
+    folder = incoming(some(data, 19)[0])
+    (folder / "broken.png").write_text("no image")
+    said = refused(capfd, str(folder))
+    assert "has 19 images that can be compared (1 more cannot be used); it takes 20 or more" in said
+
+
+def test_bad_input_is_said_in_one_line(data, incoming, capfd, tmp_path):
+    assert "does not exist" in refused(capfd, str(tmp_path / "missing"))
+    (tmp_path / "empty").mkdir()
+    assert "has no image files" in refused(capfd, str(tmp_path / "empty"))
+    assert "data/mnist does not exist" in refused(capfd, str(tmp_path), "--dataset", "mnist")
+
+
+def test_without_a_champion_it_says_what_makes_one(finished_copy, incoming, capfd):
+    folder = incoming(some(dataset.load("digits"), 30)[0])
+    assert "there is no champion for digits" in refused(capfd, str(folder))
+
+
+def test_a_champion_for_other_images_is_refused(data, incoming, monkeypatch):
+    data.card["class_names"][0] = "nought"
+    monkeypatch.setattr(dataset, "load", lambda name: data)
+    with pytest.raises(InputError, match="was made for other images or classes"):
+        looked_at(incoming(some(data, 30)[0]))
+
+
+def test_params_yaml_sets_the_limits(project):
+    assert edit(project, lambda content: content.pop("drift", None)).drift == Drift()
+    edit(project, lambda content: content.update(drift={"alpha": 0.05, "effect": 0.2, "images": 50}))
+    assert read().drift == Drift(alpha=0.05, effect=0.2, images=50)
+    for wrong in ({"alpha": 0}, {"effect": 1}, {"images": 19}, {"aplha": 0.1}):
+        with pytest.raises(InputError, match="drift"):
+            edit(project, lambda content, wrong=wrong: content.update(drift=wrong))
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What Prefect's server was told."""
+    events = []
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setattr(drift_event, "emit", lambda name, payload: events.append((name, payload)) or ["an automation"])
+    return events
+
+
+def test_retraining_is_asked_for_on_drift_alone(data, incoming, told):
+    images, _ = some(data, 60)
+    for given, code in ((images, 0), (255 - images, 3)):
+        done = CliRunner().invoke(drift.command, [str(incoming(given)), "--retrain"], standalone_mode=False)
+        assert done.return_value == code, done.output
+        assert bool(told) == ("this answers: an automation" in done.stdout) == (code == 3)
+    [(name, payload)] = told
+    assert name == "digits"
+    assert "brightness" in payload["drifted"]
+    assert payload == json.loads(json.dumps(payload))
+
+
+def test_without_a_server_to_tell_nothing_is_compared(data, incoming, capfd, monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert "set PREFECT_API_URL" in refused(capfd, str(incoming(some(data, 30)[0])), "--retrain")
+    assert not project.drift_folder("digits").exists()

@@ -1,0 +1,124 @@
+"""Stages that run in another working copy, with only a DVC remote between the two."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from test_pipeline import ROOT, STAGE, dvc
+
+from flows import elsewhere, graph
+from flows.processes import Processes
+from lightning_modules.errors import InputError
+
+STAGES = {
+    "a": {"cmd": "python stage.py a 0", "outs": ["a.txt"]},
+    "b": {
+        "cmd": "mkdir -p metrics && cp a.txt metrics/b.txt",
+        "deps": ["a.txt"],
+        "metrics": [{"metrics": {"cache": False}}],
+    },
+    "c": {"cmd": "python stage.py c 0 a.txt metrics/b.txt", "deps": ["a.txt", "metrics"], "outs": ["c.txt"]},
+}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """A project with three stages, whose DVC remote is a folder."""
+    root = tmp_path / "here"
+    root.mkdir()
+    shutil.copy(ROOT / "params.yaml", root)
+    (root / "stage.py").write_text(STAGE)
+    describe(root, STAGES)
+    dvc(root, "init", "--no-scm", "--quiet")
+    dvc(root, "remote", "add", "--quiet", "--default", "shared", str(tmp_path / "remote"))
+    monkeypatch.chdir(root)
+    return root
+
+
+def describe(root: Path, stages: dict) -> None:
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
+
+
+def copy_of(root: Path, name: str) -> Path:
+    copy = root.parent / name
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns("*.txt", "cache", "tmp", "dvc.lock", ".trainyard"))
+    return copy
+
+
+def send(here: Path, there: Path, stage: str, needs=(), **options) -> elsewhere.Return:
+    lines: list[str] = []
+    task = elsewhere.errand(here, stage, needs, graph.uncached(here), **options)
+    with Processes() as processes:
+        return elsewhere.run(task, there, processes, lines.append)
+
+
+def test_what_one_copy_made_is_input_of_another(here):
+    first, second = copy_of(here, "first"), copy_of(here, "second")
+    for stage, needs, there in (("a", (), first), ("b", ("a",), second), ("c", ("a", "b"), first)):
+        back = send(here, there, stage, needs)
+        assert back.outcome.problem is None
+        elsewhere.take_back(here, back, graph.uncached(here)[stage])
+    assert not (here / "a.txt").exists()
+    assert (here / "metrics" / "b.txt").read_text() == "a"
+    dvc(here, "pull", "--quiet", "a", "c")
+    assert (here / "c.txt").read_text() == "caa"
+    assert graph.stale(here) == {}
+
+
+def test_another_code_is_refused_before_it_runs(here):
+    there = copy_of(here, "there")
+    (there / "dvc.yaml").write_text((there / "dvc.yaml").read_text() + "# other\n")
+    back = send(here, there, "a")
+    assert "differs in dvc.yaml" in back.outcome.problem
+    assert not (there / "a.txt").exists()
+
+
+def test_another_file_is_not_taken_back(here):
+    there = copy_of(here, "there")
+    for copy in (here, there):
+        describe(copy, {"a": STAGES["a"] | {"deps": ["stage.py"]}})
+    (there / "stage.py").write_text((there / "stage.py").read_text() + "# other\n")
+    back = send(here, there, "a")
+    with pytest.raises(InputError, match=r"another stage\.py"):
+        elsewhere.take_back(here, back, [])
+    assert not (here / "dvc.lock").exists()
+
+
+def test_a_persons_changes_are_not_written_over(here):
+    there = copy_of(here, "there")
+    me = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for command in (("init", "-q"), ("add", "params.yaml"), (*me, "commit", "-qm", "a")):
+        subprocess.run(["git", *command], cwd=there, check=True)
+    mine = "# mine\n" + (there / "params.yaml").read_text()
+    (there / "params.yaml").write_text(mine)
+    assert "not committed" in send(here, there, "a").outcome.problem
+    assert (there / "params.yaml").read_text() == mine
+    # What an errand left there itself is no person's.
+    subprocess.run(["git", "checkout", "-q", "params.yaml"], cwd=there, check=True)
+    for text in ("# one\n", "# two\n"):
+        (here / "params.yaml").write_text(text + (here / "params.yaml").read_text())
+        assert send(here, there, "a").outcome.problem is None
+
+
+def test_a_remote_that_is_away_is_told(here):
+    there = copy_of(here, "there")
+    dvc(there, "remote", "modify", "--quiet", "shared", "url", "/proc/nowhere")
+    problem = send(here, there, "a").outcome.problem
+    assert problem.startswith("dvc push failed")
+
+
+def test_what_other_errands_left_is_no_input(here):
+    member = {"cmd": "mkdir -p models/toy/one && echo 1 > models/toy/one/w", "outs": ["models/toy/one"]}
+    all_of_them = {"cmd": "ls models/toy > e.txt", "deps": ["models/toy"], "outs": ["e.txt"]}
+    describe(here, {"m": member, "e": all_of_them})
+    there = copy_of(here, "there")
+    (there / "models" / "toy" / "old").mkdir(parents=True)
+    for stage, needs in (("m", ()), ("e", ("m",))):
+        back = send(here, there, stage, needs)
+        assert back.outcome.problem is None
+        elsewhere.take_back(here, back, [])
+    dvc(here, "pull", "--quiet")
+    assert (here / "e.txt").read_text() == "one\n"
+    assert graph.stale(here) == {}

@@ -1,0 +1,380 @@
+"""A retrain from data/incoming/ to the champion, killed, blocked and run again, on a real small project.
+
+One that trains takes a minute: a single one is killed between training and promotion, and the tests go on from there.
+"""
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from conftest import ROOT, edit, environment, forget_stores, make_project, shrink
+from PIL import Image
+
+from flows import download, ensemble, evaluate, incoming, pipeline, promotion, retrain, settings, train
+from flows.params import read
+from flows.pipeline import Plan
+from flows.processes import Processes
+from flows.registry import Registry
+from flows.repro import Outcome, Repro
+from flows.retrain import COMPLETED, FAILED, Options, work
+
+# Of a test with the fixtures that it is the first to ask for: the stages of a real project, twice.
+pytestmark = pytest.mark.timeout(900)
+
+STAGES = ["check", "download", "settings", "train@small", "train@wide", "evaluate", "ensemble"]
+GIT = {f"GIT_{who}_{what}": "tester" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+# The command, and the power fails when the gate is about to be asked.
+KILLED = """
+import os, signal
+from flows import gate, retrain
+gate.decide = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
+retrain.command([], standalone_mode=False)
+"""
+MODULES = """
+import sys
+from flows.retrain import command
+code = command(sys.argv[1:], standalone_mode=False)
+print(sorted({"prefect", "torch", "mlflow"} & set(sys.modules)))
+sys.exit(code)
+"""
+
+
+def call(folder: Path, *command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command, cwd=folder, env=environment(**GIT), capture_output=True, text=True)
+
+
+def python(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess:
+    return call(folder, sys.executable, "-c", code, *arguments)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    done = call(folder, "git", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    done = call(folder, sys.executable, "-m", "dvc", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def poor(content: dict) -> None:
+    """Params whose networks learn next to nothing, so that others are better for certain."""
+    shrink(content)
+    content["data"]["digits"]["epochs"] = 1
+    for member in content["members"].values():
+        member["replicas"] = 1
+        member["optimizer"]["lr"] = 1e-5
+
+
+def better(content: dict) -> None:
+    for member in content["members"].values():
+        member["optimizer"]["lr"] = 0.01
+    content["data"]["digits"]["epochs"] = 4
+
+
+def one_after_the_other(folder: Path, plan: Plan) -> Mapping[str, Outcome]:
+    """Runs the stages without Prefect."""
+    with Processes() as processes:
+        repro = Repro(folder, processes, lambda stage, line: None)
+        return {stage: repro(stage, lambda line: None) for stage in plan.stages}
+
+
+def nothing_runs(folder: Path, plan: Plan):
+    raise AssertionError(f"{plan.stages} should be up to date")
+
+
+@pytest.fixture(scope="session")
+def poor_once(tmp_path_factory, empty_store) -> Path:
+    """A project in git whose champion is poor, and nothing stale."""
+    folder = make_project(tmp_path_factory.mktemp("retrain") / "a project")
+    shutil.copy(empty_store, folder)
+    shutil.copy(ROOT / ".gitignore", folder)
+    shutil.copy(ROOT / ".dvcignore", folder)
+    for name in ("flows", "lightning_modules"):
+        (folder / name).symlink_to(ROOT / name)
+    edit(folder, poor)
+    git(folder, "init", "--quiet")
+    dvc(folder, "init", "--quiet")
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        forget_stores(patch)
+        given = read()
+        download.download(given)
+        settings.settings(given)
+        for member in given.members:
+            train.train(given, member)
+        evaluate.evaluate(given)
+        ensemble.ensemble(given)
+    dvc(folder, "commit", "--force", "--quiet")  # as if DVC had run the stages, each of which takes seconds to start
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "first")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def killed_once(poor_once, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """Better params, new images, and a retrain that was killed between training and promotion."""
+    folder = copied(poor_once, tmp_path_factory.mktemp("killed") / "a project")
+    edit(folder, better)
+    git(folder, "commit", "--quiet", "--all", "--message", "better")
+    for number in range(10):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)
+        place = folder / "data" / "incoming" / str(number)
+        place.mkdir(parents=True)
+        Image.fromarray(pixels).save(place / "new.png")
+    (folder / "data/incoming/3/broken.png").write_bytes(b"no image")
+    return folder, python(folder, KILLED)
+
+
+@pytest.fixture
+def up_to_date(poor_once, tmp_path, monkeypatch) -> Path:
+    return enter(copied(poor_once, tmp_path / "a project"), monkeypatch)
+
+
+@pytest.fixture
+def killed(killed_once, tmp_path, monkeypatch) -> Path:
+    return enter(copied(killed_once[0], tmp_path / "a project"), monkeypatch)
+
+
+def copied(source: Path, folder: Path) -> Path:
+    return shutil.copytree(source, folder, symlinks=True, ignore=shutil.ignore_patterns("mlartifacts"))
+
+
+def enter(folder: Path, monkeypatch) -> Path:
+    monkeypatch.chdir(folder)
+    forget_stores(monkeypatch)  # MLflow would go on with that of the folder before
+    for name, value in GIT.items():
+        monkeypatch.setenv(name, value)
+    return folder
+
+
+def aliases() -> dict[str, str]:
+    return Registry("digits").aliases()
+
+
+def card(folder: Path) -> dict:
+    return yaml.safe_load((folder / "data/digits/dataset.json").read_text())
+
+
+def test_all_that_is_stale_runs_and_a_kill_before_the_gate_promotes_nothing(killed_once, poor_once, monkeypatch):
+    folder, done = killed_once
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+    assert "10 images taken in, 1 refused (data/rejected/reasons.csv)" in done.stdout
+    for stage in ("download", "train@small", "train@wide", "evaluate", "ensemble"):
+        assert f"> python -m flows.{stage.partition('@')[0]}" in done.stdout
+    before = card(poor_once)
+    assert card(folder)["test_sha256"] == before["test_sha256"]
+    assert card(folder)["counts"] == before["counts"] | {"train": before["counts"]["train"] + 10}
+    # DVC versions the images, git will keep their version, and both are as they say.
+    assert (folder / "sources/digits/added.dvc").is_file()
+    assert dvc(folder, "status", "--json").strip() == "{}"
+    enter(folder, monkeypatch)
+    assert aliases() == {"champion": "1", "challenger": "2"}
+
+
+def test_the_next_run_promotes_and_tells_all_of_it(killed):
+    ended = work(Options(), lambda said: None, nothing_runs)
+    assert ended.kind == COMPLETED, ended.message
+    assert aliases() == {"champion": "2", "challenger": "2", "previous_champion": "1"}
+    assert "version 2 is champion now: better by " in ended.message
+    assert "dvc.lock, sources/digits/added.dvc, metrics/digits differ from the last commit" in ended.message
+    text = ended.report.read_text()
+    assert ended.report.parent == killed / "reports"
+    for part in (
+        *(f"| {number} | 1 |" for number in range(10)),  # images by class
+        "3/broken.png | ",
+        "| download | sources/digits: modified",
+        "| train@small |",
+        "| accuracy |",
+        "| soft_vote",
+    ):
+        assert part in text, part
+    done = python(killed, MODULES)
+    assert done.returncode == 0, done.stderr
+    said, modules = done.stdout.splitlines()
+    assert said.startswith("skipped: nothing is stale for digits, and no image has come in; dvc.lock, ")
+    assert modules == "[]"
+
+
+def test_a_commit_holds_what_changed_and_nothing_else(killed):
+    (killed / "mine.txt").write_text("half done")
+    git(killed, "add", "mine.txt")
+    ended = work(Options(commit=True), lambda said: None, nothing_runs)
+    assert ended.kind == COMPLETED, ended.message
+    changed = git(killed, "show", "--name-only", "--format=%B").split()
+    assert {"dvc.lock", "sources/digits/added.dvc", "metrics/digits/ensemble.json"} <= set(changed)
+    assert "mine.txt" not in changed
+    assert git(killed, "status", "--short").split() == ["A", "mine.txt"]
+    assert git(killed, "log", "-1", "--format=%s").strip() == "Retrain digits with 10 more images"
+    git(killed, "clone", "--quiet", killed.as_posix(), (killed.parent / "clone").as_posix())
+    assert (killed.parent / "clone" / "sources/digits/added.dvc").is_file()
+
+
+def test_a_commit_that_git_refuses_is_told_and_tried_again(killed):
+    hook = killed / ".git" / "hooks" / "pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho 'no commits today' >&2\nexit 1\n")
+    hook.chmod(0o755)
+    ended = work(Options(commit=True), lambda said: None, nothing_runs)
+    assert ended.kind == FAILED
+    assert "not committed: no commits today; nothing is lost, and the next run goes on" in ended.message
+    assert aliases()["champion"] == "2"
+    hook.unlink()
+    ended = work(Options(commit=True), lambda said: None, nothing_runs)
+    assert ended.kind == COMPLETED
+    assert "committed dvc.lock" in ended.message
+    assert aliases() == {"champion": "2", "challenger": "2", "previous_champion": "1"}
+
+
+def test_without_mlflow_nothing_is_promoted_and_the_next_run_is(killed, no_store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    ended = work(Options(), lambda said: None, nothing_runs)
+    assert ended.kind == FAILED
+    assert no_store in ended.message
+    assert "nothing is lost, and the next run goes on from there" in ended.message
+    forget_stores(monkeypatch)
+    assert aliases() == {"champion": "1", "challenger": "2"}
+    assert work(Options(), lambda said: None, nothing_runs).kind == COMPLETED
+    assert aliases() == {"champion": "2", "challenger": "2", "previous_champion": "1"}
+
+
+def test_a_move_that_is_cut_off_is_finished_by_the_next_run(killed):
+    cut = (
+        "import os, signal\nfrom flows import retrain\nfrom flows.registry import Registry\n"
+        "point = Registry.point\n"
+        "def once(self, alias, version):\n"
+        "    point(self, alias, version)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Registry.point = once\n"
+        "retrain.work(retrain.Options(), print, None)"
+    )
+    assert python(killed, cut).returncode == -signal.SIGKILL
+    assert aliases()["champion"] == "1"
+    assert promotion.standing("digits")["interrupted"]
+    assert work(Options(), lambda said: None, nothing_runs).kind == COMPLETED
+    assert aliases() == {"champion": "2", "challenger": "2", "previous_champion": "1"}
+    assert promotion.standing("digits")["interrupted"] is None
+
+
+def test_without_promotion_it_says_what_would_be(killed):
+    ended = work(Options(promote=False), lambda said: None, nothing_runs)
+    assert ended.kind == COMPLETED
+    assert "version 2 would be promoted (--no-promote): better by " in ended.message
+    assert aliases() == {"champion": "1", "challenger": "2"}
+
+
+def test_a_refusal_is_recorded_with_the_challenger(killed):
+    edit(killed, lambda content: content.update(gate={"latency_ms": 1e-9}))
+    ended = work(Options(), lambda said: None, one_after_the_other)  # `check` looks at all of params.yaml
+    assert ended.kind == COMPLETED, ended.message
+    assert "the champion stays: it takes " in ended.message
+    assert aliases() == {"champion": "1", "challenger": "2"}
+    assert promotion.decision_on(Registry("digits"), "2")["verdict"] == "refuse"
+
+
+def test_an_unreachable_remote_is_told_and_the_next_run_pushes(killed, tmp_path):
+    (tmp_path / "remote").write_text("a file where a folder should be")
+    dvc(killed, "remote", "add", "--default", "near", "../remote")
+    ended = work(Options(), lambda said: None, nothing_runs)
+    assert ended.kind == FAILED
+    assert "not pushed to the DVC remote near: " in ended.message
+    assert "version 2 is champion now" in ended.message  # here all is well
+    (tmp_path / "remote").unlink()
+    ended = work(Options(), lambda said: None, nothing_runs)
+    assert ended.kind == COMPLETED, ended.message
+    assert "pushed to the DVC remote near" in ended.message
+    assert dvc(killed, "status", "--cloud", "--json").strip() == "{}"
+
+
+def test_a_stage_that_fails_promotes_nothing_and_is_run_again(killed):
+    (killed / "models/digits/small/weights.safetensors").unlink()
+    shutil.rmtree(killed / ".dvc/cache/runs")
+
+    def fails(folder: Path, plan: Plan) -> dict[str, Outcome]:
+        return {plan.stages[0]: Outcome(plan.stages[0], 1.0, "its command exited with 1")}
+
+    ended = work(Options(), lambda said: None, fails)
+    assert ended.kind == FAILED
+    assert ended.message.startswith("train@small failed: its command exited with 1; evaluate did not run; ensemble did")
+    assert aliases()["champion"] == "1"
+    assert [entry["file"] for batch in incoming.noted() for entry in batch["refused"]] == ["3/broken.png"]
+
+
+def test_nothing_stale_is_skipped_but_what_came_in_is_looked_at(up_to_date):
+    assert work(Options(), lambda said: None, nothing_runs).message.startswith("skipped: nothing is stale for digits")
+    (up_to_date / "data/incoming/3").mkdir(parents=True)
+    (up_to_date / "data/incoming/3/broken.png").write_bytes(b"no image")
+    dry = CliRunner().invoke(retrain.command, ["--dry"], standalone_mode=False)
+    assert "would look at 1 files in data/incoming/" in dry.output
+    ended = work(Options(), lambda said: None, nothing_runs)
+    assert ended.message == "skipped: nothing is stale for digits; of what came in 1 images were refused"
+    assert "3/broken.png" in ended.report.read_text()
+    assert not incoming.noted()
+
+
+def test_of_two_at_once_the_second_says_so_and_ends(up_to_date):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom flows.retrain_place import Place\n"
+        "with Place(Path.cwd(), None, False).alone() as alone:\n    print(alone, flush=True)\n    sys.stdin.read()"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=up_to_date, env=environment(), text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert first.stdout.readline() == "True\n"
+        second = python(up_to_date, MODULES)
+        assert second.stderr == "another retrain of digits is at work in this project: this one ends\n"
+        assert (second.returncode, second.stdout) == (1, "[]\n")
+        first.kill()
+        first.wait()
+        with retrain.Place(up_to_date, None, False).alone() as alone:
+            assert alone
+    finally:
+        first.kill()
+        first.communicate()
+
+
+def test_a_fresh_seed_trains_anew_and_leaves_the_project_as_it_is(up_to_date):
+    before = {name: (up_to_date / name).read_bytes() for name in ("params.yaml", "dvc.lock")}
+    planned = []
+
+    def remembered(folder: Path, plan: Plan) -> Mapping[str, Outcome]:
+        planned.append((folder, plan.stages))
+        return one_after_the_other(folder, plan)
+
+    ended = work(Options(fresh_seed=True, promote=False), lambda said: None, remembered)
+    assert ended.kind == COMPLETED, ended.message
+    [(folder, stages)] = planned
+    assert sorted(stages) == sorted(STAGES)
+    seed = yaml.safe_load((folder / "params.yaml").read_text())["seed"]
+    assert f"trained with seed {seed} in a working copy" in ended.message
+    assert aliases() == {"champion": "1", "challenger": "2"}
+    assert {name: (up_to_date / name).read_bytes() for name in before} == before
+    assert pipeline.plan(up_to_date).stages == []
+    assert ended.report.parent == up_to_date / "reports"
+    # The next one has another seed.
+    place = Options(fresh_seed=True).place()
+    assert place.left is None
+    assert place.seed != seed
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (Options(dataset="minst"), "params.yaml has no block data.minst: datasets to retrain are digits"),
+        (Options(fresh_seed=True, commit=True), "--commit is for the dataset and seed that params.yaml names"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_at_once(up_to_date, options, said):
+    ended = work(options, lambda said: None, nothing_runs)
+    assert (ended.kind, ended.message[: len(said)]) == (FAILED, said)
