@@ -60,7 +60,7 @@ def test_replicas_take_turns_where_a_worker_would_be_idle_at_the_end(tmp_path, m
     done, notes = {}, Notes()
 
     @contextlib.contextmanager
-    def workers(count, card, seeds, work, devices, turn):
+    def workers(count, life, card, seeds, work, devices, turn):
         yield [Worker(turn, done) for _ in range(count)]
 
     monkeypatch.setattr(replicas, "workers", workers)
