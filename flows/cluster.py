@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,10 +133,24 @@ class Cluster:
                 return Outcome(stage, back.outcome.seconds, str(error))
         return back.outcome
 
-    def fetch(self, outcomes: Mapping[str, Outcome]) -> None:
-        """Brings here what the stages made. Raises UnavailableError where the remote is away."""
-        if self.remote:
-            self.dvc("pull", [stage for stage, outcome in outcomes.items() if not outcome.problem])
+    def fetch(self, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
+        """Brings here what the stages made; returns the outcomes of those that ran with other folders than lie here.
+
+        Raises:
+            UnavailableError: the remote is away.
+        """
+        done = {stage: outcome for stage, outcome in outcomes.items() if not outcome.problem}
+        if not (self.remote and done):
+            return {}
+        self.dvc("pull", done)
+        stale = graph.stale(self.root)
+        return {
+            stage: replace(
+                outcome, problem=f"it ran elsewhere with other files than lie here: {', '.join(stale[stage])}"
+            )
+            for stage, outcome in done.items()
+            if stage in stale
+        }
 
     def show(self, event: tuple[float, dict]) -> None:
         """Prints what a worker says."""
@@ -156,7 +171,6 @@ def dvc_stage_on_worker(
 ):
     """Runs on a worker. Returns a `Return`, in a failed state where the stage failed."""
     worker, logger = get_worker(), get_run_logger()
-    os.environ.update(variables)
 
     def log(line: str) -> None:
         logger.info(line)
@@ -168,10 +182,11 @@ def dvc_stage_on_worker(
         RUNNING.setdefault(mark, set()).add(processes)
         try:
             if errand:
-                back = elsewhere.run(errand, root, processes, log)
+                back = elsewhere.run(errand, root, processes, log, variables)
             else:
                 cores = max(1, hardware.cores() // worker.state.nthreads)
-                back = run_in_shared(root / folder, stage, mark, processes, log, jobs={stage: cores}, **options)
+                options |= {"jobs": {stage: cores}, "variables": variables}
+                back = run_in_shared(root / folder, stage, mark, processes, log, **options)
         finally:
             RUNNING[mark].discard(processes)
     if back.outcome.problem:

@@ -4,7 +4,7 @@ Here     `errand` says what to run, with params.yaml, dvc.lock and what of the r
 There    `run` pulls what the stage needs, runs it with `dvc repro --single-item`, and pushes what it made
 Here     `take_back` writes the stage's entry into dvc.lock, as DVC would have; `dvc pull` brings the files
 
-How the errand travels is not known here: see flows/dask_engine.py.
+How the errand travels is not known here: see flows/cluster.py.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,14 +23,16 @@ import yaml
 from filelock import FileLock
 
 from flows import hardware, project
-from flows.processes import ClosedError, Processes
+from flows.orphan import WITH_PARENT
+from flows.processes import ClosedError, Processes, TimeLimitError
 from flows.repro import Outcome, Repro
 from lightning_modules.errors import InputError, UnavailableError
 
 # What both copies must have alike, for a stage runs the code that lies there.
 CODE = ("dvc.yaml", "flows/*.py", "lightning_modules/*.py")
-TAKEN = ("params.yaml", "dvc.lock")  # over which an errand writes
-NOTE = "errand.json"  # in .trainyard/: the digests of what errands left in those
+EMPTY = "schema: '2.0'\nstages: {}\n"  # a dvc.lock
+NOTE = "errand.json"  # in .trainyard/: the digests of what errands have written over, by path
+LIMIT = 6 * 3600  # seconds for data to be pulled or pushed: a remote that hangs must not hold a flow for ever
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Errand:
     Attributes:
         stage: to be run.
         needs: all the stages that it needs, directly or not.
-        params, lock: the texts of params.yaml and dvc.lock.
+        settings: the texts of params.yaml, dvc.lock and the .dvc files that it needs, by path.
         files: the texts of what the needed stages wrote and DVC does not keep, by path.
         code: the digests of what must be alike, by path.
         uncached: the paths of what the stage will write and DVC does not keep.
@@ -48,8 +50,7 @@ class Errand:
 
     stage: str
     needs: list[str]
-    params: str
-    lock: str
+    settings: dict[str, str]
     files: dict[str, str]
     code: dict[str, str]
     uncached: list[str]
@@ -74,12 +75,11 @@ def errand(root: Path, stage: str, needs: Iterable[str], uncached: dict[str, lis
     options: force and time_limit.
     """
     needs = list(needs)
-    lock = root / "dvc.lock"
     return Errand(
         stage=stage,
         needs=needs,
-        params=(root / "params.yaml").read_text(encoding="utf-8"),
-        lock=lock.read_text(encoding="utf-8") if lock.is_file() else "",
+        settings={"dvc.lock": EMPTY}
+        | texts(root, ["params.yaml", "dvc.lock", *(name for name in needs if name.endswith(".dvc"))]),
         files=texts(root, [path for needed in needs for path in uncached.get(needed, ())]),
         code=code(root),
         uncached=uncached.get(stage, []),
@@ -111,9 +111,18 @@ def texts(root: Path, paths: Iterable[str]) -> dict[str, str]:
 # --- There ---------------------------------------------------------------------------------------------------------
 
 
-def run(task: Errand, root: Path, processes: Processes, log: Callable[[str], None]) -> Return:
+def run(
+    task: Errand,
+    root: Path,
+    processes: Processes,
+    log: Callable[[str], None],
+    variables: Mapping[str, str] | None = None,
+) -> Return:
     """Runs the stage in the working copy `root`, which it brings to the state that the errand describes. One at a
     time: whoever comes second waits. Never raises for what a stage or a remote does.
+
+    Args:
+        variables: more of the commands' environment.
     """
     where = f"{socket.gethostname()}:{root}"
     started = time.monotonic()
@@ -128,7 +137,7 @@ def run(task: Errand, root: Path, processes: Processes, log: Callable[[str], Non
         try:
             prepare(task, root)
             if task.needs:
-                dvc(root, processes, log, "pull", "--force", *task.needs)
+                dvc(root, processes, log, "pull", "--force", *task.needs, variables=variables)
             jobs = {task.stage: hardware.cores()}
             repro = Repro(
                 root, processes, lambda stage, line: None, force=task.force, time_limit=task.time_limit, jobs=jobs
@@ -136,8 +145,8 @@ def run(task: Errand, root: Path, processes: Processes, log: Callable[[str], Non
             outcome = repro(task.stage, log)
             if outcome.problem:
                 return Return(outcome, where)
-            note(root)
-            dvc(root, processes, log, "push", task.stage)
+            note(root, task)
+            dvc(root, processes, log, "push", task.stage, variables=variables)
             entry = stages_of((root / "dvc.lock").read_text(encoding="utf-8")).get(task.stage)
         except (InputError, UnavailableError) as error:
             return failed(str(error))
@@ -160,12 +169,13 @@ def prepare(task: Errand, root: Path) -> None:
             f"the working copy {root} on {socket.gethostname()} differs in {', '.join(differing[:3])}{more}: bring it "
             "to the same commit, and commit what you changed"
         )
-    refuse_to_lose(root)
-    for path, text in {"params.yaml": task.params, "dvc.lock": task.lock, **task.files}.items():
+    refuse_to_lose(root, task)
+    for path, text in {**task.settings, **task.files}.items():
         write_if_changed(root / path, text)
-    note(root)
+    note(root, task)
     # A folder of which a stage needs all, like models/<dataset>, may hold what other errands left.
-    made = [out["path"] for name in task.needs for out in stages_of(task.lock).get(name, {}).get("outs", ())]
+    locked = stages_of(task.settings["dvc.lock"])
+    made = [out["path"] for name in task.needs for out in locked.get(name, {}).get("outs", ())]
     for folder in {Path(path).parent for path in made if len(Path(path).parts) > 2}:
         keep = {
             Path(path).relative_to(folder).parts[0]
@@ -177,11 +187,11 @@ def prepare(task: Errand, root: Path) -> None:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
-def refuse_to_lose(root: Path) -> None:
-    """Raises InputError where params.yaml or dvc.lock is neither what git has nor what an errand left."""
+def refuse_to_lose(root: Path, task: Errand) -> None:
+    """Raises InputError where what the errand writes over is neither what git has nor what an errand left."""
     file = root / ".trainyard" / NOTE
     left = project.read_json(file) if file.is_file() else {}
-    for name in TAKEN:
+    for name in task.settings:
         path = root / name
         if path.is_file() and md5(path) != left.get(name) and changed(root, name):
             raise InputError(
@@ -199,10 +209,11 @@ def changed(root: Path, name: str) -> bool:
     return asked.returncode == 0 and bool(asked.stdout)
 
 
-def note(root: Path) -> None:
+def note(root: Path, task: Errand) -> None:
     """Notes what errands left, so that the next one may write over it."""
-    left = {name: md5(root / name) for name in TAKEN if (root / name).is_file()}
-    project.write_json(root / ".trainyard" / NOTE, left)
+    file = root / ".trainyard" / NOTE
+    left = project.read_json(file) if file.is_file() else {}
+    project.write_json(file, left | {name: md5(root / name) for name in task.settings})
 
 
 def write_if_changed(file: Path, text: str) -> None:
@@ -214,12 +225,23 @@ def write_if_changed(file: Path, text: str) -> None:
         file.write_text(text, encoding="utf-8")
 
 
-def dvc(root: Path, processes: Processes, log: Callable[[str], None], *arguments: str) -> None:
+def dvc(
+    root: Path,
+    processes: Processes,
+    log: Callable[[str], None],
+    *arguments: str,
+    variables: Mapping[str, str] | None = None,
+) -> None:
     """Raises UnavailableError with DVC's own words where it fails."""
     lines: deque[str] = deque(maxlen=20)
     log(f"dvc {arguments[0]}")
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
-    if processes.run(command, lines.append, cwd=root, env={**os.environ, "PYTHONUNBUFFERED": "1"}):
+    command = [sys.executable, "-c", WITH_PARENT, "dvc", "--wait-for-lock", *arguments]
+    env = {**os.environ, **(variables or {}), "PYTHONUNBUFFERED": "1"}
+    try:
+        code = processes.run(command, lines.append, cwd=root, env=env, time_limit=LIMIT)
+    except TimeLimitError as error:
+        raise UnavailableError(f"dvc {arguments[0]}: {error}") from None
+    if code:
         said = [line for line in lines if line.startswith("ERROR")] or [line for line in lines if line.strip()]
         raise UnavailableError(f"dvc {arguments[0]} failed: {' '.join(said)}")
 
@@ -238,7 +260,7 @@ def take_back(root: Path, back: Return, uncached: Iterable[str]) -> None:
         InputError: the stage ran with other files than lie here; nothing is written then.
     """
     lock = root / "dvc.lock"
-    content = (project.read_yaml(lock) if lock.is_file() else None) or {"schema": "2.0", "stages": {}}
+    content = yaml.safe_load(lock.read_text(encoding="utf-8") if lock.is_file() else EMPTY)
     made = {out["path"] for entry in content["stages"].values() for out in entry.get("outs", ())}
     for dependency in back.entry.get("deps", ()):
         file = root / dependency["path"]

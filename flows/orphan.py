@@ -14,8 +14,9 @@ from pathlib import PurePath
 import psutil
 
 # `python -c WITH_PARENT MODULE ARGUMENT...`: as `python -m MODULE`, but it ends when the process that started it does.
+# By this file's path, for the working folder need not be one from which it can be imported.
 WITH_PARENT = (
-    "import runpy, sys; from flows.orphan import die_with_parent; die_with_parent(); "
+    f"import runpy, sys; runpy.run_path({__file__!r})['die_with_parent'](); "
     "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 )
 
@@ -49,13 +50,14 @@ def die_with(process: psutil.Process | None, children: bool = False) -> threadin
 
 
 def runs_dvc(process: psutil.Process) -> bool:
-    """`dvc ...`, `python /somewhere/bin/dvc ...` or `python -m dvc ...`."""
+    """`dvc ...`, `python /somewhere/bin/dvc ...`, `python -m dvc ...` or `python -c WITH_PARENT dvc ...`."""
     try:
         command = process.cmdline()
     except psutil.Error:
         return False
     names = [PurePath(word).name for word in command[:3]]
-    return "dvc" in names[:2] or command[1:3] == ["-m", "dvc"]
+    with_parent = len(command) > 3 and command[1] == "-c" and "die_with_parent" in command[2]
+    return "dvc" in names[:2] or command[1:3] == ["-m", "dvc"] or (with_parent and command[3] == "dvc")
 
 
 def abandoned() -> bool:
@@ -63,7 +65,7 @@ def abandoned() -> bool:
     return os.getppid() == 1 and os.getpgrp() != 1
 
 
-def watch(process: psutil.Process | None, children: bool) -> None:
+def watch(process: psutil.Process | None, children: bool = False) -> None:
     # is_running() compares the time of creation: a stranger with the same number does not count, nor a zombie.
     while process is not None and process.is_running() and status(process) != psutil.STATUS_ZOMBIE:
         time.sleep(INTERVAL)

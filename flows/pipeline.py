@@ -208,7 +208,9 @@ def run_stages(
                     failed.append(stage)
                 shown.progress(len(futures) - len(room.running), len(plan.stages))
             if cluster:
-                cluster.fetch(outcomes)
+                differing = cluster.fetch(outcomes)
+                outcomes |= differing
+                failed += differing
         show(shown, plan, read, name, outcomes, repro)
     except BaseException:
         # Prefect waits for its threads before it lets an interrupt through, and they for their commands.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows import hardware
+from flows.orphan import WITH_PARENT
 from flows.processes import ClosedError, Processes, TimeLimitError
 
 BAD_INPUT = 2  # the exit code of a stage that was given what it cannot use
@@ -54,6 +55,7 @@ class Repro:
         force: bool = False,
         time_limit: float | None = None,
         jobs: Mapping[str, int] | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         self.root = root
         self.processes = processes
@@ -61,6 +63,7 @@ class Repro:
         self.flags = ["--force"] if force else []
         self.time_limit = time_limit
         self.jobs = jobs or {}
+        self.variables = variables or {}  # more of the environment
 
     def environment(self, stage: str) -> dict[str, str]:
         """Of the stage's process: how many processes of its own it may run side by side, and this very Python."""
@@ -70,7 +73,7 @@ class Repro:
         if cores < hardware.cores():
             # Else numpy and torch start a thread per core in each of the stages that run side by side.
             jobs["OMP_NUM_THREADS"] = str(cores)
-        return {**jobs, **os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+        return {**jobs, **os.environ, **self.variables, "PATH": path, "PYTHONUNBUFFERED": "1"}
 
     def __call__(self, stage: str, log: Callable[[str], None]) -> Outcome:
         """Runs a stage, again for as long as another DVC is in its way. Never raises for what a stage does."""
@@ -107,7 +110,9 @@ class Repro:
                 lines.append(line)
                 self.tell(stage, line, log)
 
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *self.flags, stage]
+        # It ends with this process, were that killed: a later run would find it at work on the same files.
+        dvc = [sys.executable, "-c", WITH_PARENT, "dvc"]
+        command = [*dvc, "--wait-for-lock", "repro", "--single-item", *self.flags, stage]
         try:
             code = self.processes.run(
                 command, on_line, cwd=self.root, env=self.environment(stage), time_limit=self.time_limit

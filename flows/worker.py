@@ -45,13 +45,15 @@ def check(address: str) -> None:
 
 def check_servers(address: str, remote: bool) -> None:
     """Raises InputError where the scheduler's workers could not reach Prefect or MLflow."""
-    prefect = urlsplit(os.environ.get("PREFECT_API_URL", "")).hostname
-    if urlsplit(address).hostname not in LOCAL and prefect in (None, *LOCAL):
+    prefect, mlflow = os.environ.get("PREFECT_API_URL", ""), os.environ.get("MLFLOW_TRACKING_URI", "")
+    far = urlsplit(address).hostname not in LOCAL
+    if far and urlsplit(prefect).hostname in (None, *LOCAL):
         raise InputError("--dask on other machines needs PREFECT_API_URL to name a Prefect server that they reach too")
-    if remote and "MLFLOW_TRACKING_URI" not in os.environ:
+    # On one machine a SQLite file that is named in full will do.
+    if remote and (not mlflow or (far and urlsplit(mlflow).hostname in (None, *LOCAL))):
         raise InputError(
-            "--remote needs MLFLOW_TRACKING_URI to name a server: workers in other working copies cannot write into "
-            "the mlflow.db of this one"
+            "--remote needs MLFLOW_TRACKING_URI to name a server that the workers reach too: from other working copies "
+            "they cannot write into the mlflow.db of this one"
         )
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 from click.testing import CliRunner
 from conftest import ROOT, environment, soon
-from test_elsewhere import copy_of
+from test_elsewhere import copy_of, describe
 from test_pipeline import dvc
 
 from flows import graph, pipeline, ports, prefect_server, worker
@@ -20,14 +19,14 @@ from lightning_modules.errors import InputError, UnavailableError
 
 pytest.importorskip("prefect_dask", reason="needs the extra `dask`")
 
-# Says where it ran, and on its first try waits until it is killed where it is asked to.
+# On its first try it waits until it is killed, where it is asked to.
 STAGE = """
 import os, pathlib, sys, time
 name, *sources = sys.argv[1:]
 pathlib.Path(f"{name}.txt").write_text(name + "".join(pathlib.Path(source).read_text() for source in sources))
 mark = pathlib.Path(__file__).parent.parent / f"{name}.tried"
 if name == os.environ.get("SLOW") and not mark.exists():
-    mark.write_text(os.getcwd())
+    mark.write_text(f"{os.getcwd()}\\n{os.getpid()}")
     time.sleep(600)
 """
 STAGES = {
@@ -70,14 +69,14 @@ def scheduler() -> Iterator[str]:
 
 def start(stack: contextlib.ExitStack, command: list[str], **options) -> psutil.Popen:
     """A process that is ended, with its children, when the stack is left."""
-    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
+    process = psutil.Popen(command, **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | options)
     stack.callback(end, process)
     return process
 
 
-def end(process: psutil.Popen) -> None:
+def end(process: psutil.Popen, recursive: bool = True) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
-        for child in [process, *process.children(recursive=True)]:
+        for child in [process, *process.children(recursive=recursive)]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
     process.wait()
@@ -90,7 +89,7 @@ def project(tmp_path) -> Path:
     root.mkdir()
     shutil.copy(ROOT / "params.yaml", root)
     (root / "stage.py").write_text(STAGE)
-    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}, sort_keys=False))
+    describe(root, STAGES)
     dvc(root, "init", "--no-scm", "--quiet")
     dvc(root, "remote", "add", "--quiet", "--default", "shared", str(tmp_path / "remote"))
     return root
@@ -109,9 +108,8 @@ def run(project, prefect, scheduler, monkeypatch):
             command = [sys.executable, "-m", "flows.worker", scheduler]
             run.workers = {folder: start(stack, command, cwd=folder, env=env) for folder in folders}
             command = [sys.executable, "-m", "flows.pipeline", "--dask", scheduler, *options]
-            return subprocess.Popen(
-                command, cwd=project, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            return start(stack, command, cwd=project, env=env, **pipes)
 
         yield run
 
@@ -119,7 +117,7 @@ def run(project, prefect, scheduler, monkeypatch):
 def test_with_a_remote_between_the_working_copies(project, run):
     copies = [copy_of(project, "one"), copy_of(project, "two")]
     pipeline = run(*copies, options=("--remote",))
-    output, _ = pipeline.communicate(timeout=200)
+    output, _ = pipeline.communicate(timeout=250)
     assert pipeline.returncode == 0, output
     assert (project / "d.txt").read_text() == "dbaca"
     assert (project / "metrics" / "c.txt").read_text() == "ca"
@@ -133,17 +131,34 @@ def test_a_worker_that_dies_leaves_its_stage_to_another(project, run):
     copies = [copy_of(project, "one"), copy_of(project, "two")]
     pipeline = run(*copies, options=("--remote",), SLOW="b")
     tried = project.parent / "b.tried"
-    assert soon(tried.is_file, 200)
-    end(run.workers[Path(tried.read_text())])
-    output, _ = pipeline.communicate(timeout=200)
+    assert soon(lambda: tried.is_file() and "\n" in tried.read_text(), 200)
+    folder, number = tried.read_text().splitlines()
+    stage = psutil.Process(int(number))
+    # Dask's two processes; the stage's own would go on, to write into what the next one is given.
+    end(run.workers[Path(folder)], recursive=False)
+    assert soon(lambda: not stage.is_running())
+    output, _ = pipeline.communicate(timeout=250)
     assert pipeline.returncode == 0, output
     assert graph.stale(project) == {}
+
+
+def test_what_ran_with_other_folders_is_not_taken_for_done(project, run):
+    describe(project, {"a": {"cmd": "cat given/*.txt > a.txt", "deps": ["given"], "outs": ["a.txt"]}})
+    (project / "given").mkdir()
+    (project / "given" / "1.txt").write_text("1")
+    there = copy_of(project, "one")
+    (there / "given").mkdir(exist_ok=True)
+    (there / "given" / "2.txt").write_text("2")
+    pipeline = run(there, options=("--remote",))
+    output, _ = pipeline.communicate(timeout=250)
+    assert pipeline.returncode == 1
+    assert "other files than lie here: given: modified" in output
 
 
 def test_workers_that_share_the_folder(project, run):
     elsewhere = copy_of(project, "elsewhere")
     pipeline = run(project)
-    output, _ = pipeline.communicate(timeout=200)
+    output, _ = pipeline.communicate(timeout=250)
     assert pipeline.returncode == 0, output
     assert (project / "d.txt").read_text() == "dbaca"
     assert graph.stale(project) == {}
@@ -152,7 +167,7 @@ def test_workers_that_share_the_folder(project, run):
 
 def test_a_worker_in_another_folder_is_told_apart(project, run):
     pipeline = run(copy_of(project, "elsewhere"))
-    output, _ = pipeline.communicate(timeout=200)
+    output, _ = pipeline.communicate(timeout=250)
     assert pipeline.returncode == 1
     assert "does not share the project's folder" in output
     assert not (project / "dvc.lock").exists()
@@ -175,8 +190,12 @@ def test_workers_on_other_machines_need_servers_that_they_reach(monkeypatch):
         worker.check_servers("tcp://10.0.0.1:8786", remote=False)
     monkeypatch.setenv("PREFECT_API_URL", "http://10.0.0.2:4200/api")
     worker.check_servers("tcp://10.0.0.1:8786", remote=False)
-    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI"):
-        worker.check_servers("tcp://10.0.0.1:8786", remote=True)
+    for uri in ("", "sqlite:////srv/mlflow.db", "http://127.0.0.1:5000"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(InputError, match="MLFLOW_TRACKING_URI"):
+            worker.check_servers("tcp://10.0.0.1:8786", remote=True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://10.0.0.2:5000")
+    worker.check_servers("tcp://10.0.0.1:8786", remote=True)
 
 
 def test_remote_without_dask_is_refused(project, monkeypatch):

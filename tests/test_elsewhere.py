@@ -122,3 +122,17 @@ def test_what_other_errands_left_is_no_input(here):
     dvc(here, "pull", "--quiet")
     assert (here / "e.txt").read_text() == "one\n"
     assert graph.stale(here) == {}
+
+
+def test_tracked_files_travel_with_the_errand(here):
+    (here / "given").mkdir()
+    (here / "given" / "1.txt").write_text("1")
+    there = copy_of(here, "there")
+    shutil.rmtree(there / "given")
+    for copy in (here, there):
+        describe(copy, {"g": {"cmd": "cp given/1.txt g.txt", "deps": ["given"], "outs": ["g.txt"]}})
+    dvc(here, "add", "--quiet", "given")
+    dvc(here, "push", "--quiet", "given.dvc")
+    back = send(here, there, "g", ["given.dvc"])
+    assert back.outcome.problem is None
+    assert (there / "g.txt").read_text() == "1"
