@@ -36,8 +36,8 @@ class Timed(Classifier):
         self.card, self.test_images, self.views = card, test, test_time_views
         return self
 
-    def attach(self, training: Images, validation: Images) -> "Timed":
-        super().attach(training, validation)
+    def attach(self, *given) -> "Timed":
+        super().attach(*given)
         self.card.wait()
         self.started = time.perf_counter()
         return self

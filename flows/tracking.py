@@ -75,6 +75,8 @@ def connect():
             raise ConnectionError(f"{uri} does not answer: {type(error).__name__}") from None
         if answer.status_code >= 500:
             raise ConnectionError(f"{uri} answers {answer.status_code} {answer.reason}")
+    elif not uri.startswith("sqlite:"):
+        refuse_silence(uri)
     import logging
 
     import mlflow
@@ -93,6 +95,20 @@ def connect():
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
     return client
+
+
+def refuse_silence(uri: str) -> None:
+    """Raises ConnectionError where the database server of the address does not answer: MLflow tries for minutes."""
+    import socket
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(uri)
+    port = parts.port or {"postgresql": 5432, "mysql": 3306, "mssql": 1433}.get(parts.scheme.partition("+")[0])
+    if parts.hostname and port:
+        try:
+            socket.create_connection((parts.hostname, port), 5).close()
+        except OSError as error:
+            raise ConnectionError(f"{parts.hostname}:{port} does not answer: {error.strerror or error}") from None
 
 
 def certificates() -> bool | str:
