@@ -96,7 +96,7 @@ def against_dvc(root: Path) -> list[dict]:
     rows = []
     for how, env in (("", {}), (", replicas one after another too", {"TRAINYARD_JOBS": "1"})):
         serial = partial(python, "-m", "dvc", "repro", "--force", cwd=root, **env)
-        times = in_turn(parallel, serial, RUNS)
+        times = in_turn(parallel, serial, RUNS, warm_up=0)
         goal = {"goal": "at least 1.6", "reached": times["ratio"] >= 1.6}
         rows.append(compared(f"trainyard pipeline of digits, all stages, against dvc repro{how}", times) | goal)
     return rows
