@@ -165,7 +165,7 @@ def test_who_is_killed_takes_the_others_along(tiny, no_store, number, whom, code
 
 
 def test_a_terminated_training_goes_on_to_the_same_weights(tiny, no_store, tmp_path, capfd):
-    params = over(tiny, devices=2, epochs=60, replicas=2, batch_size=700)
+    params = over(tiny, devices=2, epochs=12, replicas=2)
     uninterrupted = tmp_path / "uninterrupted"
     shutil.copytree(tiny, uninterrupted)
     with contextlib.chdir(uninterrupted):
