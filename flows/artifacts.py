@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from flows import results
 from flows.params import Params
 from flows.repro import Outcome
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, sentence
 
 MOST_ROWS = 100  # of stages in a table; the rest is counted
 
@@ -55,7 +55,7 @@ class Artifacts:
         try:
             return make(*arguments)
         except Exception as error:  # Prefect's client raises what httpx does, and more
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = sentence(error, 200)
             self.log(f"Prefect did not take an artifact: {reason}")
             return None
 

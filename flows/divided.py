@@ -5,8 +5,10 @@ shows and logs. The commands on other nodes only watch over their processes.
 """
 
 import os
+import tempfile
 import threading
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -45,7 +47,11 @@ def train_divided(
     member, replicas = card["member"], len(seeds)
     left = unfinished_portions(card, replicas, work) if launch.leads else []
     board = Board(member, replicas, card["settings"]["epochs"]) if launch.leads else nullcontext()
-    with workers(len(launch.local_ranks), take_part, card, seeds, work, left, launch) as connections, board:
+    with (
+        meeting_place(launch) as meeting,
+        workers(len(launch.local_ranks), take_part, card, seeds, work, left, launch, meeting) as connections,
+        board,
+    ):
         training = list(connections)
         if launch.leads:
             for number in set(range(replicas)) - {number for numbers in left for number in numbers}:
@@ -71,10 +77,28 @@ def train_divided(
     return [read_result(work, number) for number in range(replicas)] if launch.leads else []
 
 
+@contextmanager
+def meeting_place(launch: Launch) -> Iterator[Path | None]:
+    """A file by which processes that this command alone starts find each other, in a folder on this machine's own disk
+    that only this user can enter; None where others start some of them."""
+    if launch.by or launch.nodes > 1:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
+        yield Path(folder, "meeting")
+
+
 def take_part(
-    connection: Connection, place: int, card: dict, seeds: list[int], work: Path, left: list[list[int]], launch: Launch
+    connection: Connection,
+    place: int,
+    card: dict,
+    seeds: list[int],
+    work: Path,
+    left: list[list[int]],
+    launch: Launch,
+    meeting: Path | None,
 ) -> None:
-    """The life of one of the processes."""
+    """The life of one of the processes. `meeting`: see `ProcessGroup`."""
     import signal
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -87,7 +111,6 @@ def take_part(
 
     from lightning_modules.distributed import ProcessGroup
 
-    group = ProcessGroup(launch.by, card["settings"]["accelerator"], launch.devices, launch.nodes)
     numbers: list[int] = [0]
 
     def tell(event: dict) -> None:
@@ -97,6 +120,7 @@ def take_part(
             os._exit(143)
 
     try:
+        group = ProcessGroup(launch.by, card["settings"]["accelerator"], launch.devices, launch.nodes, meeting)
         if len(set(group.all(work.name))) > 1:
             raise InputError("the nodes that train together differ in params.yaml, data, code or hardware")
         for numbers in group.told(left):

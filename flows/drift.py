@@ -38,7 +38,9 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int) -> dict:
         view, name, statistic, corrected p, auc, verdict), the numbers of images, and which files were refused.
 
     Raises:
-        InputError: there is no champion, or there are too few images that can be compared.
+        InputError: there is no champion, or there are too few images that can be compared, or the champion's answers
+            are no numbers.
+        UnavailableError: MLflow does not answer, or the champion cannot be loaded.
     """
     from flows import dataset as data_of
     from flows import drift_figure, image_folder
@@ -54,32 +56,22 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int) -> dict:
     known = held_out(data, settings.images, seed)
 
     from flows import embeddings, pixel_statistics, tracking, two_sample
-
-    folder, champion = tracking.champion_files(dataset)
-    card = project.read_json(folder / "ensemble.json")
-    if tuple(card["shape"]) != shape or card["class_names"] != data.card["class_names"]:
-        raise InputError(
-            f"the champion, {dataset} version {champion['version']}, was made for other images or classes than "
-            f"data/{dataset} has: retrain first"
-        )
-    if champion["tags"].get(tracking.TEST) != data.card["test_sha256"]:
-        # Its training images may be among those that count as held out here.
-        warning = (
-            f"the champion, version {champion['version']}, was scored on other test images than data/{dataset} has"
-        )
-        print(f"trainyard: {warning}: what is said of its predictions may be too strict", file=sys.stderr)
+    from flows.served_ensemble import ServedEnsemble
 
     sides = {"incoming": arrivals.images, "reference": known}
     pixels = {side: pixel_statistics.statistics(images) for side, images in sides.items()}
     probabilities, inside = {}, {}
-    for side, images in sides.items():
-        probabilities[side], inside[side] = embeddings.look(folder, images)
+    with tracking.champion_files(dataset) as (folder, champion):
+        served = ServedEnsemble(folder)
+        agree(data, served, champion)
+        for side, images in sides.items():
+            probabilities[side], inside[side] = embeddings.look(served, images)
     views = {
         "pixels": {name: (values, pixels["reference"][name]) for name, values in pixels["incoming"].items()},
         "predictions": {"confidence": tuple(probabilities[side].max(1) for side in sides)}
         | {
             f"probability of {name}": tuple(probabilities[side][:, number] for side in sides)
-            for number, name in enumerate(card["class_names"])
+            for number, name in enumerate(served.class_names)
         },
     }
     if inside["incoming"].shape[1]:  # a champion without a linear layer has none
@@ -101,9 +93,9 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int) -> dict:
         "reference": len(known),
         "tests": tests,
         "predicted": {
-            side: shares(values.argmax(1), len(card["class_names"])) for side, values in probabilities.items()
+            side: shares(values.argmax(1), len(served.class_names)) for side, values in probabilities.items()
         },
-        "class_names": card["class_names"],
+        "class_names": served.class_names,
         "refused": [{"file": file, "reason": reason} for file, reason in arrivals.refused],
     }
     target = project.drift_folder(dataset)
@@ -111,6 +103,25 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int) -> dict:
     drift_figure.draw(result, views, target / "drift.png")
     project.write_json(target / "drift.json", result)
     return result
+
+
+def agree(data, served, champion: dict) -> None:
+    """Raises InputError where the champion was made for other images or classes than the data has, and warns of one
+    that was scored on other test images."""
+    from flows import tracking
+
+    dataset = champion["name"]
+    if (served.shape, served.class_names) != (tuple(data.card["shape"]), data.card["class_names"]):
+        raise InputError(
+            f"the champion, {dataset} version {champion['version']}, was made for other images or classes than "
+            f"data/{dataset} has: retrain first"
+        )
+    if champion["tags"].get(tracking.TEST) != data.card["test_sha256"]:
+        # Its training images may be among those that count as held out here.
+        warning = (
+            f"the champion, version {champion['version']}, was scored on other test images than data/{dataset} has"
+        )
+        print(f"trainyard: {warning}: what is said of its predictions may be too strict", file=sys.stderr)
 
 
 def held_out(data, most: int, seed: int):

@@ -3,7 +3,7 @@
 import os
 
 from flows import prefect_server
-from lightning_modules.errors import InputError, UnavailableError
+from lightning_modules.errors import InputError, UnavailableError, sentence
 
 EVENT = "trainyard.drift"
 
@@ -42,7 +42,7 @@ def emit(dataset: str, payload: dict) -> list[str]:
             client.request("POST", "/events", json=[event.model_dump(mode="json")]).raise_for_status()
             automations = client.read_automations()
     except Exception as error:  # refused, not found, no answer, of another version: each in a way of its own
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = sentence(error)
         raise UnavailableError(f"Prefect's server at {address} does not take the event {EVENT}: {reason}") from None
     return [
         automation.name

@@ -4,8 +4,6 @@ Both come from the very programs that are served. The members in models/<dataset
 a second output would be missing from all champions that are registered already.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -29,16 +27,14 @@ class Tap(torch.fx.Interpreter):
 
 
 @torch.inference_mode()
-def look(folder: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def look(champion: ServedEnsemble, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The champion's probabilities, N×classes, and its embeddings, N×features, both float32.
 
     Embeddings are those of the first network of each kind, side by side: networks of one kind differ in their seed.
 
     Args:
-        folder: what `export` wrote, as the champion's model holds it.
         images: uint8, N×H×W×C, of the champion's shape.
     """
-    champion = ServedEnsemble(folder)
     taps = {id(program): Tap(program) for program, _ in champion.networks}
     probabilities, embeddings = [], []
     for start in range(0, len(images), BATCH):

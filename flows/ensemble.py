@@ -130,7 +130,12 @@ def ensemble(params: Params) -> dict:
         export(predictors, voting.Vote(method, weights), data.card["shape"], class_names, Path(folder))
         version = Registrar(name).register(digest, card, Path(folder))
     if version:
-        stays = "" if "champion" in version["aliases"] else f"; the champion is version {version['champion']}"
+        if "champion" in version["aliases"]:
+            stays = ""
+        elif version["champion"]:
+            stays = f"; the champion is version {version['champion']}"
+        else:
+            stays = f"; not champion, since it has no number for {', '.join(version['unknown'])}"
         print(f"registered: {version['name']} version {version['version']}, {' and '.join(version['aliases'])}{stays}")
     return result
 

@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING
 from flows import promotion
 from flows.params import Gate, Params
 from flows.registry import Registry
-from flows.tracking import CHALLENGER, CHAMPION, TEST, load_version, store
-from lightning_modules.errors import InputError
+from flows.tracking import CHALLENGER, CHAMPION, SCORES, TEST, load_version, store
+from lightning_modules.errors import InputError, sentence
 
 if TYPE_CHECKING:
     import numpy as np
 
 BATCH, REPEATS = 100, 5  # of the latency's measurement
-# What the run of a registered ensemble has to say of it.
-METRICS = ("test_accuracy", "test_nll", "test_brier", "test_ece")
 # By which the accuracy that a model has now may differ from that in its run, if it is more than an image: hardware
 # rounds differently.
 SAME = 0.005
@@ -108,7 +106,7 @@ def compare(registry: Registry, sides: dict[str, str], limits: Gate) -> dict:
     ]
     logged = {side: registry.metrics(version["run_id"]) for side, version in versions.items()}
     for side, metrics in logged.items():
-        missing = [name for name in METRICS if not math.isfinite(metrics.get(name, math.nan))]
+        missing = [name for name in SCORES if not math.isfinite(metrics.get(name, math.nan))]
         if missing:
             problems.append(f"the run of version {sides[side]} has no number for {', '.join(missing)}")
     if problems:
@@ -147,7 +145,7 @@ def probabilities(model, images: "np.ndarray", class_names: list[str]) -> "np.nd
     try:
         frame = model.predict(images)
     except Exception as error:  # MLflow's, torch's or the model's own
-        raise ValueError(" ".join(str(error).split())[:300]) from None
+        raise ValueError(sentence(error)) from None
     names = [str(name) for name in frame.columns if name != "label"]
     if names != list(class_names):
         raise ValueError(f"its classes are {', '.join(names)}, those of the data {', '.join(class_names)}")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from flows import project, untouched
-from lightning_modules.errors import InputError, unknown
+from lightning_modules.errors import InputError, sentence, unknown
 
 # What `dvc repro` takes when nothing is named: studies have a dvc.yaml of their own and run when asked for.
 MAIN = "dvc.yaml"
@@ -48,7 +48,7 @@ def read(root: Path):
     try:
         return Repo(os.fspath(root)).index.graph
     except DvcException as error:
-        raise InputError(f"DVC cannot read the stages: {' '.join(str(error).split())}") from None
+        raise InputError(f"DVC cannot read the stages: {sentence(error, None)}") from None
 
 
 def name(stage, root: Path) -> str:

@@ -3,7 +3,6 @@ those of its node, or, where torchrun or srun has started one command for each o
 """
 
 import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -54,9 +53,7 @@ def launch(training: Training) -> Launch | None:
         return Launch(by, devices, nodes, (whole("SLURM_LOCALID"),), whole("SLURM_PROCID") == 0, {})
     ranks = tuple(range(devices))
     if nodes == 1:
-        return Launch("", devices, 1, ranks, True, {
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0",
-        })  # fmt: skip
+        return Launch("", devices, 1, ranks, True, {"NODE_RANK": "0"})
     if missing := [name for name in BY_HAND if name not in os.environ]:
         raise InputError(
             f"params.yaml: training.num_nodes is {nodes}, so start this on every node: by torchrun or srun, or by hand "
@@ -106,9 +103,3 @@ def whole(name: str, default: str | None = None) -> int:
     if given is None or not given.isdecimal():
         raise InputError(f"{name} is {given!r}, but has to be a whole number")
     return int(given)
-
-
-def free_port() -> int:
-    with socket.socket() as port:
-        port.bind(("127.0.0.1", 0))
-        return port.getsockname()[1]

@@ -6,6 +6,8 @@ Prefect has blocks for Slack, Microsoft Teams, e-mail, webhooks and more; one is
 
 from collections.abc import Callable
 
+from lightning_modules.errors import sentence
+
 VARIABLE = "trainyard_notify"
 
 
@@ -24,7 +26,7 @@ def notify(subject: str, body: str, log: Callable[[str], None]) -> bool:
 
         Block.load(name).notify(body, subject)
     except Exception as error:  # a server that is away, an unknown block, a web page that says no
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = sentence(error, 200)
         log(f"the notification{f' by {name}' if name else ''} could not be sent: {reason}")
         return False
     return True

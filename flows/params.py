@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from flows import project
 from lightning_modules import known
-from lightning_modules.errors import InputError, unknown
+from lightning_modules.errors import InputError, sentence, unknown
 
 DATASETS = ("digits", "blobs", "mnist", "fashion_mnist", "cifar10", "folder")
 # Names that a member cannot have: its files would lie where others lie.
@@ -386,5 +386,5 @@ def read(path: Path | None = None) -> Params:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path} is no valid YAML: {sentence(error, None)}") from None
     return parse(content, path.name)

@@ -8,9 +8,12 @@ The registry knows no transaction over several writes, so one is built from sing
 4. a tag records since when and why it is champion, and the announcement goes.
 
 An error in 2 to 4 is undone. What neither ends nor is undone, since the power or the registry is gone, is found by the
-announcement, and the next promotion or rollback finishes it first; before 2 nothing has moved. Two on one machine take
-turns by a lock. The registry has no conditional write that would hold off another machine: who finds its announcement
-waits, and the champion is compared with the one that the decision was made against, before and after.
+announcement, and the next promotion or rollback finishes it first; before 2 nothing has moved.
+
+Two on one machine take turns by a lock. The registry has no conditional write that would hold off another machine. So
+each first sets a tag of its own, its intent, and only then looks for those of others: of two at once, one at least sees
+the other, and withdraws. Both may; never do both go on. The intent goes before the announcement, which holds off
+others as well, so that whoever finds neither finds the aliases as they stay.
 """
 
 import json
@@ -18,9 +21,10 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
+import psutil
 from filelock import FileLock, Timeout
 
 from flows import project
@@ -29,10 +33,13 @@ from flows.tracking import CHALLENGER, CHAMPION, alive
 from lightning_modules.errors import InputError, UnavailableError
 
 MOVE = "trainyard.move"  # tag of the model: the announcement
+INTENT = "trainyard.intent."  # start of a tag of the model for each process that wants to move: who it is
 RECORD = "trainyard.champion"  # tag of the model: since when, why and instead of which version it is champion
 DECISION = "trainyard.gate.decision"  # tag of a version: all of the last decision on it
 MOST = 50_000  # characters of that tag; a MySQL database takes 65,535
-PATIENCE = 60  # seconds: a lock is waited for, and an announcement of another machine taken to be at work
+# Seconds that a lock is waited for, and that a tag of another machine says that it is at work: the machines' clocks
+# have to agree better than that.
+PATIENCE = 60
 
 
 def promote(dataset: str, decision: dict) -> dict[str, str]:
@@ -177,14 +184,13 @@ def at_work(dataset: str) -> Iterator[tuple[Registry, str | None]]:
 def resume(registry: Registry) -> str | None:
     """Finishes an announced move, or undoes it where that cannot be; returns why it moved, None where it did not."""
     _, tags = registry.describe()
-    move = announcement(tags)
-    if not move:
+    left = announcement(tags)
+    if not left:
         return None
-    if under_way(move):
-        raise UnavailableError(
-            f"another promotion of {registry.dataset} is under way on {move['by']['trainyard.host']}: "
-            "try again in a minute"
-        )
+    if under_way(left["by"]):
+        raise at_it(registry, left["by"])
+    move = left | {"by": this_process()}
+    begin(registry, move, left)
     try:
         finish(registry, move)
     except UnavailableError:
@@ -195,12 +201,30 @@ def resume(registry: Registry) -> str | None:
     return move["why"]
 
 
-def under_way(move: dict) -> bool:
-    """Whether the process that announced a move may still be at it."""
-    by = move["by"]
+def this_process() -> dict:
+    return {
+        "trainyard.host": socket.gethostname(),
+        "trainyard.pid": str(os.getpid()),
+        "trainyard.process_started": str(psutil.Process().create_time()),
+        "time": time.time(),
+    }
+
+
+def own_intent() -> str:
+    return f"{INTENT}{socket.gethostname()}-{os.getpid()}"
+
+
+def under_way(by: dict) -> bool:
+    """Whether the process that an intent or an announcement names may still be at it."""
     if by["trainyard.host"] != socket.gethostname():
-        return time.time() - by["time"] < PATIENCE
+        return abs(time.time() - by["time"]) < PATIENCE  # a clock that is ahead must not hold off others for ever
     return by["trainyard.pid"] != str(os.getpid()) and alive(by)
+
+
+def at_it(registry: Registry, by: dict) -> UnavailableError:
+    return UnavailableError(
+        f"another promotion of {registry.dataset} is under way on {by['trainyard.host']}: try again in a minute"
+    )
 
 
 def record_decision(registry: Registry, decision: dict) -> None:
@@ -246,23 +270,15 @@ def move(registry: Registry, now: dict[str, str], after: dict[str, str | None], 
         after: champion and previous_champion as they shall be.
         why: why and because, for the record.
     """
-    import psutil
-
-    at = datetime.now(UTC).isoformat(timespec="seconds")
     move = {
         "before": {CHAMPION: now.get(CHAMPION), PREVIOUS: now.get(PREVIOUS)},
         "after": after,
         "record": registry.describe()[1].get(RECORD),  # to put back
-        "since": at,
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
         **why,
-        "by": {
-            "trainyard.host": socket.gethostname(),
-            "trainyard.pid": str(os.getpid()),
-            "trainyard.process_started": str(psutil.Process().create_time()),
-            "time": time.time(),
-        },
+        "by": this_process(),
     }
-    registry.note(MOVE, json.dumps(move, ensure_ascii=False))
+    begin(registry, move, None)
     try:
         return finish(registry, move)
     except Exception as error:
@@ -279,17 +295,53 @@ def move(registry: Registry, now: dict[str, str], after: dict[str, str | None], 
         raise
 
 
+def begin(registry: Registry, move: dict, left: dict | None) -> None:
+    """Announces a move, unless another process is at one.
+
+    Args:
+        left: an announcement that was left behind, which this one takes the place of.
+
+    Raises:
+        UnavailableError: another process is at it or was just now, or MLflow does not answer.
+    """
+    try:
+        # Before the look at what there is, never after it: see above.
+        registry.note(own_intent(), json.dumps(move["by"]))
+        now, tags = registry.describe()
+        others = {name: json.loads(value) for name, value in tags.items() if name.startswith(INTENT)}
+        others.pop(own_intent(), None)
+        for by in others.values():
+            if under_way(by):
+                raise at_it(registry, by)
+        moved = left is None and any(now.get(name) != move["before"][name] for name in (CHAMPION, PREVIOUS))
+        if moved or announcement(tags) != left:
+            raise UnavailableError(f"another process moved {registry.dataset}'s champion at the same moment: try again")
+        for name in others:  # of processes that died
+            registry.note(name, None)
+        registry.note(MOVE, json.dumps(move, ensure_ascii=False))
+    except BaseException:
+        with suppress(UnavailableError):
+            undo(registry, move)
+        raise
+
+
 def finish(registry: Registry, move: dict) -> dict[str, str]:
     """Does what of an announced move is not done yet; returns the aliases.
 
     Raises:
-        InputError: the aliases are neither as before nor as after it, or the version is gone.
+        InputError: the aliases are neither as before nor as after it, the version is gone, or another process has
+            finished it.
     """
     after = move["after"]
     registry.version(after[CHAMPION])
     # The champion last: with it stands its way back.
     for alias in (PREVIOUS, CHAMPION):
-        now = registry.aliases()
+        now, tags = registry.describe()
+        if announcement(tags) != move:
+            raise InputError(
+                f"this took more than {PATIENCE} seconds, and another process has gone on with the move of "
+                f"{registry.dataset}'s champion: see `trainyard champion`"
+            )
         for name in (PREVIOUS, CHAMPION):
             if now.get(name) not in (move["before"][name], after[name]):
                 raise InputError(
@@ -301,23 +353,29 @@ def finish(registry: Registry, move: dict) -> dict[str, str]:
     record = {"version": after[CHAMPION], "instead_of": move["before"][CHAMPION]}
     record |= {name: move[name] for name in ("since", "why", "because")}
     registry.note(RECORD, json.dumps(record, ensure_ascii=False))
-    registry.note(MOVE, None)
     now = registry.aliases()
     if any(now.get(name) != after[name] for name in (PREVIOUS, CHAMPION)):
         raise InputError(
             f"somebody else moved {registry.dataset}'s champion at the same moment: it is version {now.get(CHAMPION)}"
         )
+    registry.note(own_intent(), None)
+    registry.note(MOVE, None)
     return now
 
 
 def undo(registry: Registry, move: dict) -> None:
-    """Takes back what of an announced move is done; all stays where somebody else made another version champion."""
+    """Takes back what of an announced move is done; all stays where somebody else made another version champion, or
+    has taken the move over."""
     before, after = move["before"], move["after"]
     now, tags = registry.describe()
-    if now.get(CHAMPION) in (before[CHAMPION], after[CHAMPION]):
+    own = announcement(tags) == move
+    if own and now.get(CHAMPION) in (before[CHAMPION], after[CHAMPION]):
         for alias in (CHAMPION, PREVIOUS):
             if now.get(alias) == after[alias] != before[alias]:
                 registry.point(alias, before[alias])
         if tags.get(RECORD) != move["record"]:
             registry.note(RECORD, move["record"])
-    registry.note(MOVE, None)
+    if own_intent() in tags:
+        registry.note(own_intent(), None)
+    if own:
+        registry.note(MOVE, None)

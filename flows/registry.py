@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 
 from flows import tracking
-from lightning_modules.errors import InputError, UnavailableError
+from lightning_modules.errors import InputError, UnavailableError, sentence
 
 PREVIOUS = "previous_champion"
 
@@ -28,8 +28,7 @@ def or_unavailable(method: Callable) -> Callable:
         except InputError:
             raise
         except Exception as error:  # each kind of store fails in a way of its own
-            reason = " ".join(str(error).split())[:300]
-            raise UnavailableError(f"MLflow at {tracking.store()} cannot be used: {reason}") from None
+            raise UnavailableError(f"MLflow at {tracking.store()} cannot be used: {sentence(error)}") from None
 
     return call
 

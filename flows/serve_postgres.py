@@ -165,6 +165,7 @@ def bring_up(stores: serve.Parts, servers: serve.Parts, wanted: dict[str, int | 
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):  # they are what these servers will be
         os.environ.pop(name, None)
     env = serve.environment()
+    objects().mkdir(mode=0o700, parents=True, exist_ok=True)  # which anybody on this machine could read and change
     for bucket in BUCKETS:
         (objects() / bucket).mkdir(parents=True, exist_ok=True)
     postgres.create(password)

@@ -15,7 +15,7 @@ import click
 
 from flows import graph, params, project
 from flows.console import run
-from lightning_modules.errors import UnavailableError
+from lightning_modules.errors import UnavailableError, sentence
 
 
 def status(root: Path) -> dict:
@@ -58,7 +58,7 @@ def champion(dataset: str) -> dict | None:
 
         return tracking.champion(dataset)
     except Exception as error:  # an unreachable server has a dozen of them; the rest of the status stands
-        return {"problem": " ".join(str(error).split())}
+        return {"problem": sentence(error, None)}
 
 
 def challenger(dataset: str) -> dict | None:

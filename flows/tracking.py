@@ -12,6 +12,7 @@ Training must never be lost to tracking: a store that cannot be reached is said 
 import csv
 import functools
 import importlib.metadata
+import math
 import os
 import re
 import shutil
@@ -29,7 +30,7 @@ import yaml
 
 from flows import project, served
 from flows.spread import spread
-from lightning_modules.errors import InputError, UnavailableError
+from lightning_modules.errors import InputError, UnavailableError, sentence
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 WEIGHTS = "trainyard.weights_sha256"
@@ -37,6 +38,8 @@ ENSEMBLE = "trainyard.ensemble_sha256"
 TEST = "trainyard.test_sha256"
 MEMBER = "trainyard.member"
 ERROR = "trainyard.error"
+# What the run of a registered ensemble has to say of it before it can be champion.
+SCORES = ("test_accuracy", "test_nll", "test_brier", "test_ece")
 LOADER = "trainyard_ensemble"  # the module that travels with each registered model
 MOST_METRICS = 1000  # that MLflow takes at once
 # Whose versions a run is tagged with, beside torch's.
@@ -251,9 +254,8 @@ def unless_unreachable(method: Callable) -> Callable:
             return method(self, *arguments)
         except Exception as error:  # whatever the store's trouble is, the training is worth more
             self.lost = True
-            reason = " ".join(str(error).split())[:300]
             print(
-                f"trainyard: MLflow at {store()} cannot be used ({reason}). The work goes on without it; "
+                f"trainyard: MLflow at {store()} cannot be used ({sentence(error)}). The work goes on without it; "
                 "`trainyard track` logs it later",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
@@ -461,7 +463,10 @@ def find_replicas(client, place: str, card: dict) -> list[str] | None:
 
 
 class Registrar:
-    """Logs an ensemble and registers it as the dataset's challenger, and as champion where there is none yet."""
+    """Logs an ensemble and registers it as the dataset's challenger, and as champion where there is none yet.
+
+    With nobody to compare it with the gate is not asked. What has no number for a score is left a challenger.
+    """
 
     def __init__(self, dataset: str) -> None:
         self.dataset, self.lost = dataset, False
@@ -476,15 +481,17 @@ class Registrar:
             files: the folder that `served_ensemble` loads.
 
         Returns:
-            name, version and aliases of the version, and the version that is champion.
+            name, version and aliases of the version, the version that is champion, None where there is none, and the
+            names of the scores that this version has no number for.
         """
         client = connect()
         known = client.search_model_versions(f"name = '{self.dataset}' and tags.`{ENSEMBLE}` = '{digest}'")
         version = known[0].version if known else self.add(client, digest, card, files)
         client.set_registered_model_alias(self.dataset, CHALLENGER, version)
-        if CHAMPION not in client.get_registered_model(self.dataset).aliases:
+        unknown = [name for name in SCORES if not math.isfinite(card["metrics"].get(name, math.nan))]
+        if not unknown and CHAMPION not in client.get_registered_model(self.dataset).aliases:
             client.set_registered_model_alias(self.dataset, CHAMPION, version)
-        return self.describe(client, version)
+        return self.describe(client, version) | {"unknown": unknown}
 
     def add(self, client, digest: str, card: dict, files: Path) -> str:
         """Logs the run and the model, and makes it a version of the registered model."""
@@ -541,8 +548,11 @@ class Registrar:
     def describe(self, client, version: str) -> dict:
         aliases = [alias for alias, number in client.get_registered_model(self.dataset).aliases.items()
                    if str(number) == str(version)]  # fmt: skip
-        champion = client.get_registered_model(self.dataset).aliases[CHAMPION]
-        return {"name": self.dataset, "version": str(version), "aliases": sorted(aliases), "champion": str(champion)}
+        champion = client.get_registered_model(self.dataset).aliases.get(CHAMPION)
+        return {
+            "name": self.dataset, "version": str(version), "aliases": sorted(aliases),
+            "champion": str(champion) if champion else None,
+        }  # fmt: skip
 
 
 def champion(dataset: str) -> dict | None:
@@ -573,7 +583,8 @@ def load_champion(dataset: str):
     """The champion as a pyfunc model and its card.
 
     Raises:
-        InputError: there is no champion, or the store cannot be reached.
+        InputError: there is no champion.
+        UnavailableError: the store does not answer, or the champion cannot be loaded.
     """
     found = champion_or_refuse(dataset)
     import mlflow
@@ -582,26 +593,29 @@ def load_champion(dataset: str):
         return mlflow.pyfunc.load_model(f"models:/{dataset}@{CHAMPION}", suppress_warnings=True), found
 
 
-def champion_files(dataset: str) -> tuple[Path, dict]:
-    """The folder that `served_ensemble` loads the champion from, and the champion's card.
+@contextmanager
+def champion_files(dataset: str) -> Iterator[tuple[Path, dict]]:
+    """The folder that `served_ensemble` loads the champion from, for as long as this context lasts, and the champion's
+    card. What fails inside of it is said to be the champion's fault.
 
     Raises:
-        InputError: there is no champion, or the store cannot be reached.
+        InputError: there is no champion.
+        UnavailableError: the store does not answer, or the champion cannot be loaded.
     """
     found = champion_or_refuse(dataset)
     import mlflow
 
-    with loading(found):
-        folder = mlflow.artifacts.download_artifacts(f"models:/{dataset}/{found['version']}")
-        return Path(folder, mlflow.models.Model.load(folder).flavors["python_function"]["data"]), found
+    with tempfile.TemporaryDirectory() as copy, loading(found):
+        folder = mlflow.artifacts.download_artifacts(f"models:/{dataset}/{found['version']}", dst_path=copy)
+        yield Path(folder, mlflow.models.Model.load(folder).flavors["python_function"]["data"]), found
 
 
 def champion_or_refuse(dataset: str) -> dict:
-    """What `champion` finds. Raises InputError where there is none, or the store cannot be reached."""
+    """What `champion` finds. Raises InputError where there is none, UnavailableError where the store is away."""
     try:
         found = champion(dataset)
     except Exception as error:  # each kind of store fails in a way of its own
-        raise InputError(f"MLflow at {store()} cannot be used: {' '.join(str(error).split())[:300]}") from None
+        raise UnavailableError(f"MLflow at {store()} cannot be used: {sentence(error)}") from None
     if found is None:
         raise InputError(
             f"there is no champion for {dataset} in {store()}: `make repro` trains and registers one, "
@@ -612,15 +626,14 @@ def champion_or_refuse(dataset: str) -> dict:
 
 @contextmanager
 def loading(found: dict) -> Iterator[None]:
-    """Makes a sentence of what MLflow raises while it loads a champion."""
-    import mlflow
-
+    """Makes a sentence of what goes wrong while a champion is loaded, whoever made it and however long ago."""
     try:
         yield
-    except (mlflow.exceptions.MlflowException, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except InputError:
+        raise
+    except Exception as error:  # MLflow's, torch's or the model's own
         name = f"{found['name']} version {found['version']}"
-        raise InputError(f"the champion, {name}, cannot be loaded: {reason}") from None
+        raise UnavailableError(f"the champion, {name}, cannot be loaded: {sentence(error)}") from None
 
 
 def load_version(dataset: str, number: str):
@@ -638,8 +651,7 @@ def load_version(dataset: str, number: str):
 
         return mlflow.pyfunc.load_model(f"models:/{dataset}/{number}", suppress_warnings=True)
     except Exception as error:  # MLflow's, torch's or the model's own
-        reason = " ".join(str(error).split())[:300]
-        raise UnavailableError(f"{dataset} version {number} cannot be loaded: {reason}") from None
+        raise UnavailableError(f"{dataset} version {number} cannot be loaded: {sentence(error)}") from None
     finally:
         sys.modules.pop(LOADER, None)
         sys.path[:] = path

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lightning_modules.errors import InputError
+
 # Principal components that the classifier sees, as many as Failing Loudly keeps.
 COMPONENTS = 32
 
@@ -39,18 +41,31 @@ def compare(views: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]) -> list[
 
     Args:
         views: by view and quantity, its values for the incoming images and for those of the reference, one each.
+
+    Raises:
+        InputError: a value is NaN or infinite, for which a test would find no difference.
     """
     from scipy.stats import ks_2samp
 
     results = []
     for view, quantities in views.items():
         for name, (incoming, reference) in quantities.items():
+            refuse_unless_finite(name, incoming, reference)
             # What SciPy calls exact is so where no two values are equal; probabilities of 0 and 1 often are.
             found = ks_2samp(incoming, reference, method="asymp")
             p = min(1.0, float(found.pvalue) * len(quantities) * len(views))
             auc = area(incoming, reference) if view == "embeddings" else None
             results.append(Result(view, name, float(found.statistic), p, auc))
     return results
+
+
+def refuse_unless_finite(name: str, incoming: np.ndarray, reference: np.ndarray) -> None:
+    """Raises InputError where a value, of which there are one or several for each image, is NaN or infinite."""
+    for side, values in (("incoming", incoming), ("held-out", reference)):
+        if wrong := int((~np.isfinite(values.reshape(len(values), -1))).any(1).sum()):
+            raise InputError(
+                f"{name} is no finite number for {wrong:,} of {len(values):,} {side} images: they cannot be compared"
+            )
 
 
 def area(incoming: np.ndarray, reference: np.ndarray) -> float:
@@ -66,7 +81,11 @@ def classifier_scores(incoming: np.ndarray, reference: np.ndarray, seed: int) ->
 
     Args:
         incoming, reference: embeddings, N×features.
+
+    Raises:
+        InputError: one of them is NaN or infinite.
     """
+    refuse_unless_finite("an embedding", incoming, reference)
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

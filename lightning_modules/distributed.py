@@ -7,13 +7,17 @@ from a process's own part, as it does under torch's DistributedDataParallel; the
 
 import os
 import signal
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
+from lightning_modules.errors import InputError, UnavailableError, sentence
 from lightning_modules.lightning import environments, pl
 
 # How the processes of a training find each other, by who started them; "" is this project itself.
@@ -52,6 +56,12 @@ class ProcessGroup:
             name reads.
         accelerator: "cpu" or "gpu".
         devices, nodes: processes on each node, and nodes.
+        meeting: a file that is not there yet, by which the processes of one node find each other. None: at the address
+            and port that the variables name, where anybody who reaches them could take part.
+
+    Raises:
+        InputError: the processes differ in their accelerator.
+        UnavailableError: they have not all come within PATIENCE.
 
     Attributes:
         rank: of this process, from 0.
@@ -59,16 +69,54 @@ class ProcessGroup:
         local_rank: number of this process and of its device on its node.
     """
 
-    def __init__(self, launcher: str, accelerator: str, devices: int, nodes: int) -> None:
+    def __init__(self, launcher: str, accelerator: str, devices: int, nodes: int, meeting: Path | None = None) -> None:
         self.launcher, self.devices, self.nodes, self.size = launcher, devices, nodes, devices * nodes
         environment = self.environment()
         self.rank, self.local_rank = environment.global_rank(), environment.local_rank()
         self.backend = "nccl" if accelerator == "gpu" else "gloo"
         if accelerator == "gpu":
             torch.cuda.set_device(self.local_rank)
-        os.environ["MASTER_ADDR"] = environment.main_address
-        os.environ["MASTER_PORT"] = str(environment.main_port)
-        distributed.init_process_group(self.backend, rank=self.rank, world_size=self.size, timeout=PATIENCE)
+        if meeting:
+            if sys.platform == "linux":
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else it listens for the network
+            where = str(meeting)
+        else:
+            os.environ["MASTER_ADDR"] = environment.main_address
+            os.environ["MASTER_PORT"] = str(environment.main_port)
+            where = f"{environment.main_address}:{environment.main_port}"
+        try:
+            store = distributed.FileStore(str(meeting), self.size) if meeting else self.store()
+            store.set_timeout(PATIENCE)
+            self.agree(store)
+            distributed.init_process_group(
+                self.backend, store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE
+            )
+        except RuntimeError as error:  # of each kind of store another one
+            raise UnavailableError(
+                f"the {self.size} processes that train together have not all come to {where} within "
+                f"{PATIENCE.total_seconds():g} s: {sentence(error)}"
+            ) from None
+
+    def store(self) -> distributed.Store:
+        found = distributed.rendezvous("env://", rank=self.rank, world_size=self.size, timeout=PATIENCE)
+        return next(iter(found))[0]
+
+    def agree(self, store: distributed.Store) -> None:
+        """Raises InputError where some train on GPUs and others do not: their libraries would wait for each other."""
+        store.set(f"trainyard/{self.rank}", self.backend)
+        backends = [store.get(f"trainyard/{rank}").decode() for rank in range(self.size)]
+        if len(set(backends)) == 1:
+            return
+        store.set(f"trainyard/{self.rank}/read", "")
+        if self.rank == 0:  # the store may end with this process
+            with suppress(RuntimeError):
+                others = [f"trainyard/{rank}/read" for rank in range(self.size)]
+                store.wait(others, timedelta(seconds=20))
+        with_gpu = ", ".join(str(rank) for rank, backend in enumerate(backends) if backend == "nccl")
+        raise InputError(
+            f"of the {self.size} processes that train together only {with_gpu} (counted from 0) found a GPU: with "
+            "training.accelerator cpu in params.yaml all do without"
+        )
 
     def environment(self) -> environments.ClusterEnvironment:
         environment = ENVIRONMENTS[self.launcher]()
@@ -91,8 +139,10 @@ class ProcessGroup:
         }
 
     def part(self, count: int) -> tuple[int, int]:
-        """Where this process's part of `count` things begins and ends; it may be empty where they are few."""
-        return self.rank * count // self.size, (self.rank + 1) * count // self.size
+        """Where this process's part of `count` things begins and ends; it may be empty where they are few, but for
+        that of the first process, whose statistics of batch normalisation are kept."""
+        first, end = (-(-rank * count // self.size) for rank in (self.rank, self.rank + 1))
+        return first, end
 
     def told(self, value: Any) -> Any:
         """What the first process gives here, in all of them. Plain types."""

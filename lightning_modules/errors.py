@@ -29,6 +29,12 @@ class WorkerError(RuntimeError):
     """A process that trained a replica ended before it had finished."""
 
 
+def sentence(error: Exception, most: int | None = 300) -> str:
+    """What an error of another library says, in one line of at most so many characters; its kind where it says
+    nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
     """The error for a name that is not among the `known` ones; it lists them and suggests the nearest."""
     names = sorted(known)

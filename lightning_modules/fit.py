@@ -283,7 +283,7 @@ def train(module: Classifier, count: int, training: tuple, validation: tuple, se
         log_every_n_steps=1,
     )
     resume = checkpoint if checkpoint and checkpoint.exists() else None
-    if group and group.told(resume is not None) != (resume is not None):
+    if group and len(set(group.all(resume is not None))) > 1:
         raise InputError(
             f"{checkpoint} is not the same for all nodes that train together: they need one project folder, shared"
         )

@@ -1,26 +1,33 @@
 """One training by several processes, really started: that it learns what one process learns, and who writes."""
 
 import contextlib
+import multiprocessing
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
 from conftest import edit, environment, make_project, shrink, soon
 from safetensors.torch import load_file
+from torch.distributed import FileStore
 
 from flows import tracking, train
 from flows.download import download
 from flows.launch import Launch, launch
 from flows.params import Params, parse
+from lightning_modules import distributed
+from lightning_modules.distributed import ProcessGroup
 from lightning_modules.dropout import Dropout
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, UnavailableError
+from lightning_modules.fit import Fitted, fit
 
 # Of 1,222 training images: the last mini-batch has one, so that of two processes one has none.
 BATCH_SIZE = 111
@@ -142,8 +149,14 @@ def test_who_is_killed_takes_the_others_along(tiny, no_store, number, whom, code
     over(tiny, devices=2, epochs=LONG)
     command = begin(tiny, MLFLOW_TRACKING_URI=no_store)
     assert soon(lambda: checkpoints(tiny), 120)
-    processes = [child for child in psutil.Process(command.pid).children() if child.name() != "git"]
-    assert len(processes) == 2
+    # Beside the two, which train for long, there are children of a moment, such as git.
+    processes: list[psutil.Process] = []
+
+    def alone() -> bool:
+        processes[:] = psutil.Process(command.pid).children()
+        return len(processes) == 2
+
+    assert soon(alone)
     os.kill(max(child.pid for child in processes) if whom == "process" else command.pid, number)
     said, _ = command.communicate(timeout=100)
     assert command.returncode == code, said
@@ -151,13 +164,12 @@ def test_who_is_killed_takes_the_others_along(tiny, no_store, number, whom, code
     assert not (tiny / "models").exists()
 
 
-def test_a_terminated_training_goes_on_to_the_same_weights(tiny, no_store, tmp_path):
-    over(tiny, devices=2, epochs=60, replicas=2)
+def test_a_terminated_training_goes_on_to_the_same_weights(tiny, no_store, tmp_path, capfd):
+    params = over(tiny, devices=2, epochs=12, replicas=2)
     uninterrupted = tmp_path / "uninterrupted"
     shutil.copytree(tiny, uninterrupted)
-    whole = begin(uninterrupted, MLFLOW_TRACKING_URI=no_store)
-    assert whole.wait(timeout=200) == 0
-    whole.communicate()
+    with contextlib.chdir(uninterrupted):
+        train.train(params, "small")
 
     command = begin(tiny, MLFLOW_TRACKING_URI=no_store)
     assert soon(lambda: checkpoints(tiny), 120)
@@ -165,12 +177,106 @@ def test_a_terminated_training_goes_on_to_the_same_weights(tiny, no_store, tmp_p
     command.communicate(timeout=60)
     assert command.returncode == 143
     assert not (tiny / "models").exists()
-    again = begin(tiny, MLFLOW_TRACKING_URI=no_store)
-    said, _ = again.communicate(timeout=200)
-    assert again.returncode == 0, said
-    assert "going on with a training that was interrupted" in said
+    train.train(params, "small")
+    assert "going on with a training that was interrupted" in capfd.readouterr().out
     expected = weights(uninterrupted)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tiny).items())
+
+
+def among(rank: int, size: int) -> ProcessGroup:
+    """A process that has met no other."""
+    group = ProcessGroup.__new__(ProcessGroup)
+    group.rank, group.size = rank, size
+    return group
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_parts_are_of_nearly_equal_size_and_make_up_the_whole_and_the_first_is_never_empty(size):
+    for count in range(1, 20):
+        parts = [range(*among(rank, size).part(count)) for rank in range(size)]
+        assert [number for part in parts for number in part] == list(range(count))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        # Its statistics of batch normalisation are kept.
+        assert len(parts[0]) >= 1
+
+
+@pytest.fixture
+def met(tmp_path, monkeypatch):
+    """The file by which two processes meet, as the other one leaves it; this process is the first."""
+    for name, value in {"LOCAL_RANK": "0", "NODE_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    return FileStore(str(tmp_path / "meeting"), 2)
+
+
+def test_nodes_with_other_accelerators_are_told_so_and_do_not_wait(met):
+    met.set("trainyard/1", "nccl")
+    met.set("trainyard/1/read", "")
+    with pytest.raises(InputError, match=r"of the 2 processes .* only 1 \(counted from 0\) found a GPU"):
+        ProcessGroup("", "cpu", 2, 1, Path(met.path))
+
+
+def test_who_waits_in_vain_says_for_whom(met, monkeypatch):
+    monkeypatch.setattr(distributed, "PATIENCE", timedelta(seconds=0.1))
+    with pytest.raises(UnavailableError, match=r"the 2 processes .* have not all come to .*/meeting within 0\.1 s"):
+        ProcessGroup("", "cpu", 2, 1, Path(met.path))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_checkpoint_that_only_some_nodes_have_stops_all_of_them(tmp_path, there):
+    checkpoint = tmp_path / "checkpoint"
+    if there:
+        checkpoint.touch()
+    group = among(0, 2)
+    group.all = lambda value: [value, not value]
+    group.for_trainer = dict
+    with pytest.raises(InputError, match="is not the same for all nodes"):
+        learn(group, checkpoint=checkpoint)
+
+
+def learn(group: ProcessGroup | None, **more) -> Fitted:
+    """Some epochs of a network with batch normalisation, until no epoch is better."""
+    chance = np.random.default_rng(0)
+    labels = np.arange(41) % 2
+    images = chance.integers(0, 128, (41, 8, 8, 1)) + 100 * labels[:, None, None, None]
+    recipe = {
+        "network": {"name": "resnet", "width": 4, "blocks": [1]}, "optimizer": {"name": "adam", "lr": 0.05},
+        "activation": "relu", "initializer": "he_normal", "dropout": 0.0, "label_smoothing": 0.0,
+        "schedule": "constant",
+    }  # fmt: skip
+    split = images.astype(np.uint8), labels.astype(np.int64)
+    return fit(
+        recipe, split, split, seed=0, mean=[0.5], std=[0.3], class_names=["dark", "light"], epochs=12, batch_size=20,
+        early_stopping=2, group=group, **more,
+    )  # fmt: skip
+
+
+def one_of_two(rank: int, meeting: Path, answers) -> None:
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    torch.set_num_threads(1)
+    group = ProcessGroup("", "cpu", 2, 1, meeting)
+    listening = {it.laddr.ip for it in psutil.Process().net_connections() if it.status == psutil.CONN_LISTEN}
+    found = learn(group)
+    answers.put((listening, found.history, found.best_epoch, {name: it.tolist() for name, it in found.state.items()}))
+    group.leave()
+
+
+def test_two_processes_stop_early_at_once_with_the_same_statistics_and_listen_to_nobody_else(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    answers = context.Queue()
+    both = [context.Process(target=one_of_two, args=(rank, tmp_path / "meeting", answers)) for rank in range(2)]
+    for process in both:
+        process.start()
+    one, two = (answers.get(timeout=60) for _ in both)
+    for process in both:
+        process.join(60)
+        assert process.exitcode == 0
+    assert one == two
+    listening, history, best, state = one
+    assert listening <= {"127.0.0.1", "::1"}
+    assert best + 2 == len(history) < 12
+    running = {name: torch.tensor(values) for name, values in state.items() if "running" in name}
+    assert running
+    assert all(torch.isfinite(values).all() for values in running.values())
 
 
 def test_the_parts_of_a_dropout_mask_make_up_that_of_the_whole():

@@ -1,6 +1,8 @@
 """Drift: held-out images show none, changed ones do, and bad input is said."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +10,10 @@ from click.testing import CliRunner
 from conftest import edit
 from PIL import Image
 
-from flows import dataset, drift, drift_event, project
+from flows import dataset, drift, drift_event, embeddings, project, served_ensemble
 from flows.console import run
 from flows.params import Drift, read
+from flows.served_ensemble import ServedEnsemble
 from lightning_modules.errors import InputError
 
 
@@ -141,13 +144,13 @@ def test_the_command_says_what_differs_and_exits_with_3(data, incoming):
     assert done.stdout.splitlines()[-1].startswith("drift in ")
 
 
-def refused(capfd, *arguments: str) -> str:
-    """The one line that the command says before it exits with 2."""
+def refused(capfd, *arguments: str, code: int = 2) -> str:
+    """The one line that the command says before it exits with that code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["drift", *arguments])
         with pytest.raises(SystemExit) as left:
             run(drift.command)
-    assert left.value.code == 2
+    assert left.value.code == code
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith("trainyard: ")
@@ -172,6 +175,32 @@ def test_bad_input_is_said_in_one_line(data, incoming, capfd, tmp_path):
 def test_without_a_champion_it_says_what_makes_one(finished_copy, incoming, capfd):
     folder = incoming(some(dataset.load("digits"), 30)[0])
     assert "there is no champion for digits" in refused(capfd, str(folder))
+
+
+def test_a_store_that_is_away_is_no_bad_input(data, incoming, capfd, no_store):
+    assert f"MLflow at {no_store} cannot be used" in refused(capfd, str(incoming(some(data, 30)[0])), code=1)
+
+
+def test_a_champion_of_another_format_is_said(data, incoming, capfd, monkeypatch):
+    """Whichever step it fails in, and no copy of it stays behind."""
+    folder, copies = str(incoming(some(data, 30)[0])), []
+    before = set(Path(tempfile.gettempdir()).iterdir())
+
+    def loaded(folder: Path) -> ServedEnsemble:
+        copies.append(folder)
+        raise KeyError("programs")
+
+    def fails(champion: ServedEnsemble, images: np.ndarray) -> None:
+        raise TypeError("forward() takes 1 positional argument but 2 were given")
+
+    for module, name, how in ((embeddings, "look", fails), (served_ensemble, "ServedEnsemble", loaded)):
+        monkeypatch.setattr(module, name, how)
+        said = refused(capfd, folder, code=1)
+        assert "the champion, digits version 1, cannot be loaded: " in said
+    [copy] = copies
+    assert not copy.exists()
+    assert set(Path(tempfile.gettempdir()).iterdir()) <= before
+    assert not project.drift_folder("digits").exists()
 
 
 def test_a_champion_for_other_images_is_refused(data, incoming, monkeypatch):

@@ -176,6 +176,17 @@ def test_the_first_is_champion_the_same_again_nothing_new_a_changed_one_challeng
     assert versions() == {"1": ["challenger", "champion"], "2": []}
 
 
+def test_the_first_is_no_champion_without_a_number_for_each_score(finished_copy, capfd, monkeypatch):
+    def score(*arguments) -> dict[str, float]:
+        return original(*arguments) | {"ece": float("nan")}
+
+    original = scores.score
+    monkeypatch.setattr(scores, "score", score)
+    ensemble(read())
+    assert versions() == {"1": ["challenger"]}
+    assert "version 1, challenger; not champion, since it has no number for test_ece" in capfd.readouterr().out
+
+
 SERVE = """
 import sys
 repository, uri, images, answers = sys.argv[1:]

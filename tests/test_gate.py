@@ -229,7 +229,7 @@ def judged_once(tmp_path_factory, empty_store) -> Path:
         register("tie", nearest(100, scale=600.0), place / "3")
         broken = nearest(1)
         broken.means[0] = float("nan")
-        register("broken", broken, place / "4", metrics=dict.fromkeys(gate.METRICS, 0.9))
+        register("broken", broken, place / "4", metrics=dict.fromkeys(tracking.SCORES, 0.9))
         register("other test data", nearest(1), place / "5", test_sha256="0" * 64)
         register("nan", nearest(1), place / "6", metrics={"test_nll": float("nan")})
         register("missing", nearest(1), place / "7", leave_out=["test_ece"])

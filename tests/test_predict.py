@@ -22,13 +22,13 @@ def digit(finished, tmp_path):
     return file, str(labels[0])
 
 
-def refused(capfd, *arguments: str) -> str:
-    """The one line that the command says before it exits with 2."""
+def refused(capfd, *arguments: str, code: int = 2) -> str:
+    """The one line that the command says before it exits with that code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["predict", *arguments])
         with pytest.raises(SystemExit) as left:
             run(predict.command)
-    assert left.value.code == 2
+    assert left.value.code == code
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith("trainyard: ")
@@ -107,13 +107,13 @@ def test_without_a_champion_it_says_what_makes_one(store, project, black, capfd)
 
 
 def test_a_store_that_does_not_answer_is_named(project, no_store, black, capfd):
-    assert no_store in refused(capfd, black)
+    assert no_store in refused(capfd, black, code=1)
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////dev/null/x.db", "foo://bar", "postgresql://nobody@127.0.0.1:9/x"])
 def test_a_store_that_cannot_be_used_is_not_one_without_a_champion(project, monkeypatch, black, capfd, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert f"MLflow at {uri} cannot be used" in refused(capfd, black)
+    assert f"MLflow at {uri} cannot be used" in refused(capfd, black, code=1)
 
 
 def test_a_champion_whose_files_are_gone_is_said(finished_copy, no_store, monkeypatch):

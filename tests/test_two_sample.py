@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from flows.two_sample import classifier_scores, compare
+from lightning_modules.errors import InputError
 
 
 def normal(seed: int, count: int, shift: float = 0.0, features: int | None = None) -> np.ndarray:
@@ -65,3 +66,15 @@ def test_scores_are_of_images_that_the_classifier_was_not_trained_on():
     assert (len(incoming), len(reference)) == (25, 50)
     again = classifier_scores(normal(0, 51, features=4), normal(1, 101, features=4), seed=0)
     np.testing.assert_array_equal(incoming, again[0])
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_what_is_no_number_is_refused_and_not_called_the_same(wrong):
+    good, bad = normal(0, 50), normal(1, 50)
+    bad[:2] = wrong
+    with pytest.raises(InputError, match="confidence is no finite number for 2 of 50 incoming images"):
+        compare({"predictions": {"confidence": (bad, good)}})
+    with pytest.raises(InputError, match="confidence is no finite number for 2 of 50 held-out images"):
+        compare({"predictions": {"confidence": (good, bad)}})
+    with pytest.raises(InputError, match="an embedding is no finite number for 1 of 50 incoming images"):
+        classifier_scores(np.where(np.arange(50)[:, None] == 3, wrong, normal(2, 50, features=4)), good[:, None], 0)
