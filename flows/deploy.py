@@ -1,5 +1,5 @@
-"""What `trainyard serve` tells Prefect's server before its worker starts: the work pool, the limit on GPUs, which runs
-are gone, and the deployments of prefect.yaml.
+"""What `trainyard serve` tells Prefect's server before its worker starts: the work pool, a limit for each GPU, which
+runs are gone, and the deployments of prefect.yaml.
 
 Reads   prefect.yaml, by Prefect's own `prefect deploy --all`; PREFECT_API_URL
 Run     python -m flows.deploy
@@ -71,9 +71,8 @@ def main() -> None:
 
     with get_client(sync_client=True) as client:
         create_pool(client)
-        count = gpu_slots.create(client, anew=True)
-        if count:
-            print(f"limit {gpu_slots.name()}: {count} slots", flush=True)
+        for gpu in gpu_slots.create(client):
+            print(f"limit {gpu_slots.name(gpu)}: one stage at a time", flush=True)
         for name in end_lost_runs(client) if own else ():
             print(f"run {name} had no process any more: crashed", flush=True)
     sys.argv = ["prefect", "--no-prompt", "deploy", "--all"]

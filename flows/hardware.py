@@ -32,6 +32,14 @@ def gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def visible_gpus() -> list[str]:
+    """Those of `gpus`, each by what CUDA_VISIBLE_DEVICES calls it: what the user has written there, or its number."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = gpus()
+    names = [str(number) for number in range(count)] if given is None else [one.strip() for one in given.split(",")]
+    return names[:count]
+
+
 def accelerator(wanted: str, devices: int) -> str:
     """Resolves "auto" to "gpu" or "cpu", without starting CUDA.
 

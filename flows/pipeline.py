@@ -138,8 +138,9 @@ def run_stages(
     def dvc_stage(stage: str):
         log = get_run_logger().info
         log(f"runs because of {plan.reason(stage)}")
-        with gpu_slots.hold(shares[stage].gpus):
-            outcome = outcomes[stage] = repro(stage, log)
+        tell = functools.partial(repro.tell, stage, log=log)
+        with gpu_slots.hold(shares[stage].gpus, processes.closed, tell) as gpus:
+            outcome = outcomes[stage] = repro(stage, log, gpus)
         if outcome.problem:
             # Returned, not raised: there is no traceback that would tell a person more.
             return Failed(message=f"{stage}: {outcome.problem}")
@@ -164,7 +165,7 @@ def run_stages(
         """Notes whose process this is, for a server that comes back after it; the GPUs that stages may use."""
         with get_client(sync_client=True) as client:
             client.update_flow_run(flow_run.id, infrastructure_pid=str(os.getpid()))
-            return gpu_slots.create(client) if any(share.gpus for share in shares.values()) else 0
+            return len(gpu_slots.create(client)) if any(share.gpus for share in shares.values()) else 0
 
     gpus = begin()
     shown = artifacts.Artifacts(read.dataset, get_run_logger().warning)

@@ -53,6 +53,9 @@ def lasting(port: int) -> dict[str, str]:
         # By default who holds which slot is kept in memory: a server that was killed would hold a deployment's slot
         # for ever, and cancel each of its runs.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        # By default flow runs are kept for ever, and one that watches a folder makes 144 a day. This deletes those that
+        # ended 90 days ago, or as many seconds ago as PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD says.
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT__SERVER_FINAL": "1",
     }
 

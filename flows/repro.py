@@ -65,23 +65,30 @@ class Repro:
         self.jobs = jobs or {}
         self.variables = variables or {}  # more of the environment
 
-    def environment(self, stage: str) -> dict[str, str]:
-        """Of the stage's process: how many processes of its own it may run side by side, and this very Python."""
+    def environment(self, stage: str, gpus: Sequence[str] = ()) -> dict[str, str]:
+        """Of the stage's process: how many processes of its own it may run side by side, its GPUs, and this very
+        Python."""
         path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
         cores = self.jobs.get(stage, 1)
         jobs = {"TRAINYARD_JOBS": str(cores)}
         if cores < hardware.cores():
             # Else numpy and torch start a thread per core in each of the stages that run side by side.
             jobs["OMP_NUM_THREADS"] = str(cores)
-        return {**jobs, **os.environ, **self.variables, "PATH": path, "PYTHONUNBUFFERED": "1"}
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+        return {**jobs, **os.environ, **self.variables, **visible, "PATH": path, "PYTHONUNBUFFERED": "1"}
 
-    def __call__(self, stage: str, log: Callable[[str], None]) -> Outcome:
-        """Runs a stage, again for as long as another DVC is in its way. Never raises for what a stage does."""
+    def __call__(self, stage: str, log: Callable[[str], None], gpus: Sequence[str] = ()) -> Outcome:
+        """Runs a stage, again for as long as another DVC is in its way. Never raises for what a stage does.
+
+        Args:
+            log: told each line.
+            gpus: the only ones that the stage sees, by what CUDA_VISIBLE_DEVICES calls them; by default all.
+        """
         started = time.monotonic()
         delays = iter(BUSY_DELAYS)
         delay = BUSY_DELAYS[-1]
         while True:
-            code, lines, problem = self.once(stage, log)
+            code, lines, problem = self.once(stage, log, gpus)
             busy = code and any(BUSY.search(line) for line in lines)
             waited = time.monotonic() - started
             if not busy or self.processes.closed.is_set() or waited > BUSY_PATIENCE:
@@ -101,7 +108,9 @@ class Repro:
         self.tell(stage, f"FAILED after {seconds:.1f} s: {problem}", log)
         return Outcome(stage, seconds, problem, can_retry, tuple(lines)[-LAST_LINES:])
 
-    def once(self, stage: str, log: Callable[[str], None]) -> tuple[int, list[str], str | None]:
+    def once(
+        self, stage: str, log: Callable[[str], None], gpus: Sequence[str] = ()
+    ) -> tuple[int, list[str], str | None]:
         """DVC's exit code, the last lines, and what went wrong where it was not DVC's or the stage's doing."""
         lines: deque[str] = deque(maxlen=100)
 
@@ -115,7 +124,7 @@ class Repro:
         command = [*dvc, "--wait-for-lock", "repro", "--single-item", *self.flags, stage]
         try:
             code = self.processes.run(
-                command, on_line, cwd=self.root, env=self.environment(stage), time_limit=self.time_limit
+                command, on_line, cwd=self.root, env=self.environment(stage, gpus), time_limit=self.time_limit
             )
         except TimeLimitError as error:
             return 1, list(lines), str(error)

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
@@ -35,6 +36,7 @@ from lightning_modules.errors import InputError, UnavailableError
 
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 PATIENCE = 120  # seconds, for each part to answer; on a busy machine a new database takes 20
+LOG_SIZE = 10_000_000  # bytes of a log at which a start begins another one
 GRACE = 6.0  # seconds that each part is given to end
 
 
@@ -88,7 +90,7 @@ class Parts:
         return part
 
     def follow(self, part: Part, command: list[str], env: dict[str, str]) -> None:
-        with part.log.open("w", encoding="utf-8") as file:
+        with open_log(part.log) as file:
             try:
                 code = self.processes.run(command, lambda line: part.keep(line, file), env=env)
             except ClosedError:
@@ -127,6 +129,15 @@ class Parts:
         return part
 
 
+def open_log(path: Path) -> TextIO:
+    """To write behind what is there: it may say why an earlier start ended, which systemd has followed by this one."""
+    if path.exists() and path.stat().st_size > LOG_SIZE:
+        os.replace(path, path.with_name(f"{path.name}.1"))
+    file = path.open("a", encoding="utf-8")
+    print(f"--- started at {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}", file=file, flush=True)
+    return file
+
+
 def serve(root: Path, prefect_port: int | None, mlflow_port: int | None) -> int:
     """Returns the exit code when it has been stopped.
 
@@ -148,11 +159,18 @@ def serve(root: Path, prefect_port: int | None, mlflow_port: int | None) -> int:
         raise UnavailableError(f"{part.name} has ended by itself: look into {part.log}")
 
 
-def bring_up(root: Path, parts: Parts, prefect_port: int | None, mlflow_port: int | None) -> None:
-    """Starts everything and prints each address when it answers."""
+def bring_up(
+    root: Path, parts: Parts, prefect_port: int | None, mlflow_port: int | None, *, started_here: bool = False
+) -> None:
+    """Starts everything and prints each address when it answers.
+
+    Args:
+        started_here: whether the servers that the environment names, if any, are this command's own and not the user's.
+    """
     started = time.monotonic()
     env = environment()
     own_prefect = "PREFECT_API_URL" not in os.environ
+    whose = "" if started_here else " (yours)"
     mlflow_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     own_mlflow = not mlflow_uri.startswith(("http://", "https://"))
     if own_prefect:
@@ -169,10 +187,10 @@ def bring_up(root: Path, parts: Parts, prefect_port: int | None, mlflow_port: in
         mlflow = mlflow_uri.rstrip("/")
     env["PREFECT_API_URL"] = api
     parts.wait(lambda: ports.answers(f"{api}/health"), f"Prefect's server at {api}")
-    click.echo(f"Prefect      {api.removesuffix('/api')}{'' if own_prefect else ' (yours)'}")
+    click.echo(f"Prefect      {api.removesuffix('/api')}{'' if own_prefect else whose}")
 
     served.note(api, mlflow)
-    own = ["--own-server"] if own_prefect else []
+    own = ["--own-server"] if own_prefect or started_here else []
     deployed = parts.start("prefect deploy", [sys.executable, "-m", "flows.deploy", *own], env)
     parts.wait(lambda: False, "prefect deploy --all", ends=deployed)
     command = [sys.executable, "-c", WITH_PARENT, "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
@@ -182,7 +200,7 @@ def bring_up(root: Path, parts: Parts, prefect_port: int | None, mlflow_port: in
         click.echo(f"deployment   {name:<18} {when}")
     parts.wait(worker.up.is_set, "the worker")
     parts.wait(lambda: ports.answers(f"{mlflow}/health"), f"MLflow at {mlflow}")
-    click.echo(f"MLflow       {mlflow}{'' if own_mlflow else ' (yours)'}")
+    click.echo(f"MLflow       {mlflow}{'' if own_mlflow else whose}")
     click.echo(f"Ready after {time.monotonic() - started:.1f} s. Logs are in {served.folder()}. Ctrl-C ends it all.")
 
 

@@ -140,7 +140,7 @@ def serve_postgres(root: Path, wanted: dict[str, int | None], servers_only: bool
                 click.echo(f"Prefect      {where['prefect'].removesuffix('/api')}\nMLflow       {where['mlflow']}")
                 click.echo(f"Ready after {time.monotonic() - started:.1f} s. Logs are in {served.folder()}.")
             else:
-                serve.bring_up(root, servers, None, None)
+                serve.bring_up(root, servers, None, None, started_here=True)
             click.echo(f"In other terminals, before the commands of this project: . {folder() / 'env'}")
             part = servers.next()
         except serve.Stop:

@@ -32,6 +32,17 @@ def test_a_gpu_is_used_where_there_is_one_and_it_is_wanted(two_gpus):
     assert hardware.accelerator("cpu", 1) == "cpu"
 
 
+@pytest.mark.parametrize(
+    ("given", "seen"), [(None, ["0", "1"]), ("2,3", ["2", "3"]), ("GPU-1f, GPU-2e,-1,0", ["GPU-1f", "GPU-2e"])]
+)
+def test_gpus_are_named_as_the_user_did(monkeypatch, given, seen):
+    monkeypatch.setattr(hardware, "gpus", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert hardware.visible_gpus() == seen
+
+
 def test_more_gpus_than_there_are_are_refused(two_gpus):
     with pytest.raises(InputError, match=r"training.devices is 4, but there are 2 GPUs here"):
         hardware.accelerator("auto", 4)

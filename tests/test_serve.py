@@ -1,14 +1,15 @@
 """`trainyard serve` with real servers: what it brings up, what the scheduler does by itself, and bad days.
 
-Bringing it up takes some fifteen seconds: most tests share one.
+Bringing it up takes some fifteen seconds: tests share one, which those of bad days bring up again.
 """
 
-import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -51,14 +53,20 @@ def watch(dataset: str | None = None, workers: int | None = None, promote: bool 
           commit: bool = False, time_limit: float | None = None):
     pass
 """
-# One that hangs for as long as a file NAME.hold is there.
+# One that hangs for as long as a file NAME.hold is there, and says in NAME.ran how it ran.
 STAGE = """
-import os, sys, time
-name, seconds, *sources = sys.argv[1:]
+import json, os, sys, time
+name, *sources = sys.argv[1:]
+about = {"pid": os.getpid(), "started": time.time(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
+def note():
+    json.dump(about, open(f"{name}.ran.new", "w"))
+    os.replace(f"{name}.ran.new", f"{name}.ran")
 print(f"hello from {name}", flush=True)
-time.sleep(float(seconds))
+note()
 while os.path.exists(f"{name}.hold"):
     time.sleep(0.1)
+about["ended"] = time.time()
+note()
 open(f"{name}.txt", "w").write(name + "".join(open(source).read() for source in sources))
 """
 
@@ -70,7 +78,8 @@ def deployments() -> list[dict]:
 
 def prepare(folder: Path, ticks: float | None = 20) -> Path:
     """A project with its packages, as after `git clone`, whose deployments are those of prefect.yaml with stand-ins for
-    their flows, and one that ticks every twenty seconds, or when asked."""
+    their flows, and more: one that ticks every twenty seconds, or when asked, one that is only asked, and the flow
+    `retrain` itself."""
     make_project(folder)
     for package in ("flows", "lightning_modules"):
         (folder / package).symlink_to(ROOT / package)
@@ -83,6 +92,8 @@ def prepare(folder: Path, ticks: float | None = 20) -> Path:
     tick = {"name": "tick", "entrypoint": "standin.py:tick", **like}
     schedules = {"schedules": [{"interval": ticks}]} if ticks else {}
     given["deployments"].append({**tick, **schedules})
+    given["deployments"].append({**tick, "name": "nap"})
+    given["deployments"].append({**tick, "name": "real", "entrypoint": "flows.retrain_flow.retrain"})
     (folder / "prefect.yaml").write_text(yaml.safe_dump(given))
     return folder
 
@@ -95,15 +106,23 @@ def environment(**more: str) -> dict[str, str]:
 class Served:
     """A running `trainyard serve`."""
 
-    def __init__(self, folder: Path, prefect_port: int = 0, **env: str) -> None:
+    def __init__(self, folder: Path, **env: str) -> None:
         self.folder = folder
+        self.env = env
         self.log = folder / "serve.log"
-        self.prefect = f"http://127.0.0.1:{prefect_port or ports.free_port()}"
+        self.prefect = f"http://127.0.0.1:{ports.free_port()}"
         self.mlflow = f"http://127.0.0.1:{ports.free_port()}"
+        self.start()
+
+    def start(self) -> "Served":
+        """Also again, at the same addresses, when it has ended."""
         options = ["--prefect-port", self.prefect.rpartition(":")[2], "--mlflow-port", self.mlflow.rpartition(":")[2]]
         command = [sys.executable, "-m", "flows.serve", *options]
         with self.log.open("w") as file:
-            self.process = subprocess.Popen(command, cwd=folder, env=environment(**env), stdout=file, stderr=file)
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, env=environment(**self.env), stdout=file, stderr=file
+            )
+        return self
 
     def ready(self) -> "Served":
         assert soon(lambda: "Ready after" in self.said() or self.process.poll() is not None, 300), self.everything()
@@ -116,6 +135,9 @@ class Served:
     def everything(self) -> str:
         logs = [self.log, *(self.folder / ".trainyard" / "serve").glob("*.log")]
         return "\n".join(f"{log.name}:\n{log.read_text()}" for log in logs)
+
+    def logs(self, part: str) -> str:
+        return (self.folder / ".trainyard" / "serve" / f"{part}.log").read_text()
 
     def ask(self, path: str, **body) -> object:
         """Prefect's API."""
@@ -173,12 +195,22 @@ def running(process: psutil.Process) -> bool:
 
 
 @pytest.fixture(scope="module")
-def serving(tmp_path_factory) -> Iterator[Served]:
-    served = Served(prepare(tmp_path_factory.mktemp("served") / "a project"))
+def served(tmp_path_factory) -> Iterator[Served]:
+    # A database's old runs are looked for every hour.
+    often = {"PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": "5"}
+    served = Served(prepare(tmp_path_factory.mktemp("served") / "a project"), **often)
     try:
-        yield served.ready()
+        yield served
     finally:
         served.end()
+
+
+@pytest.fixture
+def serving(served) -> Served:
+    """The one that tests share; up, whatever the one before has done to it."""
+    if served.process.poll() is not None:
+        served.start()
+    return served.ready()
 
 
 def trainyard(served: Served, command: str, *arguments: str, code: str = "", **env: str) -> subprocess.CompletedProcess:
@@ -191,20 +223,25 @@ def trainyard(served: Served, command: str, *arguments: str, code: str = "", **e
 
 
 def write_stages(folder: Path, stages: dict) -> None:
-    """Name: (seconds, what it needs)."""
+    """Name: what it needs."""
     described = {
         name: {
-            "cmd": " ".join(["python stage.py", name, str(seconds), *(f"{need}.txt" for need in needs)]),
+            "cmd": " ".join(["python stage.py", name, *(f"{need}.txt" for need in needs)]),
             "deps": [f"{need}.txt" for need in needs],
             "outs": [f"{name}.txt"],
         }
-        for name, (seconds, needs) in stages.items()
+        for name, needs in stages.items()
     }
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": described}, sort_keys=False))
     if not (folder / ".dvc").is_dir():
         subprocess.run(
             [sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, env=environment(), check=True
         )  # fmt: skip
+
+
+def ran(folder: Path, stage: str) -> dict:
+    """How it ran: pid, gpus (its CUDA_VISIBLE_DEVICES), and when it started and ended."""
+    return json.loads((folder / f"{stage}.ran").read_text())
 
 
 def test_every_address_answers_and_is_printed(serving):
@@ -226,6 +263,9 @@ def test_the_scheduler_makes_a_run_by_itself_and_it_executes(serving):
 
     assert soon(finished, 90), serving.everything()
     assert (serving.folder / "ticks").read_text()
+    # Further ticks would only take the other tests' time.
+    [tick] = [one for one in serving.ask("/deployments/filter") if one["name"] == "tick"]
+    serving.ask(f"/deployments/{tick['id']}/pause_deployment")
 
 
 def test_what_prefect_yaml_says_is_what_the_server_has(serving):
@@ -315,7 +355,7 @@ Variable.set("trainyard_notify", "custom-webhook/team")
 """
     api = {"PREFECT_API_URL": f"{serving.prefect}/api"}
     subprocess.run([sys.executable, "-c", block], cwd=serving.folder, env=environment(**api), check=True, timeout=60)
-    write_stages(serving.folder, {"first": (0, []), "bad": (0, []), "other": (0, ["first"]), "last": (0, ["bad"])})
+    write_stages(serving.folder, {"first": [], "bad": [], "other": ["first"], "last": ["bad"]})
     (serving.folder / "bad.hold").touch()
     try:
         done = trainyard(serving, "pipeline", "--workers", "2", "--time-limit", "25")
@@ -356,124 +396,144 @@ Variable.set("trainyard_notify", "custom-webhook/team")
     assert set(re.findall(r"^(\w+) +\|", done.stdout, re.MULTILINE)) == {"bad", "last"}
 
 
-def test_stages_on_one_gpu_take_turns_over_two_pipelines(serving):
-    """The machine is said to have a GPU; what is held is a real limit on the server, as `serve` made it."""
-    for count in (2, 1):
-        deploy = f"from flows import hardware; hardware.gpus = lambda: {count}; from flows import deploy; deploy.main()"
-        api = {"PREFECT_API_URL": f"{serving.prefect}/api"}
-        subprocess.run([sys.executable, "-c", deploy], cwd=serving.folder, env=environment(**api), check=True)
-        limits = serving.ask("/v2/concurrency_limits/filter")
-        assert [limit["limit"] for limit in limits if limit["name"].startswith("gpu-")] == [count]
-    write_stages(serving.folder, {"train": (1.5, []), "evaluate": (1.5, [])})
-    code = "from flows import hardware; hardware.gpus = lambda: 1"
-    done = trainyard(serving, "pipeline", "--workers", "2", code=code)
-    assert done.returncode == 0, done.stdout + done.stderr
-    limits = serving.ask("/v2/concurrency_limits/filter")
-    limit = next(limit for limit in limits if limit["name"].startswith("gpu-"))
-    assert (limit["limit"], limit["active_slots"]) == (1, 0)
-
-    # Another flow has the slot: a stage that needs it waits.
-    (serving.folder / "train.txt").unlink()
-    taken = serving.ask("/v2/concurrency_limits/increment", names=[limit["name"]], slots=1, mode="concurrency")
-    command = [sys.executable, "-c", f"{code}\nfrom flows.pipeline import command; command(['train'])"]
-    waiting = subprocess.Popen(command, cwd=serving.folder, env=environment(), stdout=subprocess.DEVNULL)
-    try:
-        run = {"flows": {"name": {"any_": ["pipeline"]}}, "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
-        assert soon(lambda: serving.ask("/flow_runs/filter", **run), 60)
-        time.sleep(2)
-        assert not (serving.folder / "train.txt").exists()
-        serving.ask("/v2/concurrency_limits/decrement", names=[limit["name"]], slots=1)
-        assert waiting.wait(90) == 0
-    finally:
-        waiting.kill()
-        waiting.wait()
-    assert taken[0]["name"] == limit["name"]
-    assert (serving.folder / "train.txt").is_file()
+# A machine that is said to have two GPUs, of which the user lets this project see the fourth and the sixth.
+GPUS = "from flows import hardware; hardware.gpus = lambda: 2"
+SEEN = {"CUDA_VISIBLE_DEVICES": "3,5"}
+LIMITS = {gpu: f"gpu-{socket.gethostname()}-{gpu}" for gpu in ("3", "5")}
 
 
-def test_a_limit_that_does_not_exist_is_no_licence(serving):
-    code = "from flows import gpu_slots\nwith gpu_slots.hold(1): print('held')"
-    api = {"PREFECT_API_URL": f"{serving.prefect}/api"}
-    code = "import socket; socket.gethostname = lambda: 'elsewhere'\n" + code
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=serving.folder, env=environment(**api), capture_output=True, text=True
-    )
-    assert "ConcurrencySlotAcquisitionError" in done.stderr
-    assert "held" not in done.stdout
+def test_a_gpu_has_one_stage_at_a_time_over_all_flows_and_a_stage_sees_its_own_alone(serving):
+    """What is held are real limits on the server, as `serve` makes them."""
+    folder = serving.folder
+    # The deployments are there already.
+    deploy = f"{GPUS}; import runpy; runpy.run_module = lambda *_, **__: 0; from flows import deploy; deploy.main()"
+    env = environment(PREFECT_API_URL=f"{serving.prefect}/api", **SEEN)
+    subprocess.run([sys.executable, "-c", deploy], cwd=folder, env=env, check=True, capture_output=True)
 
+    def slots() -> dict[str, tuple[int, int]]:
+        found = serving.ask("/v2/concurrency_limits/filter", limit=100)
+        return {one["name"]: (one["limit"], one["active_slots"]) for one in found if one["name"] in LIMITS.values()}
 
-def test_the_server_dies_in_the_middle_of_a_flow_and_comes_back(tmp_path):
-    folder = prepare(tmp_path / "a project", ticks=None)
-    write_stages(folder, {"a": (0, []), "slow": (0, ["a"]), "end": (0, ["slow"])})
-    (folder / "slow.hold").touch()
-    first = Served(folder).ready()
-    again = None
+    def on_gpus() -> dict[str, str]:
+        """Of the stages that have started."""
+        return {name: ran(folder, name)["gpus"] for name in ("train", "evaluate") if (folder / f"{name}.ran").exists()}
+
+    def said(*lines: str) -> bool:
+        return all(re.search(line, output.read_text(), re.MULTILINE) for line in lines)
+
+    assert slots() == dict.fromkeys(LIMITS.values(), (1, 0))
+    serving.ask("/v2/concurrency_limits/increment", names=list(LIMITS.values()), slots=1, mode="concurrency")
+    needs = {"train": [], "evaluate": [], "one": [], "two": ["one"], "three": ["two"]}
+    write_stages(folder, needs)
+    for name in ("train", "evaluate", "two"):
+        (folder / f"{name}.hold").touch()
     output = folder / "pipeline.log"
-    api = {"PREFECT_API_URL": f"{first.prefect}/api"}
+    code = f"{GPUS}\nfrom flows.pipeline import command\ncommand(['--workers', '3'])"
+    with output.open("w") as file:
+        flow = subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=env, stdout=file, stderr=file)
     try:
-        with output.open("w") as file:
-            command = [sys.executable, "-m", "flows.pipeline"]
-            flow = subprocess.Popen(command, cwd=folder, env=environment(**api), stdout=file, stderr=file)
-        assert soon(lambda: "hello from slow" in output.read_text(), 90), output.read_text()
-        first.part("uvicorn", "prefect.server").kill()
-        # What is served ends with it, and says why.
-        assert first.process.wait(60) == 1
-        assert "Prefect's server was ended by SIGKILL" in first.said()
-        assert "Traceback" not in first.said()
+        # Other flows have both GPUs. Stages of the CPU go on, one after another: time enough for `train` to start.
+        waits = (r"^train +\| waits for a GPU", r"^evaluate +\| waits for a GPU")
+        assert soon(lambda: said(*waits, r"^two +\| hello"), 90), output.read_text()
+        assert on_gpus() == {}
+        assert ran(folder, "two")["gpus"] == SEEN["CUDA_VISIBLE_DEVICES"]
 
-        again = Served(folder, prefect_port=int(first.prefect.rpartition(":")[2])).ready()
-        assert flow.poll() is None, output.read_text()
-        (folder / "slow.hold").unlink()
-        assert flow.wait(120) == 0, output.read_text()
-        runs = again.ask("/flow_runs/filter", flows={"name": {"any_": ["pipeline"]}})
-        assert [run["state"]["name"] for run in runs] == ["Completed"]
-        done = trainyard(again, "pipeline")
-        assert done.stdout == "everything is up to date\n"
-        active = [s["active"] for d in again.ask("/deployments/filter") for s in d["schedules"]]
-        assert len(active) == len(deployments())
-        assert all(active)
-        assert again.stop(signal.SIGTERM) == 0
-        assert "schedules are kept" in again.said()
+        # One GPU becomes free: one stage has it, and the other waits while that is at work.
+        serving.ask("/v2/concurrency_limits/decrement", names=[LIMITS["5"]], slots=1)
+        assert soon(on_gpus, 90), output.read_text()
+        (folder / "two.hold").unlink()
+        assert soon(lambda: said(r"^three +\| done"), 90), output.read_text()
+        assert list(on_gpus().values()) == ["5"]
+
+        serving.ask("/v2/concurrency_limits/decrement", names=[LIMITS["3"]], slots=1)
+        assert soon(lambda: len(on_gpus()) == 2, 90), output.read_text()
+        assert set(on_gpus().values()) == {"3", "5"}
+        assert slots() == dict.fromkeys(LIMITS.values(), (1, 1))
     finally:
-        first.end()
-        if again:
-            again.end()
-        with contextlib.suppress(ProcessLookupError):
-            flow.kill()
-        flow.wait()
+        for hold in folder.glob("*.hold"):
+            hold.unlink()
+        code = flow.wait(90)
+    assert code == 0, output.read_text()
+    assert slots() == dict.fromkeys(LIMITS.values(), (1, 0))
 
 
-def test_a_worker_or_all_killed_in_the_middle_of_a_run(tmp_path):
-    folder = prepare(tmp_path / "a project", ticks=None)
-    served = Served(folder).ready()
+HOLDS = f"""
+import contextlib, queue, socket, threading
+{GPUS}
+from flows import gpu_slots
+from prefect.client.orchestration import get_client
+
+with get_client(sync_client=True) as client:
+    gpu_slots.create(client)
+
+said, closed = queue.Queue(), threading.Event()
+
+def both():
+    with gpu_slots.hold(2, closed, said.put) as gpus:
+        print("both", *gpus, flush=True)
+
+other = threading.Thread(target=both)
+with gpu_slots.hold(1, closed, print) as first:
+    other.start()
+    said.get(timeout=60)
+    print(gpu_slots.take(contextlib.ExitStack(), ["3", "5"]), flush=True)
+    with gpu_slots.hold(1, closed, print) as second:
+        print("one each", *first, *second, flush=True)
+other.join()
+with gpu_slots.hold(2, closed, print):
+    threading.Timer(0.1, closed.set).start()
+    with gpu_slots.hold(1, closed, said.put) as none:
+        print("ended while it waited", *none, flush=True)
+socket.gethostname = lambda: "elsewhere"
+with gpu_slots.hold(1, threading.Event(), print):
+    print("held")
+"""
+
+
+def test_gpus_are_taken_together_or_not_at_all_and_a_limit_that_does_not_exist_is_no_licence(serving):
+    """Who waits for two does not keep the one that is free from others, nor does who was too late for one of two."""
+    env = environment(PREFECT_API_URL=f"{serving.prefect}/api", **SEEN)
+    done = subprocess.run(
+        [sys.executable, "-c", HOLDS], cwd=serving.folder, env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.splitlines() == ["False", "one each 3 5", "both 3 5", "ended while it waited"], done.stderr
+    assert "UnavailableError: Prefect's server has no concurrency limit gpu-elsewhere-3" in done.stderr
+
+
+def test_flow_runs_that_ended_90_days_ago_are_deleted(serving):
+    """Else the database would grow for ever: a deployment that watches a folder makes 144 a day."""
+    flow = serving.ask("/flows/filter")[0]["id"]
+    runs = {days: serving.ask("/flow_runs/", flow_id=flow, state={"type": "COMPLETED"})["id"] for days in (80, 100)}
+    with sqlite3.connect(serving.folder / ".trainyard" / "prefect" / "prefect.db", timeout=60) as database:
+        for days, run in runs.items():
+            ended = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=days)
+            changed = database.execute("UPDATE flow_run SET end_time = ? WHERE id = ?", (str(ended), run))
+            assert changed.rowcount == 1
+
+    def kept() -> list[str]:
+        return [run["id"] for run in serving.ask("/flow_runs/filter", flow_runs={"id": {"any_": [*runs.values()]}})]
+
+    assert soon(lambda: kept() == [runs[80]], 60), kept()
+
+
+def test_cancel_ends_the_stages(serving):
+    """As on Prefect's page, of a run of a deployment."""
+    folder = serving.folder
+    write_stages(folder, {"sleeper": []})
+    (folder / "sleeper.hold").touch()
     try:
-        run = served.press_run("tick", seconds=120)
-        assert soon(lambda: (folder / "ticks").exists() and served.state(run) == "Running", 60), served.everything()
-        flow = psutil.Process(int((folder / "ticks").read_text()))
-        served.part("worker", "start").kill()
-        assert served.process.wait(60) == 1
-        assert "the worker was ended by SIGKILL" in served.said()
-        assert soon(lambda: not running(flow), 20)
-
-        served = Served(folder).ready()
-        assert soon(lambda: served.state(run) == "Crashed", 20), served.run(run)["state"]
-        run = served.press_run("tick", seconds=120, file="more")
-        assert soon(lambda: (folder / "more").exists(), 60), served.everything()
-        children = psutil.Process(served.process.pid).children(recursive=True)
-        served.process.kill()
-        served.process.wait()
-        assert soon(lambda: not any(map(running, children)), 30), [c.cmdline() for c in children if running(c)]
-
-        served = Served(folder).ready()
-        assert soon(lambda: served.state(run) == "Crashed", 20), served.run(run)["state"]
-        # Ctrl-C on a terminal reaches everybody.
-        run = served.press_run("tick", seconds=120, file="last")
-        assert soon(lambda: (folder / "last").exists(), 60), served.everything()
-        assert served.stop(signal.SIGINT) == 0
-        assert "Traceback" not in served.said()
-        assert not (folder / ".trainyard" / "serve" / "addresses.json").exists()
+        run = serving.press_run("real")
+        assert soon(lambda: (folder / "sleeper.ran").exists(), 90), serving.everything()
+        stage = psutil.Process(ran(folder, "sleeper")["pid"])
+        # The stage, its shell, DVC and the flow, below the worker.
+        family = [stage, *(one for one in stage.parents() if {"dvc", "flows.flow_run"} & set(one.cmdline()))]
+        assert len(family) == 3
+        serving.ask(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"})
+        assert soon(lambda: not any(map(running, family)), 60), [one.cmdline() for one in family if running(one)]
+        assert soon(lambda: serving.state(run) == "Cancelled", 60), serving.run(run)["state"]
+        assert not (folder / "sleeper.txt").exists()
     finally:
-        served.end()
+        (folder / "sleeper.hold").unlink()
 
 
 def test_the_users_own_servers_are_used(serving, tmp_path):
@@ -487,6 +547,8 @@ def test_the_users_own_servers_are_used(serving, tmp_path):
         commands = [" ".join(child.cmdline()) for child in psutil.Process(served.process.pid).children(recursive=True)]
         assert any("worker" in command for command in commands)
         assert not any("uvicorn" in command for command in commands)
+        assert served.stop(signal.SIGINT) == 0  # Ctrl-C
+        assert "Traceback" not in served.said()
     finally:
         served.end()
     assert not (folder / "mlflow.db").exists()
@@ -512,6 +574,71 @@ def test_prefect_deploy_against_a_work_pool_of_processes(serving, tmp_path):
     assert (folder / "ticks").is_file()
 
 
+def test_the_server_dies_in_the_middle_of_a_flow_and_comes_back(serving):
+    folder = serving.folder
+    write_stages(folder, {"a": [], "slow": ["a"], "end": ["slow"]})
+    (folder / "slow.hold").touch()
+    output = folder / "pipeline.log"
+    with output.open("w") as file:
+        command = [sys.executable, "-m", "flows.pipeline"]
+        env = environment(PREFECT_API_URL=f"{serving.prefect}/api")
+        flow = subprocess.Popen(command, cwd=folder, env=env, stdout=file, stderr=file)
+    try:
+        assert soon(lambda: "hello from slow" in output.read_text(), 90), output.read_text()
+        serving.part("uvicorn", "prefect.server").kill()
+        # What is served ends with it, and says why.
+        assert serving.process.wait(60) == 1
+        assert "Prefect's server was ended by SIGKILL" in serving.said()
+        assert "Traceback" not in serving.said()
+        before = serving.logs("worker")
+
+        serving.start().ready()
+        assert flow.poll() is None, output.read_text()
+        (folder / "slow.hold").unlink()
+        assert flow.wait(120) == 0, output.read_text()
+        done = serving.ask("/flow_runs/filter", flows={"name": {"any_": ["pipeline"]}}, sort="START_TIME_DESC")[0]
+        assert done["state"]["name"] == "Completed"
+        assert trainyard(serving, "pipeline").stdout == "everything is up to date\n"
+        # Schedules are kept, and so is what the parts said before.
+        active = {one["name"]: [s["active"] for s in one["schedules"]] for one in serving.ask("/deployments/filter")}
+        assert [active[one["name"]] for one in deployments()] == [[True]] * len(deployments())
+        assert serving.logs("worker").startswith(before)
+        assert serving.logs("worker").count("--- started at ") == before.count("--- started at ") + 1
+    finally:
+        flow.kill()
+        flow.wait()
+
+
+def test_a_worker_or_all_killed_in_the_middle_of_a_run(serving):
+    folder = serving.folder
+    run = serving.press_run("nap", seconds=120, file="first nap")
+    assert soon(lambda: (folder / "first nap").exists() and serving.state(run) == "Running", 60), serving.everything()
+    flow = psutil.Process(int((folder / "first nap").read_text()))
+    serving.part("worker", "start").kill()
+    assert serving.process.wait(60) == 1
+    assert "the worker was ended by SIGKILL" in serving.said()
+    assert soon(lambda: not running(flow), 20)
+
+    serving.start().ready()
+    assert soon(lambda: serving.state(run) == "Crashed", 20), serving.run(run)["state"]
+    run = serving.press_run("nap", seconds=120, file="second nap")
+    assert soon(lambda: (folder / "second nap").exists(), 60), serving.everything()
+    children = psutil.Process(serving.process.pid).children(recursive=True)
+    serving.process.kill()
+    serving.process.wait()
+    assert soon(lambda: not any(map(running, children)), 30), [c.cmdline() for c in children if running(c)]
+
+    serving.start().ready()
+    assert soon(lambda: serving.state(run) == "Crashed", 20), serving.run(run)["state"]
+    # SIGTERM, as systemd sends it, while a run is at work.
+    serving.press_run("nap", seconds=120, file="last nap")
+    assert soon(lambda: (folder / "last nap").exists(), 60), serving.everything()
+    assert serving.stop(signal.SIGTERM) == 0
+    assert "schedules are kept" in serving.said()
+    assert "Traceback" not in serving.said()
+    assert not (folder / ".trainyard" / "serve" / "addresses.json").exists()
+
+
 def test_a_server_that_does_not_answer_is_named(tmp_path, monkeypatch):
     from flows import serve
 
@@ -522,6 +649,49 @@ def test_a_server_that_does_not_answer_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     with pytest.raises(serve.UnavailableError, match=r"Prefect's server at http://127\.0\.0\.1:9/api does not answer"):
         serve.serve(folder, None, None)
+
+
+@pytest.mark.parametrize("started_here", [True, False])
+def test_servers_that_it_has_started_itself_are_not_called_the_users(tmp_path, monkeypatch, capsys, started_here):
+    """And flow runs that are lost are ended on them alone: on others somebody else's may run."""
+    from flows import serve
+
+    class Parts:
+        def __init__(self) -> None:
+            self.commands = []
+
+        def start(self, name: str, command: list[str], env: dict, sign: str | None = None) -> serve.Part:
+            self.commands.append(command)
+            return serve.Part(name, tmp_path)
+
+        def wait(self, condition, what: str, ends: serve.Part | None = None) -> None:
+            pass
+
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr(serve, "environment", lambda: dict(os.environ))
+    folder = make_project(tmp_path / "a project")
+    shutil.copy(ROOT / "prefect.yaml", folder)
+    monkeypatch.chdir(folder)
+    parts = Parts()
+    serve.bring_up(folder, parts, None, None, started_here=started_here)
+    assert capsys.readouterr().out.count("(yours)") == (0 if started_here else 2)
+    [deploy] = [command for command in parts.commands if "flows.deploy" in command]
+    assert ("--own-server" in deploy) == started_here
+
+
+def test_a_log_is_kept_and_a_large_one_put_aside(tmp_path, monkeypatch):
+    """Else a restart by systemd would wipe out why it had to."""
+    from flows import serve
+
+    log = tmp_path / "worker.log"
+    log.write_text("why it ended\n")
+    serve.open_log(log).close()
+    assert re.fullmatch(r"why it ended\n--- started at \d{4}-\d\d-\d\d [\d:]{8} [+-]\d{4}\n", log.read_text())
+    monkeypatch.setattr(serve, "LOG_SIZE", 10)
+    serve.open_log(log).close()
+    assert (tmp_path / "worker.log.1").read_text().startswith("why it ended\n")
+    assert log.read_text().startswith("--- started at ")
 
 
 @pytest.mark.parametrize("deployment", deployments(), ids=lambda deployment: deployment["name"])

@@ -299,6 +299,7 @@ def test_its_worker_executes_what_is_asked_for(servers):
     state = f"SELECT state_type FROM flow_run WHERE id = '{run}'"
     assert soon(lambda: servers.query("prefect", state) == [("COMPLETED",)], 90), servers.everything()
     assert (servers.folder / "ticked").exists()
+    assert "(yours)" not in servers.log.read_text()  # it started them itself
 
 
 @pytest.fixture
