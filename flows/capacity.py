@@ -34,7 +34,8 @@ def shares(widths: Mapping[str, int], workers: int, params: Params, gpus: int) -
         on_gpu = bool(gpus) and params.training.accelerator != "cpu" and group in ON_GPU
         share = max(1, cores // min(workers, wide))
         if group == "train" and member in params.members and not on_gpu:
-            share = max(share, params.settings(member)["threads"])
+            processes = params.training.devices if params.training.strategy == "ddp" else 1
+            share = max(share, processes * params.settings(member)["threads"])
         devices = min(params.training.devices, gpus) if group == "train" else 1
         found[stage] = Share(share, devices if on_gpu else 0)
     return found

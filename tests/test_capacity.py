@@ -32,11 +32,14 @@ def test_stages_side_by_side_divide_the_cores_and_one_alone_has_them_all(machine
     assert shares(WIDTHS, 1, params(), gpus=0)["train@mlp"] == Share(cores=8)
 
 
-@pytest.mark.parametrize(("threads", "together"), [(1, 2), (2, 1), (5, 1)])
-def test_two_trainings_on_two_cores_never_run_four_threads(machine, threads, together):
+@pytest.mark.parametrize(
+    ("training", "cores", "together"),
+    [({"threads": 1}, 1, 2), ({"threads": 2}, 2, 1), ({"threads": 5}, 5, 1), ({"devices": 2, "strategy": "ddp"}, 2, 1)],
+)
+def test_two_trainings_on_two_cores_never_run_four_threads(machine, training, cores, together):
     machine(2)
-    found = shares(WIDTHS, 2, params(threads=threads), gpus=0)
-    assert found["train@mlp"].cores == threads
+    found = shares(WIDTHS, 2, params(**training), gpus=0)
+    assert found["train@mlp"].cores == cores
     room = Room(found, 2, gpus=0)
     assert len(room.choose(["train@mlp", "train@cnn"])) == together
     if together == 1:
