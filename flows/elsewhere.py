@@ -162,7 +162,9 @@ def prepare(task: Errand, root: Path) -> None:
         )
     refuse_to_lose(root)
     for path, text in {"params.yaml": task.params, "dvc.lock": task.lock, **task.files}.items():
-        write_if_changed(root / path, text)
+        project.write_if_changed(root / path, text)
+    if not task.lock:
+        (root / "dvc.lock").unlink()  # an empty one is none that DVC can read
     note(root)
     # A folder of which a stage needs all, like models/<dataset>, may hold what other errands left.
     made = [out["path"] for name in task.needs for out in stages_of(task.lock).get(name, {}).get("outs", ())]
@@ -205,15 +207,6 @@ def note(root: Path) -> None:
     project.write_json(root / ".trainyard" / NOTE, left)
 
 
-def write_if_changed(file: Path, text: str) -> None:
-    """A file that is written anew is hashed anew by DVC."""
-    if not text:
-        file.unlink(missing_ok=True)
-    elif not file.is_file() or file.read_text(encoding="utf-8") != text:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-
-
 def dvc(root: Path, processes: Processes, log: Callable[[str], None], *arguments: str) -> None:
     """Raises UnavailableError with DVC's own words where it fails."""
     lines: deque[str] = deque(maxlen=20)
@@ -249,7 +242,7 @@ def take_back(root: Path, back: Return, uncached: Iterable[str]) -> None:
         target = root / path
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
     for path, text in back.files.items():
-        write_if_changed(root / path, text)
+        project.write_if_changed(root / path, text)
     content["stages"][back.outcome.stage] = back.entry
     temporary = lock.with_name(f".dvc.lock.{os.getpid()}")
     temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=2**16), encoding="utf-8")
