@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flows import fetch, project
-from flows.sources import ADDED, FORMATS, GREY_MODES, WIDE_MODES, Images, shown, unreadable
+from flows.sources import ADDED, FORMATS, GREY_MODES, WIDE_MODES, Images, shown
 from lightning_modules.errors import InputError
 
 # Pillow's modes by number of channels: what an image file can be taken in as.
@@ -43,25 +43,28 @@ def decode(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     """An image file as uint8, H×W×C.
 
     Raises:
-        InputError: it is no image of that shape. The message is one sentence about the file.
+        InputError: it is no image of that shape; the message goes on after the file's name, or "it".
     """
     from PIL import Image
 
     height, width, channels = shape
     if channels not in MODES:
-        raise InputError(f"image files have 1 or 3 channels here, and the images of this dataset have {channels}")
-    with unreadable(file), Image.open(file, formats=FORMATS) as image:
-        # The header alone is read so far: a file that claims to be huge is never decoded.
-        if image.size != (width, height):
-            raise InputError(
-                f"{shown(file)} is {image.size[0]}×{image.size[1]}, but the dataset's images are {width}×{height} "
-                "(width×height)"
-            )
-        if image.mode.startswith(WIDE_MODES):
-            raise InputError(f"{shown(file)} has more than 8 bits a channel ({image.mode}): save it with 8")
-        if channels == 1 and image.mode not in GREY_MODES:
-            raise InputError(f"{shown(file)} has colour ({image.mode}), but the dataset's images are grey: save it so")
-        return np.asarray(image.convert(MODES[channels]), np.uint8).reshape(shape)
+        raise InputError(f"has 1 or 3 channels, as image files have here, but the dataset's images have {channels}")
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            # The header alone is read so far: a file that claims to be huge is never decoded.
+            if image.size != (width, height):
+                # Not resized: that would change contrast and sharpness, which drift compares.
+                raise InputError(f"is {image.size[0]}×{image.size[1]}, not {width}×{height} (width×height)")
+            if image.mode.startswith(WIDE_MODES):
+                raise InputError(f"has more than 8 bits a channel ({image.mode}): save it with 8")
+            if channels == 1 and image.mode not in GREY_MODES:
+                raise InputError(f"has colour ({image.mode}), but the dataset is grey")
+            return np.asarray(image.convert(MODES[channels]), np.uint8).reshape(shape)
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's readers raise a dozen kinds of errors on a damaged file
+        raise InputError(f"is no readable image ({' '.join(str(error).split())[:200]})") from None
 
 
 def encode(image: np.ndarray, file: Path) -> None:
@@ -98,7 +101,10 @@ def join(dataset: str, images: Images) -> Images:
             raise InputError(
                 f"{shown(file)} is in no folder of a class of {dataset}: move it to data/incoming/<class>/"
             )
-        image = decode(file, shape)
+        try:
+            image = decode(file, shape)
+        except InputError as error:
+            raise InputError(f"{shown(file)} {error}") from None
         if file.name != f"{digest(image)}.png":
             raise InputError(
                 f"{shown(file)} is not the image that its name says (changed, damaged or put there by hand): "

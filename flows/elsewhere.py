@@ -171,7 +171,7 @@ def prepare(task: Errand, root: Path) -> None:
         )
     refuse_to_lose(root, task)
     for path, text in {**task.settings, **task.files}.items():
-        write_if_changed(root / path, text)
+        project.write_if_changed(root / path, text)
     note(root, task)
     # A folder of which a stage needs all, like models/<dataset>, may hold what other errands left.
     locked = stages_of(task.settings["dvc.lock"])
@@ -214,15 +214,6 @@ def note(root: Path, task: Errand) -> None:
     file = root / ".trainyard" / NOTE
     left = project.read_json(file) if file.is_file() else {}
     project.write_json(file, left | {name: md5(root / name) for name in task.settings})
-
-
-def write_if_changed(file: Path, text: str) -> None:
-    """A file that is written anew is hashed anew by DVC."""
-    if not text:
-        file.unlink(missing_ok=True)
-    elif not file.is_file() or file.read_text(encoding="utf-8") != text:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
 
 
 def dvc(
@@ -271,7 +262,7 @@ def take_back(root: Path, back: Return, uncached: Iterable[str]) -> None:
         target = root / path
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
     for path, text in back.files.items():
-        write_if_changed(root / path, text)
+        project.write_if_changed(root / path, text)
     content["stages"][back.outcome.stage] = back.entry
     temporary = lock.with_name(f".dvc.lock.{os.getpid()}")
     temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=2**16), encoding="utf-8")

@@ -7,6 +7,7 @@ Writes  metrics/<dataset>/ensemble.json;
 Run     python -m flows.ensemble
 """
 
+import csv
 import hashlib
 import json
 import tempfile
@@ -100,16 +101,12 @@ def ensemble(params: Params) -> dict:
     say(result)
 
     trained = {member: models.load(name, member) for member in params.members}
-    digest = hashlib.sha256(
-        json.dumps(
-            {
-                "method": method,
-                "weights": None if weights is None else weights.tolist(),
-                "networks": [replica["weights_sha256"] for card, _ in trained.values() for replica in card["replicas"]],
-                "test": data.card["test_sha256"],
-            }
-        ).encode()
-    ).hexdigest()
+    digest = digest_of(
+        method,
+        None if weights is None else weights.tolist(),
+        [member_card for member_card, _ in trained.values()],
+        data.card["test_sha256"],
+    )
     card = {
         "method": method,
         "members": ", ".join(params.members),
@@ -138,6 +135,34 @@ def ensemble(params: Params) -> dict:
             stays = f"; not champion, since it has no number for {', '.join(version['unknown'])}"
         print(f"registered: {version['name']} version {version['version']}, {' and '.join(version['aliases'])}{stays}")
     return result
+
+
+def digest_of(method: str, weights: list[float] | None, cards: Iterable[dict], test_sha256: str) -> str:
+    """Of all that makes an ensemble: the way to vote, its weights if it has some, the networks by their members' cards,
+    and the test data."""
+    networks = [replica["weights_sha256"] for card in cards for replica in card["replicas"]]
+    made_of = {"method": method, "weights": weights, "networks": networks, "test": test_sha256}
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+
+
+def digest_here(params: Params) -> str:
+    """That of the ensemble whose files lie here, by which the registry knows it.
+
+    Raises:
+        InputError: there is none.
+    """
+    name = params.dataset
+    try:
+        method = project.read_json(project.ensemble_metrics_file(name))["method"]
+        weights = None
+        if method == "weighted_vote":
+            with (project.plots_folder(name) / "ensemble" / "weights.csv").open(newline="", encoding="utf-8") as file:
+                weights = [float(row["weight"]) for row in csv.DictReader(file)]
+        cards = [project.read_json(project.model_folder(name, member) / "member.json") for member in params.members]
+        data = project.read_json(project.data_folder(name) / "dataset.json")
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} does not exist: run dvc repro ensemble") from None
+    return digest_of(method, weights, cards, data["test_sha256"])
 
 
 def choose(candidates: dict[str, dict[str, float]], select_by: str) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.sources import FORMATS, GREY_MODES, SUFFIXES, WIDE_MODES
+from flows.added import decode
+from flows.sources import SUFFIXES
 from lightning_modules.errors import InputError
 
 
@@ -68,32 +69,6 @@ def image_files(folder: Path) -> list[Path]:
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         found += [Path(parent, name) for name in names if not name.startswith(".")]
     return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
-
-
-def decode(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """An image file as uint8, H×W×C.
-
-    Raises:
-        InputError: it is no image of that shape; the message goes on after the file's name.
-    """
-    from PIL import Image
-
-    height, width, channels = shape
-    try:
-        with Image.open(file, formats=FORMATS) as image:
-            # The header alone is read so far: a file that claims to be huge is never decoded.
-            if image.size != (width, height):
-                # Not resized: that would change contrast and sharpness, which are to be compared.
-                raise InputError(f"is {image.size[0]}×{image.size[1]}, not {width}×{height} (width×height)")
-            if image.mode.startswith(WIDE_MODES):
-                raise InputError(f"has more than 8 bits a channel ({image.mode})")
-            if channels == 1 and image.mode not in GREY_MODES:
-                raise InputError(f"has colour ({image.mode}), but the dataset is grey")
-            return np.asarray(image.convert("L" if channels == 1 else "RGB"), np.uint8).reshape(shape)
-    except InputError:
-        raise
-    except Exception as error:  # Pillow's readers raise a dozen kinds of errors on a damaged file
-        raise InputError(f"is no readable image ({' '.join(str(error).split())[:200]})") from None
 
 
 def from_archive(file: Path, shape: tuple[int, int, int], most: int, seed: int) -> Arrivals:

@@ -1,20 +1,24 @@
 """Takes in labelled images: data/incoming/<class>/<image file>, for the dataset that params.yaml names.
 
 Reads   data/incoming/, and the dataset as sources/ has it
-Writes  sources/<dataset>/added/ (see `flows.added`), data/rejected/<date>/<class>/ with a line for each file in
+Writes  sources/<dataset>/added/ (see `flows.added`), data/rejected/<date>/ with a line for each file in
         data/rejected/reasons.csv, and .trainyard/incoming.json
 
 What is to become of each file is decided and noted before the first one is moved. Each is then in place, under its
-final name, before it goes from data/incoming/: after a kill the next run does the rest of what was noted.
+final name and on the disk, before it goes from data/incoming/: after a kill the next run does the rest of what was
+noted. What is refused gets a name of our own, and a link becomes a text: whoever may write into data/incoming/ is not
+trusted with where anything is written.
 """
 
 import csv
 import difflib
 import errno
+import filecmp
 import io
 import os
 import shutil
 import stat
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -23,6 +27,8 @@ from flows.params import Params
 from lightning_modules.errors import InputError
 
 MOST_NAMES = 20  # of known classes in a reason
+SETTLING = 10.0  # seconds for which a file is left alone after it was written to: it may be half copied
+KINDS = {stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
 
 def incoming_folder() -> Path:
@@ -34,7 +40,7 @@ def rejected_folder() -> Path:
 
 
 def reasons_file() -> Path:
-    """time, file (below data/rejected/), reason: a line for each file that was refused."""
+    """time, file (below data/rejected/), was (below data/incoming/), reason: a line for each file that was refused."""
     return rejected_folder() / "reasons.csv"
 
 
@@ -46,8 +52,13 @@ def journal() -> Path:
 def waiting() -> list[str]:
     """The files in data/incoming/, as paths below it, sorted; what begins with a dot is none, like a file that is
     being copied under such a name."""
+
+    def complain(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
     found = []
-    for folder, subfolders, files in os.walk(incoming_folder()):
+    for folder, subfolders, files in os.walk(incoming_folder(), onerror=complain):
         links = [name for name in subfolders if os.path.islink(os.path.join(folder, name))]
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         place = Path(folder).relative_to(incoming_folder())
@@ -55,23 +66,50 @@ def waiting() -> list[str]:
     return sorted(found)
 
 
+def settled(files: list[str]) -> list[str]:
+    """Those that nobody has written to for some seconds. The others wait for the next run."""
+    now, found = time.time(), []
+    for file in files:
+        try:
+            age = now - (incoming_folder() / file).lstat().st_mtime
+        except FileNotFoundError:
+            continue
+        if abs(age) >= SETTLING:  # a time that lies far ahead is a wrong clock's
+            found.append(file)
+    return found
+
+
+def make_folders(dataset: str) -> None:
+    """Makes the folders of the classes, for a person to put images into, where the dataset is there and has some."""
+    from flows import added
+
+    card = project.data_folder(dataset) / "dataset.json"
+    if card.is_file():
+        for name in added.class_folders(project.read_json(card)["class_names"]):
+            (incoming_folder() / name).mkdir(parents=True, exist_ok=True)
+
+
 def take_in(settings: Params) -> list[dict]:
-    """Takes in what waits, after the rest of what an interrupted run had noted.
+    """Takes in what waits and is settled, after the rest of what an interrupted run had noted.
 
     Returns:
         Every batch since `forget`: dataset, time (ISO 8601), accepted (file, class, digest) and refused (file, target,
-        reason), where a file is a path below data/incoming/ and a target one below data/rejected/.
+        reason), where a file is a path below data/incoming/ and a target one below data/rejected/. A file's name may
+        be none that can be shown: see `printable`.
 
     Raises:
-        InputError: the dataset cannot be had, or its images are of a kind that image files cannot be.
+        InputError: the dataset cannot be had, or its images are of a kind that image files cannot be; or a folder
+            below data/rejected/ leads elsewhere.
+        OSError: the disk is full, for example. The next call does the rest.
     """
     batches = noted()
     for batch in batches:
         if not batch["finished"]:
             carry_out(batch)
-    if files := waiting():
+    if files := settled(waiting()):
         batches.append(decide(settings, files))
         project.write_json(journal(), batches)
+        project.sync(journal())
         carry_out(batches[-1])
     if batches:
         project.write_json(journal(), [batch | {"finished": True} for batch in batches])
@@ -80,6 +118,11 @@ def take_in(settings: Params) -> list[dict]:
 
 def noted() -> list[dict]:
     return project.read_json(journal()) if journal().is_file() else []
+
+
+def is_something_to_do() -> bool:
+    """Whether `take_in` would find anything, or the batches of a retrain that has not ended are noted."""
+    return bool(noted() or settled(waiting()))
 
 
 def forget() -> None:
@@ -105,15 +148,17 @@ def decide(settings: Params, files: list[str]) -> dict:
     now = datetime.now().astimezone()
     accepted, refused, targets = [], [], set()
     for file in files:
+        if not is_there(file):
+            continue  # taken away meanwhile
         try:
             name = class_of(file, classes)
-            digest = added.digest(added.decode(incoming_folder() / file, shape))
+            digest = added.digest(decoded(incoming_folder() / file, shape))
             if digest in seen:
                 raise InputError(f"it is the same image as {seen[digest]}")
         except InputError as reason:
-            target = free_place(f"{now.date()}/{file}", targets)
+            target = free_place(f"{now:%Y-%m-%d/%H%M%S}", suffix(file), targets)
             targets.add(target)
-            refused.append({"file": file, "target": target, "reason": str(reason)})
+            refused.append({"file": file, "target": target, "reason": printable(str(reason))})
             continue
         seen[digest] = f"{file}, which came with it"
         accepted.append({"file": file, "class": name, "digest": digest})
@@ -127,12 +172,22 @@ def decide(settings: Params, files: list[str]) -> dict:
     }
 
 
+def decoded(file: Path, shape: tuple[int, ...]):
+    """As `added.decode`, with a sentence where it raises."""
+    from flows import added
+
+    try:
+        return added.decode(file, shape)
+    except InputError as error:
+        raise InputError(f"it {error}") from None
+
+
 def class_of(file: str, classes: dict[str, str]) -> str:
     """The folder of its class. Raises InputError for a file that is in none, or is no plain file."""
     *folders, _ = file.split("/")
     if len(folders) != 1:
         raise InputError("it does not lie right below the folder of a class: data/incoming/<class>/<image file>")
-    if not stat.S_ISREG((incoming_folder() / file).lstat().st_mode):
+    if not is_plain(incoming_folder() / file):
         raise InputError("it is no plain file: put the image itself there, not a link to it")
     if folders[0] not in classes:
         near = difflib.get_close_matches(folders[0], classes, n=1, cutoff=0.5)
@@ -143,32 +198,58 @@ def class_of(file: str, classes: dict[str, str]) -> str:
     return folders[0]
 
 
-def free_place(place: str, taken: set[str]) -> str:
-    """A place below data/rejected/ where nothing is: with a number in its name if need be."""
-    wanted = Path(place)
-    candidate, number = wanted, 1
-    while candidate.as_posix() in taken or os.path.lexists(rejected_folder() / candidate):
+def is_plain(file: Path) -> bool:
+    return stat.S_ISREG(file.lstat().st_mode)
+
+
+def suffix(file: str) -> str:
+    """Of the name that a refused file gets."""
+    from flows.sources import SUFFIXES
+
+    if not is_plain(incoming_folder() / file):
+        return ".txt"  # which says what it was
+    own = os.path.splitext(file)[1].lower()
+    return own if own in SUFFIXES else ""
+
+
+def free_place(stem: str, suffix: str, taken: set[str]) -> str:
+    """A place below data/rejected/ where nothing is."""
+    number = len(taken) + 1
+    while (place := f"{stem}-{number}{suffix}") in taken or os.path.lexists(rejected_folder() / place):
         number += 1
-        candidate = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
-    return candidate.as_posix()
+    return place
+
+
+def printable(name: str) -> str:
+    """A file's name as text: bytes that are no UTF-8, and what a terminal would obey, as escapes."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def carry_out(batch: dict) -> None:
     """Moves the files of a batch, or those that are left of it."""
     for entry in batch["accepted"]:
-        accept(incoming_folder() / entry["file"], batch["dataset"], tuple(batch["shape"]), entry)
+        accept(batch["dataset"], tuple(batch["shape"]), entry)
     told = reasons_file().read_text(encoding="utf-8").splitlines() if reasons_file().is_file() else []
     known = set(told)
     for entry in batch["refused"]:
-        reject(incoming_folder() / entry["file"], batch["time"], entry, known)
+        reject(batch["time"], entry, known)
 
 
-def accept(source: Path, dataset: str, shape: tuple[int, ...], entry: dict) -> None:
+def is_there(file: str) -> bool:
+    """Whether there still is such a file in data/incoming/, in folders that are no links."""
+    source = incoming_folder() / file
+    if not os.path.lexists(source) or (source.is_dir() and not source.is_symlink()):
+        return False
+    return source.parent.resolve() == incoming_folder().resolve() / Path(file).parent
+
+
+def accept(dataset: str, shape: tuple[int, ...], entry: dict) -> None:
     from flows import added
 
-    folder = added.folder(dataset) / entry["class"]
+    source, folder = incoming_folder() / entry["file"], added.folder(dataset) / entry["class"]
     target, unfinished = folder / f"{entry['digest']}.png", folder / f".{entry['digest']}.part"
-    if os.path.lexists(source):
+    if is_there(entry["file"]) and is_plain(source):
         try:
             image = added.decode(source, shape)
         except InputError:
@@ -178,34 +259,65 @@ def accept(source: Path, dataset: str, shape: tuple[int, ...], entry: dict) -> N
         if not target.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             added.encode(image, unfinished)
+            project.sync(unfinished)
             os.replace(unfinished, target)
+        for place in (target, folder, folder.parent):
+            project.sync(place)
         source.unlink()
     unfinished.unlink(missing_ok=True)
 
 
-def reject(source: Path, time: str, entry: dict, known: set[str]) -> None:
-    target = rejected_folder() / entry["target"]
-    if not os.path.lexists(source) or os.path.lexists(target):
+def reject(when: str, entry: dict, known: set[str]) -> None:
+    source, target = incoming_folder() / entry["file"], rejected_folder() / entry["target"]
+    if not is_there(entry["file"]):
+        return
+    folder = Path(entry["target"]).parent
+    if target.parent.resolve() != rejected_folder().resolve() / folder:
+        raise InputError(f"data/rejected/{folder} leads elsewhere: remove it, for refused files would follow the link")
+    if os.path.lexists(target):
+        if is_copy(source, target):
+            source.unlink()
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow([time, entry["target"], " ".join(entry["reason"].split())])
+    csv.writer(text, lineterminator="").writerow([when, entry["target"], printable(entry["file"]), entry["reason"]])
     line = text.getvalue()
     if line not in known:
-        heading = "" if reasons_file().is_file() else "time,file,reason\n"
+        heading = "" if reasons_file().is_file() else "time,file,was,reason\n"
         with reasons_file().open("a", encoding="utf-8") as file:
             file.write(f"{heading}{line}\n")
     move(source, target)
 
 
 def move(source: Path, target: Path) -> None:
-    """Renames, or copies and then removes where that leads to another file system."""
-    try:
-        os.replace(source, target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        unfinished = target.with_name(f".{target.name}.part")
+    """Renames; copies and then removes where that leads to another file system, or the source is no plain file."""
+    unfinished = target.with_name(f".{target.name}.part")
+    if is_plain(source):
+        try:
+            os.replace(source, target)
+            return
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
         shutil.copy2(source, unfinished, follow_symlinks=False)
-        os.replace(unfinished, target)
-        source.unlink()
+    else:
+        unfinished.write_text(said_of(source), encoding="utf-8")
+    project.sync(unfinished)
+    os.replace(unfinished, target)
+    project.sync(target)
+    source.unlink()
+
+
+def said_of(source: Path) -> str:
+    """What is kept of what is no plain file."""
+    mode = source.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        return f"a symbolic link to {printable(os.readlink(source))}\n"
+    return f"a {KINDS.get(stat.S_IFMT(mode), 'thing')}, and no file\n"
+
+
+def is_copy(source: Path, target: Path) -> bool:
+    """Whether the target was made of the source, by a run that ended before it could remove that."""
+    if is_plain(source):
+        return filecmp.cmp(source, target, shallow=False)
+    return target.read_text(encoding="utf-8") == said_of(source)

@@ -312,7 +312,7 @@ def execute(root: Path, plan: Plan, workers: int, **options) -> int:
         UnavailableError: Prefect's server does not start, or goes away for more than a minute.
     """
     server = server_if_none()
-    name = f"{params.read().dataset} {commit(root)}".strip()
+    name = run_name()
     outcomes: dict[str, Outcome] = {}
     with exit_on_sigterm(), Processes() as processes:
         tracking = threading.Thread(target=prepare_tracking, args=(root, processes))
@@ -389,6 +389,14 @@ def printer(stages: Sequence[str]) -> Callable[[str, str], None]:
         click.echo(f"{click.style(f'{stage:<{width}} |', fg=colour[stage])} {line}")
 
     return say
+
+
+def run_name(dataset: str | None = None) -> str:
+    """Of a flow run: dataset, by default that of params.yaml, and commit."""
+    try:
+        return f"{dataset or params.read().dataset} {commit(project.root())}".strip()
+    except InputError:
+        return dataset or "trainyard"  # the run itself says what is wrong
 
 
 def commit(root: Path) -> str:

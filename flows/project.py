@@ -95,8 +95,27 @@ def write_json(path: Path, content: object) -> None:
     """Writes under a temporary name and renames: a file that exists is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # Bytes of a file's name that are no UTF-8 are lone surrogates to Python, which become JSON's own escapes here.
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(temporary, path)
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """A file that is written anew is hashed anew by DVC."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def sync(path: Path) -> None:
+    """Returns when a file, and its name in its folder, would be there after a power failure."""
+    for place in (path, path.parent):
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def read_yaml(path: Path) -> Any:

@@ -9,13 +9,14 @@ The Prefect flow of this, for deployments, is `flows.retrain_flow.retrain`.
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from flows import commit, incoming, pipeline, project, versions
+from flows import commit, incoming, params, pipeline, project, versions
 from flows.console import run
 from flows.pipeline import Plan
 from flows.repro import Outcome
@@ -73,9 +74,31 @@ def work(options: Options, say: Callable[[str], None], run_stages: Runner) -> En
     try:
         place = options.place()
         with place.alone() as alone:
-            return steps(place, options, say, run_stages) if alone else busy(place)
-    except (InputError, ConnectionError) as error:
-        return Ended(FAILED, str(error))
+            if not alone:
+                return busy(place)
+            try:
+                return steps(place, options, say, run_stages)
+            except (InputError, OSError) as error:
+                return failed(place, sentence(error))
+    except (InputError, OSError) as error:
+        return Ended(FAILED, sentence(error))
+
+
+def sentence(error: Exception) -> str:
+    """Of the system's own errors, such as a full disk, what they are and where."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    where = f"{incoming.printable(os.fspath(error.filename))}: " if isinstance(error.filename, (str, Path)) else ""
+    return f"{where}{error.strerror}"
+
+
+def failed(place: Place, message: str) -> Ended:
+    """Before the stages were run, or because of what nobody foresaw. The report is written if it can be."""
+    message = f"{message}; nothing is lost, and the next run goes on from there"
+    file = None
+    with contextlib.suppress(InputError, OSError):
+        file = write_report(place, [message], incoming.noted() if place.takes_in else [])
+    return Ended(FAILED, message, file)
 
 
 def busy(place: Place) -> Ended:
@@ -124,13 +147,21 @@ def take_in(place: Place, say: Callable[[str], None]) -> list[dict]:
 
 
 def nothing_stale(place: Place, options: Options, batches: list[dict]) -> Ended:
+    waiting = still_waiting(place)
     said = [f"skipped: nothing is stale for {place.dataset}, and no image has come in"]
+    if waiting:
+        said = [f"skipped: nothing is stale for {place.dataset}", *waiting]
     file = None
     if batches:  # without one that was taken in, else `download` were stale
         count = sum(len(batch["refused"]) for batch in batches)
-        said = [f"skipped: nothing is stale for {place.dataset}; of what came in {count} images were refused"]
+        said = [
+            f"skipped: nothing is stale for {place.dataset}; of what came in {count} images were refused",
+            *waiting,
+        ]
         file = write_report(place, said, batches)
         incoming.forget()
+    if place.takes_in:
+        incoming.make_folders(place.dataset)
     try:
         said += keep_in_git(place, options, f"Retrain {place.dataset}")
     except InputError as error:
@@ -146,6 +177,8 @@ def judge(place: Place, options: Options) -> tuple[list[str], list[str], dict | 
     from flows import gate, promotion
 
     try:
+        if trouble := register(place):
+            return [], [trouble], None
         decision = gate.decide(place.dataset, place.settings)
         if options.promote or not decision["promote"]:
             promotion.promote(place.dataset, decision)  # records a refusal too
@@ -156,6 +189,35 @@ def judge(place: Place, options: Options) -> tuple[list[str], list[str], dict | 
         return [f"the champion stays: {reasons}"], [], decision
     verdict = "is champion now" if options.promote else "would be promoted (--no-promote)"
     return [f"version {challenger} {verdict}: {reasons}"], [], decision
+
+
+def register(place: Place) -> str | None:
+    """Makes the ensemble that lies here the challenger where another one is: MLflow may have been away when it was
+    made, or DVC brought it back from its cache. Returns why that cannot be done.
+
+    Raises:
+        InputError: MLflow cannot be used, or the ensemble is not there.
+    """
+    from flows import ensemble, track
+    from flows.registry import Registry
+    from flows.tracking import CHALLENGER, ENSEMBLE
+
+    settings, registry = params.read(), Registry(place.dataset)  # the working copy's seed, for one, is another
+
+    def is_challenger() -> bool:
+        version = registry.aliases().get(CHALLENGER)
+        here = ensemble.digest_here(settings)
+        return version is not None and registry.version(version)["tags"].get(ENSEMBLE) == here
+
+    if is_challenger():
+        return None
+    track.track(settings)
+    if is_challenger():
+        return None
+    return (
+        f"the new ensemble of {place.dataset} could not be registered in MLflow, so the gate was not asked: "
+        "the log says why"
+    )
 
 
 def push(place: Place, options: Options, _: str) -> list[str]:
@@ -207,12 +269,14 @@ def report(
         troubles = [*troubles, "nothing is lost, and the next run goes on from there"]
     else:
         said = [f"{place.dataset}: {len(now.why)} stages ran", *said]
-    file = write_report(place, [*troubles, *said], batches, now, outcomes, decision)
+    said = [*said, *still_waiting(place)]
+    file = write_report(place, [*troubles, *said], batches, now, outcomes, decision, pages())
     if troubles:
         return Ended(FAILED, "; ".join([*troubles, *said]), file)
     place.forget()
     if place.takes_in:
         incoming.forget()
+        incoming.make_folders(place.dataset)
     return Ended(COMPLETED, "; ".join(said), file)
 
 
@@ -223,38 +287,70 @@ def write_report(
     now: Round | None = None,
     outcomes: Mapping[str, Outcome] | None = None,
     decision: dict | None = None,
+    pages: Mapping | None = None,
 ) -> Path:
     from flows import retrain_report
 
     why = now.why if now else {}
-    return retrain_report.write(place.root, place.dataset, said, batches, why, outcomes or {}, decision)
+    return retrain_report.write(place.root, place.dataset, said, batches, why, outcomes or {}, decision, pages or {})
+
+
+def pages() -> Mapping:
+    """The links of a report into MLflow; a report without them is better than none."""
+    from flows import tracking
+
+    try:
+        return tracking.pages()
+    except Exception:  # each kind of store fails in a way of its own
+        return {}
+
+
+def still_waiting(place: Place) -> list[str]:
+    """A sentence about images that the run has left for the next one."""
+    files = incoming.waiting() if place.takes_in else []
+    if not files:
+        return []
+    return [
+        f"{len(files):,} files in data/incoming/ wait for the next run: they came meanwhile, or may still be copied, "
+        f"as they are younger than {incoming.SETTLING:g} s"
+    ]
 
 
 def ahead(options: Options) -> Ended | None:
     """What can be said without Prefect, whose server takes seconds to start: that another one is at work, or that
     nothing is to be done. Raises InputError where what is asked for cannot be done."""
-    place = options.place()
-    with place.alone() as alone:
-        if not alone:
-            return busy(place)
-        if place.left or options.fresh_seed or (place.takes_in and (incoming.waiting() or incoming.noted())):
-            return None
-        return None if pipeline.plan(place.folder()).stages else nothing_stale(place, options, [])
+    try:
+        place = options.place()
+        with place.alone() as alone:
+            if not alone:
+                return busy(place)
+            if place.left or options.fresh_seed or (place.takes_in and incoming.is_something_to_do()):
+                return None
+            return None if pipeline.plan(place.folder()).stages else nothing_stale(place, options, [])
+    except OSError as error:
+        return Ended(FAILED, sentence(error))
 
 
 def tell_ahead(options: Options) -> None:
-    """`--dry`: what a run would do."""
+    """`--dry`: what a run would do. Nothing is written, since a run may be at work."""
     place = options.place()
-    files = incoming.waiting() if place.takes_in else []
-    plan = pipeline.plan(place.folder())
+    files = incoming.settled(incoming.waiting()) if place.takes_in else []
+    folder = place.folder_as_it_is()
+    plan = pipeline.plan(folder) if folder else Plan()
     if files:
         click.echo(f"would look at {len(files):,} files in data/incoming/; for images taken in, all stages would run")
     if place.left:
         click.echo(f"would go on with the retrain of {place.left.since}")
+    if folder is None and options.fresh_seed and not place.left:
+        click.echo(f"would run all stages of {place.dataset} with another seed, in a working copy")
+    elif folder is None:
+        click.echo(f"would bring the working copy for {place.name} up to date, and run what is stale there then")
     for stage in plan.stages:
         click.echo(f"would run {stage}: {plan.reason(stage)}")
-    if not (plan.stages or files or place.left):
+    if folder and not (plan.stages or files or place.left):
         click.echo(f"would skip: nothing is stale for {place.dataset}, and no image has come in")
+    if place.takes_in and not files:
+        click.echo("images to be taken in go into data/incoming/<class>/")
 
 
 @click.command()
@@ -270,9 +366,12 @@ def tell_ahead(options: Options) -> None:
 def command(dry: bool, **given) -> int | None:
     """Take in the images in data/incoming/<class>/, run what is stale, and promote the result if it is truly better.
 
-    Refused images go to data/rejected/, with the reasons in reasons.csv there. Another dataset or seed is run in a
-    working copy below .dvc/tmp/exps: params.yaml, dvc.lock and models/ stay as they are. Killed or failed, the next
-    run goes on. Exit code 0: done, or nothing to do; 1: something failed, or another retrain is at work.
+    For example data/incoming/7/scan.png for a 7 of digits. A file is left for the next run until nobody has written
+    to it for ten seconds. Refused ones go to data/rejected/, with the reasons in reasons.csv there.
+
+    Another dataset or seed is run in a working copy below .dvc/tmp/exps: params.yaml, dvc.lock and models/ stay as
+    they are. Killed or failed, the next run goes on. Exit code 0: done, or nothing to do; 1: something failed, or
+    another retrain is at work.
     """
     options = Options(**given)
     if dry:

@@ -3,7 +3,6 @@
 It is imported where Prefect is to be loaded anyway, and after `prefect_server.configure`.
 """
 
-import contextlib
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,15 +19,10 @@ from flows.pipeline import Plan
 from flows.processes import Processes
 from flows.repro import Outcome
 from flows.retrain import BUSY, FAILED, SKIPPED, Options, work
-from lightning_modules.errors import InputError
 
 
 def name() -> str:
-    """Dataset and commit."""
-    with contextlib.suppress(InputError):
-        dataset = flow_run.parameters.get("dataset") or params.read().dataset
-        return f"{dataset} {pipeline.commit(project.root())}".strip()
-    return "retrain"
+    return pipeline.run_name(flow_run.parameters.get("dataset"))
 
 
 @flow(name="retrain", flow_run_name=name, persist_result=False)
@@ -64,6 +58,7 @@ def retrain(
         say(f"report: {ended.report.relative_to(project.root()).as_posix()}")
         shown = Artifacts(dataset or params.read().dataset, log.warning)
         shown.report(ended.report.read_text(encoding="utf-8"), ended.message)
+    if ended.report or ended.kind not in (SKIPPED, BUSY):
         notify.notify(f"Trainyard: retrain of {name()}: {ended.kind}", ended.message, log.warning)
     if ended.kind == FAILED:
         return Failed(message=ended.message)

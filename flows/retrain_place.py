@@ -46,13 +46,20 @@ class Place:
         self.is_project = self.takes_in and not fresh_seed
         self.name = f"{self.dataset}-fresh" if fresh_seed else self.dataset
         self.notes = project.home() / ".trainyard" / "retrain"
-        self.left = Round(**project.read_json(self.note)) if self.note.is_file() else None
-        new = secrets.randbelow(2**32) if fresh_seed else self.settings.seed
-        self.seed = self.left.seed if self.left and fresh_seed else new
+        self.new_seed = secrets.randbelow(2**32) if fresh_seed else self.settings.seed
+        self.look()
 
     @property
     def note(self) -> Path:
         return self.notes / f"{self.name}.json"
+
+    def look(self) -> None:
+        """Reads what an earlier run has left: `left`, None if nothing, and the seed to go on with."""
+        try:
+            self.left = Round(**project.read_json(self.note))
+        except FileNotFoundError:
+            self.left = None
+        self.seed = self.left.seed if self.left and self.fresh_seed else self.new_seed
 
     def keep(self, now: Round) -> None:
         project.write_json(self.note, vars(now))
@@ -64,11 +71,27 @@ class Place:
         """Raises InputError where params.yaml cannot work with the dataset."""
         if self.is_project:
             return self.root
-        return workspace.make(self.root, self.name, {"dataset": self.dataset, "seed": self.seed})
+        return workspace.make(self.root, self.name, self.changes)
+
+    @property
+    def changes(self) -> dict:
+        """Of params.yaml, in the working copy."""
+        return {"dataset": self.dataset, "seed": self.seed}
+
+    def folder_as_it_is(self) -> Path | None:
+        """The folder, if nothing has to be written before it can be looked at. Raises like `folder`."""
+        if self.is_project:
+            return self.root
+        if workspace.is_current(self.root, self.name, self.changes):
+            return workspace.folder(self.root, self.name)
+        return None
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[bool]:
-        """Whether no other retrain is at work on the dataset, or on data/incoming/ where that is looked at."""
+        """Whether no other retrain is at work on the dataset, or on data/incoming/ where that is looked at.
+
+        Looks again, for the other one may have ended since.
+        """
         from filelock import FileLock, Timeout
 
         self.notes.mkdir(parents=True, exist_ok=True)
@@ -79,4 +102,5 @@ class Place:
             except Timeout:
                 yield False
                 return
+            self.look()
             yield True

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from flows import artifacts, params
+from flows import artifacts, incoming, params
 from flows.repro import Outcome
 
 SIDES = ("challenger", "champion")
@@ -19,6 +19,7 @@ def write(
     why: Mapping[str, str],
     outcomes: Mapping[str, Outcome],
     decision: dict | None,
+    pages: Mapping,
 ) -> Path:
     """Writes the report of a run, with the results as the working folder has them; returns the file.
 
@@ -29,11 +30,12 @@ def write(
         why: the reason of each stage that had to run since the retrain was begun.
         outcomes: of the stages that ran in this run.
         decision: the gate's, where it was asked.
+        pages: as `tracking.pages` gives them, or {}.
     """
     now = datetime.now().astimezone()
     lines = [f"# Retrain of {dataset}, {now.isoformat(timespec='seconds')}", ""]
     lines += [f"* {sentence}" for sentence in said]
-    lines += ["", *of_images(batches), *of_stages(why, outcomes), *artifacts.table(params.read(), {})]
+    lines += ["", *of_images(batches), *of_stages(why, outcomes), *artifacts.table(params.read(), pages)]
     lines += of_gate(decision["numbers"] if decision else {})
     file = root / "reports" / f"{dataset}-retrain-{now:%Y%m%dT%H%M%S}.md"
     file.parent.mkdir(exist_ok=True)
@@ -50,8 +52,11 @@ def of_images(batches: Sequence[dict]) -> list[str]:
         lines += ["## Images taken in", "", "| class | images |", "| --- | ---: |"]
         lines += [f"| {cell(name)} | {count} |" for name, count in sorted(accepted.items())] + [""]
     if refused:
-        lines += ["## Images refused", "", "| file, now below data/rejected/ | why |", "| --- | --- |"]
-        lines += [f"| {cell(entry['target'])} | {cell(entry['reason'])} |" for entry in refused] + [""]
+        lines += ["## Images refused", "", "| file | now, below data/rejected/ | why |", "| --- | --- | --- |"]
+        for entry in refused:
+            was = incoming.printable(entry["file"])
+            lines.append(f"| {cell(was)} | {cell(entry['target'])} | {cell(entry['reason'])} |")
+        lines.append("")
     return lines
 
 

@@ -26,7 +26,7 @@ from typing import TextIO
 
 import click
 
-from flows import ports, prefect_server, project, served
+from flows import incoming, ports, prefect_server, project, served
 from flows.console import run
 from flows.deploy import POOL
 from flows.orphan import WITH_PARENT
@@ -201,6 +201,8 @@ def bring_up(
     parts.wait(worker.up.is_set, "the worker")
     parts.wait(lambda: ports.answers(f"{mlflow}/health"), f"MLflow at {mlflow}")
     click.echo(f"MLflow       {mlflow}{'' if own_mlflow else whose}")
+    incoming.make_folders(read().dataset)
+    click.echo("new images   go into data/incoming/<class>/")
     click.echo(f"Ready after {time.monotonic() - started:.1f} s. Logs are in {served.folder()}. Ctrl-C ends it all.")
 
 

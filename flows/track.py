@@ -4,7 +4,7 @@ import click
 
 from flows import graph, project
 from flows.console import run
-from flows.params import read
+from flows.params import Params, read
 from lightning_modules.errors import InputError
 
 
@@ -15,6 +15,31 @@ def stale_stages() -> list[str]:
     return [stage for stage in graph.select(graph.stages(root), ["ensemble"]) if stage in stale] if stale else []
 
 
+def track(params: Params) -> bool:
+    """Logs what was measured on the dataset, and registers its ensemble; says what it does. For when nothing is stale:
+    what was measured would be logged to the runs of other weights.
+
+    Returns:
+        Whether the store took the members' scores; of the ensemble the registry knows.
+
+    Raises:
+        InputError: nothing is trained yet, or the data was changed.
+    """
+    from flows import tracking
+    from flows.ensemble import ensemble
+    from flows.evaluate import flat
+
+    scores = tracking.Scores(params.dataset)
+    for member, replicas in project.read_json(project.replica_scores_file(params.dataset)).items():
+        card = project.read_json(project.model_folder(params.dataset, member) / "member.json")
+        scores.log(member, card, [flat(replica) for replica in replicas])
+        if scores.lost:
+            return False
+        click.echo(f"{member}: in {tracking.store()}")
+    ensemble(params)
+    return True
+
+
 @click.command()
 def command() -> int | None:
     """Log to MLflow what could not be logged when it was made, and end runs whose process is gone.
@@ -22,8 +47,6 @@ def command() -> int | None:
     Works from the files of the dataset in params.yaml, and can be repeated: what is logged already stays as it is.
     """
     from flows import tracking
-    from flows.ensemble import ensemble
-    from flows.evaluate import flat
 
     params = read()
     try:
@@ -31,23 +54,13 @@ def command() -> int | None:
             click.echo(f"ended {name}: its process is gone")
     except ConnectionError as error:
         raise InputError(str(error)) from None
-    measured = project.replica_scores_file(params.dataset)
-    if not measured.exists():
+    if not project.replica_scores_file(params.dataset).exists():
         click.echo(f"nothing is measured on {params.dataset} yet")
         return None
     if stale := stale_stages():
-        # What was measured would be logged to the runs of other weights.
         click.echo(f"stale: {', '.join(stale)}. `dvc repro` makes it anew, and logs it")
         return None
-    scores = tracking.Scores(params.dataset)
-    for member, replicas in project.read_json(measured).items():
-        card = project.read_json(project.model_folder(params.dataset, member) / "member.json")
-        scores.log(member, card, [flat(replica) for replica in replicas])
-        if scores.lost:
-            return 1
-        click.echo(f"{member}: in {tracking.store()}")
-    ensemble(params)
-    return None
+    return None if track(params) else 1
 
 
 if __name__ == "__main__":

@@ -1,45 +1,39 @@
 """The flow behind the deployment `incoming`: retrains as soon as labelled images lie in data/incoming/.
 
-Reads   data/incoming/
-Writes  what `flows.retrain` writes, and nothing where no images wait
+Reads   data/incoming/, and the notes of a retrain that has not ended: of the dataset that params.yaml names
+Writes  what `flows.retrain` writes, and nothing where there is nothing to do
 
 It is a flow on a short schedule, not a process that watches the folder: it finds what arrived while everything was
 down, needs nothing to be started beside the worker, and its last look can be seen on Prefect's page. A look at
 an empty folder takes a second or two.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-
 from prefect import flow
-from prefect.states import Completed
+from prefect.states import Completed, State
 
-from flows import project
-
-
-def waiting(folder: Path) -> Iterator[Path]:
-    """The files below the folder but hidden ones, such as .gitkeep or what a copy is still being written to."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
+from flows import incoming, pipeline, project
+from flows.retrain_place import Place
 
 
-@flow(name="watch", persist_result=False)
+@flow(name="watch", flow_run_name=pipeline.run_name, persist_result=False)
 def watch(
-    dataset: str | None = None,
     workers: int | None = None,
     promote: bool = True,
     push: bool = True,
     commit: bool = False,
     time_limit: float | None = None,
 ):
-    """Retrains where images wait in data/incoming/; else it ends at once, and says so."""
-    folder = project.root() / "data" / "incoming"
-    if next(waiting(folder), None) is None:
-        return Completed(name="Skipped", message="data/incoming/ is empty")
+    """Retrains where images wait in data/incoming/, or what was taken in has not come to its end, since it was killed
+    or MLflow was away for example; else it ends at once, and says so."""
+    if not (incoming.is_something_to_do() or Place(project.root(), None, fresh_seed=False).left):
+        files = len(incoming.waiting())
+        said = f"{files:,} files in data/incoming/ may still be copied" if files else "data/incoming/ is empty"
+        return Completed(name="Skipped", message=said)
     from flows.retrain_flow import retrain
 
-    return retrain(
-        dataset=dataset, workers=workers, fresh_seed=False, promote=promote, push=push, commit=commit,
-        time_limit=time_limit, return_state=True,
+    ended = retrain(
+        workers=workers, fresh_seed=False, promote=promote, push=push, commit=commit, time_limit=time_limit,
+        return_state=True,
     )  # fmt: skip
+    # Of the state of another run Prefect would make "All states completed", or failed, and keep no word of it.
+    return State(type=ended.type, name=ended.name, message=ended.message)

@@ -25,6 +25,29 @@ STORE = "mlflow.db"  # with its lock and journals
 PATHS = ("url", "dir", "keyfile", "credentialpath", "configpath", "cert_path", "key_path", "ssl_verify")
 
 
+def folder(root: Path, name: str) -> Path:
+    return root / ".dvc" / "tmp" / "exps" / "retrain" / name
+
+
+def given(root: Path, changes: Mapping[str, object]) -> dict:
+    """The content of a copy's params.yaml. Raises InputError where it is refused."""
+    content = project.read_yaml(root / "params.yaml") | dict(changes)
+    params.parse(content)
+    return content
+
+
+def is_current(root: Path, name: str, changes: Mapping[str, object]) -> bool:
+    """Whether the working copy is there and as `make` would leave it; nothing is written. Raises like `make`."""
+    content, copy = given(root, changes), folder(root, name)
+    if not copy.is_dir():
+        return False
+    found = {entry.name: entry.readlink() for entry in copy.iterdir() if entry.is_symlink()}
+    files = {copy / file: text for file, text in texts(root, content).items()}
+    return found == links(root) and all(
+        file.is_file() and file.read_text(encoding="utf-8") == text for file, text in files.items()
+    )
+
+
 def make(root: Path, name: str, changes: Mapping[str, object]) -> Path:
     """The working copy of that name, brought up to date with the project.
 
@@ -34,30 +57,39 @@ def make(root: Path, name: str, changes: Mapping[str, object]) -> Path:
     Raises:
         InputError: params.yaml with the changes is refused.
     """
-    content = project.read_yaml(root / "params.yaml") | dict(changes)
-    params.parse(content)
-    copy = root / ".dvc" / "tmp" / "exps" / "retrain" / name
+    content = given(root, changes)
+    copy = folder(root, name)
     (copy / ".dvc").mkdir(parents=True, exist_ok=True)
+    wanted = links(root)
     for entry in copy.iterdir():
-        if entry.is_symlink():
+        if entry.is_symlink() and wanted.get(entry.name) != entry.readlink():
             entry.unlink()
-    for entry in root.iterdir():
-        if entry.name not in OWN and not entry.name.startswith(STORE):
-            (copy / entry.name).symlink_to(entry)
-    for name in ("dvc.yaml", ".dvcignore"):
-        if (root / name).is_file():
-            write_if_changed(copy / name, (root / name).read_text(encoding="utf-8"))
-    write_if_changed(copy / "params.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-    write_if_changed(copy / ".dvc" / "config", config(root / ".dvc"))
+    for entry, target in wanted.items():
+        if not (copy / entry).is_symlink():
+            (copy / entry).symlink_to(target)
+    for file, text in texts(root, content).items():
+        project.write_if_changed(copy / file, text)
     if (root / ".dvc" / "plots").is_dir():
         shutil.copytree(root / ".dvc" / "plots", copy / ".dvc" / "plots", dirs_exist_ok=True)
     return copy
 
 
-def write_if_changed(file: Path, text: str) -> None:
-    """A file that is written anew is hashed anew by DVC."""
-    if not file.is_file() or file.read_text(encoding="utf-8") != text:
-        file.write_text(text, encoding="utf-8")
+def links(root: Path) -> dict[str, Path]:
+    """What a copy shares with the project: the names of its links, and where each leads."""
+    return {entry.name: entry for entry in root.iterdir() if entry.name not in OWN and not entry.name.startswith(STORE)}
+
+
+def texts(root: Path, content: dict) -> dict[str, str]:
+    """The texts of a copy's own files, by path, where `content` is that of its params.yaml."""
+    described = {
+        name: (root / name).read_text(encoding="utf-8")
+        for name in ("dvc.yaml", ".dvcignore")
+        if (root / name).is_file()
+    }
+    return described | {
+        "params.yaml": yaml.safe_dump(content, sort_keys=False, allow_unicode=True),
+        ".dvc/config": config(root / ".dvc"),
+    }
 
 
 def config(folder: Path) -> str:

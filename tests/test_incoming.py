@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,18 @@ import pytest
 from conftest import environment
 from PIL import Image
 
-from flows import added, incoming, sources
+from flows import added, incoming, retrain_report, sources
+from flows.download import download
 from flows.params import read
+from lightning_modules.errors import InputError
 
 REASONS = {
     "11/digit.png": 'unknown class "11".',
-    "3/broken.png": "broken.png",
-    "3/colour.png": "has colour",
+    "3/broken.png": "it is no readable image",
+    "3/colour.png": "it has colour",
     "3/deep/digit.png": "it does not lie right below the folder of a class",
     "3/link.png": "it is no plain file",
-    "3/wide.png": "is 16×8, but the dataset's images are 8×8",
+    "3/wide.png": "it is 16×8, not 8×8",
     "4/again.png": "it is the same image as 3/new.png, which came with it",
     "4/test.png": "it is the same image as a test image of digits",
     "4/train.bmp": 'it is the same image as an image of class "',
@@ -34,6 +37,18 @@ REASONS = {
 def save(pixels: np.ndarray, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(file)
+    settle(file)
+
+
+def put(content: bytes, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    settle(file)
+
+
+def settle(file: Path) -> None:
+    """As if it had been there for a minute."""
+    os.utime(file, (time.time() - 60,) * 2, follow_symlinks=False)
 
 
 def new_image(seed: int) -> np.ndarray:
@@ -55,8 +70,9 @@ def full(project) -> Path:
     save(np.full((8, 8, 3), (200, 10, 10), np.uint8), place / "3/colour.png")
     save(images.test_images[5, ..., 0], place / "4/test.png")
     save(images.train_images[5, ..., 0], place / "4/train.bmp")  # another format, the same pixels
-    (place / "3/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    put(b"\x89PNG\r\n\x1a\n and no more", place / "3/broken.png")
     (place / "3/link.png").symlink_to("/etc/hostname")
+    settle(place / "3/link.png")
     (place / "3/.half.png").write_bytes(b"is being copied")
     return project
 
@@ -67,7 +83,9 @@ def everything(project: Path) -> list[str]:
     for folder in ("data/incoming", "data/rejected", "sources/digits/added"):
         for file in (project / folder).rglob("*"):
             if file.is_symlink():
-                found.append(f"link to {os.readlink(file)}")
+                found.append(f"a symbolic link to {os.readlink(file)}\n")
+            elif file.suffix == ".txt":
+                found.append(file.read_text())
             elif file.suffix in (".png", ".bmp"):
                 try:
                     found.append(added.digest(np.asarray(Image.open(file))))
@@ -76,20 +94,21 @@ def everything(project: Path) -> list[str]:
     return sorted(found)
 
 
-def rejected(project: Path) -> dict[str, str]:
-    """The reasons by place, as reasons.csv has them."""
-    with (project / "data/rejected/reasons.csv").open(newline="") as file:
-        return {row["file"]: row["reason"] for row in csv.DictReader(file)}
+def rejected(project: Path) -> list[dict[str, str]]:
+    """What reasons.csv has: time, file, was, reason."""
+    with (project / "data/rejected/reasons.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
-def check_all(project: Path) -> None:
+def check_all(project: Path, *waiting: str) -> None:
     """That each file of `full` came where it belongs, once."""
-    reasons = rejected(project)
-    assert {name.partition("/")[2] for name in reasons} == set(REASONS)
-    for name, reason in reasons.items():
-        assert REASONS[name.partition("/")[2]] in reason
-        assert os.path.lexists(project / "data/rejected" / name)
-    assert incoming.waiting() == []
+    rows = rejected(project)
+    assert sorted(row["was"] for row in rows) == sorted(REASONS)
+    for row in rows:
+        assert REASONS[row["was"]] in row["reason"]
+        assert (project / "data/rejected" / row["file"]).is_file()
+    assert not [path for path in (project / "data/rejected").rglob("*") if path.is_symlink()]
+    assert incoming.waiting() == list(waiting)
     place = project / "sources/digits/added"
     taken = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
     assert taken == {f"{name}/{added.digest(new_image(seed))}.png" for name, seed in (("3", 0), ("0", 1))}
@@ -125,11 +144,129 @@ def test_it_is_told_until_it_is_forgotten(full):
 
 def test_a_refused_file_does_not_replace_another_of_the_same_name(full):
     incoming.take_in(read())
-    (full / "data/incoming/3/broken.png").write_bytes(b"another one")
+    put(b"another one", full / "data/incoming/3/broken.png")
     incoming.take_in(read())
-    found = [path.read_bytes() for path in (full / "data/rejected").glob("*/3/broken*.png")]
-    assert len(found) == 2
-    assert b"another one" in found
+    files = [full / "data/rejected" / row["file"] for row in rejected(full) if row["was"] == "3/broken.png"]
+    assert len(files) == 2
+    assert files[1].read_bytes() == b"another one"
+
+
+def test_a_link_that_was_refused_leads_nowhere(project, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    place = project / "data/incoming"
+    place.mkdir(parents=True)
+    (place / "x").symlink_to(outside)
+    settle(place / "x")
+    incoming.take_in(read())
+    put(b"a key", place / "x/authorized_keys")
+    incoming.take_in(read())
+    assert incoming.waiting() == []
+    assert list(outside.iterdir()) == []
+    link, key = (project / "data/rejected" / row["file"] for row in rejected(project))
+    assert link.read_text() == f"a symbolic link to {outside}\n"
+    assert key.read_bytes() == b"a key"
+
+
+def test_a_folder_that_became_a_link_is_not_followed(full, tmp_path, monkeypatch):
+    """Neither one of data/incoming/ after it was looked at, nor one of data/rejected/."""
+    outside = tmp_path / "outside"
+    with monkeypatch.context() as patch:
+        patch.setattr(incoming, "carry_out", lambda batch: None)
+        incoming.take_in(read())
+    (full / "data/incoming/3").rename(outside)
+    (full / "data/incoming/3").symlink_to(outside)
+    before = sorted(path.name for path in outside.iterdir())
+    [batch] = incoming.noted()
+    incoming.carry_out(batch)
+    assert sorted(path.name for path in outside.iterdir()) == before
+    [day] = {row["file"].partition("/")[0] for row in rejected(full)}
+    shutil.rmtree(full / "data/rejected" / day)
+    (full / "data/rejected" / day).symlink_to(outside)
+    put(b"no image", full / "data/incoming/4/later.png")
+    with pytest.raises(InputError, match=f"data/rejected/{day} leads elsewhere"):
+        incoming.take_in(read())
+    assert sorted(path.name for path in outside.iterdir()) == before
+    (full / "data/rejected" / day).unlink()
+    incoming.take_in(read())
+    assert not (full / "data/incoming/4/later.png").exists()
+
+
+def test_a_refused_file_is_in_no_other_one_s_way(project):
+    place = project / "data/incoming"
+    for name in ("3", "3/broken.png", "3/broken.png/deeper"):  # each is a folder of the next
+        if (place / Path(name).parent).is_file():
+            (place / Path(name).parent).unlink()
+        put(b"no image", place / name)
+        [*_, batch] = incoming.take_in(read())
+        assert [entry["file"] for entry in batch["refused"]] == [name]
+        assert all(batch["finished"] for batch in incoming.noted())
+    assert [row["was"] for row in rejected(project)] == ["3", "3/broken.png", "3/broken.png/deeper"]
+
+
+def test_any_name_can_be_taken_in_refused_and_told(project):
+    place = project / "data/incoming"
+    save(new_image(0), place / "3/good.png")
+    os.rename(place / "3/good.png", os.path.join(os.fsencode(place), b"3/caf\xe9.png"))
+    put(b"no image", Path(os.fsdecode(os.path.join(os.fsencode(place), b"3/\xff\x1b[31m\n|.png"))))
+    put(b"no image", Path(os.fsdecode(os.path.join(os.fsencode(place), b"\xfe/a.png"))))
+    [batch] = incoming.take_in(read())
+    assert len(batch["accepted"]) == 1
+    assert incoming.waiting() == []
+    assert sorted(row["was"] for row in rejected(project)) == ["3/\\xff\\x1b[31m\\n|.png", "\\xfe/a.png"]
+    assert 'unknown class "\\xfe"' in rejected(project)[-1]["reason"]
+    text = "\n".join(retrain_report.of_images(incoming.noted()))
+    assert "3/\\xff\\x1b[31m\\n\\|.png" in text
+    text.encode("utf-8")
+
+
+def test_what_is_no_file_is_kept_as_a_text(project):
+    (project / "data/incoming/3").mkdir(parents=True)
+    os.mkfifo(project / "data/incoming/3/pipe.png")
+    settle(project / "data/incoming/3/pipe.png")
+    incoming.take_in(read())
+    [row] = rejected(project)
+    assert (project / "data/rejected" / row["file"]).read_text() == "a named pipe, and no file\n"
+
+
+def test_a_file_that_may_still_be_copied_waits(full):
+    half = full / "data/incoming/5/half.png"
+    half.parent.mkdir()
+    half.write_bytes(b"\x89PNG the first bytes")
+    incoming.take_in(read())
+    check_all(full, "5/half.png")
+    assert not incoming.settled(incoming.waiting())
+    save(new_image(7), half)
+    assert [entry["file"] for entry in incoming.take_in(read())[-1]["accepted"]] == ["5/half.png"]
+
+
+def test_an_image_is_on_the_disk_before_it_goes_from_where_it_was(project, monkeypatch):
+    save(new_image(0), project / "data/incoming/3/new.png")
+    (project / "data/incoming/3/link.png").symlink_to("nowhere")
+    settle(project / "data/incoming/3/link.png")
+    done: list[tuple[str, str]] = []
+    sync, unlink = os.fsync, os.unlink
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (done.append(("sync", os.readlink(f"/proc/self/fd/{file}"))), sync(file))
+    )
+    monkeypatch.setattr(os, "unlink", lambda path, **more: (done.append(("unlink", str(path))), unlink(path, **more)))
+    incoming.take_in(read())
+    for source, target in (
+        ("3/new.png", added.folder("digits") / "3" / f"{added.digest(new_image(0))}.png"),
+        ("3/link.png", project / "data/rejected" / rejected(project)[0]["file"]),
+    ):
+        before = done[: done.index(("unlink", str(project / "data/incoming" / source)))]
+        assert ("sync", str(target)) in before
+        assert ("sync", str(target.parent)) in before
+
+
+def test_the_folders_of_the_classes_are_made_once_these_are_known(project):
+    incoming.make_folders("digits")
+    assert not (project / "data").exists()
+    download(read())
+    incoming.make_folders("digits")
+    assert {path.name for path in (project / "data/incoming").iterdir()} == set("0123456789")
+    assert incoming.waiting() == []
 
 
 # Ends itself before the move of that number, and is then another process: nothing is tidied up.

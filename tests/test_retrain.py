@@ -4,10 +4,14 @@ One that trains takes a minute: a single one is killed between training and prom
 """
 
 import contextlib
+import json
+import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +22,7 @@ from click.testing import CliRunner
 from conftest import ROOT, edit, environment, forget_stores, make_project, shrink
 from PIL import Image
 
-from flows import download, ensemble, evaluate, incoming, pipeline, promotion, retrain, settings, train
+from flows import download, ensemble, evaluate, incoming, pipeline, promotion, retrain, settings, tracking, train
 from flows.params import read
 from flows.pipeline import Plan
 from flows.processes import Processes
@@ -128,12 +132,21 @@ def killed_once(poor_once, tmp_path_factory) -> tuple[Path, subprocess.Completed
     edit(folder, better)
     git(folder, "commit", "--quiet", "--all", "--message", "better")
     for number in range(10):
-        pixels = np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)
-        place = folder / "data" / "incoming" / str(number)
-        place.mkdir(parents=True)
-        Image.fromarray(pixels).save(place / "new.png")
-    (folder / "data/incoming/3/broken.png").write_bytes(b"no image")
+        drop_image(folder / "data/incoming" / str(number) / "new.png", seed=number)
+    drop_text(folder / "data/incoming/3/broken.png")
     return folder, python(folder, KILLED)
+
+
+def drop_image(file: Path, seed: int = 0) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8), np.uint8)).save(file)
+    os.utime(file, (time.time() - 60,) * 2)  # else it might still be copied
+
+
+def drop_text(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"no image")
+    os.utime(file, (time.time() - 60,) * 2)
 
 
 @pytest.fixture
@@ -248,6 +261,123 @@ def test_without_mlflow_nothing_is_promoted_and_the_next_run_is(killed, no_store
     assert aliases() == {"champion": "2", "challenger": "2", "previous_champion": "1"}
 
 
+def other_votes(content: dict) -> None:
+    """Another ensemble of the networks that are there."""
+    content["ensemble"]["methods"] = ["soft_vote"]
+
+
+def without_mlflow(folder: Path, plan: Plan) -> Mapping[str, Outcome]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        return one_after_the_other(folder, plan)
+
+
+def test_an_ensemble_that_was_made_without_mlflow_is_registered_before_the_gate_is_asked(up_to_date, monkeypatch):
+    edit(up_to_date, other_votes)
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking.Registrar, "log_model", lambda *given: 1 / 0)  # the store is full, for example
+        ended = work(Options(), lambda said: None, without_mlflow)
+    assert ended.kind == FAILED
+    assert ended.message.startswith("the new ensemble of digits could not be registered in MLflow, so the gate was not")
+    assert aliases() == {"champion": "1", "challenger": "1"}
+    ended = work(Options(), lambda said: None, nothing_runs)
+    assert ended.kind == COMPLETED, ended.message
+    assert aliases()["challenger"] == "2"
+    assert "there is nothing to decide" not in ended.message
+    assert promotion.decision_on(Registry("digits"), "2")["verdict"] in ("refuse", "promote")
+    assert "| [small](http://127.0.0.1:5000/#/experiments/" in ended.report.read_text()
+    # What DVC brings back from its cache is no less judged, though no stage ran that would have registered it.
+    git(up_to_date, "checkout", "--quiet", "--", "params.yaml", "dvc.lock", "metrics")
+    dvc(up_to_date, "checkout", "--quiet")
+    Registry("digits").point("challenger", "1")
+    edit(up_to_date, other_votes)
+    ended = work(Options(), lambda said: None, without_mlflow)
+    assert ended.kind == COMPLETED, ended.message
+    assert aliases()["challenger"] == "2"
+
+
+def test_a_full_disk_is_told_and_the_next_run_goes_on(up_to_date):
+    drop_image(up_to_date / "data/incoming/3/new.png")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # no file may grow: Python gets an error of the system's
+    try:
+        ended = work(Options(), lambda said: None, nothing_runs)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert ended.kind == FAILED
+    assert ended.message.endswith("File too large; nothing is lost, and the next run goes on from there")
+    assert (up_to_date / "data/incoming/3/new.png").is_file()
+    # What cannot be written is told in a report where that can be.
+    (up_to_date / "data/rejected").write_text("a file where a folder should be")
+    drop_text(up_to_date / "data/incoming/3/broken.png")
+    ended = work(Options(), lambda said: None, nothing_runs)
+    assert ended.kind == FAILED
+    assert "data/rejected" in ended.message
+    assert ended.message in ended.report.read_text()
+    (up_to_date / "data/rejected").unlink()
+    drop_text(up_to_date / "data/incoming/3/young.png")
+    (up_to_date / "data/incoming/3/young.png").touch()
+    ended = work(Options(), lambda said: None, lambda folder, plan: {})
+    assert ended.message.startswith("check did not run" if "check" in ended.message else "download did not run")
+    assert "1 files in data/incoming/ wait for the next run" in ended.message
+    assert not (up_to_date / "data/incoming/3/broken.png").exists()
+
+
+# The flows themselves, with one server: the stages of the project are but the first two.
+FLOWS = """
+import json, sys
+from pathlib import Path
+from flows import notify, pipeline
+server = pipeline.server_if_none()
+server.start()
+server.wait()
+from prefect.client.orchestration import get_client
+from flows.retrain_flow import retrain
+from flows.watch import watch
+
+sent = []
+notify.notify = lambda subject, body, log: sent.append([subject, body])
+states = [retrain(return_state=True)]
+Path("new.png").rename("data/incoming/7/new.png")  # whose folder that run has made
+states += [watch(return_state=True), watch(return_state=True), retrain(dataset="minst", return_state=True)]
+with get_client(sync_client=True) as client:
+    runs = [[run.name, run.state.name] for run in client.read_flow_runs()]
+    tasks = [run.name for run in client.read_task_runs()]
+    shown = {artifact.key: artifact.data for artifact in client.read_artifacts()}
+told = [[state.name, state.message] for state in states]
+print(json.dumps({"states": told, "runs": runs, "tasks": tasks, "artifacts": shown, "sent": sent}))
+"""
+
+
+def test_the_flows_say_what_they_did(up_to_date):
+    described = yaml.safe_load((up_to_date / "dvc.yaml").read_text())
+    described = {"stages": {name: described["stages"][name] for name in ("check", "download")}}
+    (up_to_date / "dvc.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+    drop_image(up_to_date / "new.png")
+    done = python(up_to_date, FLOWS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    skipped, completed, empty, failed = said["states"]
+    assert skipped[0] == "Skipped"
+    assert skipped[1].startswith("skipped: nothing is stale for digits, and no image has come in")
+    assert completed[0] == "Completed"
+    assert completed[1].startswith("digits: 1 stages ran; the champion stays: version 1 is the champion already")
+    assert empty == ["Skipped", "data/incoming/ is empty"]
+    assert failed[0] == "Failed"
+    name = f"digits {git(up_to_date, 'rev-parse', '--short', 'HEAD').strip()}"
+    names = sorted(run for run, _ in said["runs"])
+    assert names == [*[name] * 4, name.replace("digits", "minst")]
+    assert sorted(said["tasks"]) == ["download", "retrain-0"]  # the latter is the flow that `watch` called
+    report = said["artifacts"]["digits-retrain"]
+    assert report.startswith("# Retrain of digits, ")
+    assert "| 7 | 1 |" in report
+    assert "| [small](http://127.0.0.1:5000/#/experiments/" in report
+    subjects = [f"Trainyard: retrain of {name}: completed", f"Trainyard: retrain of {names[-1]}: failed"]
+    assert [subject for subject, _ in said["sent"]] == subjects
+    assert "params.yaml has no block data.minst" in said["sent"][1][1]
+
+
 def test_a_move_that_is_cut_off_is_finished_by_the_next_run(killed):
     cut = (
         "import os, signal\nfrom flows import retrain\nfrom flows.registry import Registry\n"
@@ -311,8 +441,7 @@ def test_a_stage_that_fails_promotes_nothing_and_is_run_again(killed):
 
 def test_nothing_stale_is_skipped_but_what_came_in_is_looked_at(up_to_date):
     assert work(Options(), lambda said: None, nothing_runs).message.startswith("skipped: nothing is stale for digits")
-    (up_to_date / "data/incoming/3").mkdir(parents=True)
-    (up_to_date / "data/incoming/3/broken.png").write_bytes(b"no image")
+    drop_text(up_to_date / "data/incoming/3/broken.png")
     dry = CliRunner().invoke(retrain.command, ["--dry"], standalone_mode=False)
     assert "would look at 1 files in data/incoming/" in dry.output
     ended = work(Options(), lambda said: None, nothing_runs)

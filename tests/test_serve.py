@@ -49,8 +49,8 @@ def retrain(dataset: str | None = None, workers: int | None = None, fresh_seed: 
         time.sleep(0.1)
 
 @flow
-def watch(dataset: str | None = None, workers: int | None = None, promote: bool = True, push: bool = True,
-          commit: bool = False, time_limit: float | None = None):
+def watch(workers: int | None = None, promote: bool = True, push: bool = True, commit: bool = False,
+          time_limit: float | None = None):
     pass
 """
 # One that hangs for as long as a file NAME.hold is there, and says in NAME.ran how it ran.

@@ -1,38 +1,72 @@
 """The deployment that looks into data/incoming/."""
 
+import os
 import sys
+import time
 import types
+from pathlib import Path
 
 import pytest
+from prefect.states import Failed, State
 
-from flows.watch import waiting, watch
+from flows import incoming
+from flows import project as places
+from flows.retrain_place import Place, Round
+from flows.watch import watch
 
 
-def test_hidden_files_are_not_images(tmp_path):
-    (tmp_path / "3").mkdir()
-    (tmp_path / ".partial").mkdir()
+@pytest.fixture
+def started(monkeypatch) -> list[dict]:
+    """What the flow that it starts was given, which trains for minutes: here it is one that tells."""
+    given: list[dict] = []
+
+    def retrain(**options) -> State:
+        given.append(options)
+        return Failed(message="no room")
+
+    monkeypatch.setitem(sys.modules, "flows.retrain_flow", types.SimpleNamespace(retrain=retrain))
+    return given
+
+
+def drop(name: str, seconds_ago: float = 60) -> None:
+    file = incoming.incoming_folder() / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    os.utime(file, (time.time() - seconds_ago,) * 2)
+
+
+def test_hidden_files_are_not_images(project):
+    assert incoming.waiting() == []
     for name in (".gitkeep", "3/a.png", "3/.a.png.part", ".partial/b.png"):
-        (tmp_path / name).touch()
-    assert list(waiting(tmp_path)) == [tmp_path / "3" / "a.png"]
-    assert list(waiting(tmp_path / "nothing")) == []
+        drop(name)
+    assert incoming.waiting() == ["3/a.png"]
 
 
-@pytest.mark.parametrize("image", [None, "3/a.png"])
-def test_retraining_starts_only_where_images_wait(project, monkeypatch, image):
-    taken = []
-    # The flow that it starts trains for minutes; here it is one that tells what it was given.
-    stand_in = types.SimpleNamespace(retrain=lambda **given: taken.append(given))
-    monkeypatch.setitem(sys.modules, "flows.retrain_flow", stand_in)
-    if image:
-        (project / "data" / "incoming" / "3").mkdir(parents=True)
-        (project / "data" / "incoming" / image).touch()
+def noted(project: Path) -> None:
+    """A run was killed after it had taken in what there was."""
+    places.write_json(incoming.journal(), [{"finished": True}])
+
+
+def left(project: Path) -> None:
+    """MLflow was away when the gate was asked, for example."""
+    Place(project, None, fresh_seed=False).keep(Round(0))
+
+
+@pytest.mark.parametrize("before", [lambda project: drop("3/a.png"), noted, left])
+def test_retraining_starts_where_there_is_something_to_do(project, started, before):
+    before(project)
     state = watch.fn(push=False, time_limit=60)
-    if image:
-        assert taken == [
-            {"dataset": None, "workers": None, "fresh_seed": False, "promote": True, "push": False, "commit": False,
-             "time_limit": 60, "return_state": True}
-        ]  # fmt: skip
-    else:
-        assert taken == []
-        assert (state.name, state.message) == ("Skipped", "data/incoming/ is empty")
-        assert state.is_completed()
+    assert (state.is_failed(), state.message) == (True, "no room")
+    assert started == [
+        {"workers": None, "fresh_seed": False, "promote": True, "push": False, "commit": False, "time_limit": 60,
+         "return_state": True}
+    ]  # fmt: skip
+
+
+def test_and_nowhere_else(project, started):
+    state = watch.fn()
+    assert (state.name, state.message) == ("Skipped", "data/incoming/ is empty")
+    assert state.is_completed()
+    drop("3/a.png", seconds_ago=0)
+    assert watch.fn().message == "1 files in data/incoming/ may still be copied"
+    assert started == []

@@ -53,6 +53,11 @@ def files(root: Path) -> dict[str, bytes]:
     }
 
 
+def written(copy: Path) -> dict[str, tuple[int, int]]:
+    """Which file or link is there under each name, and since when."""
+    return {os.fspath(path): (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in copy.rglob("*")}
+
+
 def test_it_runs_with_its_own_params_and_the_project_stays_as_it_is(toy):
     dvc(toy, "repro", "--quiet")
     before = files(toy)
@@ -81,6 +86,21 @@ def test_it_follows_the_project_and_what_is_up_to_date_does_not_run_again(toy):
     workspace.make(toy, "digits-fresh", {"seed": 77})
     assert graph.stale(copy) == {"seeded": ["code/text: modified"]}
     assert not os.path.lexists(copy / "more")
+
+
+def test_what_a_run_may_be_reading_is_not_touched(toy):
+    """While a run is at work in the copy, another one may ask what would be done."""
+    changes = {"seed": 77}
+    assert not workspace.is_current(toy, "digits-fresh", changes)
+    assert not (toy / ".dvc/tmp/exps").exists()
+    copy = workspace.make(toy, "digits-fresh", changes)
+    before = written(copy)
+    assert workspace.make(toy, "digits-fresh", changes) == copy
+    assert written(copy) == before
+    assert workspace.is_current(toy, "digits-fresh", changes)
+    assert not workspace.is_current(toy, "digits-fresh", {"seed": 78})
+    (toy / "more").mkdir()
+    assert not workspace.is_current(toy, "digits-fresh", changes)
 
 
 def test_remotes_are_those_of_the_project(toy):

@@ -1,0 +1,82 @@
+"""A disk that is full while a stage writes: a small one in memory, mounted where nobody else sees it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, environment
+
+STAGE = """
+import sys
+with open(sys.argv[1], "wb") as file:
+    for _ in range(int(sys.argv[2])):
+        file.write(bytes(2**20))
+"""
+# What fits once, but not a second time into DVC's cache; and what does not fit.
+STAGES = {
+    "twice": {"cmd": "python stage.py twice.bin 6", "deps": ["stage.py"], "outs": ["twice.bin"]},
+    "large": {"cmd": "python stage.py large.bin 20", "deps": ["stage.py"], "outs": ["large.bin"]},
+}
+RUN = """
+import json, subprocess, sys
+from pathlib import Path
+from flows import graph
+from flows.processes import Processes
+from flows.repro import Repro
+
+root = Path.cwd()
+
+def run(stages):
+    with Processes() as processes:
+        repro = Repro(root, processes, lambda stage, line: None)
+        outcomes = {stage: repro(stage, lambda line: None) for stage in stages}
+    problems = {stage: [outcome.problem, list(outcome.last_lines)] for stage, outcome in outcomes.items()}
+    lock = root / "dvc.lock"
+    return {"problems": problems, "lock": list(graph.described(lock)), "stale": sorted(graph.stale(root))}
+
+full = run(["twice", "large"])
+subprocess.run(["mount", "-o", "remount,size=200m", sys.argv[1]], check=True)
+print(json.dumps([full, run(["twice", "large"]), {path.name: path.stat().st_size for path in root.glob("*.bin")}]))
+"""
+
+
+def mounted(place: Path, size: str, *command: str) -> subprocess.CompletedProcess:
+    """The command with a disk of that size at `place`, which goes when it ends. Skips where that is not allowed."""
+    alone = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    mount = f'mount -t tmpfs -o size={size} tmpfs "$0"'
+    if not shutil.which("unshare"):
+        pytest.skip("needs unshare, of util-linux, to mount a small disk")
+    if subprocess.run([*alone, mount, place], capture_output=True).returncode:
+        pytest.skip("needs to be allowed to mount a small disk (unshare --map-root-user --mount)")
+    script = f'{mount} && cp -r "$0.files/." "$0" && cd "$0" && exec "$@"'
+    return subprocess.run([*alone, script, place, *command], env=environment(), capture_output=True, text=True)
+
+
+def test_nothing_half_written_counts_and_with_room_it_goes_on(tmp_path):
+    files, place = tmp_path / "disk.files", tmp_path / "disk"
+    for folder in (files, place):
+        folder.mkdir()
+    (files / "stage.py").write_text(STAGE)
+    (files / "params.yaml").write_text("seed: 0\n")
+    (files / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}, sort_keys=False))
+    shutil.copy(ROOT / ".dvcignore", files)
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=files, env=environment(), check=True
+    )
+    done = mounted(place, "11m", sys.executable, "-c", RUN, str(place))
+    assert done.returncode == 0, done.stderr
+    full, again, sizes = json.loads(done.stdout.splitlines()[-1])
+
+    for problem, lines in full["problems"].values():
+        assert problem is not None
+        assert any("No space left on device" in line for line in lines), lines
+    assert full["problems"]["large"][0] == "its command exited with 1"
+    assert (full["lock"], full["stale"]) == ([], ["large", "twice"])
+
+    assert [problem for problem, _ in again["problems"].values()] == [None, None]
+    assert (again["lock"], again["stale"]) == (["twice", "large"], [])
+    assert sizes == {"twice.bin": 6 * 2**20, "large.bin": 20 * 2**20}
