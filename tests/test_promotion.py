@@ -138,6 +138,9 @@ def try_it(folder: Path, what: str, number: int, happens, answers=None) -> None:
         promote("digits", decision()) if what == "promote" else rollback("digits")
     except UnavailableError:
         sys.exit(7)
+    finally:  # what was printed may have to go to the full disk, and failing at that has an exit code, too
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
 def contend(folder: Path, given: dict, ready, answers, store: Path | None = None) -> None:
