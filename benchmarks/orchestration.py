@@ -116,8 +116,9 @@ def per_stage(folder: Path, root: Path) -> dict:
 
     with contextlib.chdir(root):
         api = served.addresses()["prefect"]
-    with_prefect = partial(python, "-m", "flows.pipeline", "--force", cwd=folder, PREFECT_API_URL=api)
-    without = partial(python, "-c", ONE_AFTER_ANOTHER, *names, cwd=folder)
+    env = {"PYTHONPATH": os.fspath(root), "PREFECT_API_URL": api}
+    with_prefect = partial(python, "-m", "flows.pipeline", "--force", cwd=folder, **env)
+    without = partial(python, "-c", ONE_AFTER_ANOTHER, *names, cwd=folder, **env)
     times = in_turn(with_prefect, without, RUNS)
     added = [
         # The start of Python, the plan, Prefect's own start and end are in it.
