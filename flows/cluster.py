@@ -188,7 +188,7 @@ def dvc_stage_on_worker(
                 options |= {"jobs": {stage: cores}, "variables": variables}
                 back = run_in_shared(root / folder, stage, mark, processes, log, **options)
         finally:
-            RUNNING[mark].discard(processes)
+            RUNNING.get(mark, set()).discard(processes)  # which `end_running` may have taken
     if back.outcome.problem:
         return Failed(message=f"{stage}: {back.outcome.problem} ({back.where})", data=back)
     return back

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -69,10 +69,12 @@ class Return:
 
 
 def errand(root: Path, stage: str, needs: Iterable[str], uncached: dict[str, list[str]], **options) -> Errand:
-    """Args:
-    needs: all the stages that it needs, directly or not.
-    uncached: see `graph.uncached`.
-    options: force and time_limit.
+    """What the stage's errand has to say, of the project as it lies in `root`.
+
+    Args:
+        needs: all the stages that it needs, directly or not.
+        uncached: see `graph.uncached`.
+        options: force and time_limit.
     """
     needs = list(needs)
     return Errand(
@@ -127,9 +129,9 @@ def run(
     where = f"{socket.gethostname()}:{root}"
     started = time.monotonic()
 
-    def failed(problem: str, lines: Sequence[str] = ()) -> Return:
+    def failed(problem: str) -> Return:
         log(f"FAILED: {problem}")
-        return Return(Outcome(task.stage, time.monotonic() - started, problem, False, tuple(lines)), where)
+        return Return(Outcome(task.stage, time.monotonic() - started, problem), where)
 
     folder = root / ".trainyard"
     folder.mkdir(exist_ok=True)
@@ -138,11 +140,9 @@ def run(
             prepare(task, root)
             if task.needs:
                 dvc(root, processes, log, "pull", "--force", *task.needs, variables=variables)
-            jobs = {task.stage: hardware.cores()}
-            repro = Repro(
-                root, processes, lambda stage, line: None, force=task.force, time_limit=task.time_limit, jobs=jobs
-            )
-            outcome = repro(task.stage, log)
+            given = {"jobs": {task.stage: hardware.cores()}, "variables": variables}
+            given |= {"force": task.force, "time_limit": task.time_limit}
+            outcome = Repro(root, processes, lambda stage, line: None, **given)(task.stage, log)
             if outcome.problem:
                 return Return(outcome, where)
             note(root, task)

@@ -199,3 +199,19 @@ def real_mirror():
     if not (Path(mirror) / "MNIST" / "raw").is_dir():
         pytest.skip("needs the published archives: set TRAINYARD_MIRROR to a folder that has them")
     return Path(mirror).resolve()
+
+
+def refused(capfd, command, *arguments: str, code: int = 2) -> str:
+    """The one line that a command says before it exits with that code."""
+    from flows.console import run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", [command.name, *arguments])
+        with pytest.raises(SystemExit) as left:
+            run(command)
+    assert left.value.code == code
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("trainyard: ")
+    assert err.count("\n") == 1
+    return err

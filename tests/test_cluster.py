@@ -1,7 +1,6 @@
 """Stages on the workers of a real Dask scheduler: in working copies of their own, and in a folder that they share."""
 
 import contextlib
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,9 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT, environment, soon
-from test_elsewhere import copy_of, describe
-from test_pipeline import dvc
+from conftest import environment, soon
+from test_elsewhere import copy_of, describe, with_remote
 
 from flows import graph, pipeline, ports, prefect_server, worker
 from lightning_modules.errors import InputError, UnavailableError
@@ -85,14 +83,7 @@ def end(process: psutil.Popen, recursive: bool = True) -> None:
 @pytest.fixture
 def project(tmp_path) -> Path:
     """A project with four stages, whose DVC remote is a folder."""
-    root = tmp_path / "here"
-    root.mkdir()
-    shutil.copy(ROOT / "params.yaml", root)
-    (root / "stage.py").write_text(STAGE)
-    describe(root, STAGES)
-    dvc(root, "init", "--no-scm", "--quiet")
-    dvc(root, "remote", "add", "--quiet", "--default", "shared", str(tmp_path / "remote"))
-    return root
+    return with_remote(tmp_path / "here", STAGES, STAGE)
 
 
 @pytest.fixture
@@ -102,12 +93,11 @@ def run(project, prefect, scheduler, monkeypatch):
     with contextlib.ExitStack() as stack:
 
         def run(*folders: Path, options: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess:
-            env = environment(
-                PREFECT_API_URL=prefect, MLFLOW_TRACKING_URI=f"sqlite:///{project.parent}/mlflow.db", **env
-            )
+            env = environment(PREFECT_API_URL=prefect, **env)
             command = [sys.executable, "-m", "flows.worker", scheduler]
             run.workers = {folder: start(stack, command, cwd=folder, env=env) for folder in folders}
             command = [sys.executable, "-m", "flows.pipeline", "--dask", scheduler, *options]
+            env |= {"MLFLOW_TRACKING_URI": f"sqlite:///{project.parent}/mlflow.db"}
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
             return start(stack, command, cwd=project, env=env, **pipes)
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import edit
+from conftest import edit, refused
 from PIL import Image
 
 from flows import dataset, drift, drift_event, embeddings, project, served_ensemble
-from flows.console import run
 from flows.params import Drift, read
 from flows.served_ensemble import ServedEnsemble
 from lightning_modules.errors import InputError
@@ -144,41 +143,29 @@ def test_the_command_says_what_differs_and_exits_with_3(data, incoming):
     assert done.stdout.splitlines()[-1].startswith("drift in ")
 
 
-def refused(capfd, *arguments: str, code: int = 2) -> str:
-    """The one line that the command says before it exits with that code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["drift", *arguments])
-        with pytest.raises(SystemExit) as left:
-            run(drift.command)
-    assert left.value.code == code
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.startswith("trainyard: ")
-    assert err.count("\n") == 1
-    return err
-
-
 def test_too_few_images_are_refused(data, incoming, capfd):
     folder = incoming(some(data, 19)[0])
     (folder / "broken.png").write_text("no image")
-    said = refused(capfd, str(folder))
+    said = refused(capfd, drift.command, str(folder))
     assert "has 19 images that can be compared (1 more cannot be used); it takes 20 or more" in said
 
 
 def test_bad_input_is_said_in_one_line(data, incoming, capfd, tmp_path):
-    assert "does not exist" in refused(capfd, str(tmp_path / "missing"))
+    assert "does not exist" in refused(capfd, drift.command, str(tmp_path / "missing"))
     (tmp_path / "empty").mkdir()
-    assert "has no image files" in refused(capfd, str(tmp_path / "empty"))
-    assert "data/mnist does not exist" in refused(capfd, str(tmp_path), "--dataset", "mnist")
+    assert "has no image files" in refused(capfd, drift.command, str(tmp_path / "empty"))
+    assert "data/mnist does not exist" in refused(capfd, drift.command, str(tmp_path), "--dataset", "mnist")
 
 
 def test_without_a_champion_it_says_what_makes_one(finished_copy, incoming, capfd):
     folder = incoming(some(dataset.load("digits"), 30)[0])
-    assert "there is no champion for digits" in refused(capfd, str(folder))
+    assert "there is no champion for digits" in refused(capfd, drift.command, str(folder))
 
 
 def test_a_store_that_is_away_is_no_bad_input(data, incoming, capfd, no_store):
-    assert f"MLflow at {no_store} cannot be used" in refused(capfd, str(incoming(some(data, 30)[0])), code=1)
+    assert f"MLflow at {no_store} cannot be used" in refused(
+        capfd, drift.command, str(incoming(some(data, 30)[0])), code=1
+    )
 
 
 def test_a_champion_of_another_format_is_said(data, incoming, capfd, monkeypatch):
@@ -195,7 +182,7 @@ def test_a_champion_of_another_format_is_said(data, incoming, capfd, monkeypatch
 
     for module, name, how in ((embeddings, "look", fails), (served_ensemble, "ServedEnsemble", loaded)):
         monkeypatch.setattr(module, name, how)
-        said = refused(capfd, folder, code=1)
+        said = refused(capfd, drift.command, folder, code=1)
         assert "the champion, digits version 1, cannot be loaded: " in said
     [copy] = copies
     assert not copy.exists()
@@ -242,5 +229,5 @@ def test_retraining_is_asked_for_on_drift_alone(data, incoming, told):
 
 def test_without_a_server_to_tell_nothing_is_compared(data, incoming, capfd, monkeypatch):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    assert "set PREFECT_API_URL" in refused(capfd, str(incoming(some(data, 30)[0])), "--retrain")
+    assert "set PREFECT_API_URL" in refused(capfd, drift.command, str(incoming(some(data, 30)[0])), "--retrain")
     assert not project.drift_folder("digits").exists()

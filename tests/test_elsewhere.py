@@ -25,15 +25,20 @@ STAGES = {
 
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
-    """A project with three stages, whose DVC remote is a folder."""
-    root = tmp_path / "here"
+    """A project with three stages."""
+    root = with_remote(tmp_path / "here", STAGES, STAGE)
+    monkeypatch.chdir(root)
+    return root
+
+
+def with_remote(root: Path, stages: dict, program: str) -> Path:
+    """A project whose DVC remote is a folder beside it."""
     root.mkdir()
     shutil.copy(ROOT / "params.yaml", root)
-    (root / "stage.py").write_text(STAGE)
-    describe(root, STAGES)
+    (root / "stage.py").write_text(program)
+    describe(root, stages)
     dvc(root, "init", "--no-scm", "--quiet")
-    dvc(root, "remote", "add", "--quiet", "--default", "shared", str(tmp_path / "remote"))
-    monkeypatch.chdir(root)
+    dvc(root, "remote", "add", "--quiet", "--default", "shared", str(root.parent / "remote"))
     return root
 
 
@@ -136,3 +141,15 @@ def test_tracked_files_travel_with_the_errand(here):
     back = send(here, there, "g", ["given.dvc"])
     assert back.outcome.problem is None
     assert (there / "g.txt").read_text() == "1"
+
+
+def test_the_stage_is_given_the_variables(here):
+    there = copy_of(here, "there")
+    for copy in (here, there):
+        describe(copy, {"v": {"cmd": "echo $MLFLOW_TRACKING_URI > v.txt", "outs": ["v.txt"]}})
+    with Processes() as processes:
+        variables = {"MLFLOW_TRACKING_URI": "http://10.0.0.2:5000"}
+        task = elsewhere.errand(here, "v", (), graph.uncached(here))
+        back = elsewhere.run(task, there, processes, lambda line: None, variables)
+    assert back.outcome.problem is None
+    assert (there / "v.txt").read_text() == "http://10.0.0.2:5000\n"

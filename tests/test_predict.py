@@ -5,11 +5,10 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import edit
+from conftest import edit, refused
 from PIL import Image
 
 from flows import dataset, predict
-from flows.console import run
 from lightning_modules.errors import InputError
 
 
@@ -20,20 +19,6 @@ def digit(finished, tmp_path):
     file = tmp_path / "digit.png"
     Image.fromarray(images[0, ..., 0]).save(file)
     return file, str(labels[0])
-
-
-def refused(capfd, *arguments: str, code: int = 2) -> str:
-    """The one line that the command says before it exits with that code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["predict", *arguments])
-        with pytest.raises(SystemExit) as left:
-            run(predict.command)
-    assert left.value.code == code
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.startswith("trainyard: ")
-    assert err.count("\n") == 1
-    return err
 
 
 def test_digits_get_the_labels_that_the_ensemble_gives(finished, tmp_path):
@@ -85,10 +70,12 @@ def test_what_is_no_image_is_refused_in_one_line(digit, tmp_path, capfd):
     (tmp_path / "cut.png").write_bytes(file.read_bytes()[:60])
     (tmp_path / "empty.png").write_bytes(b"")
     for name in ("text.png", "cut.png", "empty.png", "."):
-        assert f"{tmp_path / name} is no image that can be read" in refused(capfd, str(file), str(tmp_path / name))
-    assert "missing.png does not exist" in refused(capfd, str(tmp_path / "missing.png"))
+        assert f"{tmp_path / name} is no image that can be read" in refused(
+            capfd, predict.command, str(file), str(tmp_path / name)
+        )
+    assert "missing.png does not exist" in refused(capfd, predict.command, str(tmp_path / "missing.png"))
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
-    assert "deep.png has more than 8 bits a channel" in refused(capfd, str(tmp_path / "deep.png"))
+    assert "deep.png has more than 8 bits a channel" in refused(capfd, predict.command, str(tmp_path / "deep.png"))
 
 
 @pytest.fixture
@@ -99,21 +86,21 @@ def black(tmp_path) -> str:
 
 
 def test_without_a_champion_it_says_what_makes_one(store, project, black, capfd):
-    assert "there is no champion for digits" in refused(capfd, black)
-    assert "there is no champion for blobs" in refused(capfd, black, "--dataset", "blobs")
+    assert "there is no champion for digits" in refused(capfd, predict.command, black)
+    assert "there is no champion for blobs" in refused(capfd, predict.command, black, "--dataset", "blobs")
     store.unlink()
-    assert "`make repro` trains and registers one" in refused(capfd, black)
+    assert "`make repro` trains and registers one" in refused(capfd, predict.command, black)
     assert not store.exists()
 
 
 def test_a_store_that_does_not_answer_is_named(project, no_store, black, capfd):
-    assert no_store in refused(capfd, black, code=1)
+    assert no_store in refused(capfd, predict.command, black, code=1)
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////dev/null/x.db", "foo://bar", "postgresql://nobody@127.0.0.1:9/x"])
 def test_a_store_that_cannot_be_used_is_not_one_without_a_champion(project, monkeypatch, black, capfd, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert f"MLflow at {uri} cannot be used" in refused(capfd, black, code=1)
+    assert f"MLflow at {uri} cannot be used" in refused(capfd, predict.command, black, code=1)
 
 
 def test_a_champion_whose_files_are_gone_is_said(finished_copy, no_store, monkeypatch):
