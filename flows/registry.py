@@ -24,7 +24,8 @@ def or_unavailable(method: Callable) -> Callable:
     @functools.wraps(method)
     def call(self, *arguments):
         try:
-            return method(self, *arguments)
+            with tracking.uninterrupted():
+                return method(self, *arguments)
         except InputError:
             raise
         except Exception as error:  # each kind of store fails in a way of its own

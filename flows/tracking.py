@@ -22,13 +22,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import psutil
 import yaml
 
-from flows import project, served
+from flows import processes, project, served
 from flows.spread import spread
 from lightning_modules.errors import InputError, UnavailableError, sentence
 
@@ -272,6 +272,17 @@ def entities(metrics: dict[str, float], step: int = 0) -> list:
     return [Metric(name, value, now, step) for name, value in metrics.items()]
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Lets an interrupt wait while SQLite is asked.
+
+    A query that Python interrupts stays open in this process, and with it a lock that lets nobody write: the run
+    could not even be ended as killed. A server may take minutes to answer, and has no such lock.
+    """
+    with processes.postponed() if store().startswith("sqlite:") else nullcontext():
+        yield
+
+
 class Tracker:
     """The runs of one member: one for its training, one per replica below it.
 
@@ -289,6 +300,7 @@ class Tracker:
         self.ids: dict[str, str] = {}
 
     @unless_unreachable
+    @uninterrupted()
     def start(self) -> None:
         self.client = connect()
         self.experiment = experiment(self.client, self.card["dataset"])
@@ -340,6 +352,7 @@ class Tracker:
         return run
 
     @unless_unreachable
+    @uninterrupted()
     def epoch(self, number: int, row: dict) -> None:
         """Logs one row of a replica's history."""
         self.log(str(number), {key: value for key, value in row.items() if key != "epoch"}, row["epoch"])
@@ -348,6 +361,7 @@ class Tracker:
         self.client.log_batch(self.ids[key], metrics=entities(metrics, step))
 
     @unless_unreachable
+    @uninterrupted()
     def fail(self, error: BaseException) -> None:
         """Ends the runs: FAILED with the reason, or KILLED where the process was asked to stop."""
         if not self.client:
@@ -493,6 +507,7 @@ class Registrar:
             client.set_registered_model_alias(self.dataset, CHAMPION, version)
         return self.describe(client, version) | {"unknown": unknown}
 
+    @uninterrupted()
     def add(self, client, digest: str, card: dict, files: Path) -> str:
         """Logs the run and the model, and makes it a version of the registered model."""
         from mlflow.entities import Param

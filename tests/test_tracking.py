@@ -4,6 +4,7 @@ import functools
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ import yaml
 from click.testing import CliRunner
 from conftest import edit, environment
 from mlflow.entities import ViewType
+from sqlalchemy.engine import Engine
+from sqlalchemy.event import listen, remove
 
 from flows import dataset, graph, project, track, tracking, train
 from flows.params import read
@@ -191,6 +194,38 @@ def test_stale_runs_are_ended_however_many_there_are(project, store, monkeypatch
     monkeypatch.setattr(type(client), "search_runs", small)
     assert len(tracking.end_stale_runs()) == 7
     assert tracking.end_stale_runs() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_ends_as_killed_wherever_the_interrupt_meets_the_store(project, store, number):
+    settings = {"accelerator": "cpu", "precision": "float32"}
+    tracker = tracking.Tracker({"member": "small", "dataset": "digits", "seed": 0, "recipe": {}, "settings": settings},
+                               [1])  # fmt: skip
+    tracker.start()
+    sent = []
+
+    def interrupt(connection, cursor, statement, *others):
+        if not sent and statement.startswith("SELECT"):
+            sent.append(statement)
+            os.kill(os.getpid(), number)
+
+    def terminate(*_):
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    listen(Engine, "after_cursor_execute", interrupt)
+    try:
+        with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
+            tracker.epoch(0, {"epoch": 1, "validation_nll": 9.0})
+        tracker.fail(stopped.value)
+    finally:
+        remove(Engine, "after_cursor_execute", interrupt)
+        signal.signal(signal.SIGTERM, before)
+    assert sent
+    assert not tracker.lost
+    replica = tracking.connect().get_run(tracker.ids["0"])
+    assert (replica.info.status, replica.data.tags["trainyard.error"]) == ("KILLED", "interrupted")
+    assert replica.data.metrics == {"validation_nll": 9.0}
 
 
 def test_epochs_that_were_kept_back_are_logged_together(project, store):
