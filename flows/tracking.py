@@ -41,6 +41,7 @@ ERROR = "trainyard.error"
 # What the run of a registered ensemble has to say of it before it can be champion.
 SCORES = ("test_accuracy", "test_nll", "test_brier", "test_ece")
 LOADER = "trainyard_ensemble"  # the module that travels with each registered model
+MONITORED = "validation_nll"  # which every epoch has
 MOST_METRICS = 1000  # that MLflow takes at once
 # Whose versions a run is tagged with, beside torch's.
 LIBRARIES = ("pytorch-lightning", "numpy", "mlflow", "dvc")
@@ -298,6 +299,7 @@ class Tracker:
         self.lost = False
         self.client = None
         self.ids: dict[str, str] = {}
+        self.logged: dict[str, dict[int, float]] = {}  # by run, before an interruption
 
     @unless_unreachable
     @uninterrupted()
@@ -338,6 +340,7 @@ class Tracker:
             return
         for key, run in runs.items():
             self.ids[key] = run.info.run_id
+            self.logged[key] = self.epochs(key)
             self.client.update_run(run.info.run_id, status="RUNNING")
             self.client.set_tag(run.info.run_id, "trainyard.pid", str(os.getpid()))
             self.client.set_tag(run.info.run_id, "trainyard.process_started", str(psutil.Process().create_time()))
@@ -354,7 +357,10 @@ class Tracker:
     @unless_unreachable
     @uninterrupted()
     def epoch(self, number: int, row: dict) -> None:
-        """Logs one row of a replica's history."""
+        """Logs one row of a replica's history, unless it is there: a training goes on from its last checkpoint, and
+        comes to the same epochs again."""
+        if self.logged.get(str(number), {}).get(row["epoch"]) == row[MONITORED]:
+            return
         self.log(str(number), {key: value for key, value in row.items() if key != "epoch"}, row["epoch"])
 
     def log(self, key: str, metrics: dict[str, float], step: int = 0) -> None:
@@ -394,12 +400,14 @@ class Tracker:
         self.client.log_artifact(self.ids["member"], str(folder / "member.json"))
         self.client.set_terminated(self.ids["member"])
 
+    def epochs(self, key: str) -> dict[int, float]:
+        """What of a run's epochs is in the store: the value of one of their numbers by epoch."""
+        history = self.client.get_metric_history(self.ids[key], MONITORED)
+        return {metric.step: metric.value for metric in history}
+
     def complete(self, history: Path) -> None:
         """Logs those rows of a history file that are not in the runs yet."""
-        logged = {
-            key: {metric.step for metric in self.client.get_metric_history(run, "validation_nll")}
-            for key, run in self.ids.items()
-        }
+        logged = {key: self.epochs(key) for key in self.ids}
         missing: dict[str, list] = {key: [] for key in self.ids}
         with history.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):

@@ -1,6 +1,7 @@
 """One training: the same bits for the same seed, interrupted or not, and the best epoch by validation."""
 
 import os
+import time
 import warnings
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from lightning_modules import classifier, networks, weights
 from lightning_modules.airbench import Whitening
 from lightning_modules.errors import DivergedError, InputError
-from lightning_modules.fit import Fitted, fit, hardware_precision
+from lightning_modules.fit import Fitted, SaveLast, fit, hardware_precision
 from lightning_modules.images import Images
 
 CLASSES = ["left", "middle", "right"]
@@ -112,10 +113,31 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.fixture
+def every_epoch_is_saved(monkeypatch):
+    monkeypatch.setattr(SaveLast, "SHARE", 1)
+
+
+def test_checkpoints_take_little_of_the_time(tmp_path, monkeypatch):
+    save, saved = SaveLast.save, []
+
+    def slow(self, trainer: object) -> None:
+        saved.append(trainer.current_epoch + 1)
+        save(self, trainer)
+        time.sleep(0.5)
+
+    monkeypatch.setattr(SaveLast, "save", slow)
+    train(epochs=20, checkpoint=tmp_path / "replica.ckpt")
+    assert saved == [1]
+    # Where a turn ends there is one: the next one goes on from there.
+    train(epochs=20, checkpoint=tmp_path / "other.ckpt", turn=10)
+    assert saved == [1, 1, 10]
+
+
 @pytest.mark.parametrize("moment", ["middle", "end"])
 @pytest.mark.parametrize("epoch", [1, 3])
 @pytest.mark.parametrize("recipe", [DROPPING, RESNET, AIRBENCH], ids=["mlp", "resnet", "airbench"])
-def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(recipe, epoch, moment, tmp_path, monkeypatch):
+def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(recipe, epoch, moment, every_epoch_is_saved, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "BLOCK", 2)
     settings = {"augment": "shift_altflip_cutout", "epochs": 4, "early_stopping": 10}
     whole = train(recipe, **settings)
@@ -136,7 +158,7 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(recipe, epoc
 
 
 @pytest.mark.parametrize("epoch", range(2, 10))
-def test_early_stopping_remembers_what_was_before_an_interruption(epoch, tmp_path):
+def test_early_stopping_remembers_what_was_before_an_interruption(epoch, every_epoch_is_saved, tmp_path):
     settings = {"training": half_wrong(40), "epochs": 40, "early_stopping": 3}
     whole = train(SLOW, **settings)
     assert (whole.best_epoch, len(whole.history)) == (6, 9)  # better, worse, better in between

@@ -290,6 +290,18 @@ def test_a_queued_experiment_logs_to_the_project_that_it_was_queued_in(project, 
         tracking.store()
 
 
+def test_an_epoch_that_a_resumed_training_comes_to_again_is_logged_once(project, store):
+    settings = {"accelerator": "cpu", "precision": "float32"}
+    card = {"member": "small", "dataset": "digits", "seed": 0, "recipe": {}, "settings": settings}
+    for epochs in (range(1, 4), range(2, 6)):
+        tracker = tracking.Tracker(card, [1], project)
+        tracker.start()
+        for epoch in epochs:
+            tracker.epoch(0, {"epoch": epoch, "validation_nll": epoch / 7, "lr": 0.1})
+    for name in ("validation_nll", "lr"):
+        assert [metric.step for metric in tracker.client.get_metric_history(tracker.ids["0"], name)] == [1, 2, 3, 4, 5]
+
+
 def test_a_resumed_training_with_one_replica_more_has_a_run_for_it(project, store, empty_store, monkeypatch):
     settings = {"accelerator": "cpu", "precision": "float32"}
     card = {"member": "small", "dataset": "digits", "seed": 0, "recipe": {}, "settings": settings}
