@@ -22,8 +22,12 @@ QUIET = {
 YOUNG = 10_000
 
 
-def run(command: click.Command) -> None:
-    """Runs a command with the arguments of this process and exits."""
+def run(command: click.Command, libraries: bool = False) -> None:
+    """Runs a command with the arguments of this process and exits.
+
+    Args:
+        libraries: whether it needs those which a pipeline may have loaded for its stages.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     gc.set_threshold(YOUNG)
@@ -33,6 +37,12 @@ def run(command: click.Command) -> None:
         from flows.orphan import die_with_dvc
 
         die_with_dvc()
+    if libraries:
+        from flows.preloaded import hand_over
+
+        code = hand_over()
+        if code is not None:
+            sys.exit(code)
     try:
         code = command(standalone_mode=False)
     except click.exceptions.Abort:

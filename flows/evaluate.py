@@ -112,4 +112,4 @@ def command() -> None:
 
 
 if __name__ == "__main__":
-    run(command)
+    run(command, libraries=True)

@@ -26,9 +26,10 @@ from pathlib import Path
 
 import click
 
-from flows import artifacts, capacity, gpu_slots, graph, hardware, notify, params, prefect_server, project
+from flows import artifacts, capacity, gpu_slots, graph, hardware, notify, params, prefect_server, project, tracking
 from flows.console import run
 from flows.params import Params
+from flows.preloaded import libraries
 from flows.processes import ClosedError, Processes, TimeLimitError
 from flows.repro import Outcome, Repro
 from lightning_modules.errors import InputError, UnavailableError
@@ -36,9 +37,8 @@ from lightning_modules.errors import InputError, UnavailableError
 # Seconds before each further try, for the stages that can fail for a reason outside this machine. A training
 # that failed fails again: it gets none.
 RETRIES = {"download": (5, 20)}
-# MLflow, which takes seconds to import, is asked in processes of their own: beside Prefect's start, and at the end.
+# In a process of its own, beside Prefect's start: MLflow takes seconds to import.
 PREPARE = "from flows import tracking; tracking.prepare()"
-PAGES = "import json; from flows import tracking; print(json.dumps(tracking.pages()))"
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ def run_stages(
     time_limit: float | None = None,
     dask: str | None = None,
     remote: bool = False,
+    variables: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Runs the plan as tasks of the Prefect flow that calls this, with its artifacts; returns the stages that failed.
 
@@ -119,6 +120,7 @@ def run_stages(
         ready: called before the first stage.
         dask: the address of a Dask scheduler whose workers run the stages.
         remote: whether they have working copies of their own; see `cluster.Cluster`.
+        variables: more of the environment of the stages on this machine.
     """
     from prefect import task
     from prefect.cache_policies import NO_CACHE
@@ -131,7 +133,7 @@ def run_stages(
     shares = capacity.shares(plan.widths(), workers, read, hardware.gpus())
     jobs = {stage: share.cores for stage, share in shares.items()}
     say = printer(plan.stages)
-    repro = Repro(root, processes, say, force=force, time_limit=time_limit, jobs=jobs)
+    repro = Repro(root, processes, say, force=force, time_limit=time_limit, jobs=jobs, variables=variables)
 
     # DVC owns caching: a second cache beside it would disagree. What a task returns is small and JSON.
     @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
@@ -270,29 +272,33 @@ def show(
     shown: artifacts.Artifacts, plan: Plan, read: Params, name: str, outcomes: Mapping[str, Outcome], repro: Repro
 ) -> None:
     """The artifacts at the end of a flow: what ran and why, what came out, and where MLflow has it."""
-    pages = mlflow_pages(repro.root, repro.processes)
+    pages = mlflow_pages(repro)
     why = {stage: plan.reason(stage) for stage in plan.stages}
     shown.results(artifacts.account(name, read, why, plan.up_to_date, outcomes, pages))
     if "model" in pages:
         shown.model(pages["model"], f"{read.dataset} in MLflow's registry")
 
 
-def mlflow_pages(root: Path, processes: Processes) -> dict:
+def mlflow_pages(repro: Repro) -> dict:
     """As `tracking.pages`; empty where MLflow cannot be asked."""
     lines: deque[str] = deque(maxlen=1)
+    command, env = [sys.executable, "-m", "flows.pages"], {**os.environ, **repro.variables}
     try:
-        code = processes.run([sys.executable, "-c", PAGES], lines.append, cwd=root, time_limit=60)
+        code = repro.processes.run(command, lines.append, cwd=repro.root, env=env, time_limit=60)
         return json.loads(lines[0]) if code == 0 else {}
     except (ClosedError, TimeLimitError, IndexError, ValueError):
         return {}
 
 
 def prepare_tracking(root: Path, processes: Processes) -> None:
-    """Creates MLflow's store before stages fan out: several processes that open a new one first break it.
+    """Creates MLflow's store before stages fan out, where it is a database of several users: processes that open a new
+    one at once break it. Those of a local one wait for each other.
 
     In a process of its own, so that it goes on while Prefect's server starts. A failure is told and no more:
     training works without MLflow.
     """
+    if tracking.store().startswith("sqlite:"):
+        return
     lines: deque[str] = deque(maxlen=3)
     try:
         code = processes.run([sys.executable, "-c", PREPARE], lines.append, cwd=root, time_limit=120)
@@ -314,12 +320,14 @@ def execute(root: Path, plan: Plan, workers: int, **options) -> int:
     server = server_if_none()
     name = run_name()
     outcomes: dict[str, Outcome] = {}
-    with exit_on_sigterm(), Processes() as processes:
-        tracking = threading.Thread(target=prepare_tracking, args=(root, processes))
-        tracking.start()
+    here = [] if options.get("dask") else plan.stages
+    with exit_on_sigterm(), libraries(root, here) as variables, Processes() as processes:
+        preparing = threading.Thread(target=prepare_tracking, args=(root, processes))
+        preparing.start()
         if server:
             server.start()
-        pipeline = flow(root, plan, workers, outcomes, processes, name, ready=tracking.join, **options)
+        options |= {"ready": preparing.join, "variables": variables}
+        pipeline = flow(root, plan, workers, outcomes, processes, name, **options)
         if server:
             server.wait()
         try:

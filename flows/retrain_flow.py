@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
 
-from flows import notify, params, pipeline, project
+from flows import notify, params, pipeline, preloaded, project
 from flows.artifacts import Artifacts
 from flows.pipeline import Plan
 from flows.processes import Processes
@@ -71,12 +71,13 @@ def run_as_tasks(options: Options, folder: Path, plan: Plan) -> Mapping[str, Out
     """The stages as tasks of the flow that is running."""
     workers = pipeline.side_by_side(plan, options.workers, options.dask)
     outcomes: dict[str, Outcome] = {}
-    with Processes() as processes:
-        tracking = threading.Thread(target=pipeline.prepare_tracking, args=(folder, processes))
-        tracking.start()
+    here = [] if options.dask else plan.stages
+    with preloaded.libraries(folder, here) as variables, Processes() as processes:
+        preparing = threading.Thread(target=pipeline.prepare_tracking, args=(folder, processes))
+        preparing.start()
         pipeline.run_stages(
-            folder, plan, workers, outcomes, processes, name=name(), ready=tracking.join,
-            time_limit=options.time_limit, dask=options.dask, remote=options.remote,
+            folder, plan, workers, outcomes, processes, name=name(), ready=preparing.join,
+            time_limit=options.time_limit, dask=options.dask, remote=options.remote, variables=variables,
         )  # fmt: skip
     pipeline.report(plan, outcomes)
     return outcomes

@@ -264,4 +264,4 @@ def command(member: str) -> None:
 
 
 if __name__ == "__main__":
-    run(command)
+    run(command, libraries=True)

@@ -137,7 +137,9 @@ def test_checkpoints_take_little_of_the_time(tmp_path, monkeypatch):
 @pytest.mark.parametrize("moment", ["middle", "end"])
 @pytest.mark.parametrize("epoch", [1, 3])
 @pytest.mark.parametrize("recipe", [DROPPING, RESNET, AIRBENCH], ids=["mlp", "resnet", "airbench"])
-def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(recipe, epoch, moment, every_epoch_is_saved, tmp_path, monkeypatch):
+def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(
+    recipe, epoch, moment, every_epoch_is_saved, tmp_path, monkeypatch
+):
     monkeypatch.setattr(classifier, "BLOCK", 2)
     settings = {"augment": "shift_altflip_cutout", "epochs": 4, "early_stopping": 10}
     whole = train(recipe, **settings)
