@@ -1,5 +1,5 @@
-"""What runs the stages: Prefect beside `dvc repro`, what it adds to a stage, a retrain with nothing to do, and
-`trainyard serve` until it is ready.
+"""What runs the stages: `trainyard pipeline` beside `dvc repro`, what it adds to a stage, a retrain with nothing to do,
+and `trainyard serve` until it is ready.
 
 All of it in a temporary copy of this project, against the servers that `trainyard serve` has brought up there.
 """
@@ -23,7 +23,8 @@ from benchmarks.pipeline import copy, row
 from flows.console import QUIET
 
 RUNS = 3  # of what takes a minute each
-STAGES = 12  # that do nothing, to see what one costs
+CHAINS = (4, 16)  # of stages that do nothing, to see what one more costs
+SWEEP = [round(0.05 * number, 2) for number in range(8)]  # dropout rates to compare, a member each
 ONE_AFTER_ANOTHER = """
 import sys
 from pathlib import Path
@@ -51,7 +52,7 @@ def measure() -> list[dict]:
         first = row("trainyard serve until it is ready, with new databases, once", serving_once(root), 60)
         with serving(root) as ready:
             rows = [first, row("trainyard serve until it is ready, again, once", ready, 30)]
-            rows += [*against_dvc(root), per_stage(Path(folder, "empty stages"), root), *skipped(root)]
+            rows += [*against_dvc(root), sweep(root), *per_stage(Path(folder), root), *skipped(root)]
     return rows
 
 
@@ -92,47 +93,83 @@ def serving_once(root: Path) -> float:
 
 def against_dvc(root: Path) -> list[dict]:
     """The default project (digits) from nothing, every stage: `--force` takes nothing from DVC's caches."""
-    parallel = partial(python, "-m", "flows.pipeline", "--force", cwd=root)
     rows = []
     for how, env in (("", {}), (", replicas one after another too", {"TRAINYARD_JOBS": "1"})):
-        serial = partial(python, "-m", "dvc", "repro", "--force", cwd=root, **env)
-        times = in_turn(parallel, serial, RUNS, warm_up=0)
-        goal = {"goal": "at least 1.6", "reached": times["ratio"] >= 1.6}
-        rows.append(compared(f"trainyard pipeline of digits, all stages, against dvc repro{how}", times) | goal)
+        what = f"trainyard pipeline of digits, all stages, against dvc repro{how}"
+        rows.append(beside_dvc(what, root, 1.6, **env))
     return rows
 
 
-def per_stage(folder: Path, root: Path) -> dict:
-    """A chain of stages that do nothing: as Prefect's tasks, and the same commands of DVC without Prefect."""
+def beside_dvc(what: str, root: Path, goal: float | None = None, **env: str) -> dict:
+    parallel = partial(python, "-m", "flows.pipeline", "--force", cwd=root)
+    serial = partial(python, "-m", "dvc", "repro", "--force", cwd=root, **env)
+    times = in_turn(parallel, serial, RUNS, warm_up=0)
+    return compared(what, times) | (
+        {"goal": f"at least {goal}", "reached": times["ratio"] >= goal} if goal is not None else {}
+    )
+
+
+def sweep(root: Path) -> dict:
+    """Members that differ in one number, as somebody has them who compares recipes; then the project is as before."""
+    params = root / "params.yaml"
+    before = params.read_text(encoding="utf-8")
+    edited = yaml.safe_load(before)
+    recipe = edited["members"]["mlp"] | {"replicas": 1}
+    edited["members"] = {f"mlp{number}": recipe | {"dropout": rate} for number, rate in enumerate(SWEEP)}
+    params.write_text(yaml.safe_dump(edited), encoding="utf-8")
+    try:
+        return beside_dvc(f"the same with {len(SWEEP)} members of one replica", root)
+    finally:
+        params.write_text(before, encoding="utf-8")
+        python("-m", "dvc", "repro", cwd=root)
+
+
+def per_stage(folder: Path, root: Path) -> list[dict]:
+    """Chains of stages that do nothing: as Prefect's tasks, and the same commands of DVC without Prefect. What the
+    longer chain costs more, by stage, is what one stage costs; the rest is the flow's own start and end."""
+    from flows import served
+
+    with contextlib.chdir(root):
+        api = served.addresses()["prefect"]
+    added = []
+    loads = []
+    for length in CHAINS:
+        times = chain(folder / f"{length} empty stages", length, root, api)
+        added.append([ours - other for ours, other in zip(times["ours_seconds"], times["other_seconds"])])
+        loads.append(times["load"])
+    short, long = CHAINS
+    each = [(more - less) / (long - short) for less, more in zip(*added)]
+    around = [less - short * one for less, one in zip(added[0], each)]
+    row = described("what trainyard pipeline adds to a stage", each, max(loads))
+    return [
+        row | {"goal": "at most 0.5 s", "reached": statistics.median(each) <= 0.5},
+        described("its own start and end, once for all stages", around, max(loads)),
+    ]
+
+
+def described(what: str, times: list[float], load: float) -> dict:
+    return {
+        "what": what,
+        "ours": spread(statistics.median(times), min(times), max(times), " s"),
+        "load": load,
+        "measured": times,
+    }
+
+
+def chain(folder: Path, length: int, root: Path, api: str) -> dict:
+    """With Prefect and without, in turn; see `in_turn`."""
     folder.mkdir()
     (folder / "params.yaml").write_bytes((root / "params.yaml").read_bytes())
-    names = [f"s{number}" for number in range(STAGES)]
+    names = [f"s{number}" for number in range(length)]
     stages = {name: {"cmd": f"echo {name} > {name}.txt", "outs": [f"{name}.txt"]} for name in names}
     for before, name in pairwise(names):
         stages[name]["deps"] = [f"{before}.txt"]
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     python("-m", "dvc", "init", "--no-scm", "--quiet", cwd=folder)
-    from flows import served
-
-    with contextlib.chdir(root):
-        api = served.addresses()["prefect"]
     env = {"PYTHONPATH": os.fspath(root), "PREFECT_API_URL": api}
     with_prefect = partial(python, "-m", "flows.pipeline", "--force", cwd=folder, **env)
     without = partial(python, "-c", ONE_AFTER_ANOTHER, *names, cwd=folder, **env)
-    times = in_turn(with_prefect, without, RUNS)
-    added = [
-        # The start of Python, the plan, Prefect's own start and end are in it.
-        (ours - other) / STAGES
-        for ours, other in zip(times["ours_seconds"], times["other_seconds"])
-    ]
-    return {
-        "what": f"what trainyard pipeline adds to each of {STAGES} stages, its own start and end included",
-        "ours": spread(statistics.median(added), min(added), max(added), " s"),
-        "load": times["load"],
-        "goal": "at most 0.5 s",
-        "reached": statistics.median(added) <= 0.5,
-        "measured": times,
-    }
+    return in_turn(with_prefect, without, RUNS)
 
 
 def skipped(root: Path) -> list[dict]:
