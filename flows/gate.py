@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from flows import promotion
 from flows.params import Gate, Params
 from flows.registry import Registry
-from flows.tracking import CHALLENGER, CHAMPION, SCORES, TEST, load_version, store
+from flows.tracking import CHALLENGER, CHAMPION, SCORES, TEST, load_version, shown_store
 from lightning_modules.errors import InputError, sentence
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def undecided(dataset: str, settings: Params, *reasons: str) -> dict:
     challenger, champion = aliases.get(CHALLENGER), aliases.get(CHAMPION)
     if challenger is None:
         raise InputError(
-            f"there is no challenger for {dataset} in {store()}: `make repro` trains and registers one, "
+            f"there is no challenger for {dataset} in {shown_store()}: `make repro` trains and registers one, "
             "and where all is up to date `trainyard track` does"
         )
     return {

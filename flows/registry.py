@@ -29,7 +29,7 @@ def or_unavailable(method: Callable) -> Callable:
         except InputError:
             raise
         except Exception as error:  # each kind of store fails in a way of its own
-            raise UnavailableError(f"MLflow at {tracking.store()} cannot be used: {sentence(error)}") from None
+            raise UnavailableError(f"MLflow at {tracking.shown_store()} cannot be used: {sentence(error)}") from None
 
     return call
 
@@ -74,7 +74,9 @@ class Registry:
             found = self.client.get_model_version(self.dataset, number)
         except Exception as error:
             if absent(error):
-                raise InputError(f"there is no version {number} of {self.dataset} in {tracking.store()}") from None
+                raise InputError(
+                    f"there is no version {number} of {self.dataset} in {tracking.shown_store()}"
+                ) from None
             raise
         return {"version": str(found.version), "run_id": found.run_id, "tags": dict(found.tags)}
 

@@ -189,7 +189,8 @@ def bring_up(
     parts.wait(lambda: ports.answers(f"{api}/health"), f"Prefect's server at {api}")
     click.echo(f"Prefect      {api.removesuffix('/api')}{'' if own_prefect else whose}")
 
-    served.note(api, mlflow)
+    shown = served.without_password(mlflow)
+    served.note(api, shown)
     own = ["--own-server"] if own_prefect or started_here else []
     deployed = parts.start("prefect deploy", [sys.executable, "-m", "flows.deploy", *own], env)
     parts.wait(lambda: False, "prefect deploy --all", ends=deployed)
@@ -199,8 +200,8 @@ def bring_up(
     for name, when in deployments(root):
         click.echo(f"deployment   {name:<18} {when}")
     parts.wait(worker.up.is_set, "the worker")
-    parts.wait(lambda: ports.answers(f"{mlflow}/health"), f"MLflow at {mlflow}")
-    click.echo(f"MLflow       {mlflow}{'' if own_mlflow else whose}")
+    parts.wait(lambda: ports.answers(f"{mlflow}/health"), f"MLflow at {shown}")
+    click.echo(f"MLflow       {shown}{'' if own_mlflow else whose}")
     incoming.make_folders(read().dataset)
     click.echo("new images   go into data/incoming/<class>/")
     click.echo(f"Ready after {time.monotonic() - started:.1f} s. Logs are in {served.folder()}. Ctrl-C ends it all.")

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -11,6 +12,12 @@ from flows import project
 def folder() -> Path:
     """The note, the lock and the logs."""
     return project.state_folder() / "serve"
+
+
+def without_password(address: str) -> str:
+    """A URI for a person to read: with *** for its password, as SQLAlchemy has it."""
+    password = urlsplit(address).password
+    return address.replace(f":{password}@", ":***@", 1) if password else address
 
 
 def note(prefect: str, mlflow: str) -> None:

@@ -35,7 +35,7 @@ def track(params: Params) -> bool:
         scores.log(member, card, [flat(replica) for replica in replicas])
         if scores.lost:
             return False
-        click.echo(f"{member}: in {tracking.store()}")
+        click.echo(f"{member}: in {tracking.shown_store()}")
     ensemble(params)
     return True
 

@@ -52,6 +52,11 @@ def store() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.home() / 'mlflow.db'}"
 
 
+def shown_store() -> str:
+    """The tracking URI for a person to read."""
+    return served.without_password(store())
+
+
 def store_exists() -> bool:
     """Whether there is anything to ask without creating it."""
     return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (project.home() / "mlflow.db").exists()
@@ -76,9 +81,9 @@ def connect():
         try:
             answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5, verify=certificates())
         except requests.RequestException as error:
-            raise ConnectionError(f"{uri} does not answer: {type(error).__name__}") from None
+            raise ConnectionError(f"{shown_store()} does not answer: {type(error).__name__}") from None
         if answer.status_code >= 500:
-            raise ConnectionError(f"{uri} answers {answer.status_code} {answer.reason}")
+            raise ConnectionError(f"{shown_store()} answers {answer.status_code} {answer.reason}")
     elif not uri.startswith("sqlite:"):
         refuse_silence(uri)
     import logging
@@ -157,7 +162,7 @@ def pages_address() -> str:
     `trainyard ui` opens when it is asked for no other port."""
     uri = store()
     if uri.startswith(("http://", "https://")):
-        return uri.rstrip("/")
+        return served.without_password(uri).rstrip("/")
     there = served.addresses()
     return there["mlflow"] if there else "http://127.0.0.1:5000"
 
@@ -256,8 +261,8 @@ def unless_unreachable(method: Callable) -> Callable:
         except Exception as error:  # whatever the store's trouble is, the training is worth more
             self.lost = True
             print(
-                f"trainyard: MLflow at {store()} cannot be used ({sentence(error)}). The work goes on without it; "
-                "`trainyard track` logs it later",
+                f"trainyard: MLflow at {shown_store()} cannot be used ({sentence(error)}). The work goes on without "
+                "it; `trainyard track` logs it later",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
             return None
@@ -638,10 +643,10 @@ def champion_or_refuse(dataset: str) -> dict:
     try:
         found = champion(dataset)
     except Exception as error:  # each kind of store fails in a way of its own
-        raise UnavailableError(f"MLflow at {store()} cannot be used: {sentence(error)}") from None
+        raise UnavailableError(f"MLflow at {shown_store()} cannot be used: {sentence(error)}") from None
     if found is None:
         raise InputError(
-            f"there is no champion for {dataset} in {store()}: `make repro` trains and registers one, "
+            f"there is no champion for {dataset} in {shown_store()}: `make repro` trains and registers one, "
             "and where all is up to date `trainyard track` does"
         )
     return found

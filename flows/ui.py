@@ -21,7 +21,9 @@ def command(port: int, host: str, with_parent: bool) -> None:
 
     uri = tracking.store()
     if uri.startswith(("http://", "https://")):
-        raise InputError(f"MLFLOW_TRACKING_URI is {uri}, which has a UI of its own: open it in a browser")
+        raise InputError(
+            f"MLFLOW_TRACKING_URI is {tracking.shown_store()}, which has a UI of its own: open it in a browser"
+        )
     if reason := ports.why_not(host, port):
         raise InputError(f"port {port} on {host} cannot be used ({reason}): choose another with --port")
     tracking.connect()

@@ -20,7 +20,7 @@ from mlflow.entities import ViewType
 from sqlalchemy.engine import Engine
 from sqlalchemy.event import listen, remove
 
-from flows import dataset, graph, project, track, tracking, train
+from flows import champion, dataset, graph, project, track, tracking, train
 from flows.params import read
 from lightning_modules import weights
 from lightning_modules.errors import InputError
@@ -262,6 +262,18 @@ def test_the_datas_hash_is_that_of_the_lock(project):
         assert tracking.data_hash("mnist") == "none"
     (project / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"before": other}}))
     assert tracking.data_hash("digits") == "none"
+
+
+@pytest.mark.parametrize(
+    "uri", ["postgresql+psycopg2://me:se%40cret@127.0.0.1:9/mlflow", "http://me:secret@127.0.0.1:9"]
+)
+def test_a_password_in_the_address_is_not_shown(project, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for command in (champion.command, track.command):
+        done = CliRunner().invoke(command, catch_exceptions=True)
+        said = f"{done.output} {done.exception}"
+        assert "127.0.0.1:9" in said
+        assert "cret" not in said
 
 
 def test_six_processes_open_a_new_store_at_once(project):
