@@ -9,7 +9,7 @@ torchrun and srun may start this command once for each of those.
 
 A replica's result depends on its seed, the recipe and the data alone, not on how many train at once; where replicas
 are stacked, their number changes how it is rounded, and so does that of the processes of one replica. What is
-unfinished is kept in .trainyard/unfinished, so that the next run goes on from the last finished epoch.
+unfinished is kept in .trainyard/unfinished, so that the next run goes on from its last checkpoint.
 """
 
 import csv

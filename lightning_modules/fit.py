@@ -166,7 +166,7 @@ class Settings:
         accelerator: "cpu" or "gpu"; `device` is the GPU's number.
         precision: "float32", or "bfloat16" for mixed precision.
         threads: CPU threads; the result depends on their number.
-        checkpoint: saved after every epoch; where it exists, training goes on from it.
+        checkpoint: saved as often as `SaveLast` says; where it exists, training goes on from it.
         report: called with {replica, epoch, done} while an epoch runs, and with a network's `row` of its history and
             its `best_epoch` at the end of the epoch; `replica` counts the networks from 0.
         group: the processes that train the networks together, each of which calls `fit` alike; only the first one
