@@ -38,7 +38,7 @@ def run(command: click.Command, libraries: bool = False) -> None:
 
         die_with_dvc()
     if libraries:
-        from flows.preloaded import hand_over
+        from flows.hand_over import hand_over
 
         code = hand_over()
         if code is not None:

@@ -2,110 +2,81 @@
 and forks itself for each.
 
 The import takes four seconds, longer than many a small network trains. The stage's own process, which DVC has started,
-hands its arguments, folder, environment and outputs to the fork, passes signals on, and ends as the fork ends. If
-any of the three is killed, so is what depends on it. The project's own code is not loaded ahead: each fork imports
+hands its work over (flows/hand_over.py) and ends as the fork ends. Is it killed, so is the fork with all that the fork
+has started; is this process killed, so are the forks. The project's own code is not loaded ahead: each fork imports
 it as it is then.
 
 Run     python -m flows.preloaded SOCKET [LIBRARY]...
 """
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
 import os
 import runpy
 import selectors
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ADDRESS = "TRAINYARD_PRELOADED"  # the variable that names the socket; TRAINYARD_PRELOAD=0 lets there be none
+from flows.hand_over import ADDRESS, same_user, signal_group
+
 STAGES = ("train", "evaluate", "ensemble")  # of which two make it worth while
 OWN = ("flows", "lightning_modules")
 LIBRARIES = (
-    "lightning_modules.lightning", "mlflow.pytorch", "mlflow.pyfunc", "safetensors.torch",
+    "lightning_modules.lightning", "mlflow.pytorch", "mlflow.pyfunc", "safetensors.torch", "threadpoolctl",
     # What logging to a local store and exporting a network load on their first call.
     "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store",
     "torch.export.pt2_archive", "torch._export.serde.serialize", "torch._inductor.codecache",
 )  # fmt: skip
-GRACE = 10.0  # seconds between TERM and KILL
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GRACE = 10.0  # seconds that forks have to end once the pipeline is gone: their stages' processes tell them
+PATIENCE = 1.0  # seconds for a request to come whole
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 @contextlib.contextmanager
 def libraries(root: Path, stages: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Begins to load them, where that is worth while for these stages; yields the variable that the stages need."""
+    """Begins to load them, where that is worth while for these stages; yields the variable that the stages need.
+
+    Without them each stage loads its own: with TRAINYARD_PRELOAD=0, and where no process can be started.
+    """
     several = sum(stage.partition("@")[0] in STAGES for stage in stages) > 1
     if not several or sys.platform != "linux" or os.environ.get("TRAINYARD_PRELOAD") == "0":
         yield {}
         return
-    folder = Path(tempfile.mkdtemp(prefix="trainyard-"))  # the path of a socket may have 107 bytes
-    address = folder / "socket"
-    process = subprocess.Popen(
-        [sys.executable, "-m", __name__, address],
-        cwd=root, env={**os.environ, "PYTHONUNBUFFERED": "1"}, start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    address = f"trainyard-{uuid.uuid4().hex}"
     try:
-        yield {ADDRESS: os.fspath(address)}
+        process = subprocess.Popen(
+            [sys.executable, "-m", __name__, address],
+            cwd=root, env={**os.environ, "PYTHONUNBUFFERED": "1"}, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    except OSError:
+        yield {}
+        return
+    try:
+        yield {ADDRESS: address}
     finally:
         process.terminate()
+        process.stdin.close()
         process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def hand_over() -> int | None:
-    """Lets a fork of the process with the libraries be this stage; its exit code, or None where there is no such
-    process. A signal that ends the fork ends this process too."""
-    address = os.environ.get(ADDRESS)
-    if not address:
-        return None
-    spec = sys.modules["__main__"].__spec__
-    request = {"module": spec.name, "arguments": sys.argv, "folder": os.getcwd(), "environment": dict(os.environ)}
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        try:
-            connection.connect(address)
-        except OSError:
-            return None
-        socket.send_fds(connection, [b"3"], [0, 1, 2])
-        connection.sendall(json.dumps(request).encode() + b"\n")
-        with connection.makefile() as answers:
-            fork = answers.readline()
-            if fork:
-                for number in FORWARDED:
-                    signal.signal(number, lambda number, frame: signal_group(int(fork), number))
-            code = answers.readline()
-    if not code:
-        print("trainyard: the process that had loaded the stage's libraries was killed", file=sys.stderr)
-        return 1
-    if int(code) < 0:
-        with contextlib.suppress(OSError):  # KILL has no other
-            signal.signal(-int(code), signal.SIG_DFL)
-        os.kill(os.getpid(), -int(code))
-    return int(code)
-
-
-def signal_group(leader: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(leader, number)
 
 
 @dataclass(eq=False)
 class Fork:
-    """A stage at work, and the connection to the process that it stands for."""
+    """A stage at work, and the connection to the process that stands for it."""
 
     pid: int
     pidfd: int
     connection: socket.socket
-    kill_at: float | None = None  # set when nobody waits for it any more
 
 
 @dataclass(frozen=True)
@@ -116,72 +87,131 @@ class Request:
     arguments: list[str]
     folder: str
     environment: dict[str, str]
+    cores: list[int]
 
 
 def serve(listener: socket.socket, parent: int) -> tuple[Request, list[int]]:
-    """Forks for each request, until the process whose pidfd `parent` is ends; returns in the forks alone, with the
-    request and the stage's input and outputs."""
+    """Forks for each request; returns in the forks alone, with the request and the stage's input and outputs.
+
+    Args:
+        parent: a pipe that the process holds which this one is for. Once that is gone, this one ends after its forks.
+    """
     forks: set[Fork] = set()
-    with selectors.DefaultSelector() as selector:
-        selector.register(parent, selectors.EVENT_READ)
-        selector.register(listener, selectors.EVENT_READ)
-        while True:
-            deadlines = [fork.kill_at for fork in forks if fork.kill_at]
-            for key, _ in selector.select(max(0.0, min(deadlines) - time.monotonic()) if deadlines else None):
+    end: float | None = None
+    selector = selectors.DefaultSelector()
+    selector.register(parent, selectors.EVENT_READ)
+    selector.register(listener, selectors.EVENT_READ)
+    try:
+        while end is None or (forks and time.monotonic() < end):
+            for key, _ in selector.select(None if end is None else max(0.0, end - time.monotonic())):
                 fork: Fork | None = key.data
                 if key.fileobj == parent:
-                    sys.exit()
-                elif fork is None:
-                    connection = listener.accept()[0]
-                    try:
-                        request, outputs = receive(connection)
-                    except (OSError, ValueError):  # it was ended meanwhile
-                        connection.close()
-                        continue
-                    pid = os.fork()
-                    if not pid:
+                    selector.unregister(parent)
+                    selector.unregister(listener)
+                    listener.close()
+                    end = time.monotonic() + GRACE
+                elif key.fileobj is listener:
+                    asked = accept(listener) if end is None else None
+                    fork = begin(asked[0], asked[2]) if asked else None
+                    if fork and not fork.pid:
                         for other in forks:
                             os.close(other.pidfd)
                             other.connection.close()
-                        connection.close()
-                        return request, outputs
-                    for output in outputs:
-                        os.close(output)
-                    fork = Fork(pid, os.pidfd_open(pid), connection)
-                    forks.add(fork)
-                    selector.register(fork.pidfd, selectors.EVENT_READ, fork)
-                    selector.register(connection, selectors.EVENT_READ, fork)
-                    tell(connection, pid)
+                        forks.clear()
+                        return asked[1:]
+                    if fork:
+                        forks.add(fork)
+                        selector.register(fork.pidfd, selectors.EVENT_READ, fork)
+                        selector.register(fork.connection, selectors.EVENT_READ, fork)
+                        tell(fork.connection, fork.pid)
+                elif fork not in forks:  # both of its events came at once
+                    continue
                 elif key.fileobj is fork.connection:
+                    # Nobody stands for it any more. The signals that ask were passed on before.
                     selector.unregister(fork.connection)
-                    fork.kill_at = time.monotonic() + GRACE
-                    signal_group(fork.pid, signal.SIGTERM)
+                    signal_group(fork.pid, signal.SIGKILL)
                 else:
                     selector.unregister(fork.pidfd)
                     os.close(fork.pidfd)
-                    code = os.waitstatus_to_exitcode(os.waitpid(fork.pid, 0)[1])
-                    if fork.kill_at is None:
+                    with contextlib.suppress(KeyError):
                         selector.unregister(fork.connection)
-                    signal_group(fork.pid, signal.SIGKILL)  # what it may have left running
-                    tell(fork.connection, code)
+                    # What it may have left running, while the zombie keeps the number from being a stranger's.
+                    signal_group(fork.pid, signal.SIGKILL)
+                    tell(fork.connection, os.waitstatus_to_exitcode(os.waitpid(fork.pid, 0)[1]))
                     fork.connection.close()
                     forks.discard(fork)
-            for fork in forks:
-                if fork.kill_at and time.monotonic() >= fork.kill_at:
-                    signal_group(fork.pid, signal.SIGKILL)
+    finally:
+        for fork in forks:
+            signal_group(fork.pid, signal.SIGKILL)
+        selector.close()
+    sys.exit()
+
+
+def accept(listener: socket.socket) -> tuple[socket.socket, Request, list[int]] | None:
+    """The next request with the stage's input and outputs, or None where the stage was ended meanwhile."""
+    outputs: list[int] = []
+    connection = None
+    try:
+        connection = listener.accept()[0]
+        connection.settimeout(PATIENCE)
+        if not same_user(connection):
+            raise PermissionError
+        _, outputs, _, _ = socket.recv_fds(connection, 1, 3)
+        with connection.makefile() as lines:
+            request = Request(**json.loads(lines.readline()))
+        connection.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            if not connection.recv(1, socket.MSG_PEEK):
+                raise EOFError
+        connection.setblocking(True)
+    except (OSError, EOFError, ValueError, TypeError):
+        for output in outputs:
+            os.close(output)
+        if connection:
+            connection.close()
+        return None
+    return connection, request, outputs
+
+
+def begin(connection: socket.socket, outputs: list[int]) -> Fork | None:
+    """Forks: in the fork its `pid` is 0. None where the machine has no room for one more process: the stage then
+    loads its own libraries."""
+    this = os.getpid()
+    leads, tells = os.pipe()
+    try:
+        pid = os.fork()
+    except OSError:
+        pid = None
+    if pid == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.setsid()
+        # Its signal comes even where Python would never run a handler.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != this:
+            os._exit(1)
+        os.close(tells)
+        os.close(leads)
+        connection.close()
+        return Fork(0, -1, connection)
+    os.close(tells)
+    if pid is not None:
+        os.read(leads, 1)  # until it leads a group, to which signals can be sent
+    os.close(leads)
+    for output in outputs:
+        os.close(output)
+    if pid is not None:
+        try:
+            return Fork(pid, os.pidfd_open(pid), connection)
+        except OSError:
+            signal_group(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    connection.close()
+    return None
 
 
 def tell(connection: socket.socket, number: int) -> None:
     with contextlib.suppress(OSError):
         connection.sendall(b"%d\n" % number)
-
-
-def receive(connection: socket.socket) -> tuple[Request, list[int]]:
-    """A request, and the stage's input and outputs."""
-    connection.settimeout(GRACE)
-    _, outputs, _, _ = socket.recv_fds(connection, 1, 3)
-    with connection.makefile() as lines:
-        return Request(**json.loads(lines.readline())), outputs
 
 
 def become(request: Request, outputs: list[int], variables: dict[str, str]) -> None:
@@ -190,36 +220,39 @@ def become(request: Request, outputs: list[int], variables: dict[str, str]) -> N
     Args:
         variables: of the environment, which libraries have set as they were loaded.
     """
-    from flows.orphan import die_with_parent
-
-    os.setsid()
     for number, output in enumerate(outputs):
         os.dup2(output, number)
         os.close(output)
     os.environ.clear()
     os.environ.update(variables | request.environment)
     del os.environ[ADDRESS]
+    os.sched_setaffinity(0, request.cores)
     os.chdir(request.folder)
     sys.argv = request.arguments
     sys.path[0] = request.folder
-    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(int(threads))  # it has read its variable when it was loaded
-    die_with_parent()
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()  # else it is the same in all forks
+    # Libraries have read this variable as they were loaded.
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdecimal() and int(threads):
+        for name, limit in (("threadpoolctl", "threadpool_limits"), ("torch", "set_num_threads")):
+            if name in sys.modules:
+                getattr(sys.modules[name], limit)(int(threads))
 
 
 def main(address: str, names: Sequence[str]) -> None:
-    parent, before = os.pidfd_open(os.getppid()), dict(os.environ)
+    before = dict(os.environ)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # its forks are ended on the way
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(address)
+        listener.bind(f"\0{address}")
         listener.listen(128)
         gc.disable()
         for name in names:
-            with contextlib.suppress(ImportError):  # then each stage does without
+            with contextlib.suppress(Exception):  # then each stage does without, and says why
                 importlib.import_module(name)
         gc.freeze()  # a collection would copy the pages that the forks share
         gc.enable()
-        request, outputs = serve(listener, parent)
-    os.close(parent)
+        request, outputs = serve(listener, sys.stdin.fileno())
     become(request, outputs, {name: value for name, value in os.environ.items() if name not in before})
     for name in [name for name in sys.modules if name.partition(".")[0] in OWN]:
         del sys.modules[name]

@@ -168,18 +168,20 @@ def postponed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # Python interrupts no other
         yield
         return
-    came: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, frame: came.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    numbers, came = (signal.SIGINT, signal.SIGTERM), []
+    # Blocked while their handlers change: an exception between two changes would leave one of them postponed for ever.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in numbers}
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         for number, handler in before.items():
             signal.signal(number, handler)
         if came:
-            signal.raise_signal(came[0])
+            signal.raise_signal(came[0])  # comes with the next line
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def alive(process: psutil.Process) -> bool:

@@ -53,7 +53,7 @@ class Board:
             print(f"{self.member}-{number}: finished before", flush=True)
 
     def goes_on(self, number: int) -> None:
-        """Replica `number` was interrupted, and starts behind its last finished epoch."""
+        """Replica `number` was interrupted, and starts behind its last checkpoint."""
         text = f"{self.member}-{number}: going on with a training that was interrupted"
         (self.bars.console.print if self.bars else print)(text)
 

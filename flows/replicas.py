@@ -150,7 +150,7 @@ def workers(count: int, life: Callable, card: dict, *arguments) -> Iterator[list
         yield connections
     finally:
         for process in started:
-            process.kill()  # at worst it loses the epoch it is in: results and checkpoints are renamed into place
+            process.kill()  # it loses what follows its last checkpoint: files are renamed into place
         for process in started:
             process.join()
 

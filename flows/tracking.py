@@ -307,9 +307,12 @@ class Tracker:
         self.logged: dict[str, dict[int, float]] = {}  # by run, before an interruption
 
     @unless_unreachable
-    @uninterrupted()
     def start(self) -> None:
-        self.client = connect()
+        self.client = connect()  # may take as long as another process needs to make the store
+        self.begin()
+
+    @uninterrupted()
+    def begin(self) -> None:
         self.experiment = experiment(self.client, self.card["dataset"])
         self.reopen()
         name = self.card["member"]
@@ -345,7 +348,8 @@ class Tracker:
             return
         for key, run in runs.items():
             self.ids[key] = run.info.run_id
-            self.logged[key] = self.epochs(key)
+            if key != "member":
+                self.logged[key] = self.epochs(key)
             self.client.update_run(run.info.run_id, status="RUNNING")
             self.client.set_tag(run.info.run_id, "trainyard.pid", str(os.getpid()))
             self.client.set_tag(run.info.run_id, "trainyard.process_started", str(psutil.Process().create_time()))
@@ -520,32 +524,33 @@ class Registrar:
             client.set_registered_model_alias(self.dataset, CHAMPION, version)
         return self.describe(client, version) | {"unknown": unknown}
 
-    @uninterrupted()
     def add(self, client, digest: str, card: dict, files: Path) -> str:
         """Logs the run and the model, and makes it a version of the registered model."""
         from mlflow.entities import Param
 
-        place = experiment(client, self.dataset)
         tags = provenance(self.dataset) | {"trainyard.kind": "ensemble", ENSEMBLE: digest, TEST: card["test_sha256"]}
-        run = client.create_run(place, run_name="ensemble", tags=tags).info.run_id
         params = {"method": card["method"], "members": card["members"], "networks": card["networks"]}
-        client.log_batch(
-            run,
-            metrics=entities(card["metrics"]),
-            params=[Param(name, str(value)[:6000]) for name, value in params.items()],
-        )
+        with uninterrupted():
+            run = client.create_run(experiment(client, self.dataset), run_name="ensemble", tags=tags).info.run_id
+            client.log_batch(
+                run,
+                metrics=entities(card["metrics"]),
+                params=[Param(name, str(value)[:6000]) for name, value in params.items()],
+            )
         try:
             model = self.log_model(run, card, files)
         except BaseException as error:
-            client.set_tag(run, ERROR, str(error)[:5000])
-            client.set_terminated(run, "FAILED")
+            with uninterrupted():
+                client.set_tag(run, ERROR, str(error)[:5000])
+                client.set_terminated(run, "FAILED")
             raise
-        if not client.search_registered_models(f"name = '{self.dataset}'"):
-            client.create_registered_model(self.dataset)
-        tags = {ENSEMBLE: digest, TEST: card["test_sha256"]}
-        return client.create_model_version(
-            self.dataset, model.model_uri, run_id=run, model_id=model.model_id, tags=tags
-        ).version
+        with uninterrupted():
+            if not client.search_registered_models(f"name = '{self.dataset}'"):
+                client.create_registered_model(self.dataset)
+            tags = {ENSEMBLE: digest, TEST: card["test_sha256"]}
+            return client.create_model_version(
+                self.dataset, model.model_uri, run_id=run, model_id=model.model_id, tags=tags
+            ).version
 
     def log_model(self, run: str, card: dict, files: Path):
         import mlflow

@@ -112,6 +112,7 @@ class SaveLast(pl.callbacks.Checkpoint):
     """
 
     SHARE = 0.05  # of the time: an epoch of a small network takes no longer than its checkpoint
+    LONGEST = 300.0  # seconds without one
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -124,7 +125,7 @@ class SaveLast(pl.callbacks.Checkpoint):
             return
         self.save(trainer)
         saved = time.monotonic()
-        self.due = saved + (saved - started) * (1 - self.SHARE) / self.SHARE
+        self.due = saved + min((saved - started) * (1 - self.SHARE) / self.SHARE, self.LONGEST)
 
     def save(self, trainer: pl.Trainer) -> None:
         temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")

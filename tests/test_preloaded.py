@@ -6,13 +6,17 @@ import subprocess
 import sys
 import textwrap
 import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import soon
 
-from flows import preloaded
+from flows import hand_over, preloaded
+from flows.processes import Processes, TimeLimitError
 
 STAGE = """
     import os, sys, time, click
@@ -46,18 +50,31 @@ def folder(tmp_path):
     return tmp_path
 
 
+def listening(address: str) -> bool:
+    return f"@{address}" in Path("/proc/net/unix").read_text()
+
+
+@contextmanager
+def serving(folder: Path, monkeypatch, program: list[str], *names: str) -> Iterator[psutil.Popen]:
+    """The process with libraries, and the variable by which stages find it."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.fspath(folder), *sys.path]))
+    address = f"trainyard-test-{uuid.uuid4().hex}"
+    process = psutil.Popen([sys.executable, *program, address, *names], stdin=subprocess.PIPE)
+    monkeypatch.setenv(hand_over.ADDRESS, address)
+    try:
+        assert soon(lambda: listening(address))
+        yield process
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+        process.stdin.close()
+        process.wait()
+
+
 @pytest.fixture
 def server(folder, monkeypatch):
-    """The process with a library of little weight, and the variable by which stages find it."""
-    monkeypatch.setattr(preloaded, "LIBRARIES", ("colorsys",))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.fspath(folder), *sys.path]))
-    address = folder / "socket"
-    process = psutil.Popen([sys.executable, "-m", "flows.preloaded", address, "colorsys", "no_such_library"])
-    assert soon(address.exists)
-    monkeypatch.setenv(preloaded.ADDRESS, os.fspath(address))
-    yield process
-    process.kill()
-    process.wait()
+    with serving(folder, monkeypatch, ["-m", "flows.preloaded"], "colorsys", "no_such_library") as process:
+        yield process
 
 
 def stage(folder: Path, *arguments: str, **env: str) -> psutil.Popen:
@@ -68,7 +85,13 @@ def stage(folder: Path, *arguments: str, **env: str) -> psutil.Popen:
 
 
 def gone(*pids: int) -> bool:
-    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
+    def alive(pid: int) -> bool:
+        try:
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    return not any(map(alive, pids))
 
 
 def test_a_fork_is_the_stage(folder, server):
@@ -126,18 +149,92 @@ def test_ending_the_stage_ends_the_fork_and_its_children(folder, server, number)
     assert stage(folder).communicate(timeout=30)[0]  # the next one is served
 
 
-def test_what_does_not_end_when_asked_is_killed(folder, server):
-    stubborn = textwrap.dedent(STAGE).replace(
-        "time.sleep(60)\n", "import signal; signal.signal(15, 1); time.sleep(60)\n"
-    )
-    (folder / "a_stage.py").write_text(stubborn)
-    own, fork, _ = begin(folder)
-    time.sleep(0.5)
-    own.kill()
-    own.wait(30)
-    time.sleep(1)
-    assert not gone(fork)
-    assert soon(lambda: gone(fork), preloaded.GRACE + 10)
+STUBBORN = "import signal; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)\n"
+
+
+def test_a_time_limit_ends_a_stage_that_does_not_end_when_asked(folder, server):
+    (folder / "a_stage.py").write_text(textwrap.dedent(STAGE).replace("time.sleep(60)\n", STUBBORN))
+    lines = []
+    with Processes(grace=0.5) as processes, pytest.raises(TimeLimitError):
+        processes.run([sys.executable, "-m", "a_stage", "wait"], lines.append, cwd=folder, time_limit=5)
+    assert "deaf" in lines
+    assert soon(lambda: gone(int(lines[0].split()[0]), int(lines[2])))
+
+
+def test_a_stage_that_is_killed_before_it_is_served_does_not_begin(folder, monkeypatch):
+    (folder / "slow_library.py").write_text("import time; time.sleep(3)")
+    with serving(folder, monkeypatch, ["-m", "flows.preloaded"], "slow_library") as server:
+        (folder / "a_stage.py").write_text(textwrap.dedent(STAGE).replace("print(", "open('begun', 'w'); print(", 1))
+        early = stage(folder)
+        time.sleep(1)
+        early.kill()
+        early.communicate()
+        stage(folder, "fail").communicate(timeout=30)
+        assert (folder / "begun").exists()  # by the other one, which was served after it
+        (folder / "begun").unlink()
+        time.sleep(0.5)
+        assert not (folder / "begun").exists()
+        assert not server.children()
+
+
+@pytest.mark.parametrize("code", ["raise RuntimeError('a broken library')", "import os; os._exit(3)"])
+def test_a_library_that_cannot_be_loaded_costs_no_stage(folder, monkeypatch, code):
+    (folder / "broken_library.py").write_text("import time; time.sleep(1); " + code)
+    with serving(folder, monkeypatch, ["-m", "flows.preloaded"], "broken_library"):
+        said, _ = stage(folder, "one").communicate(timeout=30)
+        assert said.split()[4] == "one"
+
+
+def test_no_room_for_a_process_leaves_the_others_at_work(folder, monkeypatch):
+    program = """
+        import errno, os, sys
+        from flows import preloaded
+        fork, forks = os.fork, []
+        def failing():
+            forks.append(1)
+            if len(forks) == 2:
+                raise OSError(errno.EAGAIN, "no room")
+            return fork()
+        os.fork = failing
+        preloaded.main(sys.argv[1], sys.argv[2:])
+    """
+    with serving(folder, monkeypatch, ["-c", textwrap.dedent(program)], "colorsys") as server:
+        first, fork, _ = begin(folder)
+        own = stage(folder)
+        assert int(own.communicate(timeout=30)[0].split()[0]) == own.pid
+        last = stage(folder)
+        assert int(last.communicate(timeout=30)[0].split()[0]) != last.pid
+        assert not gone(fork)
+        assert server.is_running()
+        first.kill()
+        first.communicate()
+
+
+def test_two_ends_at_the_same_moment_leave_the_others_at_work(folder, server):
+    dying, fork, _ = begin(folder)
+    other, at_work, _ = begin(folder)
+    server.suspend()  # a busy machine
+    os.kill(fork, signal.SIGKILL)
+    assert soon(lambda: gone(fork))
+    dying.kill()
+    dying.wait()
+    server.resume()
+    assert stage(folder).communicate(timeout=30)[0]
+    assert not gone(at_work)
+    other.kill()
+    other.communicate()
+
+
+def test_a_signal_that_comes_at_once_is_not_lost(folder, server):
+    imports, rest = textwrap.dedent(STAGE).lstrip().split("\n", 1)
+    (folder / "a_stage.py").write_text(f"{imports}\nif 'colorsys' in sys.modules: time.sleep(60)\n{rest}")
+    for _ in range(5):
+        own = stage(folder)
+        assert soon(lambda: server.children())
+        own.terminate()
+        own.communicate(timeout=5)
+        assert own.returncode == -signal.SIGTERM
+        assert soon(lambda: not server.children())
 
 
 def test_an_interrupt_reaches_the_fork(folder, server):
@@ -159,19 +256,50 @@ def test_killing_the_process_with_the_libraries_ends_its_stages_with_a_sentence(
     assert int(alone.communicate(timeout=30)[0].split()[0]) == alone.pid
 
 
-def test_it_ends_with_the_process_that_started_it(folder, server, monkeypatch):
-    script = textwrap.dedent("""
-        import subprocess, sys, time
-        process = subprocess.Popen([sys.executable, "-m", "flows.preloaded", "other", "colorsys"])
-        print(process.pid, flush=True)
-        time.sleep(60)
-    """)
-    parent = psutil.Popen([sys.executable, "-c", script], cwd=folder, stdout=subprocess.PIPE, text=True)
-    child = int(parent.stdout.readline())
-    assert soon((folder / "other").exists)
-    parent.kill()
-    parent.communicate()
-    assert soon(lambda: gone(child))
+def test_it_ends_with_the_process_that_started_it(folder, server):
+    """And after its stages, which end as DVC is gone."""
+    own, fork, child = begin(folder)
+    server.stdin.close()
+    time.sleep(1)
+    assert not gone(fork)
+    own.terminate()
+    own.communicate(timeout=30)
+    assert server.wait(30) == 0
+    assert soon(lambda: gone(fork, child))
+
+
+def test_ending_it_ends_its_stages(folder, server):
+    own, fork, child = begin(folder)
+    server.terminate()
+    server.wait(30)
+    own.communicate(timeout=30)
+    assert own.returncode == 1
+    assert soon(lambda: gone(fork, child))
+
+
+def test_threads_and_cores_are_those_of_the_stage(folder, monkeypatch):
+    look = """
+        import os, click, numpy, threadpoolctl
+        from flows.console import run
+
+        @click.command()
+        def command():
+            pools = {pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
+            print(os.getppid(), pools, os.sched_getaffinity(0), numpy.random.rand())
+
+        if __name__ == "__main__":
+            run(command, libraries=True)
+    """
+    (folder / "a_stage.py").write_text(textwrap.dedent(look))
+    core = min(os.sched_getaffinity(0))
+    with serving(folder, monkeypatch, ["-m", "flows.preloaded"], "numpy", "threadpoolctl") as server:
+        said = []
+        for _ in range(2):
+            pinned = ["taskset", "-c", str(core), sys.executable, "-m", "a_stage"]
+            env = {**os.environ, "OMP_NUM_THREADS": "1"}
+            said.append(subprocess.run(pinned, cwd=folder, env=env, capture_output=True, text=True, check=True).stdout)
+        assert all(line.startswith(f"{server.pid} {{1}} {{{core}}} ") for line in said)
+        assert said[0] != said[1]
 
 
 @pytest.mark.parametrize(
@@ -184,12 +312,18 @@ def test_it_ends_with_the_process_that_started_it(folder, server, monkeypatch):
     ],
 )
 def test_libraries_are_loaded_for_several_stages_that_need_them(folder, monkeypatch, stages, given, loads):
-    monkeypatch.setattr(preloaded, "LIBRARIES", ())
     if given:
         monkeypatch.setenv("TRAINYARD_PRELOAD", given)
     with preloaded.libraries(Path.cwd(), stages) as variables:
         assert bool(variables) == loads
-        if loads:
-            address = Path(variables[preloaded.ADDRESS])
-            assert soon(address.exists)
-    assert not loads or not address.parent.exists()
+        assert not loads or soon(lambda: listening(variables[hand_over.ADDRESS]))
+    assert not loads or not listening(variables[hand_over.ADDRESS])
+
+
+def test_without_room_for_it_each_stage_loads_its_own(monkeypatch):
+    def full(*_, **__):
+        raise OSError("no room")
+
+    monkeypatch.setattr(subprocess, "Popen", full)
+    with preloaded.libraries(Path.cwd(), ["train@a", "train@b"]) as variables:
+        assert variables == {}
