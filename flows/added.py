@@ -45,7 +45,7 @@ def decode(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     Raises:
         InputError: it is no image of that shape; the message goes on after the file's name, or "it".
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     height, width, channels = shape
     if channels not in MODES:
@@ -63,6 +63,8 @@ def decode(file: Path, shape: tuple[int, ...]) -> np.ndarray:
             return np.asarray(image.convert(MODES[channels]), np.uint8).reshape(shape)
     except InputError:
         raise
+    except UnidentifiedImageError:  # its own message names a file that will lie elsewhere
+        raise InputError(f"is no readable image (readable are {', '.join(FORMATS)})") from None
     except Exception as error:  # Pillow's readers raise a dozen kinds of errors on a damaged file
         raise InputError(f"is no readable image ({' '.join(str(error).split())[:200]})") from None
 

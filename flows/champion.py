@@ -28,10 +28,17 @@ def show(dataset: str, found: dict) -> None:
             click.echo(f"{name:<12}{value}")
     click.echo(f"previous    {'none' if found['previous_champion'] is None else found['previous_champion']}")
     if found["challenger"] not in (None, found["champion"]):
-        judged = "not judged yet: trainyard promote" if found["waiting"] else "judged, and not promoted"
-        click.echo(f"challenger  {found['challenger']}, {judged}")
+        click.echo(f"challenger  {found['challenger']}, {so_far(found)}")
     if found["interrupted"]:
         click.echo(interruption(found["interrupted"]))
+
+
+def so_far(found: dict) -> str:
+    """What became of a challenger that is not champion."""
+    record = found["record"]
+    if record and record["why"] == "rollback" and record["instead_of"] == found["challenger"]:
+        return "taken back"
+    return "not judged yet: trainyard promote" if found["waiting"] else "judged, and not promoted"
 
 
 def interruption(move: dict) -> str:

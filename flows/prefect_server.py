@@ -56,6 +56,7 @@ def lasting(port: int) -> dict[str, str]:
         # By default flow runs are kept for ever, and one that watches a folder makes 144 a day. This deletes those that
         # ended 90 days ago, or as many seconds ago as PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD says.
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT__SERVER_FINAL": "1",
     }
 

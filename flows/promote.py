@@ -67,7 +67,8 @@ def command(dataset: str | None, force: str | None) -> int:
     if not (decision["promote"] or force):
         return REFUSED
     kept = f"; version {aliases['previous_champion']} is kept" if "previous_champion" in aliases else ""
-    click.echo(f"version {aliases['champion']} is champion{kept}")
+    why = f", forced: {force.strip()}" if force and not decision["promote"] else ""
+    click.echo(f"version {aliases['champion']} is champion{kept}{why}")
     return 0
 
 

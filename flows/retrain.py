@@ -139,11 +139,16 @@ def take_in(place: Place, say: Callable[[str], None]) -> list[dict]:
 
     batches = incoming.take_in(place.settings) if place.takes_in else []
     for batch in batches:
-        say(f"{len(batch['accepted'])} images taken in, {len(batch['refused'])} refused (data/rejected/reasons.csv)")
+        say(*came_in([batch]))
     folder, is_new = added.folder(place.dataset), any(batch["accepted"] for batch in batches)
     if place.takes_in and folder.is_dir() and (is_new or not added.dvc_file(place.dataset).is_file()):
         versions.add(place.root, folder)
     return batches
+
+
+def came_in(batches: Sequence[dict]) -> list[str]:
+    accepted, refused = (sum(len(batch[which]) for batch in batches) for which in ("accepted", "refused"))
+    return [f"{accepted} images taken in, {refused} refused" + (" (data/rejected/reasons.csv)" if refused else "")]
 
 
 def nothing_stale(place: Place, options: Options, batches: list[dict]) -> Ended:
@@ -185,6 +190,8 @@ def judge(place: Place, options: Options) -> tuple[list[str], list[str], dict | 
     except (InputError, ConnectionError) as error:
         return [], [f"the champion could not be compared or changed: {error}"], None
     reasons, challenger = "; ".join(decision["reasons"]), decision["challenger"]
+    if decision["verdict"] == "nothing":
+        return [reasons], [], decision
     if not decision["promote"]:
         return [f"the champion stays: {reasons}"], [], decision
     verdict = "is champion now" if options.promote else "would be promoted (--no-promote)"
@@ -268,7 +275,7 @@ def report(
     if troubles:
         troubles = [*troubles, "nothing is lost, and the next run goes on from there"]
     else:
-        said = [f"{place.dataset}: {len(now.why)} stages ran", *said]
+        said = [f"{place.dataset}: {len(now.why)} stages ran", *(came_in(batches) if batches else ()), *said]
     said = [*said, *still_waiting(place)]
     file = write_report(place, [*troubles, *said], batches, now, outcomes, decision, pages())
     if troubles:
@@ -348,7 +355,8 @@ def tell_ahead(options: Options) -> None:
     for stage in plan.stages:
         click.echo(f"would run {stage}: {plan.reason(stage)}")
     if folder and not (plan.stages or files or place.left):
-        click.echo(f"would skip: nothing is stale for {place.dataset}, and no image has come in")
+        waiting = still_waiting(place) or ["no image has come in"]
+        click.echo("; ".join([f"would skip: nothing is stale for {place.dataset}", *waiting]))
     if place.takes_in and not files:
         click.echo("images to be taken in go into data/incoming/<class>/")
 

@@ -62,10 +62,10 @@ def champion(dataset: str) -> dict | None:
 
 
 def challenger(dataset: str) -> dict | None:
-    """The challenger's version, where it is another than the champion; whether it waits to be judged against this
-    champion; and what is to be said of a promotion that was interrupted, or None."""
+    """The challenger's version, where it is another than the champion; what became of it so
+    far; and what is to be said of a promotion that was interrupted, or None."""
     from flows import promotion
-    from flows.champion import interruption
+    from flows.champion import interruption, so_far
 
     try:
         found = promotion.standing(dataset)
@@ -74,7 +74,7 @@ def challenger(dataset: str) -> dict | None:
     said = interruption(found["interrupted"]) if found["interrupted"] else None
     if not said and found["challenger"] in (None, found["champion"]):
         return None
-    return {"version": found["challenger"], "waiting": found["waiting"], "interrupted": said}
+    return {"version": found["challenger"], "so_far": so_far(found), "interrupted": said}
 
 
 def ago(seconds: float) -> str:
@@ -110,8 +110,7 @@ def describe(challenger: dict) -> str:
         return f"cannot be read: {challenger['problem']}"
     if challenger["interrupted"]:
         return challenger["interrupted"]
-    judged = "is not judged yet: trainyard promote" if challenger["waiting"] else "was judged, and not promoted"
-    return f"version {challenger['version']} {judged}"
+    return f"version {challenger['version']}, {challenger['so_far']}"
 
 
 @click.command()

@@ -40,6 +40,9 @@ MEMBER = "trainyard.member"
 ERROR = "trainyard.error"
 # What the run of a registered ensemble has to say of it before it can be champion.
 SCORES = ("test_accuracy", "test_nll", "test_brier", "test_ece")
+TRAINING = (
+    "workflowType=machine_learning"  # else MLflow's pages open on the traces of chat models, of which there are none
+)
 LOADER = "trainyard_ensemble"  # the module that travels with each registered model
 MONITORED = "validation_nll"  # which every epoch has
 MOST_METRICS = 1000  # that MLflow takes at once
@@ -178,17 +181,18 @@ def pages() -> dict:
 
     params = read()
     address, client = pages_address(), connect()
-    place = f"{address}/#/experiments/{experiment(client, params.dataset)}"
+    own = experiment(client, params.dataset)
+    place = f"{address}/#/experiments/{own}/runs"
     runs = {}
     for name in (*params.members, "ensemble"):
         kind = "ensemble" if name == "ensemble" else "member"
         which = f"tags.`trainyard.kind` = '{kind}'" + (f" and tags.`{MEMBER}` = '{name}'" if kind == "member" else "")
-        for found in client.search_runs([place.rpartition("/")[2]], which, max_results=1):
-            runs[name] = f"{place}/runs/{found.info.run_id}"
-    links = {"experiment": place, "runs": runs}
+        for found in client.search_runs([own], which, max_results=1):
+            runs[name] = f"{place}/{found.info.run_id}?{TRAINING}"
+    links = {"experiment": f"{place}?{TRAINING}", "runs": runs}
     versions = client.search_model_versions(f"name = '{params.dataset}'", max_results=1)
     if versions:
-        links["model"] = f"{address}/#/models/{params.dataset}/versions/{versions[0].version}"
+        links["model"] = f"{address}/#/models/{params.dataset}/versions/{versions[0].version}?{TRAINING}"
     return links
 
 

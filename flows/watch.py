@@ -15,7 +15,11 @@ from flows import incoming, pipeline, project
 from flows.retrain_place import Place
 
 
-@flow(name="watch", flow_run_name=pipeline.run_name, persist_result=False)
+def name() -> str:
+    return f"incoming {pipeline.run_name()}"
+
+
+@flow(name="watch", flow_run_name=name, persist_result=False)
 def watch(
     workers: int | None = None,
     promote: bool = True,

@@ -7,6 +7,7 @@ from flows.artifacts import Artifacts, account
 from flows.params import read
 from flows.repro import Outcome
 
+TRAINING = "?workflowType=machine_learning"  # of MLflow's two sets of pages
 PAGES = {
     "experiment": "http://mlflow/#/experiments/1",
     "runs": {"small": "http://mlflow/#/experiments/1/runs/a", "ensemble": "http://mlflow/#/experiments/1/runs/b"},
@@ -68,15 +69,15 @@ def test_links_lead_to_the_newest_runs_and_model_where_mlflow_is_served(finished
     assert set(links["runs"]) == {"small", "wide", "ensemble"}
     client = tracking.connect()
     for name, link in links["runs"].items():
-        place, _, run_id = link.rpartition("/runs/")
-        assert place == links["experiment"]
+        place, _, run_id = link.removesuffix(TRAINING).rpartition("/")
+        assert f"{place}{TRAINING}" == links["experiment"]
         tags = client.get_run(run_id).data.tags
         assert tags["trainyard.kind"] == ("ensemble" if name == "ensemble" else "member")
         assert tags.get("trainyard.member", "ensemble") == name
-    assert links["model"] == "http://127.0.0.1:5000/#/models/digits/versions/1"
+    assert links["model"] == f"http://127.0.0.1:5000/#/models/digits/versions/1{TRAINING}"
 
     monkeypatch.setattr(served, "addresses", lambda: {"mlflow": "http://127.0.0.1:5055"})
-    assert tracking.pages()["model"] == "http://127.0.0.1:5055/#/models/digits/versions/1"
+    assert tracking.pages()["model"] == f"http://127.0.0.1:5055/#/models/digits/versions/1{TRAINING}"
 
 
 def test_a_note_of_a_process_that_is_gone_does_not_count(project):

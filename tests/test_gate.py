@@ -429,11 +429,11 @@ def test_promote_then_champion_then_rollback(project_of, capfd):
 
 def test_promote_refuses_with_3_and_says_why_once_recorded_in_status(project_of, capfd):
     project_of(TIE)
-    assert status.describe(status.challenger("digits")) == "version 3 is not judged yet: trainyard promote"
+    assert status.describe(status.challenger("digits")) == "version 3, not judged yet: trainyard promote"
     code, out, _ = call(capfd, promote.command)
     assert code == promote.REFUSED == 3
     assert "refused: a tie" in out
-    assert status.describe(status.challenger("digits")) == "version 3 was judged, and not promoted"
+    assert status.describe(status.challenger("digits")) == "version 3, judged, and not promoted"
 
 
 def test_force_needs_a_reason(project_of, capfd):

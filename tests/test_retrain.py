@@ -362,12 +362,14 @@ def test_the_flows_say_what_they_did(up_to_date):
     assert skipped[0] == "Skipped"
     assert skipped[1].startswith("skipped: nothing is stale for digits, and no image has come in")
     assert completed[0] == "Completed"
-    assert completed[1].startswith("digits: 1 stages ran; the champion stays: version 1 is the champion already")
+    assert completed[1].startswith(
+        "digits: 1 stages ran; 1 images taken in, 0 refused; version 1 is the champion already"
+    )
     assert empty == ["Skipped", "data/incoming/ is empty"]
     assert failed[0] == "Failed"
     name = f"digits {git(up_to_date, 'rev-parse', '--short', 'HEAD').strip()}"
     names = sorted(run for run, _ in said["runs"])
-    assert names == [*[name] * 4, name.replace("digits", "minst")]
+    assert names == [*[name] * 2, *[f"incoming {name}"] * 2, name.replace("digits", "minst")]
     assert sorted(said["tasks"]) == ["download", "retrain-0"]  # the latter is the flow that `watch` called
     report = said["artifacts"]["digits-retrain"]
     assert report.startswith("# Retrain of digits, ")
