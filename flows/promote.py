@@ -68,7 +68,7 @@ def command(dataset: str | None, force: str | None) -> int:
         return REFUSED
     kept = f"; version {aliases['previous_champion']} is kept" if "previous_champion" in aliases else ""
     why = f", forced: {force.strip()}" if force and not decision["promote"] else ""
-    click.echo(f"version {aliases['champion']} is champion{kept}{why}")
+    click.echo(f"version {aliases['champion']} is champion{why}{kept}")
     return 0
 
 
