@@ -4,6 +4,7 @@ import contextlib
 import copy
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,9 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A shell starts what goes on in its background with the interrupt ignored, and so would be all processes of the tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Seconds to train, on images that are worth learning: for the tests that need a trained network.
 TINY = {
