@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -36,11 +36,11 @@ class Aside:
             [python, "-m", module, json.dumps(settings)], cwd=cwd, env={**os.environ, "PYTHONPATH": path}, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
         )  # fmt: skip
-        try:
+        with ExitStack() as failed:
+            failed.callback(self.close)
+            failed.callback(self.process.kill)  # first: else `close` waits for what it prepares
             self.about = self.answer()
-        except BaseException:
-            self.close()
-            raise
+            failed.pop_all()
 
     def __call__(self, **request):
         """What the function that `prepare` returned makes of the request."""

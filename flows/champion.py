@@ -34,9 +34,8 @@ def show(dataset: str, found: dict) -> None:
 
 
 def so_far(found: dict) -> str:
-    """What became of a challenger that is not champion."""
-    record = found["record"]
-    if record and record["why"] == "rollback" and record["instead_of"] == found["challenger"]:
+    """What became of a challenger that is not champion, by `waiting` and `taken_back` of `promotion.standing`."""
+    if found["taken_back"]:
         return "taken back"
     return "not judged yet: trainyard promote" if found["waiting"] else "judged, and not promoted"
 

@@ -49,7 +49,7 @@ def decide(dataset: str, settings: Params) -> dict:
     sides = {"challenger": challenger} | ({"champion": champion} if champion else {})
     decision |= compare(registry, sides, settings.gate)
     _, tags = registry.describe()
-    if rolled_back(tags, challenger, champion):
+    if promotion.took_back(promotion.record_of(tags, champion), challenger):
         against = decision["reasons"] if decision["verdict"] == "refuse" else []
         said = f"somebody took version {challenger} back for version {champion}: only --force promotes it again"
         decision |= {"verdict": "refuse", "reasons": [said, *against]}
@@ -77,12 +77,6 @@ def undecided(dataset: str, settings: Params, *reasons: str) -> dict:
         "decided_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "numbers": {},
     }
-
-
-def rolled_back(tags: dict[str, str], challenger: str, champion: str | None) -> bool:
-    """Whether the champion is there because somebody took the challenger out of service."""
-    record = promotion.record_of(tags, champion)
-    return bool(record) and record["why"] == "rollback" and record["instead_of"] == challenger
 
 
 def compare(registry: Registry, sides: dict[str, str], limits: Gate) -> dict:

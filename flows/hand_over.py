@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import sys
+from typing import TextIO
 
 ADDRESS = "TRAINYARD_PRELOADED"  # the variable that has the name of the socket, in Linux's abstract namespace
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -49,7 +50,7 @@ def hand_over() -> int | None:
         return stand_for(int(fork), answers)
 
 
-def stand_for(fork: int, answers) -> int:
+def stand_for(fork: int, answers: TextIO) -> int:
     """Waits for a fork, which leads a process group of its own; returns its exit code."""
     before = {number: signal.signal(number, lambda number, frame: signal_group(fork, number)) for number in FORWARDED}
     code = ""

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import click
 
-from flows import artifacts, capacity, gpu_slots, graph, hardware, notify, params, prefect_server, project, tracking
+from flows import artifacts, capacity, gpu_slots, graph, hardware, notify, params, prefect_server, project
 from flows.console import run
 from flows.params import Params
 from flows.preloaded import libraries
@@ -115,7 +115,7 @@ def run_stages(
     Args:
         root: the working folder.
         outcomes: is filled as stages end.
-        processes: are ended if this is.
+        processes: are ended with this.
         name: of the flow run.
         ready: called before the first stage.
         dask: the address of a Dask scheduler whose workers run the stages.
@@ -215,11 +215,10 @@ def run_stages(
                 outcomes |= differing
                 failed += differing
         show(shown, plan, read, name, outcomes, repro)
-    except BaseException:
+        return failed
+    finally:
         # Prefect waits for its threads before it lets an interrupt through, and they for their commands.
         processes.end_all()
-        raise
-    return failed
 
 
 def flow(root: Path, plan: Plan, workers: int, outcomes: dict[str, Outcome], processes: Processes, name: str, **given):
@@ -297,7 +296,9 @@ def prepare_tracking(root: Path, processes: Processes) -> None:
     In a process of its own, so that it goes on while Prefect's server starts. A failure is told and no more:
     training works without MLflow.
     """
-    if tracking.store().startswith("sqlite:"):
+    from flows import tracking
+
+    if tracking.in_sqlite():
         return
     lines: deque[str] = deque(maxlen=3)
     try:
@@ -310,6 +311,16 @@ def prepare_tracking(root: Path, processes: Processes) -> None:
         click.echo(f"warning: MLflow's store could not be prepared: {' '.join(lines)}", err=True)
 
 
+@contextlib.contextmanager
+def prepared(root: Path, plan: Plan, dask: str | None) -> Iterator[tuple[Processes, dict]]:
+    """What can begin before Prefect is there: MLflow's store, and the libraries of stages on this machine. Yields the
+    processes of a run, which end with it, and options of `run_stages`."""
+    with libraries(root, [] if dask else plan.stages) as variables, Processes() as processes:
+        preparing = threading.Thread(target=prepare_tracking, args=(root, processes))
+        preparing.start()
+        yield processes, {"ready": preparing.join, "variables": variables}
+
+
 def execute(root: Path, plan: Plan, workers: int, **options) -> int:
     """Runs the plan; returns the exit code. For the options see `run_stages`.
 
@@ -320,14 +331,10 @@ def execute(root: Path, plan: Plan, workers: int, **options) -> int:
     server = server_if_none()
     name = run_name()
     outcomes: dict[str, Outcome] = {}
-    here = [] if options.get("dask") else plan.stages
-    with exit_on_sigterm(), libraries(root, here) as variables, Processes() as processes:
-        preparing = threading.Thread(target=prepare_tracking, args=(root, processes))
-        preparing.start()
+    with exit_on_sigterm(), prepared(root, plan, options.get("dask")) as (processes, given):
         if server:
             server.start()
-        options |= {"ready": preparing.join, "variables": variables}
-        pipeline = flow(root, plan, workers, outcomes, processes, name, **options)
+        pipeline = flow(root, plan, workers, outcomes, processes, name, **options, **given)
         if server:
             server.wait()
         try:

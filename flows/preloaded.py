@@ -4,7 +4,7 @@ and forks itself for each.
 The import takes four seconds, longer than many a small network trains. The stage's own process, which DVC has started,
 hands its work over (flows/hand_over.py) and ends as the fork ends. Is it killed, so is the fork with all that the fork
 has started; is this process killed, so are the forks. The project's own code is not loaded ahead: each fork imports
-it as it is then.
+it as it is then. (multiprocessing's fork server serves the one process that started it, and a stage is started by DVC.)
 
 Run     python -m flows.preloaded SOCKET [LIBRARY]...
 """
@@ -148,7 +148,7 @@ def serve(listener: socket.socket, parent: int) -> tuple[Request, list[int]]:
 
 
 def accept(listener: socket.socket) -> tuple[socket.socket, Request, list[int]] | None:
-    """The next request with the stage's input and outputs, or None where the stage was ended meanwhile."""
+    """The next request with the stage's input and outputs, or None where none came whole."""
     outputs: list[int] = []
     connection = None
     try:
@@ -159,12 +159,8 @@ def accept(listener: socket.socket) -> tuple[socket.socket, Request, list[int]] 
         _, outputs, _, _ = socket.recv_fds(connection, 1, 3)
         with connection.makefile() as lines:
             request = Request(**json.loads(lines.readline()))
-        connection.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            if not connection.recv(1, socket.MSG_PEEK):
-                raise EOFError
-        connection.setblocking(True)
-    except (OSError, EOFError, ValueError, TypeError):
+        connection.settimeout(None)
+    except (OSError, ValueError, TypeError):
         for output in outputs:
             os.close(output)
         if connection:

@@ -7,8 +7,8 @@ The registry knows no transaction over several writes, so one is built from sing
 3. `previous_champion` is set, then `champion`; each reader finds a whole champion at every moment, the old or the new;
 4. a tag records since when and why it is champion, and the announcement goes.
 
-An error in 2 to 4 is undone. What neither ends nor is undone, since the power or the registry is gone, is found by the
-announcement, and the next promotion or rollback finishes it first; before 2 nothing has moved.
+An error or an interrupt in 2 to 4 is undone. What neither ends nor is undone, since the power or the registry is gone,
+is found by the announcement, and the next promotion or rollback finishes it first; before 2 nothing has moved.
 
 Two on one machine take turns by a lock. The registry has no conditional write that would hold off another machine. So
 each first sets a tag of its own, its intent, and only then looks for those of others: of two at once, one at least sees
@@ -105,7 +105,8 @@ def standing(dataset: str) -> dict:
         champion, previous_champion and challenger: versions, or None; record: since, why ("gate", "force",
         "rollback"), because and instead_of, None for a champion that nobody promoted here, such as the first;
         decision: the last one on the champion, or None; waiting: whether the challenger is not champion and was not
-        judged against this champion; interrupted: the announcement of a move that did not end, or None.
+        judged against this champion; taken_back: whether this champion is there because somebody took the challenger
+        out of service; interrupted: the announcement of a move that did not end, or None.
 
     Raises:
         UnavailableError: MLflow does not answer.
@@ -125,6 +126,7 @@ def standing(dataset: str) -> dict:
         "record": record,
         "decision": decision_on(registry, champion) if champion else None,
         "waiting": waiting,
+        "taken_back": challenger is not None and took_back(record, challenger),
         "interrupted": announcement(tags),
     }
 
@@ -133,6 +135,11 @@ def record_of(tags: dict[str, str], champion: str | None) -> dict | None:
     """Since when and why the version is champion, by the model's tags; None where it was made so elsewhere."""
     record = json.loads(tags.get(RECORD, "null"))
     return record if record and record["version"] == champion else None
+
+
+def took_back(record: dict | None, version: str) -> bool:
+    """Whether a champion with this record is there because somebody took that version out of service."""
+    return bool(record) and record["why"] == "rollback" and record["instead_of"] == version
 
 
 def decision_on(registry: Registry, version: str) -> dict | None:
@@ -293,6 +300,9 @@ def move(registry: Registry, now: dict[str, str], after: dict[str, str | None], 
         if isinstance(error, UnavailableError):
             raise UnavailableError(f"{error}. Nothing is promoted: the champion is as it was") from None
         raise
+    except BaseException:
+        undo_interrupted(registry, move)
+        raise
 
 
 def begin(registry: Registry, move: dict, left: dict | None) -> None:
@@ -320,9 +330,15 @@ def begin(registry: Registry, move: dict, left: dict | None) -> None:
             registry.note(name, None)
         registry.note(MOVE, json.dumps(move, ensure_ascii=False))
     except BaseException:
-        with suppress(UnavailableError):
-            undo(registry, move)
+        undo_interrupted(registry, move)
         raise
+
+
+def undo_interrupted(registry: Registry, move: dict) -> None:
+    """Undoes what can be, so that nobody waits for this process for as long as it lives. Where the registry is away
+    as well, the reason why the move ended says more than that, and the next promotion finds what is left."""
+    with suppress(UnavailableError):
+        undo(registry, move)
 
 
 def finish(registry: Registry, move: dict) -> dict[str, str]:

@@ -139,16 +139,16 @@ def take_in(place: Place, say: Callable[[str], None]) -> list[dict]:
 
     batches = incoming.take_in(place.settings) if place.takes_in else []
     for batch in batches:
-        say(*came_in([batch]))
+        say(came_in([batch]))
     folder, is_new = added.folder(place.dataset), any(batch["accepted"] for batch in batches)
     if place.takes_in and folder.is_dir() and (is_new or not added.dvc_file(place.dataset).is_file()):
         versions.add(place.root, folder)
     return batches
 
 
-def came_in(batches: Sequence[dict]) -> list[str]:
+def came_in(batches: Sequence[dict]) -> str:
     accepted, refused = (sum(len(batch[which]) for batch in batches) for which in ("accepted", "refused"))
-    return [f"{accepted} images taken in, {refused} refused" + (" (data/rejected/reasons.csv)" if refused else "")]
+    return f"{accepted} images taken in, {refused} refused" + (" (data/rejected/reasons.csv)" if refused else "")
 
 
 def nothing_stale(place: Place, options: Options, batches: list[dict]) -> Ended:
@@ -275,7 +275,7 @@ def report(
     if troubles:
         troubles = [*troubles, "nothing is lost, and the next run goes on from there"]
     else:
-        said = [f"{place.dataset}: {len(now.why)} stages ran", *(came_in(batches) if batches else ()), *said]
+        said = [f"{place.dataset}: {len(now.why)} stages ran", *([came_in(batches)] if batches else []), *said]
     said = [*said, *still_waiting(place)]
     file = write_report(place, [*troubles, *said], batches, now, outcomes, decision, pages())
     if troubles:

@@ -3,7 +3,6 @@
 It is imported where Prefect is to be loaded anyway, and after `prefect_server.configure`.
 """
 
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,10 +12,9 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
 
-from flows import notify, params, pipeline, preloaded, project
+from flows import notify, params, pipeline, project
 from flows.artifacts import Artifacts
 from flows.pipeline import Plan
-from flows.processes import Processes
 from flows.repro import Outcome
 from flows.retrain import BUSY, FAILED, SKIPPED, Options, work
 
@@ -71,13 +69,10 @@ def run_as_tasks(options: Options, folder: Path, plan: Plan) -> Mapping[str, Out
     """The stages as tasks of the flow that is running."""
     workers = pipeline.side_by_side(plan, options.workers, options.dask)
     outcomes: dict[str, Outcome] = {}
-    here = [] if options.dask else plan.stages
-    with preloaded.libraries(folder, here) as variables, Processes() as processes:
-        preparing = threading.Thread(target=pipeline.prepare_tracking, args=(folder, processes))
-        preparing.start()
+    with pipeline.prepared(folder, plan, options.dask) as (processes, given):
         pipeline.run_stages(
-            folder, plan, workers, outcomes, processes, name=name(), ready=preparing.join,
-            time_limit=options.time_limit, dask=options.dask, remote=options.remote, variables=variables,
+            folder, plan, workers, outcomes, processes, name=name(),
+            time_limit=options.time_limit, dask=options.dask, remote=options.remote, **given,
         )  # fmt: skip
     pipeline.report(plan, outcomes)
     return outcomes

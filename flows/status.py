@@ -62,10 +62,10 @@ def champion(dataset: str) -> dict | None:
 
 
 def challenger(dataset: str) -> dict | None:
-    """The challenger's version, where it is another than the champion; what became of it so
-    far; and what is to be said of a promotion that was interrupted, or None."""
+    """The challenger's version, where it is another than the champion; `waiting` and `taken_back` as
+    `promotion.standing` has them; and what is to be said of a promotion that was interrupted, or None."""
     from flows import promotion
-    from flows.champion import interruption, so_far
+    from flows.champion import interruption
 
     try:
         found = promotion.standing(dataset)
@@ -74,7 +74,8 @@ def challenger(dataset: str) -> dict | None:
     said = interruption(found["interrupted"]) if found["interrupted"] else None
     if not said and found["challenger"] in (None, found["champion"]):
         return None
-    return {"version": found["challenger"], "so_far": so_far(found), "interrupted": said}
+    so_far = {name: found[name] for name in ("waiting", "taken_back")}
+    return {"version": found["challenger"], **so_far, "interrupted": said}
 
 
 def ago(seconds: float) -> str:
@@ -106,11 +107,13 @@ def show(found: dict) -> None:
 
 
 def describe(challenger: dict) -> str:
+    from flows.champion import so_far
+
     if "problem" in challenger:
         return f"cannot be read: {challenger['problem']}"
     if challenger["interrupted"]:
         return challenger["interrupted"]
-    return f"version {challenger['version']}, {challenger['so_far']}"
+    return f"version {challenger['version']}, {so_far(challenger)}"
 
 
 @click.command()

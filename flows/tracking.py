@@ -40,9 +40,8 @@ MEMBER = "trainyard.member"
 ERROR = "trainyard.error"
 # What the run of a registered ensemble has to say of it before it can be champion.
 SCORES = ("test_accuracy", "test_nll", "test_brier", "test_ece")
-TRAINING = (
-    "workflowType=machine_learning"  # else MLflow's pages open on the traces of chat models, of which there are none
-)
+# Of MLflow's two sets of pages: the other one opens, by default, on traces of chat models.
+TRAINING = "workflowType=machine_learning"
 LOADER = "trainyard_ensemble"  # the module that travels with each registered model
 MONITORED = "validation_nll"  # which every epoch has
 MOST_METRICS = 1000  # that MLflow takes at once
@@ -53,6 +52,10 @@ LIBRARIES = ("pytorch-lightning", "numpy", "mlflow", "dvc")
 def store() -> str:
     """The tracking URI."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.home() / 'mlflow.db'}"
+
+
+def in_sqlite() -> bool:
+    return store().startswith("sqlite:")
 
 
 def shown_store() -> str:
@@ -87,7 +90,7 @@ def connect():
             raise ConnectionError(f"{shown_store()} does not answer: {type(error).__name__}") from None
         if answer.status_code >= 500:
             raise ConnectionError(f"{shown_store()} answers {answer.status_code} {answer.reason}")
-    elif not uri.startswith("sqlite:"):
+    elif not in_sqlite():
         refuse_silence(uri)
     import logging
 
@@ -289,7 +292,7 @@ def uninterrupted() -> Iterator[None]:
     A query that Python interrupts stays open in this process, and with it a lock that lets nobody write: the run
     could not even be ended as killed. A server may take minutes to answer, and has no such lock.
     """
-    with processes.postponed() if store().startswith("sqlite:") else nullcontext():
+    with processes.postponed() if in_sqlite() else nullcontext():
         yield
 
 

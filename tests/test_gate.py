@@ -421,8 +421,12 @@ def test_promote_then_champion_then_rollback(project_of, capfd):
     assert code == promote.REFUSED
     assert "somebody took version 2 back for version 1" in out
     assert standing("digits")["champion"] == WEAK
+    code, out, _ = call(capfd, champion.command)
+    assert "challenger  2, taken back" in out
+    assert status.describe(status.challenger("digits")) == "version 2, taken back"
     code, out, _ = call(capfd, promote.command, "--force", "the reason is gone")
     assert code == 0
+    assert "version 2 is champion, forced: the reason is gone; version 1 is kept" in out
     code, out, _ = call(capfd, champion.command)
     assert "was forced: the reason is gone" in out
 

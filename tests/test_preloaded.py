@@ -1,5 +1,6 @@
 """A stage in a fork of the process that has loaded its libraries, and what becomes of it when one of them is killed."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -164,16 +165,15 @@ def test_a_time_limit_ends_a_stage_that_does_not_end_when_asked(folder, server):
 def test_a_stage_that_is_killed_before_it_is_served_does_not_begin(folder, monkeypatch):
     (folder / "slow_library.py").write_text("import time; time.sleep(3)")
     with serving(folder, monkeypatch, ["-m", "flows.preloaded"], "slow_library") as server:
-        (folder / "a_stage.py").write_text(textwrap.dedent(STAGE).replace("print(", "open('begun', 'w'); print(", 1))
-        early = stage(folder)
+        begun = "open('begun', 'a').write(f'{what}\\n'); print("
+        (folder / "a_stage.py").write_text(textwrap.dedent(STAGE).replace("print(", begun, 1))
+        early = stage(folder, "early")
         time.sleep(1)
         early.kill()
         early.communicate()
-        stage(folder, "fail").communicate(timeout=30)
-        assert (folder / "begun").exists()  # by the other one, which was served after it
-        (folder / "begun").unlink()
+        stage(folder, "late").communicate(timeout=30)
         time.sleep(0.5)
-        assert not (folder / "begun").exists()
+        assert (folder / "begun").read_text() == "('late',)\n"
         assert not server.children()
 
 
@@ -327,3 +327,8 @@ def test_without_room_for_it_each_stage_loads_its_own(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", full)
     with preloaded.libraries(Path.cwd(), ["train@a", "train@b"]) as variables:
         assert variables == {}
+
+
+@pytest.mark.parametrize("name", preloaded.LIBRARIES)
+def test_libraries_are_where_they_are_loaded_from(name):
+    assert importlib.util.find_spec(name)

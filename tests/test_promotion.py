@@ -302,6 +302,34 @@ def test_the_power_fails_before_each_write_of_a_rollback(registered, tmp_path, m
     assert number == 7
 
 
+@pytest.mark.parametrize("number", range(1, 8))
+def test_an_interrupt_after_each_write_of_a_rollback_takes_it_back(registered, number, monkeypatch):
+    """By a person at a prompt, whose process lives on and would hold off all others."""
+    promote("digits", decision())
+    before, written = standing("digits"), []
+
+    def interrupted(write):
+        def call(self, *arguments):
+            write(self, *arguments)
+            written.append(arguments)
+            if len(written) == number:
+                raise KeyboardInterrupt
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("note", "point"):
+            patch.setattr(Registry, name, interrupted(getattr(Registry, name)))
+        with pytest.raises(KeyboardInterrupt):
+            rollback("digits")
+    after = standing("digits")
+    if number < 7:  # the last one takes the announcement away: all is done
+        assert after == before
+    assert after["interrupted"] is None
+    _, tags = Registry("digits").describe()
+    assert not any(name.startswith(promotion.INTENT) for name in tags)
+
+
 def test_the_disk_fills_before_each_write(registered_once, tmp_path, monkeypatch, processes):
     codes = []
     for number in told_apart():
