@@ -31,7 +31,10 @@ BACK = {"champion": "1", "previous_champion": "2", "challenger": "2"}
 
 
 def decision(challenger: str = "2", champion: str | None = "1", **more) -> dict:
-    numbers = {"test_images": 360, "accuracy": {"challenger": 0.9, "champion": 0.8}, "p_exact": 0.001}
+    numbers = {
+        "test_images": 360, "accuracy": {"challenger": 0.9, "champion": 0.8}, "p_exact": 0.001, "wins": 50,
+        "losses": 14, "number": int(challenger),
+    }  # fmt: skip
     return {
         "dataset": "digits", "verdict": "promote", "promote": True, "reasons": ["better by 10 points"],
         "challenger": challenger, "champion": champion, "test_sha256": "abc", "limits": {},
