@@ -1,6 +1,7 @@
 """Classifying image files with the champion, and what is said of files that are none."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -69,10 +70,12 @@ def test_what_is_no_image_is_refused_in_one_line(digit, tmp_path, capfd):
     (tmp_path / "text.png").write_text("a digit, believe me")
     (tmp_path / "cut.png").write_bytes(file.read_bytes()[:60])
     (tmp_path / "empty.png").write_bytes(b"")
-    for name in ("text.png", "cut.png", "empty.png", "."):
-        assert f"{tmp_path / name} is no image that can be read" in refused(
-            capfd, predict.command, str(file), str(tmp_path / name)
-        )
+    os.mkfifo(tmp_path / "pipe.png")  # that nobody ever writes to
+    for name, reason in (
+        ("text.png", "is no readable image"), ("cut.png", "is no readable image"), ("empty.png", "is no readable image"),
+        (".", "is a folder, and no plain file"), ("pipe.png", "is a named pipe, and no plain file"),
+    ):  # fmt: skip
+        assert f"{tmp_path / name} {reason}" in refused(capfd, predict.command, str(file), str(tmp_path / name))
     assert "missing.png does not exist" in refused(capfd, predict.command, str(tmp_path / "missing.png"))
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
     assert "deep.png has more than 8 bits a channel" in refused(capfd, predict.command, str(tmp_path / "deep.png"))
