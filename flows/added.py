@@ -12,7 +12,7 @@ import numpy as np
 
 from flows import fetch, image_file, project
 from flows.image_file import MODES
-from flows.params import Limits
+from flows.params import BY_DEFAULT, Limits
 from flows.sources import ADDED, Images, shown
 from lightning_modules.errors import InputError
 
@@ -39,7 +39,7 @@ def digest(image: np.ndarray) -> str:
 
 
 def decode(
-    file: Path | str, shape: tuple[int, ...], limits: Limits = Limits(), folder: int | None = None
+    file: Path | str, shape: tuple[int, ...], limits: Limits = BY_DEFAULT, folder: int | None = None
 ) -> np.ndarray:
     """An image file as uint8, H×W×C.
 
@@ -68,7 +68,7 @@ def encode(image: np.ndarray, file: Path) -> None:
     Image.fromarray(pixels).save(file, format="PNG")
 
 
-def join(dataset: str, images: Images, limits: Limits = Limits()) -> Images:
+def join(dataset: str, images: Images, limits: Limits = BY_DEFAULT) -> Images:
     """The dataset with what was added to it at the end of its training split; the test split is as it was.
 
     An added image that is a test image all the same, because that was put into sources/ later, is left out.

@@ -18,7 +18,7 @@ import click
 
 from flows import project
 from flows.console import run
-from flows.params import Drift, Limits, read
+from flows.params import BY_DEFAULT, Drift, Limits, read
 from lightning_modules.errors import InputError
 
 FEWEST = 20  # images; with less, next to nothing but a wholly black picture would be found
@@ -26,7 +26,7 @@ DRIFT = 3  # exit code, beside 0, 1 and 2, which all commands have
 SHOWN = 5  # files that are named on the terminal; drift.json names them all
 
 
-def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits = Limits()) -> dict:
+def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits = BY_DEFAULT) -> dict:
     """Compares, and writes drift.json and drift.png.
 
     Args:

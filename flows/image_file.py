@@ -1,8 +1,8 @@
 """Decodes an image file that somebody else made: the one place that does.
 
-It has to be a plain file of no more bytes, and of no more pixels, than `limits` in params.yaml allows: what it claims is
-read first, and nothing is decoded of what claims too much. It is decoded from memory, so that whatever happens to the
-file meanwhile, the bytes are those that were looked at.
+It has to be a plain file of no more bytes, and of no more pixels, than `limits` in params.yaml allows: what it claims
+is read first, and nothing is decoded of what claims too much. It is decoded from memory, so that whatever happens to
+the file meanwhile, the bytes are those that were looked at.
 """
 
 import io
@@ -169,7 +169,8 @@ def refuse_odd_tags(content: bytes) -> None:
     [start] = struct.unpack_from(f"{order}{'Q' if big else 'I'}", content, 8 if big else 4)
     [count] = struct.unpack_from(f"{order}{'Q' if big else 'H'}", content, start)
     first, size = start + (8 if big else 2), 20 if big else 12
-    entries = [struct.unpack_from(f"{order}HH", content, first + size * number) for number in range(min(count, 1 << 16))]
+    places = range(first, first + size * min(count, 1 << 16), size)
+    entries = [struct.unpack_from(f"{order}HH", content, place) for place in places]
     if len({tag for tag, _ in entries}) < len(entries) or not {kind for _, kind in entries} <= TYPES:
         raise InputError("is a TIFF with repeated tags, or tags of an unknown type: save it anew")
 

@@ -10,7 +10,7 @@ import numpy as np
 from flows import npz
 from flows.added import decode
 from flows.image_file import SUFFIXES
-from flows.params import Limits
+from flows.params import BY_DEFAULT, Limits
 from lightning_modules.errors import InputError
 
 
@@ -23,7 +23,7 @@ class Arrivals:
     refused: list[tuple[str, str]]
 
 
-def read(place: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits = Limits()) -> Arrivals:
+def read(place: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits = BY_DEFAULT) -> Arrivals:
     """At most `most` images, drawn with the seed, in the order of their files.
 
     Args:
@@ -81,7 +81,9 @@ def from_archive(file: Path, shape: tuple[int, int, int], most: int, seed: int, 
             sides = (*header.shape, 1) if len(header.shape) == 3 else header.shape
             if header.dtype != np.uint8 or sides[1:] != shape:
                 found, wanted = ("×".join(map(str, of)) for of in (header.shape, shape))
-                raise InputError(f"has images of {found} of type {header.dtype}, but they have to be N×{wanted} of type uint8")
+                raise InputError(
+                    f"has images of {found} of type {header.dtype}, but they have to be N×{wanted} of type uint8"
+                )
             count = sides[0]
             numbers = sample(count, most, seed)
             return Arrivals(archive.rows("images", numbers).reshape(len(numbers), *shape), count, [])

@@ -89,7 +89,7 @@ class Archive:
         needed, free = self.headers[name].bytes, psutil.virtual_memory().available
         if needed > free:
             raise InputError(
-                f"has {needed / 2**30:.1f} GiB in the array {printable(name)}, and {free / 2**30:.1f} of memory are free"
+                f"has {needed / 2**30:.1f} GiB in array {printable(name)}, and {free / 2**30:.1f} are free in memory"
             )
         with plain_arrays(), self.zip.open(f"{name}.npy") as file:
             return npy.read_array(file, allow_pickle=False)

@@ -261,6 +261,9 @@ class Limits(Section):
     array_bytes: Count = 16_000_000_000
 
 
+BY_DEFAULT = Limits()
+
+
 class Params(Section):
     seed: Annotated[Whole, Field(ge=0, lt=2**32)]
     dataset: Annotated[str, one_of("dataset", DATASETS)]
@@ -270,7 +273,7 @@ class Params(Section):
     ensemble: Ensemble
     gate: Gate = Gate()
     drift: Drift = Drift()
-    limits: Limits = Limits()
+    limits: Limits = BY_DEFAULT
 
     @model_validator(mode="after")
     def across_sections(self) -> "Params":

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from flows.console import run
-from flows.params import Limits, read
+from flows.params import BY_DEFAULT, Limits, read
 from lightning_modules.errors import InputError
 
 
@@ -20,7 +20,7 @@ class Unread:
     limits: Limits
 
 
-def read_image(path: Path, limits: Limits = Limits()) -> Unread:
+def read_image(path: Path, limits: Limits = BY_DEFAULT) -> Unread:
     """An image file, of which no pixel is decoded yet: those of many would not fit into memory.
 
     Raises:

@@ -18,6 +18,7 @@ import click
 
 from flows import commit, incoming, params, pipeline, project, versions
 from flows.console import run
+from flows.foreign_text import printable
 from flows.pipeline import Plan
 from flows.repro import Outcome
 from flows.retrain_place import Place, Round
@@ -88,7 +89,7 @@ def sentence(error: Exception) -> str:
     """Of the system's own errors, such as a full disk, what they are and where."""
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
-    where = f"{incoming.printable(os.fspath(error.filename))}: " if isinstance(error.filename, (str, Path)) else ""
+    where = f"{printable(os.fspath(error.filename))}: " if isinstance(error.filename, (str, Path)) else ""
     return f"{where}{error.strerror}"
 
 

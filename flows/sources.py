@@ -23,7 +23,7 @@ import yaml
 from flows import fetch, image_file, npz, project
 from flows.foreign_text import printable
 from flows.image_file import SUFFIXES
-from flows.params import Limits
+from flows.params import BY_DEFAULT, Limits
 from lightning_modules.errors import InputError, unknown
 
 # The test images of a dataset without an official test split: the same ones whatever `seed` in params.yaml is.
@@ -49,7 +49,7 @@ class Images:
     provenance: list[dict]
 
 
-def read(dataset: str, test: str | float, limits: Limits = Limits()) -> Images:
+def read(dataset: str, test: str | float, limits: Limits = BY_DEFAULT) -> Images:
     """Fetches, verifies and decodes a dataset.
 
     test: "official", or the fraction of every class that is set aside.
@@ -247,7 +247,7 @@ def members(packed: BinaryIO, parts: list[fetch.Archive]) -> Iterator[tuple[fetc
 # --- The user's own images -------------------------------------------------------------------------------------------
 
 
-def folder(test: str | float, limits: Limits = Limits()) -> Images:
+def folder(test: str | float, limits: Limits = BY_DEFAULT) -> Images:
     """sources/folder: one subfolder per class, train/ and test/ with one per class each, or images.npz."""
     root = project.root() / "sources" / "folder"
     if not root.is_dir():
