@@ -33,7 +33,8 @@ MOST_SCANS = 500  # of a JPEG: each takes the time of a whole image, and a real 
 TILE = (322, 323)  # TIFF's tags for the width and the height of a tile, which may be larger than the image
 TYPES = {*range(1, 14), 16}  # of a TIFF's tags: those that Pillow knows
 SCAN = b"\xff\xda"
-LARGE = 1 << 24  # pixels: an image with more is drawn down piece by piece
+LARGE = 1 << 24  # pixels: an image with more is drawn down in strips
+STRIP = 1 << 20  # pixels
 FINE = 4  # and, before it is resized, to at least so many times the size that is wanted
 
 
@@ -99,8 +100,9 @@ def resized(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarra
         box = None
         if found.width * found.height > LARGE:
             least = (FINE * width, FINE * height)
-            found.draft(None, least)  # a JPEG is decoded to no more than is needed
-            found, box = drawn_down(found, mode, least)
+            drafted = found.draft(None, least)  # a JPEG is decoded to no more than is needed
+            extent = drafted[1][2:] if drafted else found.size
+            found, box = drawn_down(found, extent, mode, least)
         elif found.mode != mode:
             found = found.convert(mode)
         if found.size != (width, height):
@@ -108,18 +110,25 @@ def resized(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarra
         return np.asarray(found, np.uint8).reshape(shape)
 
 
-def drawn_down(large: Any, mode: str, least: tuple[int, int]) -> tuple[Any, tuple[float, ...]]:
+def drawn_down(large: Any, extent: tuple[float, ...], mode: str, least: tuple[int, int]) -> tuple[Any, tuple]:
     """The image divided by the largest whole number that leaves `least` pixels a side, in another mode: made of strips,
-    of which one at a time is converted. And the box in it that the image fills."""
+    of which one at a time is converted.
+
+    Args:
+        extent: how much of its width and height it fills: the last pixels of a JPEG that was drawn down are parts.
+
+    Returns:
+        The smaller image, and the box in it that it fills.
+    """
     from PIL import Image
 
     factor = max(1, min(large.width // least[0], large.height // least[1]))
     small = Image.new(mode, (-(-large.width // factor), -(-large.height // factor)))
-    rows = max(1, LARGE // 16 // (large.width * factor))
+    rows = max(1, STRIP // (large.width * factor))
     for top in range(0, small.height, rows):
         strip = large.crop((0, top * factor, large.width, min((top + rows) * factor, large.height)))
         small.paste(strip.convert(mode).reduce(factor), (0, top))
-    return small, (0, 0, large.width / factor, large.height / factor)
+    return small, (0, 0, extent[0] / factor, extent[1] / factor)
 
 
 @contextmanager
@@ -129,7 +138,8 @@ def image(stream: BinaryIO, limits: Limits) -> Iterator[Any]:
 
     pillows = Image.MAX_IMAGE_PIXELS
     try:
-        # Some of its readers make room for the image as they open it. It refuses from twice this on, and warns before.
+        # Some of its readers make room for the image as they open it, so it has to know. It refuses what has more than
+        # twice this, and warns before.
         Image.MAX_IMAGE_PIXELS = limits.image_pixels / 2
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -145,9 +155,6 @@ def image(stream: BinaryIO, limits: Limits) -> Iterator[Any]:
 
 def check(found: Any, stream: BinaryIO, limits: Limits) -> None:
     """Raises InputError for what claims more than is allowed, or has more than 8 bits a channel."""
-    width, height = found.size
-    if width * height > limits.image_pixels:
-        raise too_many_pixels(f"{width}×{height}, ", limits)
     if found.mode.startswith(WIDE_MODES):
         raise InputError(f"has more than 8 bits a channel ({found.mode}): save it with 8")
     if found.format == "TIFF":
@@ -175,8 +182,8 @@ def refuse_odd_tags(content: bytes) -> None:
         raise InputError("is a TIFF with repeated tags, or tags of an unknown type: save it anew")
 
 
-def too_many_pixels(found: str, limits: Limits) -> InputError:
-    return InputError(f"has {found}more than the {limits.image_pixels:,} pixels of limits.image_pixels in params.yaml")
+def too_many_pixels(where: str, limits: Limits) -> InputError:
+    return InputError(f"has {where}more than the {limits.image_pixels:,} pixels of limits.image_pixels in params.yaml")
 
 
 @contextmanager

@@ -71,10 +71,9 @@ def test_what_is_no_image_is_refused_in_one_line(digit, tmp_path, capfd):
     (tmp_path / "cut.png").write_bytes(file.read_bytes()[:60])
     (tmp_path / "empty.png").write_bytes(b"")
     os.mkfifo(tmp_path / "pipe.png")  # that nobody ever writes to
-    for name, reason in (
-        ("text.png", "is no readable image"), ("cut.png", "is no readable image"), ("empty.png", "is no readable image"),
-        (".", "is a folder, and no plain file"), ("pipe.png", "is a named pipe, and no plain file"),
-    ):  # fmt: skip
+    damaged = dict.fromkeys(("text.png", "cut.png", "empty.png"), "is no readable image")
+    other = {".": "is a folder, and no plain file", "pipe.png": "is a named pipe, and no plain file"}
+    for name, reason in (damaged | other).items():
         assert f"{tmp_path / name} {reason}" in refused(capfd, predict.command, str(file), str(tmp_path / name))
     assert "missing.png does not exist" in refused(capfd, predict.command, str(tmp_path / "missing.png"))
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
