@@ -18,6 +18,7 @@ import click
 
 from flows import project
 from flows.console import run
+from flows.foreign_text import printable
 from flows.params import BY_DEFAULT, Drift, Limits, read
 from lightning_modules.errors import InputError
 
@@ -161,7 +162,7 @@ def strongest(tests: list[dict]) -> list[dict]:
 
 def say(result: dict) -> None:
     for entry in result["refused"][:SHOWN]:
-        click.echo(f"left out: {entry['file']} {entry['reason']}", err=True)
+        click.echo(printable(f"left out: {entry['file']} {entry['reason']}"), err=True)
     if len(result["refused"]) > SHOWN:
         click.echo(f"left out: {len(result['refused']) - SHOWN} more, all named in drift.json", err=True)
     champion = result["champion"]

@@ -31,9 +31,8 @@ def escaped(sign: str) -> str:
 
 
 def in_markdown(text: str) -> str:
-    """Read as it is written, inside of a line or of a table's cell: no link, no picture, no HTML, no end of the cell.
-    White space of any kind becomes a space."""
-    return MARKUP.sub(r"\\\1", printable(" ".join(text.split())))
+    """Read as it is written, inside of a line or of a table's cell: no link, no picture, no HTML, no cell's end."""
+    return MARKUP.sub(r"\\\1", " ".join(printable(text).split()))
 
 
 def fenced(lines: Iterable[str]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from flows.console import run
+from flows.foreign_text import printable
 from flows.params import BY_DEFAULT, Limits, read
 from lightning_modules.errors import InputError
 
@@ -90,9 +91,9 @@ def command(images: tuple[Path, ...], dataset: str | None, as_json: bool) -> Non
     if as_json:
         click.echo(json.dumps(results, indent=2, ensure_ascii=False))
         return
-    width = max(len(result["file"]) for result in results)
+    width = max(len(printable(result["file"])) for result in results)
     for result in results:
-        click.echo(f"{result['file']:<{width}}  {result['label']}  {result['probability']:.1%}")
+        click.echo(f"{printable(result['file']):<{width}}  {printable(result['label'])}  {result['probability']:.1%}")
 
 
 if __name__ == "__main__":

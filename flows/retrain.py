@@ -387,7 +387,7 @@ def command(dry: bool, **given) -> int | None:
         return tell_ahead(options)
     ended = ahead(options)
     if ended:
-        click.echo(ended.message, err=ended.kind != SKIPPED)
+        click.echo(printable(ended.message), err=ended.kind != SKIPPED)
         return 0 if ended.kind == SKIPPED else 1
     with pipeline.exit_on_sigterm():
         if server := pipeline.server_if_none():
@@ -398,7 +398,7 @@ def command(dry: bool, **given) -> int | None:
             server.wait()
         with pipeline.server_stays():
             state = retrain(**given, return_state=True)
-    click.echo(state.message, err=not state.is_completed())
+    click.echo(printable(state.message), err=not state.is_completed())
     return 0 if state.is_completed() else 1
 
 

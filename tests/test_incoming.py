@@ -217,7 +217,7 @@ def test_any_name_can_be_taken_in_refused_and_told(project):
     assert sorted(row["was"] for row in rejected(project)) == ["3/\\xff\\x1b[31m\\n|.png", "\\xfe/a.png"]
     assert 'unknown class "\\xfe"' in rejected(project)[-1]["reason"]
     text = "\n".join(retrain_report.of_images(incoming.noted()))
-    assert "3/\\xff\\x1b[31m\\n\\|.png" in text
+    assert "3/\\\\xff\\\\x1b\\[31m\\\\n\\|.png" in text
     text.encode("utf-8")
 
 

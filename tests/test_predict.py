@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -63,6 +64,17 @@ def test_the_command_says_a_line_a_file_or_json(digit):
     assert said == f"{file}  {expected['label']}  {expected['probability']:.1%}\n"
     said = CliRunner().invoke(predict.command, [str(file), "--json"], catch_exceptions=False).stdout
     assert json.loads(said) == [expected]
+
+
+def test_a_file_s_name_moves_no_cursor(digit, tmp_path, capfd):
+    file, label = digit
+    nasty = tmp_path / "\x1b[2Jdigit\n.png"
+    shutil.copy(file, nasty)
+    said = CliRunner().invoke(predict.command, [str(nasty)], catch_exceptions=False).stdout
+    assert said.startswith(f"{tmp_path}/\\x1b[2Jdigit\\n.png  {label}  ")
+    assert said.count("\n") == 1
+    nasty.write_bytes(b"no image")
+    assert "\\x1b[2Jdigit\\n.png is no readable image" in refused(capfd, predict.command, str(nasty))
 
 
 def test_what_is_no_image_is_refused_in_one_line(digit, tmp_path, capfd):
