@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,15 @@ TINY = {
         "wide": {"network": {"name": "mlp", "hidden": [32]}, "optimizer": {"name": "adam", "lr": 0.02}, "replicas": 1},
     },
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of what is learned: those in files that import nothing of flows."""
+    for item in items:
+        text = item.path.read_text(encoding="utf-8")
+        packages = set(re.findall(r"^\s*(?:from|import) (flows|lightning_modules|benchmarks)\b", text, re.MULTILINE))
+        if packages and "flows" not in packages:
+            item.add_marker("numerics")
 
 
 def forget_stores(patch: pytest.MonkeyPatch) -> None:

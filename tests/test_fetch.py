@@ -326,10 +326,10 @@ def test_a_mirror_may_be_an_https_address(host, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("mirror", "said"), [(nowhere(), "does not answer"), ("http://127.0.0.1/data", "https"), ("ftp://a.b/c", "https")]
+    ("mirror", "said"), [(None, "does not answer"), ("http://127.0.0.1/data", "https"), ("ftp://a.b/c", "https")]
 )
 def test_a_mirror_that_cannot_serve_is_named(host, official, monkeypatch, mirror, said):
-    monkeypatch.setenv("TRAINYARD_MIRROR", mirror)
+    monkeypatch.setenv("TRAINYARD_MIRROR", mirror or nowhere())
     with pytest.raises(InputError, match=said):
         fetch.read(official)
     assert not host.asked
