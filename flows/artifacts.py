@@ -6,6 +6,7 @@ No artifact is worth a stage: where Prefect does not take one, that is said in t
 from collections.abc import Callable, Mapping, Sequence
 
 from flows import results
+from flows.foreign_text import fenced, in_markdown
 from flows.params import Params
 from flows.repro import Outcome
 from lightning_modules.errors import InputError, sentence
@@ -44,7 +45,7 @@ class Artifacts:
     def report(self, markdown: str, message: str) -> None:
         from prefect.artifacts import create_markdown_artifact
 
-        self.softly(create_markdown_artifact, markdown, f"{self.prefix}-retrain", message)
+        self.softly(create_markdown_artifact, markdown, f"{self.prefix}-retrain", in_markdown(message))
 
     def model(self, link: str, text: str) -> None:
         from prefect.artifacts import create_link_artifact
@@ -79,13 +80,13 @@ def account(
     lines = [f"# {name}", ""]
     failed = [outcome for outcome in outcomes.values() if outcome.problem]
     for outcome in failed:
-        lines += [f"**{outcome.stage} failed**: {outcome.problem}", "", "```", *outcome.last_lines, "```", ""]
+        lines += [f"**{outcome.stage} failed**: {in_markdown(outcome.problem)}", "", *fenced(outcome.last_lines), ""]
     lines += table(params, pages)
     lines += ["## Stages", "", "| stage | | why | seconds |", "| --- | --- | --- | ---: |"]
     rows = [(stage, *row(outcomes.get(stage)), reason) for stage, reason in why.items()]
     rows += [(stage, "not run", "", "up to date") for stage in up_to_date]
     for stage, what, seconds, reason in rows[:MOST_ROWS]:
-        lines.append(f"| {stage} | {what} | {cell(reason)} | {seconds} |")
+        lines.append(f"| {stage} | {what} | {in_markdown(reason)} | {seconds} |")
     if len(rows) > MOST_ROWS:
         lines.append(f"| and {len(rows) - MOST_ROWS} more | | | |")
     return "\n".join(lines)
@@ -95,11 +96,6 @@ def row(outcome: Outcome | None) -> tuple[str, str]:
     if outcome is None:
         return "**not run**, since what it needs failed", ""
     return ("**failed**" if outcome.problem else "done"), f"{outcome.seconds:.1f}"
-
-
-def cell(text: str) -> str:
-    """A reason may quote a file name, and a file name may have what separates cells."""
-    return text.replace("|", "\\|")
 
 
 def table(params: Params, pages: Mapping) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from flows.foreign_text import printable
 from lightning_modules.errors import DivergedError, InputError, UnavailableError, WorkerError
 
 # Tools that phone home are told not to, before any of them is imported; a user's own setting wins.
@@ -51,6 +52,6 @@ def run(command: click.Command, libraries: bool = False) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (InputError, DivergedError, WorkerError) as error:
-        click.echo(f"trainyard: {error}", err=True)
+        click.echo(f"trainyard: {printable(str(error))}", err=True)
         sys.exit(2 if isinstance(error, InputError) and not isinstance(error, UnavailableError) else 1)
     sys.exit(code if isinstance(code, int) else 0)

@@ -1,47 +1,52 @@
 """`trainyard predict IMAGE...`: classifies image files with the dataset's champion."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from flows.console import run
-from flows.params import read
+from flows.foreign_text import printable
+from flows.params import BY_DEFAULT, Limits, read
 from lightning_modules.errors import InputError
 
 
-def read_image(path: Path):
-    """An image file, decoded.
+@dataclass(frozen=True)
+class Unread:
+    """An image file that can be one by what it says of itself. size: width and height."""
+
+    path: Path
+    size: tuple[int, int]
+    limits: Limits
+
+
+def read_image(path: Path, limits: Limits = BY_DEFAULT) -> Unread:
+    """An image file, of which no pixel is decoded yet: those of many would not fit into memory.
 
     Raises:
         InputError: it cannot be read as an image.
     """
-    from PIL import Image
-
-    from flows.sources import FORMATS, WIDE_MODES
+    from flows import image_file
 
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    except Exception:  # Pillow's readers raise a dozen kinds of errors on a damaged file
-        raise InputError(f"{path} is no image that can be read ({', '.join(FORMATS)})") from None
-    if image.mode.startswith(WIDE_MODES):
-        raise InputError(f"{path} has more than 8 bits a channel ({image.mode}): save it with 8")
-    return image
+        return Unread(path, image_file.header(path, limits).size, limits)
+    except InputError as error:
+        raise InputError(f"{path} {error}") from None
 
 
-def fitted(image, shape: list[int]):
-    """The image as uint8 H×W×C of the given shape, resized where it has another size."""
-    import numpy as np
-    from PIL import Image
+def fitted(image: Unread, shape: list[int]):
+    """The image as uint8 H×W×C of the given shape, resized where it has another size.
 
-    image = image.convert("L" if shape[2] == 1 else "RGB")
-    size = (shape[1], shape[0])
-    if image.size != size:
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    return np.asarray(image, np.uint8).reshape(shape)
+    Raises:
+        InputError: it is damaged.
+    """
+    from flows import image_file
+
+    try:
+        return image_file.resized(image_file.content(image.path, image.limits), tuple(shape), image.limits)
+    except InputError as error:
+        raise InputError(f"{image.path} {error}") from None
 
 
 def predict(dataset: str, paths: list[Path]) -> list[dict]:
@@ -52,7 +57,8 @@ def predict(dataset: str, paths: list[Path]) -> list[dict]:
     """
     import numpy as np
 
-    images = [read_image(path) for path in paths]  # before the seconds that the champion takes to load
+    limits = read().limits
+    images = [read_image(path, limits) for path in paths]  # before the seconds that the champion takes to load
 
     from flows.tracking import load_champion
 
@@ -85,9 +91,9 @@ def command(images: tuple[Path, ...], dataset: str | None, as_json: bool) -> Non
     if as_json:
         click.echo(json.dumps(results, indent=2, ensure_ascii=False))
         return
-    width = max(len(result["file"]) for result in results)
+    width = max(len(printable(result["file"])) for result in results)
     for result in results:
-        click.echo(f"{result['file']:<{width}}  {result['label']}  {result['probability']:.1%}")
+        click.echo(f"{printable(result['file']):<{width}}  {printable(result['label'])}  {result['probability']:.1%}")
 
 
 if __name__ == "__main__":

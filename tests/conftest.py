@@ -120,6 +120,16 @@ def environment(**more: str) -> dict[str, str]:
     return {**env, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "true", "DO_NOT_TRACK": "1", **more}
 
 
+def peak(code: str, *arguments: str) -> int:
+    """The most bytes of memory that a Python of its own has taken for the code, in the working folder."""
+    # Not resource.getrusage: its maximum is that of the process too which this one began as.
+    told = "\nimport re; print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])"
+    command = [sys.executable, "-c", code + told, *arguments]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split()[-1]) * 1024
+
+
 def dvc(folder: Path, *arguments: str) -> None:
     command = [sys.executable, "-m", "dvc", *arguments]
     subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True)

@@ -1,6 +1,8 @@
 """Classifying image files with the champion, and what is said of files that are none."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -64,15 +66,27 @@ def test_the_command_says_a_line_a_file_or_json(digit):
     assert json.loads(said) == [expected]
 
 
+def test_a_file_s_name_moves_no_cursor(digit, tmp_path, capfd):
+    file, label = digit
+    nasty = tmp_path / "\x1b[2Jdigit\n.png"
+    shutil.copy(file, nasty)
+    said = CliRunner().invoke(predict.command, [str(nasty)], catch_exceptions=False).stdout
+    assert said.startswith(f"{tmp_path}/\\x1b[2Jdigit\\n.png  {label}  ")
+    assert said.count("\n") == 1
+    nasty.write_bytes(b"no image")
+    assert "\\x1b[2Jdigit\\n.png is no readable image" in refused(capfd, predict.command, str(nasty))
+
+
 def test_what_is_no_image_is_refused_in_one_line(digit, tmp_path, capfd):
     file, _ = digit
     (tmp_path / "text.png").write_text("a digit, believe me")
     (tmp_path / "cut.png").write_bytes(file.read_bytes()[:60])
     (tmp_path / "empty.png").write_bytes(b"")
-    for name in ("text.png", "cut.png", "empty.png", "."):
-        assert f"{tmp_path / name} is no image that can be read" in refused(
-            capfd, predict.command, str(file), str(tmp_path / name)
-        )
+    os.mkfifo(tmp_path / "pipe.png")  # that nobody ever writes to
+    damaged = dict.fromkeys(("text.png", "cut.png", "empty.png"), "is no readable image")
+    other = {".": "is a folder, and no plain file", "pipe.png": "is a named pipe, and no plain file"}
+    for name, reason in (damaged | other).items():
+        assert f"{tmp_path / name} {reason}" in refused(capfd, predict.command, str(file), str(tmp_path / name))
     assert "missing.png does not exist" in refused(capfd, predict.command, str(tmp_path / "missing.png"))
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
     assert "deep.png has more than 8 bits a channel" in refused(capfd, predict.command, str(tmp_path / "deep.png"))
