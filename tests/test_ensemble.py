@@ -137,6 +137,9 @@ def test_the_other_score_decides_between_equals_then_the_first():
     assert choose(candidates, "nll") == "b"
     assert choose(candidates, "accuracy") == "c"
     assert choose(dict(reversed(candidates.items())), "nll") == "d"
+    unknown = {"n": dict.fromkeys(("nll", "accuracy"), float("nan"))}
+    for select_by, best in (("nll", "b"), ("accuracy", "c")):
+        assert choose(unknown | candidates, select_by) == choose(candidates | unknown, select_by) == best
 
 
 @pytest.mark.parametrize(

@@ -160,3 +160,7 @@ def test_a_single_replica_has_no_deviation():
     assert spread([{"nll": 2.0}]) == {"nll": 2.0}  # one value deviates from nothing
     assert mean_and_std(spread([{"accuracy": 0.5}])) == "50.00%"
     assert spread([{"nll": 1.0}, {"nll": 3.0}]) == {"nll": 2.0, "nll_std": pytest.approx(2**0.5)}
+
+
+def test_what_could_not_be_measured_of_one_replica_is_known_of_none():
+    assert all(map(np.isnan, spread([{"nll": 1.0}, {"nll": float("nan")}]).values()))
