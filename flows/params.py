@@ -47,7 +47,7 @@ Whole = Annotated[int, BeforeValidator(no_boolean)]
 Fraction = Annotated[Real, Field(gt=0, lt=1)]
 Share = Annotated[Real, Field(ge=0, lt=1)]
 Positive = Annotated[Real, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[Whole, Field(ge=1, le=10**9)]
+Count = Annotated[Whole, Field(ge=1, le=10**15)]
 
 
 def official_or_fraction(value: Any) -> str | float:
