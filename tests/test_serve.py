@@ -666,7 +666,7 @@ def test_servers_that_it_has_started_itself_are_not_called_the_users(tmp_path, m
             self.commands.append(command)
             return serve.Part(name, tmp_path)
 
-        def wait(self, condition, what: str, ends: serve.Part | None = None) -> None:
+        def wait(self, condition, what: str, ends: serve.Part | None = None, advice: str | None = None) -> None:
             pass
 
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
