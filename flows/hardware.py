@@ -5,9 +5,16 @@ import os
 from lightning_modules.errors import InputError
 
 
+def core_numbers() -> list[int]:
+    """The CPU cores that this process may use, as the system numbers them."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many CPU cores this process may use."""
+    return len(core_numbers())
 
 
 def allotted_cores() -> int:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import click
 
-from flows import artifacts, capacity, gpu_slots, graph, hardware, notify, params, prefect_server, project
+from flows import artifacts, capacity, core_slots, gpu_slots, graph, hardware, notify, params, prefect_server, project
 from flows.console import run
 from flows.params import Params
 from flows.preloaded import libraries
@@ -132,6 +132,7 @@ def run_stages(
     read = params.read()
     shares = capacity.shares(plan.widths(), workers, read, hardware.gpus())
     jobs = {stage: share.cores for stage, share in shares.items()}
+    cores = core_slots.Cores(processes.closed)
     say = printer(plan.stages)
     repro = Repro(root, processes, say, force=force, time_limit=time_limit, jobs=jobs, variables=variables)
 
@@ -141,7 +142,9 @@ def run_stages(
         log = get_run_logger().info
         log(f"runs because of {plan.reason(stage)}")
         tell = functools.partial(repro.tell, stage, log=log)
-        with gpu_slots.hold(shares[stage].gpus, processes.closed, tell) as gpus:
+        kept = capacity.kept_from_other_flows(stage, shares[stage])
+        # In this order for all: who has cores waits for no GPU.
+        with gpu_slots.hold(shares[stage].gpus, processes.closed, tell) as gpus, cores.hold(kept, tell):
             outcome = outcomes[stage] = repro(stage, log, gpus)
         if outcome.problem:
             # Returned, not raised: there is no traceback that would tell a person more.

@@ -89,15 +89,22 @@ def logged(folder: Path) -> set[str]:
 
 
 def test_two_at_once_in_a_new_project_among_proxies_and_settings_of_others(tmp_path):
-    folder = make(tmp_path / "a project", {"one": [], "two": []})
-    both = [start(folder, name, **PROXIES, **OTHERS) for name in ("one", "two")]
+    """One prepares Prefect's database; one has the cores, all of them, since its stage runs alone. The other waits."""
+    folder = make(tmp_path / "a project", {"slow1": [], "slow2": []})
+    both = [start(folder, name, **PROXIES, **OTHERS) for name in ("slow1", "slow2")]
+
+    def said() -> str:
+        return "".join(output.read_text() for _, output in both)
+
     with ended(*(process for process, _ in both)):
+        assert soon(lambda: "waits for CPU cores: other flows on this machine use them" in said(), 200), said()
+        assert said().count("hello from slow") == 1
+        (folder / "go").touch()
         for process, output in both:
-            assert process.wait(200) == 0, output.read_text()
-    assert locked(folder) == ["one", "two"]
-    said = "".join(output.read_text() for _, output in both)
-    assert said.count("another command makes Prefect's database here") == 1
-    assert {"hello from one", "hello from two"} <= logged(folder)  # one database, which both have used
+            assert process.wait(100) == 0, output.read_text()
+    assert locked(folder) == ["slow1", "slow2"]
+    assert said().count("another command makes Prefect's database here") == 1
+    assert {"hello from slow1", "hello from slow2"} <= logged(folder)  # one database, which both have used
 
 
 def test_without_a_reader_the_work_goes_on_and_the_exit_code_is_true(tmp_path):
