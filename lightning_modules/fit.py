@@ -142,6 +142,8 @@ def hardware_precision(precision: str, accelerator: str) -> str:
         native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        # oneDNN, which multiplies, may be held to less (ONEDNN_MAX_CPU_ISA), and would then be slower than in float32.
+        native = native and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "bfloat16" if native else "float32"
 
 
