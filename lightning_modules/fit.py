@@ -32,8 +32,9 @@ PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training leaves: the network's state at its best epoch and one row of numbers per epoch (from 1); and
-    whether it came to its end, of its epochs or by early stopping, or only to that of its turn."""
+    """What a training leaves: the network's state at its best epoch and one row of numbers per epoch (from 1), whose
+    `lr` is that of the epoch's last step; and whether it came to its end, of its epochs or by early stopping, or only
+    to that of its turn."""
 
     state: dict[str, Tensor]
     history: list[dict]
