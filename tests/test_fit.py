@@ -1,6 +1,8 @@
 """One training: the same bits for the same seed, interrupted or not, and the best epoch by validation."""
 
 import os
+import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import environment
 
 from lightning_modules import classifier, networks, weights
 from lightning_modules.airbench import Whitening
@@ -334,6 +337,12 @@ def test_the_environment_is_left_alone(visible, monkeypatch):
 def test_automatic_precision_is_one_of_the_two():
     assert hardware_precision("auto", "cpu") in ("float32", "bfloat16")
     assert hardware_precision("float32", "gpu") == "float32"
+
+
+def test_automatic_precision_is_float32_where_onednn_is_held_to_less():
+    code = "from lightning_modules.fit import hardware_precision; print(hardware_precision('auto', 'cpu'))"
+    env = environment(ONEDNN_MAX_CPU_ISA="AVX2")
+    assert subprocess.check_output([sys.executable, "-c", code], env=env, text=True) == "float32\n"
 
 
 def test_an_optimizer_that_torch_refuses_is_bad_input():
