@@ -653,6 +653,34 @@ def test_a_server_that_does_not_answer_is_named(tmp_path, monkeypatch):
         serve.serve(folder, None, None)
 
 
+def test_why_prefects_server_did_not_come_up_is_told(tmp_path):
+    theirs = "postgresql+asyncpg://a:b@127.0.0.1:9/theirs"
+    served = Served(prepare(tmp_path / "a project"), PREFECT_SERVER_DATABASE_CONNECTION_URL=theirs)
+    try:
+        assert served.process.wait(120) == 1
+        assert "trainyard: Prefect's server ended with exit code 3. Its last lines, of " in served.said()
+        assert "Connect call failed ('127.0.0.1', 9)" in served.said()
+    finally:
+        served.end()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_it(tmp_path, number):
+    """The last one is a terminal that is closed, unless nohup has it ignored."""
+    from flows import serve
+
+    before = signal.getsignal(number)
+    with serve.Parts(tmp_path) as parts:
+        os.kill(os.getpid(), number)
+        with pytest.raises(serve.Stop):
+            parts.next(60)
+    assert signal.getsignal(number) is before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signal, "getsignal", lambda _: signal.SIG_IGN)
+        with serve.Parts(tmp_path) as parts:
+            assert signal.SIGHUP not in parts.before
+
+
 @pytest.mark.parametrize("started_here", [True, False])
 def test_servers_that_it_has_started_itself_are_not_called_the_users(tmp_path, monkeypatch, capsys, started_here):
     """And flow runs that are lost are ended on them alone: on others somebody else's may run."""
