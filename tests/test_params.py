@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import LIMIT
 
 from flows import params
 from flows.params import parse
@@ -15,7 +16,16 @@ from lightning_modules import known
 from lightning_modules.errors import DivergedError, InputError
 
 SHIPPED = Path(__file__).resolve().with_name("params.yaml")
-MISSING = object()
+
+
+class Missing:
+    """Stands for a key that is not there, under the same name in every process that runs tests."""
+
+    def __str__(self) -> str:
+        return "missing"
+
+
+MISSING = Missing()
 
 
 @pytest.fixture
@@ -323,7 +333,7 @@ def test_a_file_that_is_no_text_or_not_there(tmp_path):
 
 def check(folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "flows.check"], cwd=folder, capture_output=True, text=True, timeout=60,
+        [sys.executable, "-m", "flows.check"], cwd=folder, capture_output=True, text=True, timeout=LIMIT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SHIPPED.parents[1]), *sys.path])},
     )  # fmt: skip
 
