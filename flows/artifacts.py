@@ -115,7 +115,7 @@ def table(params: Params, pages: Mapping) -> list[str]:
     for name, *cells in rows:
         link = runs.get("ensemble") if name.endswith(" *") else runs.get(name)
         lines.append(f"| {' | '.join([f'[{name}]({link})' if link else name, *cells])} |")
-    lines += ["", "Accuracy is mean ± standard deviation over replicas; * was chosen on validation."]
+    lines += ["", f"{results.LEGEND} * was chosen on validation."]
     if "experiment" in pages:
         links = [f"[all runs]({pages['experiment']})"]
         links += [f"[the model]({pages['model']})"] if "model" in pages else []

@@ -25,6 +25,7 @@ BATCH, REPEATS = 100, 5  # of the latency's measurement
 # By which the accuracy that a model has now may differ from that in its run, if it is more than an image: hardware
 # rounds differently.
 SAME = 0.005
+ROUNDING = 1e-6  # of a probability in single precision
 
 
 def decide(dataset: str, settings: Params) -> dict:
@@ -146,11 +147,11 @@ def probabilities(model, images: "np.ndarray", class_names: list[str]) -> "np.nd
     answers = frame[class_names].to_numpy(np.float64)
     if answers.shape[0] != len(images):
         raise ValueError(f"{answers.shape[0]} answers for {len(images)} images")
-    # A comparison with NaN is false.
-    wrong = ~(((answers >= 0) & (answers <= 1)).all(1) & (abs(answers.sum(1) - 1) < 1e-3))
+    # A comparison with NaN is false. Rounded, a certain answer may end above 1.
+    wrong = ~(((answers >= 0) & (answers <= 1 + ROUNDING)).all(1) & (abs(answers.sum(1) - 1) < 1e-3))
     if wrong.any():
         raise ValueError(f"on {wrong.sum():,} of {len(images):,} images its probabilities are none, NaN for example")
-    return answers
+    return answers.clip(max=1)
 
 
 def latencies(models: dict, images: "np.ndarray") -> dict[str, float]:

@@ -84,7 +84,7 @@ class Progress(pl.Callback):
                 self.report({"replica": number, "epoch": trainer.current_epoch + 1, "done": done})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
-        epoch, rates = trainer.current_epoch + 1, [group["lr"] for group in trainer.optimizers[0].param_groups]
+        epoch, rates = trainer.current_epoch + 1, module.rates
         rows = {}
         for number, numbers in enumerate(module.numbers):
             if number in module.finished:

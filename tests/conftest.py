@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # A shell starts what goes on in its background with the interrupt ignored, and so would be all processes of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Fixtures that bring up real servers, some of them for minutes.
+REAL_SERVERS = {"served", "servers", "prefect", "scheduler", "deployed"}
+
 # Seconds to train, on images that are worth learning: for the tests that need a trained network.
 TINY = {
     "data": {"digits": {"test": 0.2, "validation": 0.15, "batch_size": 64, "epochs": 4, "augment": "none"}},
@@ -28,6 +32,26 @@ TINY = {
         "wide": {"network": {"name": "mlp", "hidden": [32]}, "optimizer": {"name": "adam", "lr": 0.02}, "replicas": 1},
     },
 }
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Processes that run tests: the cores that this process may use, which need not be all of the machine's."""
+    from flows.hardware import cores
+
+    return min(cores(), 8)  # each takes a gigabyte or two, with what its tests start
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what it was not asked for
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of what is learned: those in files that import nothing of flows; and those that take long because
+    they bring up real servers."""
+    for item in items:
+        if REAL_SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("long")
+        text = item.path.read_text(encoding="utf-8")
+        packages = set(re.findall(r"^\s*(?:from|import) (flows|lightning_modules|benchmarks)\b", text, re.MULTILINE))
+        if packages and "flows" not in packages:
+            item.add_marker("numerics")
 
 
 def forget_stores(patch: pytest.MonkeyPatch) -> None:
@@ -109,7 +133,7 @@ def soon(condition: Callable[[], object], seconds: float = LIMIT) -> bool:
 
 def environment(**more: str) -> dict[str, str]:
     """Of a command that a test starts: this very Python and source tree, and no settings of whoever runs the tests."""
-    foreign = ("DVC_", "GIT_", "MLFLOW_", "PREFECT_", "TRAINYARD_")
+    foreign = ("DVC_", "GIT_", "MLFLOW_", "PREFECT_", "PYTEST_", "TRAINYARD_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     env["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), env.get("PATH", os.defpath)])
     return {**env, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "true", "DO_NOT_TRACK": "1", **more}

@@ -314,7 +314,7 @@ def test_random_images_make_a_dataset_that_stages_take(tmp_path, monkeypatch):
 
 
 def test_the_first_training_step_of_several_workers_counts(tmp_path):
-    code = "import time; now = time.time(); print('first step', now + 9000); print('x'); print('first step', now + 5000)"
+    code = "import time; now = time.time(); print('first step', now + 9e3); print('x'); print('first step', now + 5e3)"
     assert 5000 < start.first_step(code, cwd=tmp_path) < 9000
 
 

@@ -255,7 +255,11 @@ def test_the_history_has_a_row_of_finite_numbers_for_every_epoch():
     for row in fitted.history:
         assert set(row) == {"epoch", "training_loss", "validation_nll", "validation_accuracy", "lr"}
         assert np.isfinite(list(row.values())).all()
-    assert [row["lr"] for row in fitted.history] == pytest.approx([0.0075, 0.005, 0.0025, 0.0])
+    # That of each epoch's last step, not of the one after it.
+    steps = -(-len(TRAINING[0]) // 8)
+    assert [row["lr"] for row in fitted.history] == pytest.approx(
+        [0.01 * (1 - (epoch * steps - 1) / (4 * steps)) for epoch in (1, 2, 3, 4)]
+    )
 
 
 def test_the_training_loss_is_the_mean_over_images_whatever_the_batches():

@@ -29,7 +29,7 @@ ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
 }
 
-# Writes when it started and ended, and between sleeps for some seconds, or waits until a stage of that name has started.
+# Writes when it started and ended; in between it sleeps for some seconds, or waits until another stage has started.
 STAGE = f"""
 import os, sys, time
 name, until, *sources = sys.argv[1:]

@@ -213,9 +213,13 @@ def test_an_interrupted_training_goes_on_in_its_runs_to_the_same_weights(tiny, s
 
 
 def test_training_is_not_lost_to_a_store_that_does_not_answer(tiny, no_store, capsys, monkeypatch):
-    asked = []
-    send = requests.Session.send
-    monkeypatch.setattr(requests.Session, "send", lambda *given, **options: (asked.append(1), send(*given, **options))[1])
+    asked, send = [], requests.Session.send
+
+    def counted(*given, **options):
+        asked.append(given)
+        return send(*given, **options)
+
+    monkeypatch.setattr(requests.Session, "send", counted)
     train.train(read(), "small")
     # Each of which waits for all its tries: the store is given up at the first, and not asked again each epoch.
     assert len(asked) == 1
