@@ -38,6 +38,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.long
 def test_the_whole_command(folder, capsys, monkeypatch):
     file = folder / "table.json"
     monkeypatch.setattr(gpu, "COMPILATION", math.inf)  # seconds that have to be left for it: a CPU need not try

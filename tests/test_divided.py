@@ -31,7 +31,7 @@ from lightning_modules.fit import Fitted, fit
 
 # Of 1,222 training images: the last mini-batch has one, so that of two processes one has none.
 BATCH_SIZE = 111
-LONG = 400  # epochs, to be killed in
+LONG = 100_000  # epochs, to be killed in
 
 SRUN = {
     "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_STEP_ID": "0", "SLURM_NODELIST": "127.0.0.1",

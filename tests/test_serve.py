@@ -358,7 +358,7 @@ Variable.set("trainyard_notify", "custom-webhook/team")
     write_stages(serving.folder, {"first": [], "bad": [], "other": ["first"], "last": ["bad"]})
     (serving.folder / "bad.hold").touch()
     try:
-        done = trainyard(serving, "pipeline", "--workers", "2", "--time-limit", "25")
+        done = trainyard(serving, "pipeline", "--workers", "2", "--time-limit", "60")
     finally:
         hook.shutdown()
     assert done.returncode == 1, done.stdout + done.stderr
@@ -378,7 +378,7 @@ Variable.set("trainyard_notify", "custom-webhook/team")
     assert float(shown["digits-progress"]["data"]) == 75
     assert "| bad | **failed** | never run |" in shown["digits-results"]["data"]
     assert "| last | **not run**, since what it needs failed | never run |" in shown["digits-results"]["data"]
-    assert "**bad failed**: ended after its time limit of 25 seconds" in shown["digits-results"]["data"]
+    assert "**bad failed**: ended after its time limit of 60 seconds" in shown["digits-results"]["data"]
     assert "hello from bad" in shown["digits-results"]["data"]
 
     task = next(task for task in serving.ask("/task_runs/filter", **chosen) if task["name"] == "first")

@@ -20,7 +20,7 @@ from flows import tracking, train
 from flows.params import Params, read
 from lightning_modules.errors import InputError
 
-LONG = 400  # epochs, to be killed in
+LONG = 100_000  # epochs, to be killed in
 
 
 def only_small(folder: Path, *, epochs: int = 4, seed: int = 0, **recipe) -> Params:
