@@ -12,7 +12,7 @@ import numpy as np
 
 from flows import fetch, project
 from flows.sources import ADDED, FORMATS, GREY_MODES, WIDE_MODES, Images, shown
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, counted
 
 # Pillow's modes by number of channels: what an image file can be taken in as.
 MODES = {1: "L", 3: "RGB"}
@@ -122,7 +122,7 @@ def join(dataset: str, images: Images) -> Images:
     if not added:
         return images
     # Like the user's own images: one entry for all, with the SHA-256 of their digests and classes, in order.
-    entry = {"file": f"{len(added)} images", "from": shown(place), "bytes": total, "sha256": listing.hexdigest()}
+    entry = {"file": counted(len(added), "image"), "from": shown(place), "bytes": total, "sha256": listing.hexdigest()}
     return replace(
         images,
         train_images=np.concatenate([images.train_images, np.stack(added)]),

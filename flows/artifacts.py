@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from flows import results
 from flows.params import Params
 from flows.repro import Outcome
-from lightning_modules.errors import InputError, sentence
+from lightning_modules.errors import InputError, counted, sentence
 
 MOST_ROWS = 100  # of stages in a table; the rest is counted
 
@@ -27,7 +27,7 @@ class Artifacts:
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
         percent = 100 * done / total
-        text = f"{done} of {total} stages"
+        text = f"{done} of {counted(total, 'stage')}"
         if self.lost:
             return
         if self.bar is None:

@@ -68,5 +68,5 @@ def test_and_nowhere_else(project, started):
     assert (state.name, state.message) == ("Skipped", "data/incoming/ is empty")
     assert state.is_completed()
     drop("3/a.png", seconds_ago=0)
-    assert watch.fn().message == "1 files in data/incoming/ may still be copied"
+    assert watch.fn().message == "1 file in data/incoming/ may still be copied"
     assert started == []
