@@ -47,7 +47,7 @@ Whole = Annotated[int, BeforeValidator(no_boolean)]
 Fraction = Annotated[Real, Field(gt=0, lt=1)]
 Share = Annotated[Real, Field(ge=0, lt=1)]
 Positive = Annotated[Real, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[Whole, Field(ge=1, le=10**9)]
+Count = Annotated[Whole, Field(ge=1, le=10**15)]
 
 
 def official_or_fraction(value: Any) -> str | float:
@@ -268,6 +268,17 @@ class Drift(Section):
     images: Annotated[Whole, Field(ge=20)] = 1000
 
 
+class Limits(Section):
+    """How large a file from outside may be. It is refused by what it claims, before anything of it is decoded."""
+
+    image_bytes: Count = 100_000_000
+    image_pixels: Count = 100_000_000
+    array_bytes: Count = 16_000_000_000
+
+
+BY_DEFAULT = Limits()
+
+
 class Params(Section):
     seed: Annotated[Whole, Field(ge=0, lt=2**32)]
     dataset: Annotated[str, one_of("dataset", DATASETS)]
@@ -281,6 +292,7 @@ class Params(Section):
     ensemble: Ensemble
     gate: Gate = Gate()
     drift: Drift = Drift()
+    limits: Limits = BY_DEFAULT
 
     @model_validator(mode="after")
     def across_sections(self) -> "Params":

@@ -3,68 +3,67 @@
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from flows.console import run
-from flows.params import read
+from flows.foreign_text import printable
+from flows.params import BY_DEFAULT, Limits, read
 from lightning_modules.errors import InputError
 
 BATCH = 256  # images in memory at a time
 SHRUNK = 3  # an image with a side more than so many times the champion's is warned of: little of it is left
 
 
-def read_image(path: Path):
-    """An image file, decoded.
+@dataclass(frozen=True)
+class Unread:
+    """An image file that can be one by what it says of itself. size: width and height."""
+
+    path: Path
+    size: tuple[int, int]
+    limits: Limits
+
+
+def read_image(path: Path, limits: Limits = BY_DEFAULT) -> Unread:
+    """An image file, of which no pixel is decoded yet: those of many would not fit into memory.
 
     Raises:
         InputError: it cannot be read as an image.
     """
-    from PIL import Image
+    from flows import image_file
 
-    from flows.sources import FORMATS, WIDE_MODES
-
-    if path.exists() and not path.is_file():
-        raise InputError(f"{name(path)} is no plain file: give an image file, or a folder of them")
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()
-    except FileNotFoundError:
-        raise InputError(f"{name(path)} does not exist") from None
-    except PermissionError:
-        raise InputError(f"{name(path)} may not be read") from None
-    except Exception:  # Pillow's readers raise a dozen kinds of errors on a damaged file
-        raise InputError(f"{name(path)} is no image that can be read ({', '.join(FORMATS)})") from None
-    if image.mode.startswith(WIDE_MODES):
-        raise InputError(f"{name(path)} has more than 8 bits a channel ({image.mode}): save it with 8")
-    return image
+        return Unread(path, image_file.header(path, limits).size, limits)
+    except InputError as error:
+        raise InputError(f"{name(path)} {error}") from None
 
 
 def name(path: Path) -> str:
     """As a terminal and JSON can have it, whatever bytes it is made of."""
-    from flows.incoming import printable
-
     return printable(str(path))
 
 
-def fitted(image, shape: list[int]):
-    """The image as uint8 H×W×C of the given shape, resized where it has another size."""
-    import numpy as np
-    from PIL import Image
+def fitted(image: Unread, shape: tuple[int, ...]):
+    """The image as uint8 H×W×C of the given shape, resized where it has another size.
 
-    image = image.convert("L" if shape[2] == 1 else "RGB")
-    size = (shape[1], shape[0])
-    if image.size != size:
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    return np.asarray(image, np.uint8).reshape(shape)
+    Raises:
+        InputError: it is damaged.
+    """
+    from flows import image_file
+
+    try:
+        return image_file.resized(image_file.content(image.path, image.limits), shape, image.limits)
+    except InputError as error:
+        raise InputError(f"{name(image.path)} {error}") from None
 
 
 def files_of(paths: Sequence[Path]) -> tuple[list[Path], list[dict]]:
     """The files that the paths stand for, of a folder its image files and those of its subfolders; and a dict of file
     and problem for each folder without any."""
+    from flows.image_file import SUFFIXES
     from flows.image_folder import image_files
-    from flows.sources import SUFFIXES
 
     found: dict[Path, None] = {}  # each one once
     problems = []
@@ -84,11 +83,11 @@ def predict(dataset: str, files: Sequence[Path]) -> Iterator[dict]:
     Raises:
         InputError: there is no champion.
     """
-    model, about = None, {}
+    model, about, limits = None, {}, read().limits
     for first in range(0, len(files), BATCH):
         batch = files[first : first + BATCH]
         # The first images are looked at before the seconds that the champion takes to load.
-        images, problems = read_images(batch)
+        images, problems = read_images(batch, limits)
         if images and model is None:
             from flows.tracking import load_champion
 
@@ -96,34 +95,42 @@ def predict(dataset: str, files: Sequence[Path]) -> Iterator[dict]:
         yield from results(model, about, batch, images, problems)
 
 
-def read_images(files: Sequence[Path]) -> tuple[dict, dict[Path, str]]:
+def read_images(files: Sequence[Path], limits: Limits) -> tuple[dict[Path, Unread], dict[Path, str]]:
     """The images, and the problems of those that are none, by file."""
     images, problems = {}, {}
     for file in files:
         try:
-            images[file] = read_image(file)
+            images[file] = read_image(file, limits)
         except InputError as error:
             problems[file] = str(error)
     return images, problems
 
 
-def results(model, about: dict, files: Sequence[Path], images: dict, problems: dict[Path, str]) -> Iterator[dict]:
+def results(
+    model, about: dict, files: Sequence[Path], images: dict[Path, Unread], problems: dict[Path, str]
+) -> Iterator[dict]:
     """As `predict`, of one batch."""
     import numpy as np
 
-    answers = {}
+    answers, pixels = {}, {}
     if images:
-        shape = list(model.metadata.get_input_schema().inputs[0].shape[1:])
-        frame = model.predict(np.stack([fitted(image, shape) for image in images.values()]))
+        shape = tuple(model.metadata.get_input_schema().inputs[0].shape[1:])
+        for file, image in images.items():
+            try:
+                pixels[file] = fitted(image, shape)
+            except InputError as error:  # what it says of itself was right, and the rest is damaged
+                problems[file] = str(error)
+    if pixels:
+        frame = model.predict(np.stack(list(pixels.values())))
         probabilities = frame.drop(columns="label")
-        for number, (file, image) in enumerate(images.items()):
+        for number, file in enumerate(pixels):
             answers[file] = {
                 "file": name(file),
                 "label": frame["label"][number],
                 "probability": float(probabilities.loc[number].max()),
                 "probabilities": {key: float(value) for key, value in probabilities.loc[number].items()},
                 "model": f"{about['name']} version {about['version']}",
-                "made_of": list(image.size),
+                "made_of": list(images[file].size),
                 "size": [shape[1], shape[0]],
             }
     for file in files:
@@ -166,7 +173,7 @@ def command(images: tuple[Path, ...], dataset: str | None, as_json: bool) -> int
             problems += 1
             click.echo(f"trainyard: {result['problem']}", err=True)
         elif not as_json:
-            click.echo(f"{result['file']:<{width}}  {result['label']}  {result['probability']:.1%}")
+            click.echo(f"{result['file']:<{width}}  {printable(result['label'])}  {result['probability']:.1%}")
         if is_shrunk(result):
             shrunk.append(result)
         told.append(result)

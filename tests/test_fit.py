@@ -356,3 +356,24 @@ def test_a_checkpoint_loads_by_itself(tmp_path):
         module = classifier.Classifier.load_from_checkpoint(tmp_path / "replica.ckpt", weights_only=True)
     assert module.hparams.recipe == RESNET
     assert module.eval()(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+
+
+class Runs:
+    """A pickle of it makes a folder where it is loaded."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.parametrize("content", [{"state_dict": Runs()}, {"state_dict": 1}, Runs(), []])
+def test_what_is_no_checkpoint_is_refused_and_never_run(tmp_path, monkeypatch, content, old):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "replica.ckpt"
+    torch.save(content, checkpoint, _use_new_zipfile_serialization=not old)
+    with pytest.raises(InputError, match=r"replica\.ckpt is damaged, or no checkpoint .*: remove it, and the training"):
+        train(checkpoint=checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:50])
+    with pytest.raises(InputError, match=r"replica\.ckpt is damaged, or no checkpoint"):
+        train(checkpoint=checkpoint)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["replica.ckpt"]

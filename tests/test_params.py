@@ -1,6 +1,7 @@
 """params.yaml: what is shipped is right, and whatever is wrong is said in a sentence that tells what would be right."""
 
 import copy
+import enum
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from lightning_modules import known
 from lightning_modules.errors import DivergedError, InputError
 
 SHIPPED = Path(__file__).resolve().with_name("params.yaml")
-MISSING = object()
+MISSING = enum.Enum("Missing", "MISSING").MISSING
 
 
 @pytest.fixture
@@ -91,7 +92,11 @@ KEYS = [
     (
         "sed",
         1,
-        ['unknown key "sed"', 'Did you mean "seed"?', "Known: data, dataset, drift, ensemble, gate, members, seed"],
+        [
+            'unknown key "sed"',
+            'Did you mean "seed"?',
+            "Known: data, dataset, drift, ensemble, gate, limits, members, seed",
+        ],
     ),
     ("data.digits.epoch", 3, ['"data.digits.epoch"', 'Did you mean "data.digits.epochs"?', "data.digits.batch_size"]),
     ("data.cifar100", {}, ["data.cifar100", 'Did you mean "cifar10"?']),

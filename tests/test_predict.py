@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -76,19 +77,29 @@ def said(capfd, *arguments: str) -> tuple[int, str, str]:
     return left.value.code, *capfd.readouterr()
 
 
+def test_a_file_s_name_moves_no_cursor(digit, tmp_path, capfd):
+    file, label = digit
+    nasty = tmp_path / "\x1b[2Jdigit\n.png"
+    shutil.copy(file, nasty)
+    said = CliRunner().invoke(predict.command, [str(nasty)], catch_exceptions=False).stdout
+    assert said.startswith(f"{tmp_path}/\\x1b[2Jdigit\\n.png  {label}  ")
+    assert said.count("\n") == 1
+    nasty.write_bytes(b"no image")
+    assert "\\x1b[2Jdigit\\n.png is no readable image" in refused(capfd, predict.command, str(nasty))
+
+
 def test_what_is_no_image_is_refused_in_one_line(digit, tmp_path, capfd):
     file, _ = digit
     (tmp_path / "text.png").write_text("a digit, believe me")
     (tmp_path / "cut.png").write_bytes(file.read_bytes()[:60])
     (tmp_path / "empty.png").write_bytes(b"")
-    for name in ("text.png", "cut.png", "empty.png"):
-        no_image = f"{tmp_path / name} is no image that can be read"
-        assert no_image in refused(capfd, predict.command, str(tmp_path / name))
+    os.mkfifo(tmp_path / "pipe.png")  # that nobody ever writes to
+    damaged = dict.fromkeys(("text.png", "cut.png", "empty.png"), "is no readable image")
+    for name, reason in (damaged | {"pipe.png": "is a named pipe, and no plain file"}).items():
+        assert f"{tmp_path / name} {reason}" in refused(capfd, predict.command, str(tmp_path / name))
     assert "missing.png does not exist" in refused(capfd, predict.command, str(tmp_path / "missing.png"))
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
     assert "deep.png has more than 8 bits a channel" in refused(capfd, predict.command, str(tmp_path / "deep.png"))
-    os.mkfifo(tmp_path / "pipe.png")  # reading it would wait for somebody who writes
-    assert "pipe.png is no plain file" in refused(capfd, predict.command, str(tmp_path / "pipe.png"))
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "notes.txt").write_text("no image")
     assert "folder has no image files (.bmp, " in refused(capfd, predict.command, str(tmp_path / "folder"))
@@ -114,7 +125,7 @@ def test_of_a_folder_all_images_are_classified_past_a_damaged_one(digit, photos,
     files = [str(photos / "a.png"), str(photos / "more" / "c.PNG")]
     assert [line.split()[:2] for line in out.splitlines()] == [[file, label] for file in files]
     damaged, count = err.splitlines()
-    assert damaged.startswith(f"trainyard: {photos / 'b.png'} is no image that can be read")
+    assert damaged.startswith(f"trainyard: {photos / 'b.png'} is no readable image")
     assert count == "trainyard: 1 of 3 could not be classified: see above"
 
     code, out, err = said(capfd, str(photos), str(photos / "nowhere"), "--json")
