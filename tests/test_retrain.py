@@ -22,7 +22,19 @@ from click.testing import CliRunner
 from conftest import ROOT, edit, environment, forget_stores, make_project, shrink
 from PIL import Image
 
-from flows import download, ensemble, evaluate, incoming, pipeline, promotion, retrain, settings, tracking, train
+from flows import (
+    download,
+    ensemble,
+    evaluate,
+    incoming,
+    pipeline,
+    project,
+    promotion,
+    retrain,
+    settings,
+    tracking,
+    train,
+)
 from flows.params import read
 from flows.pipeline import Plan
 from flows.processes import Processes
@@ -113,6 +125,7 @@ def poor_once(tmp_path_factory, empty_store) -> Path:
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         forget_stores(patch)
         given = read()
+        project.write_if_changed(project.checked_file(), "as stage check does\n")
         download.download(given)
         settings.settings(given)
         for member in given.members:
