@@ -76,7 +76,7 @@ test-all: setup ## Run all tests
 	@$(PYTEST)
 
 test-avx2: setup ## Run the tests of lightning_modules as on a processor without AVX-512
-	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -m numerics
+	@MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -m numerics
 
 lint: setup ## Check style and format
 	@python -m ruff check .

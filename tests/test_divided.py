@@ -387,5 +387,5 @@ def test_places_that_cannot_be_are_refused_at_once(project):
 
 
 def test_fewer_validation_images_than_processes_are_refused(tiny):
-    with pytest.raises(InputError, match=r"there are 216 validation images, too few to be divided among 217 processes"):
+    with pytest.raises(InputError, match=r"216 validation images cannot be divided among 217 processes"):
         train.train(over(tiny, devices=217, batch_size=1000), "small")

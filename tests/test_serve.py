@@ -380,7 +380,7 @@ Variable.set("trainyard_notify", "custom-webhook/team")
     assert float(shown["digits-progress"]["data"]) == 75
     assert "| bad | **failed** | never run |" in shown["digits-results"]["data"]
     assert "| last | **not run**, since what it needs failed | never run |" in shown["digits-results"]["data"]
-    assert "**bad failed**: ended after its time limit of 60 seconds" in shown["digits-results"]["data"]
+    assert "**bad failed**: ended after its time limit of 60 s" in shown["digits-results"]["data"]
     assert "hello from bad" in shown["digits-results"]["data"]
 
     task = next(task for task in serving.ask("/task_runs/filter", **chosen) if task["name"] == "first")
@@ -389,7 +389,7 @@ Variable.set("trainyard_notify", "custom-webhook/team")
         logs = serving.ask("/logs/filter", logs={"task_run_id": {"any_": [task["id"]]}})
         return {log["message"] for log in logs}
 
-    assert soon(lambda: logged() >= {"runs because of never run", "hello from first"}), logged()
+    assert soon(lambda: logged() >= {"why it runs: never run", "hello from first"}), logged()
     assert received == [{"text": f"Trainyard: {run['name']} failed: {message}"}]
 
     (serving.folder / "bad.hold").unlink()
