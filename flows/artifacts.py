@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from flows import results
 from flows.foreign_text import fenced, in_markdown
 from flows.params import Params
+from flows.prefect_server import away
 from flows.repro import Outcome
 from lightning_modules.errors import InputError, sentence
 
@@ -29,7 +30,7 @@ class Artifacts:
 
         percent = 100 * done / total
         text = f"{done} of {total} stages"
-        if self.lost:
+        if self.lost or away.is_set():
             return
         if self.bar is None:
             self.bar = self.softly(create_progress_artifact, percent, f"{self.prefix}-progress", text)
@@ -53,6 +54,9 @@ class Artifacts:
         self.softly(create_link_artifact, link, text, f"{self.prefix}-model", "The registered model in MLflow")
 
     def softly(self, make: Callable, *arguments):
+        if away.is_set():
+            self.log("Prefect's server is away: an artifact is left out")
+            return None
         try:
             return make(*arguments)
         except Exception as error:  # Prefect's client raises what httpx does, and more

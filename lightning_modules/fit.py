@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lightning_modules import memory, networks
+from lightning_modules import memory, networks, optimizers
 from lightning_modules.classifier import Classifier
 from lightning_modules.errors import InputError
 from lightning_modules.images import Images
@@ -84,7 +84,7 @@ class Progress(pl.Callback):
                 self.report({"replica": number, "epoch": trainer.current_epoch + 1, "done": done})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
-        epoch, rates = trainer.current_epoch + 1, module.rates
+        epoch, rates = trainer.current_epoch + 1, optimizers.last_rates(module.lr_schedulers())
         rows = {}
         for number, numbers in enumerate(module.numbers):
             if number in module.finished:

@@ -1,5 +1,6 @@
 """What every test may ask for."""
 
+import atexit
 import contextlib
 import copy
 import os
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A shell starts what goes on in its background with the interrupt ignored, and so would be all processes of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Flows on one machine share its cores, by files in this folder: those of the tests have theirs to themselves. All may
+# enter it, since PostgreSQL runs as another user.
+tempfile.gettempdir()  # remembers the one of this process
+os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="trainyard-")
+os.chmod(os.environ["TMPDIR"], 0o755)
+atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
 
 # Seconds to train, on images that are worth learning: for the tests that need a trained network.
 TINY = {

@@ -171,3 +171,7 @@ def test_a_damaged_member_is_one_sentence_and_what_to_run(finished_copy, no_stor
     with pytest.raises(InputError, match=r"models/digits/wide is damaged.*: run dvc repro --force train@wide"):
         evaluate(read())
     assert not (finished_copy / "ran").exists()
+
+
+def test_what_could_not_be_measured_of_one_replica_is_known_of_none():
+    assert all(map(np.isnan, spread([{"nll": 1.0}, {"nll": float("nan")}]).values()))
