@@ -24,11 +24,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 import yaml
 
-from flows import processes, project, served
+from flows import artifact_addresses, processes, project, served
 from flows.spread import spread
 from lightning_modules.errors import InputError, UnavailableError, sentence
 
@@ -45,6 +46,7 @@ TRAINING = "workflowType=machine_learning"
 LOADER = "trainyard_ensemble"  # the module that travels with each registered model
 MONITORED = "validation_nll"  # which every epoch has
 MOST_METRICS = 1000  # that MLflow takes at once
+PATIENCE = 1200  # seconds that another process may take to log a member: its networks may be a thousand
 # Whose versions a run is tagged with, beside torch's.
 LIBRARIES = ("pytorch-lightning", "numpy", "mlflow", "dvc")
 
@@ -56,6 +58,19 @@ def store() -> str:
 
 def in_sqlite() -> bool:
     return store().startswith("sqlite:")
+
+
+def store_file() -> Path | None:
+    """That of a SQLite store, and None for any other: its artifacts lie beside it."""
+    uri = store()
+    # What follows ? are options of the database's driver.
+    return Path.cwd() / uri.removeprefix("sqlite:///").partition("?")[0] if uri.startswith("sqlite:///") else None
+
+
+def artifacts_address() -> str | None:
+    """Of the folder for the artifacts of new experiments; None where the store's server says where they go."""
+    file = store_file()
+    return (file.parent / artifact_addresses.ARTIFACTS).as_uri() if file else None
 
 
 def shown_store() -> str:
@@ -101,14 +116,16 @@ def connect():
         logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI") or uri)
-    if not uri.startswith("sqlite:///"):
+    file = store_file()
+    if not file:
         return mlflow.MlflowClient()
     from filelock import FileLock
 
     # Several processes that open a new SQLite store at once trip over each other's migrations.
-    with FileLock(f"{uri.removeprefix('sqlite:///')}.lock"):
+    with FileLock(f"{file}.lock"):
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
+        artifact_addresses.follow(file)
     return client
 
 
@@ -141,19 +158,59 @@ def experiment(client, dataset: str) -> str:
     project.state_folder().mkdir(parents=True, exist_ok=True)
     with FileLock(project.state_folder() / "experiment.lock"):
         found = client.get_experiment_by_name(dataset)
+        if found and found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+            print(
+                f"trainyard: the experiment {dataset} was deleted in MLflow. It is needed, so it is restored with its "
+                "runs",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
         if found:
             return found.experiment_id
-        local = store().startswith("sqlite:///")
-        place = (project.home() / "mlartifacts" / dataset).as_uri() if local else None
-        # The tag makes the UI open on runs and metrics, not on chat traces.
-        kind = {"mlflow.experimentKind": "custom_model_development"}
+        root = artifacts_address()
         try:
-            return client.create_experiment(dataset, artifact_location=place, tags=kind)
+            created = client.create_experiment(
+                dataset, artifact_location=root and f"{root}/{quote(dataset)}", tags=pages_tags()
+            )
         except MlflowException:
             # Another machine was faster: the lock is this one's alone.
             if found := client.get_experiment_by_name(dataset):
                 return found.experiment_id
             raise
+        if store_file():
+            remove_default(client)
+        return created
+
+
+def remove_default(client) -> None:
+    """Deletes the experiment that MLflow makes in each new store, where nothing is in it: beside the dataset's it only
+    makes a visitor look twice."""
+    from mlflow.entities import ViewType
+
+    found = client.get_experiment_by_name("Default")
+    if not found or found.lifecycle_stage == "deleted":
+        return
+    place = [found.experiment_id]
+    if not (
+        client.search_runs(place, run_view_type=ViewType.ALL, max_results=1)
+        or client.search_logged_models(place, max_results=1)
+        or client.search_traces(locations=place, max_results=1, include_spans=False)
+    ):
+        client.delete_experiment(found.experiment_id)
+
+
+@contextmanager
+def alone_with_runs() -> Iterator[None]:
+    """Holds the lock under which runs, and versions of models, are looked for and made where there are none. It lies
+    beside a SQLite store; for a server it is this project's, and two machines that log one training at the same moment
+    may each make its runs."""
+    from filelock import FileLock
+
+    file = store_file()
+    lock = file.with_name(f"{file.name}.runs.lock") if file else project.state_folder() / "runs.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock, timeout=PATIENCE):
+        yield
 
 
 def prepare() -> None:
@@ -285,6 +342,20 @@ def entities(metrics: dict[str, float], step: int = 0) -> list:
     return [Metric(name, value, now, step) for name, value in metrics.items()]
 
 
+def log_once(client, run, metrics: dict[str, float]) -> None:
+    """Logs those numbers that a run, as it was read just now, does not have already: MLflow would append each again."""
+    known = run.data.metrics
+    if new := {name: value for name, value in metrics.items() if name not in known or differ(known[name], value)}:
+        client.log_batch(run.info.run_id, metrics=entities(new))
+
+
+def differ(kept: float, value: float) -> bool:
+    """Whether a number is another one than the store has kept, in which infinity is the largest number."""
+    if math.isnan(kept) or math.isnan(value):
+        return math.isnan(kept) != math.isnan(value)
+    return kept != min(max(value, -sys.float_info.max), sys.float_info.max)
+
+
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Lets an interrupt wait while SQLite is asked.
@@ -402,16 +473,23 @@ class Tracker:
 
         if not self.client:
             self.start()
+            if self.lost:
+                return
+        if file := store_file():
+            artifact_addresses.follow(file)  # the project may have moved while it trained
         card, predictors = weights.load(folder)
         # The best epoch's scores come from evaluate, which computes in float32 whatever the training did.
         best = [{"best_epoch": replica["best_epoch"]} for replica in card["replicas"]]
         self.complete(folder / "history.csv")
         for number, (replica, predictor) in enumerate(zip(card["replicas"], predictors)):
-            self.log(str(number), best[number])
-            log_network(self.ids[str(number)], predictor, card)
-            self.client.set_tag(self.ids[str(number)], WEIGHTS, replica["weights_sha256"])
-            self.client.set_terminated(self.ids[str(number)])
-        self.log("member", spread(best) | ({"seconds": seconds} if seconds else {}))
+            run = self.client.get_run(self.ids[str(number)])
+            log_once(self.client, run, best[number])
+            if run.data.tags.get(WEIGHTS) != replica["weights_sha256"]:  # else it is there since before an interruption
+                log_network(run.info.run_id, predictor, card)
+                self.client.set_tag(run.info.run_id, WEIGHTS, replica["weights_sha256"])
+            self.client.set_terminated(run.info.run_id)
+        member = self.client.get_run(self.ids["member"])
+        log_once(self.client, member, spread(best) | ({"seconds": seconds} if seconds else {}))
         self.client.log_artifact(self.ids["member"], str(folder / "history.csv"))
         self.client.log_artifact(self.ids["member"], str(folder / "member.json"))
         self.client.set_terminated(self.ids["member"])
@@ -476,20 +554,21 @@ class Scores:
         if not self.client:
             self.client = connect()
             self.place = experiment(self.client, self.dataset)
-        runs = find_replicas(self.client, self.place, card)
-        if runs is None:
-            tracker = Tracker(card, [replica["seed"] for replica in card["replicas"]])
-            tracker.finish(project.model_folder(self.dataset, member))
-            if tracker.lost:
-                self.lost = True
-                return
-            runs = [tracker.ids["member"], *(tracker.ids[str(number)] for number in range(len(tracker.seeds)))]
-        for run, metrics in zip(runs, [spread(replicas), *replicas]):
-            self.client.log_batch(run, metrics=entities(metrics))
+        with alone_with_runs():
+            runs = find_replicas(self.client, self.place, card)
+            if runs is None:
+                tracker = Tracker(card, [replica["seed"] for replica in card["replicas"]])
+                tracker.finish(project.model_folder(self.dataset, member))
+                if tracker.lost:
+                    self.lost = True
+                    return
+                runs = find_replicas(self.client, self.place, card)
+            for run, metrics in zip(runs, [spread(replicas), *replicas], strict=True):
+                log_once(self.client, run, metrics)
 
 
-def find_replicas(client, place: str, card: dict) -> list[str] | None:
-    """The run of the member's training and those of its replicas, newest first, or None if one is missing from the
+def find_replicas(client, place: str, card: dict) -> list | None:
+    """The run of the member's training and those of its replicas, the newest ones, or None if one is missing from the
     experiment `place`."""
     runs = []
     for replica in card["replicas"]:
@@ -497,7 +576,8 @@ def find_replicas(client, place: str, card: dict) -> list[str] | None:
         if not found:
             return None
         runs.append(found[0])
-    return [runs[0].data.tags["mlflow.parentRunId"], *(run.info.run_id for run in runs)]
+    member = client.get_run(runs[0].data.tags["mlflow.parentRunId"])
+    return None if member.info.lifecycle_stage == "deleted" else [member, *runs]
 
 
 class Registrar:
@@ -523,8 +603,9 @@ class Registrar:
             names of the scores that this version has no number for.
         """
         client = connect()
-        known = client.search_model_versions(f"name = '{self.dataset}' and tags.`{ENSEMBLE}` = '{digest}'")
-        version = known[0].version if known else self.add(client, digest, card, files)
+        with alone_with_runs():
+            known = versions_of(client, self.dataset, digest)
+            version = known[0].version if known else self.add(client, digest, card, files)
         client.set_registered_model_alias(self.dataset, CHALLENGER, version)
         unknown = [name for name in SCORES if not math.isfinite(card["metrics"].get(name, math.nan))]
         if not unknown and CHAMPION not in client.get_registered_model(self.dataset).aliases:
@@ -593,6 +674,11 @@ class Registrar:
             "name": self.dataset, "version": str(version), "aliases": sorted(aliases),
             "champion": str(champion) if champion else None,
         }  # fmt: skip
+
+
+def versions_of(client, dataset: str, digest: str) -> list:
+    """The versions of the dataset's model that are the ensemble of this digest."""
+    return client.search_model_versions(f"name = '{dataset}' and tags.`{ENSEMBLE}` = '{digest}'")
 
 
 def champion(dataset: str) -> dict | None:
