@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK ?= 1
 export DVC_NO_ANALYTICS ?= true
 
-.PHONY: help setup repro exp pipeline results status test lint bench ui serve serve-postgres setup-servers
+.PHONY: help setup repro exp pipeline results status test test-avx2 lint bench ui serve serve-postgres setup-servers
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -63,9 +63,15 @@ setup-servers: .venv/servers ## Add the packages that PostgreSQL and S3 need to 
 ui: setup ## Open MLflow's pages on this project's runs and models
 	@python -m flows.ui
 
+# A process for each core: a test that crashes its process is named, and the others go on in a new one.
+PYTEST = python -m pytest --numprocesses logical --dist worksteal
+
 test: setup ## Run the tests
 	@echo "Running the tests: some minutes"
-	@python -m pytest
+	@$(PYTEST)
+
+test-avx2: setup ## Run the tests of lightning_modules as on a processor without AVX-512
+	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -m numerics
 
 lint: setup ## Check style and format
 	@python -m ruff check .

@@ -36,12 +36,12 @@ def download(settings: params.Params) -> dict:
     Raises:
         InputError: the source cannot be had, is not what it should be, or has a class too small to be split.
     """
-    given = sources.read(settings.dataset, settings.feed.test)
+    given = sources.read(settings.dataset, settings.feed.test, settings.limits)
     # Of the images that the source has: those taken in are for training, and what is chosen by stays comparable.
     validation = sources.set_aside(
         given.train_labels, settings.feed.validation, settings.seed, given.class_names, "the validation split"
     )
-    images = added.join(settings.dataset, given)
+    images = added.join(settings.dataset, given, settings.limits)
     mean, std = mean_and_std(images.train_images, validation)
     arrays = {
         "train_images": images.train_images,

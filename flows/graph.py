@@ -18,6 +18,9 @@ from lightning_modules.errors import InputError, sentence, unknown
 # What `dvc repro` takes when nothing is named: studies have a dvc.yaml of their own and run when asked for.
 MAIN = "dvc.yaml"
 
+# Writes the same whatever it reads: the stages after it wait for it, and it makes none of them stale.
+CHECK = "check"
+
 
 def stages(root: Path) -> dict[str, list[str]]:
     """Every stage of the repository with the stages that it needs directly.
@@ -165,11 +168,12 @@ def belongs(stage: str, target: str) -> bool:
 
 
 def must_run(needs: dict[str, list[str]], selected: Sequence[str], stale: Iterable[str]) -> list[str]:
-    """Of the `selected` stages, in their order, the stale ones and those that come after a stale one."""
+    """Of the `selected` stages, in their order, the stale ones and those that come after a stale one other than
+    CHECK."""
     stale = set(stale)
     running: set[str] = set()
     for stage in selected:
-        if stage in stale or not running.isdisjoint(needs[stage]):
+        if stage in stale or not (running - {CHECK}).isdisjoint(needs[stage]):
             running.add(stage)
     return [stage for stage in selected if stage in running]
 

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -18,11 +17,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from flows import project
+from flows import bounded_yaml, project
 from lightning_modules import known
-from lightning_modules.errors import InputError, sentence, unknown
+from lightning_modules.errors import InputError, quoted, shown, unknown
 
 DATASETS = ("digits", "blobs", "mnist", "fashion_mnist", "cifar10", "folder")
+MOST_ENTRIES = 2000  # of a list or mapping
+MOST_TOLD = 10  # mistakes of one file
 # Names that a member cannot have: its files would lie where others lie.
 RESERVED = ("ensemble", "members")
 
@@ -34,12 +35,19 @@ def no_boolean(value: Any) -> Any:
     return value
 
 
+def few_enough(value: Any) -> Any:
+    """Before each entry is looked at: a megabyte of wrong ones would take seconds to be told."""
+    if isinstance(value, (dict, list)) and len(value) > MOST_ENTRIES:
+        raise InputError(f"{len(value):,} entries are too many: {MOST_ENTRIES:,} at most")
+    return value
+
+
 Real = Annotated[float, BeforeValidator(no_boolean)]
 Whole = Annotated[int, BeforeValidator(no_boolean)]
 Fraction = Annotated[Real, Field(gt=0, lt=1)]
 Share = Annotated[Real, Field(ge=0, lt=1)]
 Positive = Annotated[Real, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[Whole, Field(ge=1)]
+Count = Annotated[Whole, Field(ge=1, le=10**15)]
 
 
 def official_or_fraction(value: Any) -> str | float:
@@ -47,7 +55,7 @@ def official_or_fraction(value: Any) -> str | float:
         return value
     try:
         fraction = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         fraction = math.nan
     if isinstance(value, bool) or not 0 < fraction < 1:
         raise PydanticCustomError("test", "official or a fraction between 0 and 1")
@@ -113,6 +121,11 @@ class Training(Section):
         return self.devices * self.num_nodes if self.strategy == "ddp" else 1
 
 
+def names_one_of(table: dict, given: Any) -> bool:
+    """Whether it is a mapping whose `name` is in the table; else the fields' own types say what it should be."""
+    return isinstance(given, dict) and isinstance(given.get("name"), str) and given["name"] in table
+
+
 class Network(BaseModel):
     """A network's name and its own settings, completed with their defaults."""
 
@@ -122,7 +135,7 @@ class Network(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def complete(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("name") not in known.NETWORKS:
+        if not names_one_of(known.NETWORKS, given):
             return given
         defaults = known.NETWORKS[given["name"]]
         for key, value in given.items():
@@ -139,13 +152,13 @@ def check_sizes(key: str, value: Any, like: Any) -> None:
     not an empty list, which DVC leaves out of a stage's command: it would not see the change."""
     if value is None and key == "hidden" and isinstance(like, list):
         return
-    sizes = value if isinstance(like, list) else [value]
+    sizes = few_enough(value) if isinstance(like, list) else [value]
     if not sizes or not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
         want = "a list of positive integers" if isinstance(like, list) else "a positive integer"
         none = ", or null for none" if key == "hidden" and isinstance(like, list) else ""
-        raise InputError(f"{key} is {value!r}, but has to be {want}, like {like}{none}")
+        raise InputError(f"{key} is {quoted(value)}, but has to be {want}, like {like}{none}")
     if isinstance(like, list) and key != "hidden" and len(sizes) != len(like):
-        raise InputError(f"{key} is {value!r}, but has to name {len(like)} sizes, like {like}")
+        raise InputError(f"{key} is {quoted(value)}, but has to name {len(like)} sizes, like {like}")
 
 
 class Optimizer(BaseModel):
@@ -159,7 +172,7 @@ class Optimizer(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def own_settings(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("name") not in known.OPTIMIZERS:
+        if not names_one_of(known.OPTIMIZERS, given):
             return given
         own = known.OPTIMIZERS[given["name"]]
         for key in given:
@@ -172,7 +185,7 @@ def setting(key: str, value: Any, like: Any) -> Any:
     """A hyper-parameter is what its default is: true or false, a number, or a list of as many numbers."""
     if isinstance(like, bool):
         if not isinstance(value, bool):
-            raise InputError(f"{key} is {value!r}, but has to be true or false")
+            raise InputError(f"{key} is {quoted(value)}, but has to be true or false")
         return value
     if isinstance(like, list):
         fits = isinstance(value, list) and len(value) == len(like)
@@ -180,10 +193,10 @@ def setting(key: str, value: Any, like: Any) -> Any:
         if not fits or any(
             number(item) is None and (item, default) != (None, None) for item, default in zip(value, like)
         ):
-            raise InputError(f"{key} is {value!r}, but has to be a list of {len(like)} numbers")
+            raise InputError(f"{key} is {quoted(value)}, but has to be a list of {len(like)} numbers")
         return [number(item) for item in value]
     if number(value) is None:
-        raise InputError(f"{key} is {value!r}, but has to be a number")
+        raise InputError(f"{key} is {quoted(value)}, but has to be a number")
     return number(value)
 
 
@@ -232,7 +245,9 @@ class Member(Section):
 
 
 class Ensemble(Section):
-    methods: Annotated[list[Annotated[str, one_of("ensemble method", known.VOTES)]], Field(min_length=1)]
+    methods: Annotated[
+        list[Annotated[str, one_of("ensemble method", known.VOTES)]], BeforeValidator(few_enough), Field(min_length=1)
+    ]
     select_by: Literal["nll", "accuracy"]
 
 
@@ -253,15 +268,31 @@ class Drift(Section):
     images: Annotated[Whole, Field(ge=20)] = 1000
 
 
+class Limits(Section):
+    """How large a file from outside may be. It is refused by what it claims, before anything of it is decoded."""
+
+    image_bytes: Count = 100_000_000
+    image_pixels: Count = 100_000_000
+    array_bytes: Count = 16_000_000_000
+
+
+BY_DEFAULT = Limits()
+
+
 class Params(Section):
     seed: Annotated[Whole, Field(ge=0, lt=2**32)]
     dataset: Annotated[str, one_of("dataset", DATASETS)]
-    data: dict[Annotated[str, one_of("dataset", DATASETS)], Feed]
+    data: Annotated[dict[Annotated[str, one_of("dataset", DATASETS)], Feed], BeforeValidator(few_enough)]
     training: Training
-    members: Annotated[dict[Annotated[str, PlainValidator(member_name)], Member], Field(min_length=1)]
+    members: Annotated[
+        dict[Annotated[str, PlainValidator(member_name)], Member],
+        BeforeValidator(few_enough),
+        Field(min_length=1),
+    ]
     ensemble: Ensemble
     gate: Gate = Gate()
     drift: Drift = Drift()
+    limits: Limits = BY_DEFAULT
 
     @model_validator(mode="after")
     def across_sections(self) -> "Params":
@@ -325,13 +356,15 @@ def parse(content: Any, source: str = "params.yaml") -> Params:
     except ValidationError as error:
         problems = error.errors()
     # What lies under a key that has to go is no mistake of its own.
-    wrong = [problem["loc"][:-1] for problem in problems if problem["loc"][-1:] == ("[key]",)]
+    wrong = {problem["loc"][:-1] for problem in problems if problem["loc"][-1:] == ("[key]",)}
     told = [
-        explain(source, problem)
+        problem
         for problem in problems
-        if problem["loc"][-1:] == ("[key]",) or not any(problem["loc"][: len(key)] == key for key in wrong)
+        if problem["loc"][-1:] == ("[key]",)
+        or not any(problem["loc"][:length] in wrong for length in range(len(problem["loc"]) + 1))
     ]
-    raise InputError("; ".join(told))
+    more = f"; and {len(told) - MOST_TOLD:,} more mistakes" if len(told) > MOST_TOLD else ""
+    raise InputError("; ".join(explain(source, problem) for problem in told[:MOST_TOLD]) + more)
 
 
 # What pydantic says about the Python type, in words of the file.
@@ -352,7 +385,7 @@ WORDS = {
 
 def explain(source: str, problem: dict) -> str:
     """One mistake as a sentence."""
-    place = [str(part) for part in problem["loc"] if part != "[key]"]
+    place = [shown(str(part)) for part in problem["loc"] if part != "[key]"]
     key = ".".join(place)
     if problem["type"] in ("extra_forbidden", "invalid_key"):
         return f"{source}: {unknown('key', key, siblings(place[:-1]))}"
@@ -363,7 +396,7 @@ def explain(source: str, problem: dict) -> str:
     if problem["type"] == "too_short":
         return f"{source}: {key} is empty: name at least one"
     said = WORDS.get(problem["type"]) or problem["msg"].removeprefix("Input should be ")
-    given = "empty" if problem["input"] is None else repr(problem["input"])
+    given = "empty" if problem["input"] is None else quoted(problem["input"])
     return f"{source}: {key} is {given}, but should be {said}"
 
 
@@ -381,10 +414,4 @@ def read(path: Path | None = None) -> Params:
         InputError: the file is missing, no YAML, or holds what cannot work.
     """
     path = path or project.root() / "params.yaml"
-    try:
-        content = project.read_yaml(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no valid YAML: {sentence(error, None)}") from None
-    return parse(content, path.name)
+    return parse(bounded_yaml.read(path), path.name)

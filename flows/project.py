@@ -48,6 +48,11 @@ def data_folder(dataset: str) -> Path:
     return root() / "data" / dataset
 
 
+def checked_file() -> Path:
+    """Says that params.yaml was found valid."""
+    return root() / "settings" / "checked"
+
+
 def settings_file(dataset: str) -> Path:
     """What all trainings on the dataset depend on alike."""
     return root() / "settings" / f"{dataset}.json"

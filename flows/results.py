@@ -9,13 +9,18 @@ from rich.table import Table
 from flows import project
 from flows.console import run
 from flows.params import Params, read
-from flows.spread import mean_and_std
+from flows.spread import mean_and_std, wilson
 from lightning_modules.errors import InputError
 
 HEADINGS = (
-    "", "replicas", "parameters", "validation accuracy", "validation nll", "test accuracy", "test nll", "test ece",
-    "seconds",
+    "", "replicas", "parameters", "validation accuracy", "validation nll", "test accuracy", "95% interval", "test nll",
+    "test ece", "seconds",
 )  # fmt: skip
+
+LEGEND = (
+    "Accuracy is the mean ± the sample standard deviation over replicas; its 95% interval (Wilson's) is what the "
+    "number of test images leaves open."
+)
 
 
 def rows(params: Params) -> list[tuple[str, ...]]:
@@ -31,6 +36,7 @@ def rows(params: Params) -> list[tuple[str, ...]]:
         ensemble = project.read_json(project.ensemble_metrics_file(params.dataset))
         methods_file = project.plots_folder(params.dataset) / "ensemble" / "methods.csv"
         methods = list(csv.DictReader(methods_file.read_text(encoding="utf-8").splitlines()))
+        images = project.read_json(project.data_folder(params.dataset) / "dataset.json")["counts"]["test"]
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} does not exist: run `make repro`") from None
     table = []
@@ -38,16 +44,22 @@ def rows(params: Params) -> list[tuple[str, ...]]:
         validation, test = numbers["validation"], numbers["test"]
         size = (str(numbers["replicas"]), f"{numbers['parameters']:,}")
         chosen_on = (mean_and_std(validation), f"{validation['nll']:.4f}")
-        measured = (mean_and_std(test), f"{test['nll']:.4f}", f"{test['ece']:.4f}")
+        measured = (mean_and_std(test), *tested(test, images))
         table.append((name, *size, *chosen_on, *measured, seconds(params.dataset, name)))
     test = ensemble["test"]
     for numbers in methods:
         chosen = numbers["method"] == ensemble["method"]
         size = (str(ensemble["networks"]), f"{ensemble['parameters']:,}")
         chosen_on = (f"{float(numbers['accuracy']):.2%}", f"{float(numbers['nll']):.4f}")
-        measured = (f"{test['accuracy']:.2%}", f"{test['nll']:.4f}", f"{test['ece']:.4f}") if chosen else ("", "", "")
+        measured = (f"{test['accuracy']:.2%}", *tested(test, images)) if chosen else ("",) * 4
         table.append((f"{numbers['method']}{' *' if chosen else ''}", *size, *chosen_on, *measured, ""))
     return table
+
+
+def tested(test: dict[str, float], images: int) -> tuple[str, str, str]:
+    """Behind an accuracy on test: its interval, NLL and ECE."""
+    low, high = wilson(test["accuracy"], images)
+    return f"{low:.1%} to {high:.1%}", f"{test['nll']:.4f}", f"{test['ece']:.4f}"
 
 
 def seconds(dataset: str, member: str) -> str:
@@ -76,11 +88,11 @@ def show(params: Params, markdown: bool = False) -> None:
         table.add_row(*line, end_section=last_member and line[0] in params.members)
     console = Console()
     if not console.is_terminal:
-        console = Console(width=140)
+        console = Console(width=160)
     console.print(table)
     # Not wrapped by rich: a log may be any width.
     click.echo(
-        "Accuracy is mean ± standard deviation over replicas. The way to vote (*) was chosen by its validation "
+        f"{LEGEND} The way to vote (*) was chosen by its validation "
         f"{'NLL' if params.ensemble.select_by == 'nll' else 'accuracy'} and scored once on test."
     )
 

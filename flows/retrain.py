@@ -18,6 +18,7 @@ import click
 
 from flows import commit, incoming, params, pipeline, project, versions
 from flows.console import run
+from flows.foreign_text import printable
 from flows.pipeline import Plan
 from flows.repro import Outcome
 from flows.retrain_place import Place, Round
@@ -88,7 +89,7 @@ def sentence(error: Exception) -> str:
     """Of the system's own errors, such as a full disk, what they are and where."""
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
-    where = f"{incoming.printable(os.fspath(error.filename))}: " if isinstance(error.filename, (str, Path)) else ""
+    where = f"{printable(os.fspath(error.filename))}: " if isinstance(error.filename, (str, Path)) else ""
     return f"{where}{error.strerror}"
 
 
@@ -386,7 +387,7 @@ def command(dry: bool, **given) -> int | None:
         return tell_ahead(options)
     ended = ahead(options)
     if ended:
-        click.echo(ended.message, err=ended.kind != SKIPPED)
+        click.echo(printable(ended.message), err=ended.kind != SKIPPED)
         return 0 if ended.kind == SKIPPED else 1
     with pipeline.exit_on_sigterm():
         if server := pipeline.server_if_none():
@@ -397,7 +398,7 @@ def command(dry: bool, **given) -> int | None:
             server.wait()
         with pipeline.server_stays():
             state = retrain(**given, return_state=True)
-    click.echo(state.message, err=not state.is_completed())
+    click.echo(printable(state.message), err=not state.is_completed())
     return 0 if state.is_completed() else 1
 
 

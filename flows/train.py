@@ -252,6 +252,7 @@ def command(member: str) -> None:
     """Train the replicas of MEMBER, a name under `members` in params.yaml."""
     # Python's default would end this process without its `finally` blocks, and leave the replicas running.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that is closed; where DVC ends of it, so does this
     if launcher():  # which, killed, leaves the commands that it has started
         from flows.orphan import die_with_parent
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from flows import params, project
+from flows import bounded_yaml, params, project
 
 # Of a project's folder, what is a copy's own: what stages write, what describes them, and what tools keep.
 OWN = {
@@ -31,7 +31,9 @@ def folder(root: Path, name: str) -> Path:
 
 def given(root: Path, changes: Mapping[str, object]) -> dict:
     """The content of a copy's params.yaml. Raises InputError where it is refused."""
-    content = project.read_yaml(root / "params.yaml") | dict(changes)
+    content = bounded_yaml.read(root / "params.yaml")
+    if isinstance(content, dict):
+        content |= changes
     params.parse(content)
     return content
 

@@ -35,9 +35,27 @@ def sentence(error: Exception, most: int | None = 300) -> str:
     return " ".join(str(error).split())[:most] or type(error).__name__
 
 
+def shown(value: object, most: int = 80) -> str:
+    """A value of somebody's file, to be read in a message: what a terminal would obey as escapes, a long one cut."""
+    if isinstance(value, str):
+        text = value
+    else:
+        try:
+            text = repr(value)
+        except ValueError:  # Python writes out no number of more than 4,300 digits
+            text = "a number of thousands of digits"
+    text = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text[: most + 1])
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def quoted(value: object, most: int = 80) -> str:
+    """As `shown`, with quotes round a string."""
+    return f"'{shown(value, most)}'" if isinstance(value, str) else shown(value, most)
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
     """The error for a name that is not among the `known` ones; it lists them and suggests the nearest."""
-    names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    names, given = sorted(known), shown(name)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f' Did you mean "{near[0]}"?' if near else ""
-    return InputError(f'unknown {kind} "{name}".{hint} Known: {", ".join(names)}')
+    return InputError(f'unknown {kind} "{given}".{hint} Known: {", ".join(names)}')

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lightning_modules import memory, networks
+from lightning_modules import memory, networks, optimizers
 from lightning_modules.classifier import Classifier
 from lightning_modules.errors import InputError
 from lightning_modules.images import Images
@@ -84,7 +84,7 @@ class Progress(pl.Callback):
                 self.report({"replica": number, "epoch": trainer.current_epoch + 1, "done": done})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
-        epoch, rates = trainer.current_epoch + 1, [group["lr"] for group in trainer.optimizers[0].param_groups]
+        epoch, rates = trainer.current_epoch + 1, optimizers.last_rates(module.lr_schedulers())
         rows = {}
         for number, numbers in enumerate(module.numbers):
             if number in module.finished:
@@ -262,6 +262,19 @@ def images(split: tuple, settings: Settings, augment: str = "none") -> Images:
     return Images(pixels, labels, settings.mean, settings.std, augment, settings.place, *rows)
 
 
+def refuse_other(checkpoint: Path) -> None:
+    """Raises InputError for what is no checkpoint, or a pickle of more than plain values, of which nothing is run. Its
+    tensors are mapped, not read."""
+    try:
+        known = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    except Exception:  # torch's reader raises a dozen kinds of errors, and advises to trust the file
+        known = None
+    if not isinstance(known, dict):
+        raise InputError(
+            f"{checkpoint} is damaged, or no checkpoint of this project: remove it, and the training begins anew"
+        )
+
+
 def train(module: Classifier, count: int, training: tuple, validation: tuple, settings: Settings) -> list[Fitted]:
     """Trains the networks of a module; see `fit`."""
     group = settings.group
@@ -298,6 +311,8 @@ def train(module: Classifier, count: int, training: tuple, validation: tuple, se
         log_every_n_steps=1,
     )
     resume = checkpoint if checkpoint and checkpoint.exists() else None
+    if resume:
+        refuse_other(resume)
     if group and len(set(group.all(resume is not None))) > 1:
         raise InputError(
             f"{checkpoint} is not the same for all nodes that train together: they need one project folder, shared"

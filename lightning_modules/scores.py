@@ -1,9 +1,13 @@
-"""What is measured of a classifier, a single network or an ensemble alike."""
+"""What is measured of a classifier, a single network or an ensemble alike.
+
+All of it is measured of log-probabilities, of which one is NaN at least makes every score NaN: a classifier that gives
+no answer for an image has no accuracy either.
+"""
+
+import math
 
 import torch
 from torch import Tensor
-
-from lightning_modules.torchmetrics_alone import classification
 
 BINS = 15  # of confidence, for the calibration error
 
@@ -18,29 +22,32 @@ def score(log_probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     Returns:
         accuracy (0 to 1); nll, the mean negative log-likelihood in nats; brier, the mean squared distance between
         probabilities and truth, summed over classes (0 to 2: Brier, 1950); ece, the expected calibration error
-        with 15 bins (0 to 1: Naeini et al., 2015).
+        (0 to 1: Naeini et al., 2015), over the bins of `reliability`.
     """
-    probabilities = log_probabilities.exp()
+    if log_probabilities.isnan().any():
+        return dict.fromkeys(("accuracy", "nll", "brier", "ece"), math.nan)
+    probabilities = log_probabilities.exp().double()
     truth = torch.nn.functional.one_hot(labels, probabilities.shape[1])
-    numbers = {
-        "accuracy": (log_probabilities.argmax(1) == labels).double().mean(),
-        "nll": torch.nn.functional.nll_loss(log_probabilities.double(), labels),
-        "brier": (probabilities.double() - truth).square().sum(1).mean(),
-        "ece": classification.multiclass_calibration_error(
-            probabilities, labels, num_classes=probabilities.shape[1], n_bins=BINS, norm="l1"
-        ),
+    rows = reliability(log_probabilities, labels)
+    return {
+        "accuracy": (log_probabilities.argmax(1) == labels).double().mean().item(),
+        "nll": torch.nn.functional.nll_loss(log_probabilities.double(), labels).item(),
+        "brier": (probabilities - truth).square().sum(1).mean().item(),
+        "ece": sum(row["count"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / len(labels),
     }
-    return {name: value.item() for name, value in numbers.items()}
 
 
 def per_class(log_probabilities: Tensor, labels: Tensor, class_names: list[str]) -> dict[str, dict[str, float]]:
     """Precision, recall and F1 of each class; 0 where a class is never predicted, or does not occur."""
-    options = {"num_classes": len(class_names), "average": "none"}
+    counts = torch.tensor(confusion(log_probabilities, labels)).double()
+    right, actual, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     measures = {
-        "precision": classification.multiclass_precision(log_probabilities, labels, **options),
-        "recall": classification.multiclass_recall(log_probabilities, labels, **options),
-        "f1": classification.multiclass_f1_score(log_probabilities, labels, **options),
+        "precision": right / predicted.clamp_min(1),
+        "recall": right / actual.clamp_min(1),
+        "f1": 2 * right / (actual + predicted).clamp_min(1),
     }
+    if log_probabilities.isnan().any():
+        measures = {measure: torch.full_like(values, math.nan) for measure, values in measures.items()}
     return {
         name: {measure: values[number].item() for measure, values in measures.items()}
         for number, name in enumerate(class_names)
@@ -48,26 +55,36 @@ def per_class(log_probabilities: Tensor, labels: Tensor, class_names: list[str])
 
 
 def confusion(log_probabilities: Tensor, labels: Tensor) -> list[list[int]]:
-    """The number of images of each actual class (row) that were predicted as each class (column)."""
+    """The number of images of each actual class (row) that were predicted as each class (column); an image with a NaN
+    was predicted as none."""
     classes = log_probabilities.shape[1]
-    return classification.multiclass_confusion_matrix(log_probabilities, labels, num_classes=classes).tolist()
+    known = ~log_probabilities.isnan().any(1)
+    cells = labels[known] * classes + log_probabilities[known].argmax(1)
+    return cells.bincount(minlength=classes * classes).reshape(classes, classes).tolist()
 
 
 def reliability(log_probabilities: Tensor, labels: Tensor) -> list[dict[str, float]]:
-    """For each bin of confidence that holds images: mean confidence, accuracy and count (Guo et al., 2017)."""
-    confidence, predicted = log_probabilities.exp().max(1)
-    bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
-    rows = []
-    for number in bins.unique().tolist():
-        inside = bins == number
-        rows.append(
-            {
-                "confidence": confidence[inside].mean().item(),
-                "accuracy": (predicted[inside] == labels[inside]).float().mean().item(),
-                "count": int(inside.sum()),
-            }
-        )
-    return rows
+    """Confidence against accuracy, for each of 15 bins of confidence ((m-1)/15, m/15] that holds images.
+
+    Source: Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, 2017.
+
+    Returns:
+        confidence and accuracy, means over the bin's images (0 to 1), and count. None for an image with a NaN.
+    """
+    known = ~log_probabilities.isnan().any(1)
+    best, predicted = log_probabilities[known].max(1)
+    confidence = best.double().exp()
+    # The last bound is not needed: a probability of 1 may be a rounding above it.
+    bounds = torch.arange(1, BINS, dtype=torch.float64) / BINS
+    bins = torch.bucketize(confidence, bounds)
+    counts = bins.bincount(minlength=BINS)
+    confidences = bins.bincount(confidence, minlength=BINS)
+    hits = bins.bincount((predicted == labels[known]).double(), minlength=BINS)
+    return [
+        {"confidence": (sum_ / count).item(), "accuracy": (right / count).item(), "count": int(count)}
+        for count, sum_, right in zip(counts, confidences, hits)
+        if count
+    ]
 
 
 def disagreement(log_probabilities: Tensor) -> float:
@@ -78,6 +95,8 @@ def disagreement(log_probabilities: Tensor) -> float:
     Args:
         log_probabilities: networks × images × classes; of one network it is 0.
     """
+    if log_probabilities.isnan().any():
+        return math.nan
     count, images, classes = log_probabilities.shape
     pairs = count * (count - 1) // 2
     if not pairs:

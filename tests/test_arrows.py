@@ -19,7 +19,6 @@ LEARNING = {
     "pytorch_lightning",
     "safetensors",
     "torch",
-    "torchmetrics",
 }
 # Who alone may import what.
 KEEPERS = {

@@ -253,7 +253,11 @@ def test_the_history_has_a_row_of_finite_numbers_for_every_epoch():
     for row in fitted.history:
         assert set(row) == {"epoch", "training_loss", "validation_nll", "validation_accuracy", "lr"}
         assert np.isfinite(list(row.values())).all()
-    assert [row["lr"] for row in fitted.history] == pytest.approx([0.0075, 0.005, 0.0025, 0.0])
+    # That of each epoch's last step, not of the one after it.
+    steps = -(-len(TRAINING[0]) // 8)
+    assert [row["lr"] for row in fitted.history] == pytest.approx(
+        [0.01 * (1 - (epoch * steps - 1) / (4 * steps)) for epoch in (1, 2, 3, 4)]
+    )
 
 
 def test_the_training_loss_is_the_mean_over_images_whatever_the_batches():
@@ -352,3 +356,24 @@ def test_a_checkpoint_loads_by_itself(tmp_path):
         module = classifier.Classifier.load_from_checkpoint(tmp_path / "replica.ckpt", weights_only=True)
     assert module.hparams.recipe == RESNET
     assert module.eval()(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+
+
+class Runs:
+    """A pickle of it makes a folder where it is loaded."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.parametrize("content", [{"state_dict": Runs()}, {"state_dict": 1}, Runs(), []])
+def test_what_is_no_checkpoint_is_refused_and_never_run(tmp_path, monkeypatch, content, old):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "replica.ckpt"
+    torch.save(content, checkpoint, _use_new_zipfile_serialization=not old)
+    with pytest.raises(InputError, match=r"replica\.ckpt is damaged, or no checkpoint .*: remove it, and the training"):
+        train(checkpoint=checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:50])
+    with pytest.raises(InputError, match=r"replica\.ckpt is damaged, or no checkpoint"):
+        train(checkpoint=checkpoint)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["replica.ckpt"]

@@ -165,6 +165,18 @@ def test_answers_that_are_no_probabilities_are_refused(wrong, said):
         gate.probabilities(Model(), np.zeros(900), NAMES)
 
 
+def test_an_answer_a_rounding_above_one_is_used_as_one():
+    import pandas as pd
+
+    frame = pd.DataFrame([[1.0000001, 0.0, 0.0], [0.0, 1.0000002, 0.0]], columns=NAMES)
+
+    class Model:
+        def predict(self, images):
+            return frame.assign(label="a")
+
+    assert gate.probabilities(Model(), np.zeros(2), NAMES).max() == 1
+
+
 # Real models
 
 

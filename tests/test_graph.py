@@ -102,6 +102,12 @@ def test_what_comes_after_a_stale_stage_must_run():
     assert graph.must_run(NEEDS, graph.select(NEEDS, ["middle@right"]), {"middle@left": []}) == []
 
 
+def test_a_check_of_what_changes_nothing_else_lets_no_other_stage_run():
+    needs = {"check": [], "download": ["check"], "train": ["download"]}
+    assert graph.must_run(needs, list(needs), {"check": []}) == ["check"]
+    assert graph.must_run(needs, list(needs), {"check": [], "train": []}) == ["check", "train"]
+
+
 def test_levels_count_only_what_runs():
     assert graph.levels(NEEDS, ["middle@left", "last"]) == {"middle@left": 0, "last": 1}
 

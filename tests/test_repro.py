@@ -1,16 +1,20 @@
 """The whole pipeline in a clone, as a user runs it: through DVC, killed half-way, and in parallel with Prefect."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
 from conftest import ROOT, edit, environment, shrink, soon
+
+from flows import graph
 
 SOURCES = (".dvc", ".dvcignore", ".gitignore", "dvc.yaml", "flows", "lightning_modules")
 STAGES = ["check", "download", "settings", "train@small", "train@wide", "evaluate", "ensemble"]
@@ -119,6 +123,44 @@ def test_from_nothing_every_stage_runs_once_and_then_none(done_once):
     assert "Data and pipelines are up to date." in again
     assert "up to date" in dvc(done, "status")
     assert git(done, "status", "--porcelain").split() in (["??", "dvc.lock", "??", "metrics/"], ["??", "dvc.lock"])
+
+
+def test_what_turns_no_stage_stale_runs_the_check_alone(changeable):
+    content = yaml.safe_load((changeable / "params.yaml").read_text())
+    content["gate"] = {"alpha": 0.01}
+    (changeable / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    assert ran(dvc(changeable, "repro")) == ["check"]
+    assert graph.must_run(graph.stages(changeable), list(STAGES), graph.stale(changeable)) == []
+
+
+def test_no_text_of_params_yaml_reaches_a_shell_or_names_what_is_deleted(untrained):
+    victim = untrained.parent / "not of this project"
+    victim.mkdir()
+    (victim / "kept").touch()
+    good = (untrained / "params.yaml").read_text()
+    shell = "x\ntouch ran\n#"  # behind a # in a command it is a line of its own
+
+    def member(content: dict) -> dict:
+        return content["members"]["small"]
+
+    attacks: dict[str, Callable[[dict], object]] = {
+        "a member's name": lambda content: content["members"].update({"a; touch ran #": member(content)}),
+        "a key of a recipe": lambda content: member(content).update({shell: 1}),
+        "a value of a recipe": lambda content: member(content).update(activation=shell),
+        "a name of a network": lambda content: member(content)["network"].update(name=shell),
+        "the dataset": lambda content: content.update(dataset=f"../../{victim.name}"),
+        "a dataset inside of the project": lambda content: content.update(dataset="../flows"),
+    }
+    for name, attack in attacks.items():
+        content = yaml.safe_load(good)
+        attack(content)
+        (untrained / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        for target in ("train", "download", "dvc.yaml"):
+            # Some of it DVC refuses by itself.
+            assert re.search("ERROR|trainyard: params.yaml: ", dvc(untrained, "repro", target, code=None)), name
+        assert not (untrained / "ran").exists(), name
+        assert (victim / "kept").exists(), name
+        assert (untrained / "flows").is_dir(), name
 
 
 def test_metrics_are_shown_by_dvc(done):

@@ -2,9 +2,11 @@
 
 import pytest
 from click.testing import CliRunner
+from scipy.stats import binomtest
 
 from flows import project, results
 from flows.params import read
+from flows.spread import wilson
 from lightning_modules.errors import InputError
 
 
@@ -23,6 +25,8 @@ def test_rows_are_members_then_ways_to_vote_of_which_one_has_test_scores(finishe
             assert row[f"{split} nll"] == f"{numbers[split]['nll']:.4f}"
         assert row["test nll"] == f"{numbers['test']['nll']:.4f}"
         assert float(row["seconds"]) > 0
+        low, high = (float(bound.rstrip("%")) / 100 for bound in row["95% interval"].split(" to "))
+        assert low < numbers["test"]["accuracy"] < high
     ensemble = project.read_json(project.ensemble_metrics_file("digits"))
     for method in params.ensemble.methods:
         row = table[method]
@@ -44,6 +48,12 @@ def test_the_table_is_whole_where_there_is_no_terminal(finished):
     said = CliRunner().invoke(results.command, catch_exceptions=False).stdout
     for row in results.rows(read()):
         assert any(all(cell in line for cell in row) for line in said.splitlines()), row
+
+
+@pytest.mark.parametrize(("right", "images"), [(348, 359), (0, 10), (10, 10), (9958, 10_000)])
+def test_the_interval_of_an_accuracy_is_wilsons(right, images):
+    expected = binomtest(right, images).proportion_ci(method="wilson")
+    assert wilson(right / images, images) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_seconds_of_other_weights_are_not_shown(finished_copy):

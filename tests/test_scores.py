@@ -100,6 +100,36 @@ def test_the_reliability_table_adds_up_to_the_calibration_error(guesses):
     assert accuracy == pytest.approx(numbers["accuracy"], abs=1e-6)
 
 
+def test_bins_are_fifteen_and_closed_above():
+    """Guo et al.: ((m-1)/M, m/M]. Half of the images at 1.0 and half at 0.95 share the last one."""
+    labels = torch.zeros(200, dtype=torch.long)
+    rows = torch.tensor([[1.0, 0.0]] * 100 + [[0.95, 0.05]] * 100)
+    rows[[0, 150]] = rows[[0, 150]].flip(1)  # 99 % are right
+    assert scores.score(rows.log(), labels)["ece"] == pytest.approx(0.0150, abs=1e-6)
+    assert [row["count"] for row in scores.reliability(rows.log(), labels)] == [200]
+    for number in range(8, 15):
+        rows = [[number / 15 + shift, 0.0] for shift in (-1e-6, 1e-6)]
+        apart = torch.tensor(rows, dtype=torch.float64).clamp_min(1e-30).log()
+        assert len(scores.reliability(apart, labels[:2])) == 2
+
+
+def test_a_probability_a_rounding_above_one_is_one():
+    above = torch.tensor([[1.2e-7, -40.0]] * 4)
+    assert scores.score(above, torch.zeros(4, dtype=torch.long))["ece"] == pytest.approx(0, abs=1e-6)
+    assert len(scores.reliability(above, torch.zeros(4, dtype=torch.long))) == 1
+
+
+def test_what_has_a_nan_has_no_score(guesses):
+    predicted, labels = guesses
+    predicted = predicted.clone()
+    predicted[7, 2] = math.nan
+    assert all(math.isnan(value) for value in scores.score(predicted, labels).values())
+    for numbers in scores.per_class(predicted, labels, list("abcde")).values():
+        assert all(math.isnan(value) for value in numbers.values())
+    assert sum(map(sum, scores.confusion(predicted, labels))) == 299
+    assert sum(row["count"] for row in scores.reliability(predicted, labels)) == 299
+
+
 def test_confusion_counts_actual_by_predicted(guesses):
     log_probabilities, labels = guesses
     expected = metrics.confusion_matrix(labels, log_probabilities.argmax(1), labels=range(log_probabilities.shape[1]))

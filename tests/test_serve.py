@@ -198,6 +198,8 @@ def running(process: psutil.Process) -> bool:
 def served(tmp_path_factory) -> Iterator[Served]:
     # A database's old runs are looked for every hour.
     often = {"PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": "5"}
+    # Behind a proxy that is not there: nothing of this machine may be asked for through it.
+    often |= dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
     served = Served(prepare(tmp_path_factory.mktemp("served") / "a project"), **often)
     try:
         yield served
@@ -664,7 +666,7 @@ def test_servers_that_it_has_started_itself_are_not_called_the_users(tmp_path, m
             self.commands.append(command)
             return serve.Part(name, tmp_path)
 
-        def wait(self, condition, what: str, ends: serve.Part | None = None) -> None:
+        def wait(self, condition, what: str, ends: serve.Part | None = None, advice: str | None = None) -> None:
             pass
 
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
