@@ -69,9 +69,10 @@ def guess(database: sqlite3.Connection, here: Path) -> Path | None:
     folder below mlartifacts/, are addressed by. One whose folder is there still, and not here, is in use there."""
     for name, address in database.execute("select name, artifact_location from experiments"):
         path = path_of(address or "")
-        if path and path.name == name and path.parent.name == ARTIFACTS and path.parent.parent != here:
-            if (here / ARTIFACTS / name).exists() or not path.exists():
-                return path.parent.parent
+        if not path or path.name != name or path.parent.name != ARTIFACTS or path.parent.parent == here:
+            continue
+        if (here / ARTIFACTS / name).exists() or not path.exists():
+            return path.parent.parent
     return None
 
 

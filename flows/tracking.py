@@ -11,7 +11,9 @@ Training must never be lost to tracking: a store that cannot be reached is said 
 
 import csv
 import functools
+import hashlib
 import importlib.metadata
+import json
 import math
 import os
 import re
@@ -29,7 +31,7 @@ from urllib.parse import quote
 import psutil
 import yaml
 
-from flows import artifact_addresses, processes, project, served
+from flows import artifact_addresses, model_notes, processes, project, served
 from flows.spread import spread
 from lightning_modules.errors import InputError, UnavailableError, sentence
 
@@ -43,6 +45,9 @@ ERROR = "trainyard.error"
 SCORES = ("test_accuracy", "test_nll", "test_brier", "test_ece")
 # Of MLflow's two sets of pages: the other one opens, by default, on traces of chat models.
 TRAINING = "workflowType=machine_learning"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # with this tag, so does an experiment
+NOTE = "mlflow.note.content"  # the description that MLflow's pages show
+NOTED = "trainyard.note_sha256"  # of the description that is this project's: one that a person has edited stays
 LOADER = "trainyard_ensemble"  # the module that travels with each registered model
 MONITORED = "validation_nll"  # which every epoch has
 MOST_METRICS = 1000  # that MLflow takes at once
@@ -170,16 +175,28 @@ def experiment(client, dataset: str) -> str:
         root = artifacts_address()
         try:
             created = client.create_experiment(
-                dataset, artifact_location=root and f"{root}/{quote(dataset)}", tags=pages_tags()
+                dataset, artifact_location=root and f"{root}/{quote(dataset)}", tags=KIND | model_notes.view()
             )
         except MlflowException:
             # Another machine was faster: the lock is this one's alone.
             if found := client.get_experiment_by_name(dataset):
                 return found.experiment_id
             raise
-        if store_file():
+        if store_file() or is_served_here():
             remove_default(client)
         return created
+
+
+def is_served_here() -> bool:
+    """Whether the store is the server that this project has brought up for itself."""
+    there = served.addresses()
+    return bool(there) and store().rstrip("/") == there["mlflow"].rstrip("/")
+
+
+def tidy(client) -> None:
+    """Before the pages of a store are shown: no empty experiment beside this project's."""
+    if store_file() and len(client.search_experiments(max_results=2)) > 1:
+        remove_default(client)
 
 
 def remove_default(client) -> None:
@@ -242,6 +259,9 @@ def pages() -> dict:
     params = read()
     address, client = pages_address(), connect()
     own = experiment(client, params.dataset)
+    for key, value in model_notes.view().items():  # an experiment that was made elsewhere, or long ago, may lack it
+        if client.get_experiment(own).tags.get(key) != value:
+            client.set_experiment_tag(own, key, value)
     place = f"{address}/#/experiments/{own}/runs"
     runs = {}
     for name in (*params.members, "ensemble"):
@@ -249,7 +269,7 @@ def pages() -> dict:
         which = f"tags.`trainyard.kind` = '{kind}'" + (f" and tags.`{MEMBER}` = '{name}'" if kind == "member" else "")
         for found in client.search_runs([own], which, max_results=1):
             runs[name] = f"{place}/{found.info.run_id}?{TRAINING}"
-    links = {"experiment": f"{place}?{TRAINING}", "runs": runs}
+    links = {"experiment": f"{place}?{TRAINING}&viewStateShareKey={model_notes.VIEW}", "runs": runs}
     versions = client.search_model_versions(f"name = '{params.dataset}'", max_results=1)
     if versions:
         links["model"] = f"{address}/#/models/{params.dataset}/versions/{versions[0].version}?{TRAINING}"
@@ -340,6 +360,27 @@ def entities(metrics: dict[str, float], step: int = 0) -> list:
 
     now = int(time.time() * 1000)
     return [Metric(name, value, now, step) for name, value in metrics.items()]
+
+
+def log_dataset(client, run: str, dataset: str, context: str) -> None:
+    """Notes in a run which data it saw: its name, a digest, and how many images and classes there are."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    card = model_notes.data_card(dataset)
+    if not card:
+        return
+    digest = hashlib.sha256(json.dumps(card["files"], sort_keys=True).encode()).hexdigest()[:16]
+    profile = card["counts"] | {"classes": len(card["class_names"]), "shape": card["shape"]}
+    source = {"uri": f"data/{dataset}", "dvc": data_hash(dataset)}
+    client.log_inputs(
+        run,
+        [
+            DatasetInput(
+                Dataset(dataset, digest, "dvc", json.dumps(source), profile=json.dumps(profile)),
+                [InputTag("mlflow.data.context", context)],
+            )
+        ],
+    )
 
 
 def log_once(client, run, metrics: dict[str, float]) -> None:
@@ -439,6 +480,7 @@ class Tracker:
 
         run = self.client.create_run(self.experiment, run_name=name, tags=tags).info.run_id
         self.client.log_batch(run, params=[Param(key, str(value)) for key, value in params.items()])
+        log_dataset(self.client, run, self.card["dataset"], "training")
         return run
 
     @unless_unreachable
@@ -580,6 +622,16 @@ def find_replicas(client, place: str, card: dict) -> list | None:
     return None if member.info.lifecycle_stage == "deleted" else [member, *runs]
 
 
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def described_store() -> str:
+    """The store's address in a description, which has to stay true when the project moves."""
+    file = store_file()
+    return f"sqlite:///{file.name}" if file == project.home() / "mlflow.db" else shown_store()
+
+
 class Registrar:
     """Logs an ensemble and registers it as the dataset's challenger, and as champion where there is none yet.
 
@@ -625,6 +677,7 @@ class Registrar:
                 metrics=entities(card["metrics"]),
                 params=[Param(name, str(value)[:6000]) for name, value in params.items()],
             )
+            log_dataset(client, run, self.dataset, "evaluation")
         try:
             model = self.log_model(run, card, files)
         except BaseException as error:
@@ -635,10 +688,33 @@ class Registrar:
         with uninterrupted():
             if not client.search_registered_models(f"name = '{self.dataset}'"):
                 client.create_registered_model(self.dataset)
-            tags = {ENSEMBLE: digest, TEST: card["test_sha256"]}
-            return client.create_model_version(
-                self.dataset, model.model_uri, run_id=run, model_id=model.model_id, tags=tags
+            of_version = {ENSEMBLE: digest, TEST: card["test_sha256"]}
+            version = client.create_model_version(
+                self.dataset, model.model_uri, run_id=run, model_id=model.model_id, tags=of_version
             ).version
+            self.describe_in_words(client, run, str(version), tags, card)
+            return version
+
+    def describe_in_words(self, client, run: str, version: str, tags: dict[str, str], card: dict) -> None:
+        """Gives the version and its run, the model and the experiment their descriptions."""
+        from flows.params import read
+
+        address = described_store()
+        said = model_notes.verdict(self.dataset, card)
+        results, made = model_notes.table(read()), model_notes.made_by(tags)
+        own = model_notes.together(
+            said, results, made, model_notes.use(self.dataset, f"/{version}", card["shape"], address)
+        )
+        client.update_model_version(self.dataset, version, own)
+        client.set_tag(run, NOTE, own)
+        use = model_notes.use(self.dataset, f"@{CHAMPION}", card["shape"], address)
+        if not client.get_registered_model(self.dataset).description:
+            client.update_registered_model(self.dataset, model_notes.together(use))
+        place = client.get_experiment(client.get_run(run).info.experiment_id)
+        whole = model_notes.together(said, results, made, use)
+        if place.tags.get(NOTED) == sha256(place.tags.get(NOTE, "")) or not place.tags.get(NOTE):
+            client.set_experiment_tag(place.experiment_id, NOTE, whole)
+            client.set_experiment_tag(place.experiment_id, NOTED, sha256(whole))
 
     def log_model(self, run: str, card: dict, files: Path):
         import mlflow
