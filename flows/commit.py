@@ -14,6 +14,15 @@ def git(root: Path, *arguments: str) -> subprocess.CompletedProcess:
         raise InputError("--commit needs git, which is not installed") from None
 
 
+def refuse_impossible(root: Path) -> None:
+    """Raises InputError where nothing can be committed, with git's own reason: it names the cure, as for a repository
+    of another user."""
+    done = git(root, "rev-parse", "--git-dir")
+    if done.returncode:
+        said = " ".join(done.stderr.split())[:500]
+        raise InputError(f"--commit needs the project in a git repository that git lets you use: {said}")
+
+
 def is_possible(root: Path) -> bool:
     """Whether the project lies in a git repository."""
     try:

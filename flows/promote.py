@@ -55,13 +55,16 @@ def command(dataset: str | None, force: str | None) -> int:
 
     Exit codes: 0 promoted, or nothing to do; 3 the gate refused; 1 MLflow cannot be used; 2 bad input.
     """
-    from flows import gate, promotion
+    from flows import gate, promotion, track
 
     if force is not None and not force.strip():
         raise InputError('--force needs a reason, as in --force "the old one is too slow"')
-    dataset = dataset or read().dataset
-    decision = forced(dataset, force.strip()) if force else gate.decide(dataset, read())
+    settings = read()
+    dataset = dataset or settings.dataset
+    decision = forced(dataset, force.strip()) if force else gate.decide(dataset, settings)
     show(decision)
+    if dataset == settings.dataset and (why := track.not_registered(settings)):
+        click.echo(f"trainyard: it was not judged: {why}", err=True)
     aliases = promotion.promote(dataset, decision)
     if decision["verdict"] == "nothing":
         return 0

@@ -93,6 +93,11 @@ class Registry:
         return found
 
     @or_unavailable
+    def knows(self, digest: str) -> bool:
+        """Whether a version is the ensemble of this digest."""
+        return bool(tracking.versions_of(self.client, self.dataset, digest))
+
+    @or_unavailable
     def metrics(self, run: str) -> dict[str, float]:
         """What a run logged last; empty where the run was deleted."""
         try:

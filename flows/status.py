@@ -20,12 +20,15 @@ from lightning_modules.errors import UnavailableError, counted, sentence
 
 def status(root: Path) -> dict:
     """Raises InputError where DVC or params.yaml cannot be read."""
-    dataset = params.read().dataset
+    settings = params.read()
+    dataset = settings.dataset
     # DVC answers from a process of its own, while MLflow is imported here.
     with ThreadPoolExecutor(max_workers=1) as pool:
         asked = pool.submit(graph.stale, root)
         best = champion(dataset)
-        next_one = challenger(dataset) if best and "problem" not in best else None
+        readable = not (best and "problem" in best)
+        next_one = challenger(dataset) if best and readable else None
+        unregistered = not_registered(settings) if readable else None
     stale = asked.result()
     needs = graph.stages(root) if stale else {}
     selected = graph.select(needs) if stale else []
@@ -36,7 +39,18 @@ def status(root: Path) -> dict:
         "unfinished": unfinished(root / ".trainyard" / "unfinished"),
         "champion": best,
         "challenger": next_one,
+        "not_registered": None if stale else unregistered,  # what is stale is made anew, and then registered
     }
+
+
+def not_registered(settings: params.Params) -> str | None:
+    """As `track.not_registered`, or why MLflow cannot be asked."""
+    from flows import track
+
+    try:
+        return track.not_registered(settings)
+    except UnavailableError as error:
+        return str(error)
 
 
 def unfinished(folder: Path) -> list[dict]:
@@ -104,6 +118,8 @@ def show(found: dict) -> None:
         click.echo(f"champion    {best['name']} version {best['version']} (run {best['run_id']})")
     if next_one := found["challenger"]:
         click.echo(f"challenger  {describe(next_one)}")
+    if found["not_registered"]:
+        click.echo(f"ensemble    {found['not_registered']}")
 
 
 def describe(challenger: dict) -> str:

@@ -40,6 +40,29 @@ def track(params: Params) -> bool:
     return True
 
 
+def not_registered(params: Params) -> str | None:
+    """A sentence where there is an ensemble of the dataset here that MLflow's registry does not have, such as after an
+    outage; None where it has, and where there is no ensemble or no store yet.
+
+    Raises:
+        UnavailableError: MLflow does not answer.
+    """
+    from flows import tracking
+    from flows.ensemble import digest_here
+    from flows.registry import Registry
+
+    try:
+        digest = digest_here(params)
+    except InputError:
+        return None
+    if tracking.store_exists() and Registry(params.dataset).knows(digest):
+        return None
+    return (
+        f"the newest ensemble of {params.dataset}, which lies here, is not registered in MLflow: `trainyard track` "
+        "registers it"
+    )
+
+
 @click.command()
 def command() -> int | None:
     """Log to MLflow what could not be logged when it was made, and end runs whose process is gone.

@@ -303,14 +303,24 @@ def git_state() -> tuple[str, bool]:
     """The commit ("none" outside git) and whether the tree differs from it in more than what stages write."""
 
     def git(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(["git", *arguments], cwd=project.root(), capture_output=True, text=True)
+        english = {**os.environ, "LC_ALL": "C"}
+        return subprocess.run(["git", *arguments], cwd=project.root(), env=english, capture_output=True, text=True)
 
     try:
         commit = git("rev-parse", "HEAD")
         changed = git("status", "--porcelain", "--", ".", ":!dvc.lock", ":!metrics").stdout
     except FileNotFoundError:
         return "none", True
-    return ("none", True) if commit.returncode else (commit.stdout.strip(), bool(changed))
+    if commit.returncode:
+        if "dubious ownership" in commit.stderr:
+            warn_once(f"git says nothing of the commit, so runs are without one: {' '.join(commit.stderr.split())}")
+        return "none", True
+    return commit.stdout.strip(), bool(changed)
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    print(f"trainyard: {text}", file=sys.stderr, flush=True)
 
 
 def data_hash(dataset: str) -> str:

@@ -143,6 +143,103 @@ def test_track_logs_what_an_outage_kept_back_once(finished_copy, nothing_stale):
     assert tracking.champion("digits")["version"] == "1"
 
 
+def history_of_scores() -> dict:
+    """How often each run has each of the scores that evaluate and ensemble log."""
+    client = tracking.connect()
+    return {
+        (name, score): len(client.get_metric_history(run.info.run_id, score))
+        for kind in ("member", "replica", "ensemble")
+        for name, run in runs(kind).items()
+        for score in ("test_accuracy", "test_nll", "best_validation_nll")
+    }
+
+
+def test_a_number_is_logged_once_however_often_it_is_measured(finished_copy, nothing_stale):
+    from flows import evaluate
+
+    for _ in range(2):
+        CliRunner().invoke(track.command, catch_exceptions=False)
+        evaluate.evaluate(read())
+    assert set(history_of_scores().values()) == {1}
+    scores = tracking.Scores("digits")
+    card = project.read_json(project.model_folder("digits", "wide") / "member.json")
+    scores.log("wide", card, [{"test_nll": 9.0}])  # another number is news
+    scores.log("wide", card, [{"test_nll": float("nan")}])
+    scores.log("wide", card, [{"test_nll": float("nan")}])
+    assert history_of_scores()["wide-0", "test_nll"] == 3
+
+
+def log_wide() -> None:
+    card = project.read_json(project.model_folder("digits", "wide") / "member.json")
+    tracking.Scores("digits").log("wide", card, [{"test_nll": 1.0}])
+
+
+def test_several_at_once_make_one_run_for_a_training(finished_copy):
+    context = multiprocessing.get_context("spawn")
+    started = [context.Process(target=log_wide) for _ in range(3)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(300)
+    assert [process.exitcode for process in started] == [0] * 3
+    assert set(runs("replica")) == {"wide-0"}  # names are there once, see `runs`
+    assert set(runs("member")) == {"wide"}
+    assert len(tracking.connect().get_metric_history(runs("replica")["wide-0"].info.run_id, "test_nll")) == 1
+
+
+def test_a_deleted_experiment_comes_back_with_its_runs_and_says_so(finished_copy, nothing_stale, capfd):
+    CliRunner().invoke(track.command, catch_exceptions=False)
+    client = tracking.connect()
+    client.delete_experiment(tracking.experiment(client, "digits"))
+    capfd.readouterr()
+    log_wide()
+    said = capfd.readouterr().err
+    assert "the experiment digits was deleted in MLflow" in said
+    assert "cannot be used" not in said
+    assert set(runs("replica")) == {"small-0", "small-1", "wide-0"}
+
+
+def test_what_cannot_start_is_said_once(finished_copy, monkeypatch, capfd):
+    def refuse(*_):
+        raise ConnectionError("no such place")
+
+    monkeypatch.setattr(tracking.Tracker, "begin", refuse)
+    scores = tracking.Scores("digits")
+    card = project.read_json(project.model_folder("digits", "wide") / "member.json")
+    scores.log("wide", card, [{"test_nll": 1.0}])
+    assert scores.lost
+    said = capfd.readouterr().err
+    assert said.count("cannot be used") == 1
+    assert "no such place" in said
+
+
+def test_pages_say_the_result_first(finished):
+    client = tracking.connect()
+    number = tracking.champion("digits")["version"]
+    place = client.get_experiment(tracking.experiment(client, "digits"))
+    accuracy = project.read_json(project.ensemble_metrics_file("digits"))["test"]["accuracy"]
+    for text in (client.get_model_version("digits", number).description, place.tags["mlflow.note.content"]):
+        assert f"{accuracy:.2%}" in text.splitlines()[0]
+        assert "| wide |" in text
+        assert "mlflow models serve" in text
+        assert str(finished) not in text  # which may move
+    assert [found.name for found in client.search_experiments()] == ["digits"]
+    for run in (*runs("member").values(), *runs("replica").values(), *runs("ensemble").values()):
+        [seen] = client.get_run(run.info.run_id).inputs.dataset_inputs
+        assert seen.dataset.name == "digits"
+        assert '"test": 360' in seen.dataset.profile or '"test": 359' in seen.dataset.profile
+    links = tracking.pages()
+    assert all(tracking.TRAINING in link for link in (links["experiment"], links["model"], *links["runs"].values()))
+
+
+def test_a_description_that_a_person_wrote_stays(finished_copy, nothing_stale):
+    client = tracking.connect()
+    place = tracking.experiment(client, "digits")
+    client.set_experiment_tag(place, "mlflow.note.content", "mine")
+    CliRunner().invoke(track.command, catch_exceptions=False)
+    assert client.get_experiment(place).tags["mlflow.note.content"] == "mine"
+
+
 def test_track_logs_nothing_that_is_stale(finished_copy, monkeypatch):
     monkeypatch.setattr(graph, "stale", lambda root: {"train@small": ["params.yaml seed: modified"], "check": []})
     monkeypatch.setattr(graph, "stages", lambda root: {"check": [], "train@small": [], "ensemble": ["train@small"]})
@@ -350,3 +447,30 @@ def test_dirty_is_what_a_person_changed_and_not_what_stages_write(project):
     assert tracking.git_state() == (commit, False)
     edit(project, lambda content: content.update(seed=1))
     assert tracking.git_state() == (commit, True)
+
+
+def test_an_ensemble_that_is_not_registered_is_named_by_all_who_ask(finished_copy, nothing_stale):
+    """As after an outage of MLflow, or where the experiment was deleted."""
+    from flows import status
+
+    assert "trainyard track" in track.not_registered(read())
+    assert "not registered" in status.status(finished_copy)["not_registered"]
+    CliRunner().invoke(track.command, catch_exceptions=False)
+    assert track.not_registered(read()) is None
+    assert status.status(finished_copy)["not_registered"] is None
+
+
+def test_another_users_repository_is_said_with_gits_own_cure(project, monkeypatch, capfd):
+    from flows import commit
+
+    subprocess.run(["git", "init", "--quiet"], cwd=project, env=environment(), check=True)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+    tracking.warn_once.cache_clear()
+    for _ in range(2):
+        assert tracking.git_state() == ("none", True)
+    said = capfd.readouterr().err
+    assert said.count("safe.directory") == 1
+    with pytest.raises(InputError, match="safe.directory"):
+        commit.refuse_impossible(project)
