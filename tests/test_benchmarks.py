@@ -406,7 +406,8 @@ def test_growths_copies_of_runs_are_found_as_runs(tmp_path, monkeypatch):
     assert len(runs) == len({run.info.run_id for run in runs}) == 2 * (1 + len(digests))
     original = client.get_run(ids["0"])
     for digest in digests:
-        parent, replica = tracking.find_replicas(client, place, {"replicas": [{"weights_sha256": digest}]})
+        found = tracking.find_replicas(client, place, {"replicas": [{"weights_sha256": digest}]})
+        parent, replica = (run.info.run_id for run in found)
         run = client.get_run(replica)
         assert {parent, replica}.isdisjoint(ids.values())
         assert run.data.tags["mlflow.parentRunId"] == parent

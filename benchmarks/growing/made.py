@@ -29,6 +29,7 @@ def make(folder: Path, members: dict[str, dict]) -> Params:
     content["members"] = members
     file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     settings = params.read()
+    project.write_if_changed(project.checked_file(), "as stage check does\n")
     download.download(settings)
     return settings
 
