@@ -67,10 +67,12 @@ def no_store_of_others(monkeypatch):
 
 @pytest.fixture(scope="session", autouse=True)
 def clean_workers():
-    """Tests compute gradients in this process, after which it cannot fork a worker that does. Another one forks."""
+    """Tests compute gradients in this process, after which it cannot fork a worker that does. Another one forks, for all
+    tests: what it is told to import before it has started its first process is what it has, and later words are lost."""
     import multiprocessing
 
-    multiprocessing.set_forkserver_preload(["flows.replicas"])
+    mlflow = ["mlflow", "mlflow.store.tracking.sqlalchemy_store"]
+    multiprocessing.set_forkserver_preload(["flows.replicas", *mlflow, "flows.promotion", "flows.tracking"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flows.replicas.start_method", lambda accelerator: "forkserver")
         yield
@@ -118,7 +120,7 @@ def shrink(content: dict) -> None:
 
 # Seconds after which what a test waits for counts as never coming. Not how long it takes: on a machine that does much
 # else everything takes long, and a test says what happens, not how fast.
-LIMIT = 400.0
+LIMIT = 600.0
 
 
 def soon(condition: Callable[[], object], seconds: float = LIMIT) -> bool:
