@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK ?= 1
 export DVC_NO_ANALYTICS ?= true
 
-.PHONY: help setup repro exp pipeline results status test test-all test-avx2 lint bench ui serve serve-postgres setup-servers
+.PHONY: help setup repro exp pipeline results status test test-all test-long test-avx2 lint bench ui serve serve-postgres setup-servers
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -71,12 +71,14 @@ test: setup ## Run the tests, but for those that take long
 	@echo "Running the tests: some minutes"
 	@$(PYTEST) -m "not long"
 
-test-all: setup ## Run all tests
-	@echo "Running all tests: about a quarter of an hour"
-	@$(PYTEST)
+test-long: setup ## Run those: real servers, benchmarks, whole pipelines
+	@echo "Running the tests that take long: about ten minutes"
+	@$(PYTEST) -m long
+
+test-all: test test-long ## Run all tests
 
 test-avx2: setup ## Run the tests of lightning_modules as on a processor without AVX-512
-	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -m numerics
+	@MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -m numerics
 
 lint: setup ## Check style and format
 	@python -m ruff check .

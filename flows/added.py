@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from flows import fetch, project
-from flows.sources import ADDED, FORMATS, GREY_MODES, WIDE_MODES, Images, shown
-from lightning_modules.errors import InputError
-
-# Pillow's modes by number of channels: what an image file can be taken in as.
-MODES = {1: "L", 3: "RGB"}
+from flows import fetch, image_file, project
+from flows.image_file import MODES
+from flows.params import BY_DEFAULT, Limits
+from flows.sources import ADDED, Images, shown
+from lightning_modules.errors import InputError, counted
 
 
 def folder(dataset: str) -> Path:
@@ -39,34 +38,26 @@ def digest(image: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
 
 
-def decode(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+def decode(
+    file: Path | str, shape: tuple[int, ...], limits: Limits = BY_DEFAULT, folder: int | None = None
+) -> np.ndarray:
     """An image file as uint8, H×W×C.
+
+    Args:
+        folder: the open folder that `file` is a name in; see `foreign_files.opened`.
 
     Raises:
         InputError: it is no image of that shape; the message goes on after the file's name, or "it".
     """
-    from PIL import Image, UnidentifiedImageError
+    return pixels(image_file.content(file, limits, folder), shape, limits)
 
-    height, width, channels = shape
-    if channels not in MODES:
-        raise InputError(f"has 1 or 3 channels, as image files have here, but the dataset's images have {channels}")
-    try:
-        with Image.open(file, formats=FORMATS) as image:
-            # The header alone is read so far: a file that claims to be huge is never decoded.
-            if image.size != (width, height):
-                # Not resized: that would change contrast and sharpness, which drift compares.
-                raise InputError(f"is {image.size[0]}×{image.size[1]}, not {width}×{height} (width×height)")
-            if image.mode.startswith(WIDE_MODES):
-                raise InputError(f"has more than 8 bits a channel ({image.mode}): save it with 8")
-            if channels == 1 and image.mode not in GREY_MODES:
-                raise InputError(f"has colour ({image.mode}), but the dataset is grey")
-            return np.asarray(image.convert(MODES[channels]), np.uint8).reshape(shape)
-    except InputError:
-        raise
-    except UnidentifiedImageError:  # its own message names a file that will lie elsewhere
-        raise InputError(f"is no readable image (readable are {', '.join(FORMATS)})") from None
-    except Exception as error:  # Pillow's readers raise a dozen kinds of errors on a damaged file
-        raise InputError(f"is no readable image ({' '.join(str(error).split())[:200]})") from None
+
+def pixels(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarray:
+    """What `decode` makes of the bytes of a file."""
+    if shape[-1] not in MODES:
+        raise InputError(f"has 1 or 3 channels, as image files have here, but the dataset's images have {shape[-1]}")
+    # Not resized: that would change contrast and sharpness, which drift compares. Nor made grey.
+    return image_file.pixels(content, shape, limits, only_grey=shape[-1] == 1)
 
 
 def encode(image: np.ndarray, file: Path) -> None:
@@ -77,7 +68,7 @@ def encode(image: np.ndarray, file: Path) -> None:
     Image.fromarray(pixels).save(file, format="PNG")
 
 
-def join(dataset: str, images: Images) -> Images:
+def join(dataset: str, images: Images, limits: Limits = BY_DEFAULT) -> Images:
     """The dataset with what was added to it at the end of its training split; the test split is as it was.
 
     An added image that is a test image all the same, because that was put into sources/ later, is left out.
@@ -104,7 +95,7 @@ def join(dataset: str, images: Images) -> Images:
                 f"{shown(file)} is in no folder of a class of {dataset}: move it to data/incoming/<class>/"
             )
         try:
-            image = decode(file, shape)
+            image = decode(file, shape, limits)
         except InputError as error:
             raise InputError(f"{shown(file)} {error}") from None
         if file.name != f"{digest(image)}.png":
@@ -122,7 +113,7 @@ def join(dataset: str, images: Images) -> Images:
     if not added:
         return images
     # Like the user's own images: one entry for all, with the SHA-256 of their digests and classes, in order.
-    entry = {"file": f"{len(added)} images", "from": shown(place), "bytes": total, "sha256": listing.hexdigest()}
+    entry = {"file": counted(len(added), "image"), "from": shown(place), "bytes": total, "sha256": listing.hexdigest()}
     return replace(
         images,
         train_images=np.concatenate([images.train_images, np.stack(added)]),

@@ -6,9 +6,11 @@ No artifact is worth a stage: where Prefect does not take one, that is said in t
 from collections.abc import Callable, Mapping, Sequence
 
 from flows import results
+from flows.foreign_text import fenced, in_markdown
 from flows.params import Params
+from flows.prefect_server import away
 from flows.repro import Outcome
-from lightning_modules.errors import InputError, sentence
+from lightning_modules.errors import InputError, counted, sentence
 
 MOST_ROWS = 100  # of stages in a table; the rest is counted
 
@@ -27,8 +29,8 @@ class Artifacts:
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
         percent = 100 * done / total
-        text = f"{done} of {total} stages"
-        if self.lost:
+        text = f"{done} of {counted(total, 'stage')}"
+        if self.lost or away.is_set():
             return
         if self.bar is None:
             self.bar = self.softly(create_progress_artifact, percent, f"{self.prefix}-progress", text)
@@ -44,7 +46,7 @@ class Artifacts:
     def report(self, markdown: str, message: str) -> None:
         from prefect.artifacts import create_markdown_artifact
 
-        self.softly(create_markdown_artifact, markdown, f"{self.prefix}-retrain", message)
+        self.softly(create_markdown_artifact, markdown, f"{self.prefix}-retrain", in_markdown(message))
 
     def model(self, link: str, text: str) -> None:
         from prefect.artifacts import create_link_artifact
@@ -52,6 +54,9 @@ class Artifacts:
         self.softly(create_link_artifact, link, text, f"{self.prefix}-model", "The registered model in MLflow")
 
     def softly(self, make: Callable, *arguments):
+        if away.is_set():
+            self.log("Prefect's server is away: an artifact is left out")
+            return None
         try:
             return make(*arguments)
         except Exception as error:  # Prefect's client raises what httpx does, and more
@@ -79,13 +84,13 @@ def account(
     lines = [f"# {name}", ""]
     failed = [outcome for outcome in outcomes.values() if outcome.problem]
     for outcome in failed:
-        lines += [f"**{outcome.stage} failed**: {outcome.problem}", "", "```", *outcome.last_lines, "```", ""]
+        lines += [f"**{outcome.stage} failed**: {in_markdown(outcome.problem)}", "", *fenced(outcome.last_lines), ""]
     lines += table(params, pages)
     lines += ["## Stages", "", "| stage | | why | seconds |", "| --- | --- | --- | ---: |"]
     rows = [(stage, *row(outcomes.get(stage)), reason) for stage, reason in why.items()]
     rows += [(stage, "not run", "", "up to date") for stage in up_to_date]
     for stage, what, seconds, reason in rows[:MOST_ROWS]:
-        lines.append(f"| {stage} | {what} | {cell(reason)} | {seconds} |")
+        lines.append(f"| {stage} | {what} | {in_markdown(reason)} | {seconds} |")
     if len(rows) > MOST_ROWS:
         lines.append(f"| and {len(rows) - MOST_ROWS} more | | | |")
     return "\n".join(lines)
@@ -95,11 +100,6 @@ def row(outcome: Outcome | None) -> tuple[str, str]:
     if outcome is None:
         return "**not run**, since what it needs failed", ""
     return ("**failed**" if outcome.problem else "done"), f"{outcome.seconds:.1f}"
-
-
-def cell(text: str) -> str:
-    """A reason may quote a file name, and a file name may have what separates cells."""
-    return text.replace("|", "\\|")
 
 
 def table(params: Params, pages: Mapping) -> list[str]:

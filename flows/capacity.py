@@ -8,6 +8,8 @@ from flows.params import Params
 
 # Stages that compute on a GPU where there is one, with the number of GPUs; `train` takes as many as `devices` says.
 ON_GPU = {"train", "evaluate"}
+# Stages that compute next to nothing: no other flow has to wait while one of them waits for a mirror, for example.
+LIGHT = {"check", "settings", "download"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ def shares(widths: Mapping[str, int], workers: int, params: Params, gpus: int) -
         devices = min(params.training.devices, gpus) if group == "train" else 1
         found[stage] = Share(share, devices if on_gpu else 0)
     return found
+
+
+def kept_from_other_flows(stage: str, share: Share) -> int:
+    """How many cores stages of other flows must leave alone. One on GPUs has them to itself by their slots, and
+    needs little else."""
+    return 0 if share.gpus or stage.partition("@")[0] in LIGHT else share.cores
 
 
 class Room:

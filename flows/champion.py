@@ -6,9 +6,11 @@ Run     python -m flows.champion
 """
 
 import json
+from collections.abc import Iterator
 
 import click
 
+from flows import comparison
 from flows.console import run
 from flows.params import read
 
@@ -31,6 +33,34 @@ def show(dataset: str, found: dict) -> None:
         click.echo(f"challenger  {found['challenger']}, {so_far(found)}")
     if found["interrupted"]:
         click.echo(interruption(found["interrupted"]))
+    if found["champion"] is not None:
+        for line in served(found["test"]):
+            click.echo(f"test images {line}")
+
+
+def served(test: dict) -> Iterator[str]:
+    """What the test images have been used for, and what that asks of the next challenger; see `decisions.outlook`."""
+    count = test["decisions"]
+    times = "no decision" if not count else "1 decision" if count == 1 else f"{count:,} decisions"
+    yield (
+        f"have served {times} of the gate; decision {test['number']} needs McNemar's exact p below {test['alpha']:.2g}"
+    )
+    if count:
+        wins, differing, images = test["wins"], test["differing"], test["images"]
+        if wins is None:
+            gain = test["fewest"] / images * 100
+            yield (
+                f"the last two models differed on {differing:,} of {images:,}: too few, even if all are won; "
+                f"{test['fewest']} won and none lost would do, a gain of {gain:.2f} points"
+            )
+        else:
+            gain = (2 * wins - differing) / images * 100
+            yield (
+                f"where two models differ on {differing:,} of {images:,}, as the last two did, that is {wins:,} won, "
+                f"a gain of {gain:.2f} points"
+            )
+    if test["worn"]:
+        yield "are worn out: a gain has to be twice as large to be found as at the first decision. Take new ones"
 
 
 def so_far(found: dict) -> str:
@@ -60,7 +90,7 @@ def numbers(decision: dict | None) -> dict[str, str]:
     if "champion" in sides:
         low, high = measured["interval"]
         found["difference"] = (
-            f"{measured['difference'] * 100:+.2f} points, {100 - 100 * measured['alpha']:g}% interval "
+            f"{measured['difference'] * 100:+.2f} points, {comparison.level(measured['alpha'])} interval "
             f"{low * 100:+.2f} to {high * 100:+.2f}, McNemar's exact p = {measured['p_exact']:.2g}"
         )
         worst = measured["classes"][measured["worst_class"]] if "classes" in measured else None
@@ -78,8 +108,11 @@ def command(dataset: str | None, as_json: bool) -> None:
     """Say who is champion, since when, why, by which numbers, and who was before."""
     from flows import promotion
 
-    dataset = dataset or read().dataset
+    params = read()
+    dataset = dataset or params.dataset
     found = promotion.standing(dataset)
+    champion = found["champion"]
+    found["test"] = promotion.outlook(dataset, champion, params.gate.alpha) if champion else None
     if as_json:
         click.echo(json.dumps({"dataset": dataset} | found, indent=2, ensure_ascii=False))
     else:

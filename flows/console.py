@@ -1,12 +1,17 @@
 """How every command ends: bad input as one sentence and exit code 2, any other failure foreseen as one and code 1."""
 
 import atexit
+import errno
 import gc
+import io
 import os
+import stat
 import sys
+from typing import TextIO
 
 import click
 
+from flows.foreign_text import printable
 from lightning_modules.errors import DivergedError, InputError, UnavailableError, WorkerError
 
 # Tools that phone home are told not to, before any of them is imported; a user's own setting wins.
@@ -16,6 +21,10 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DVC_NO_ANALYTICS": "true",
 }
+
+# Never asked for through a proxy, which would look for our servers on its own machine.
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 # New objects between two garbage collections. torch, Lightning and MLflow make half a million of them as they load,
 # few of which are garbage: looked through after every 700, Python's default, that takes a fifth longer.
@@ -28,8 +37,8 @@ def run(command: click.Command, libraries: bool = False) -> None:
     Args:
         libraries: whether it needs those which a pipeline may have loaded for its stages.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    set_variables()
+    sys.stdout, sys.stderr = outlives_reader(sys.stdout), outlives_reader(sys.stderr)
     gc.set_threshold(YOUNG)
     # Else Python looks through all of these once more as it ends, which takes up to two seconds.
     atexit.register(gc.freeze)
@@ -51,6 +60,55 @@ def run(command: click.Command, libraries: bool = False) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (InputError, DivergedError, WorkerError) as error:
-        click.echo(f"trainyard: {error}", err=True)
+        click.echo(f"trainyard: {printable(str(error))}", err=True)
         sys.exit(2 if isinstance(error, InputError) and not isinstance(error, UnavailableError) else 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def set_variables() -> None:
+    """The environment of this process and all that it starts; what the user set wins."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if not names_proxy():
+        return  # on macOS a `no_proxy` alone would hide the system's own proxy
+    # Lower case wins in urllib and in what is built on it, and some libraries know one of the two.
+    hosts = [host.strip() for host in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")]
+    if "*" not in hosts:
+        hosts = [*filter(None, hosts), *(host for host in LOOPBACK if host not in hosts)]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(hosts)
+
+
+def names_proxy() -> bool:
+    """Whether the environment does."""
+    return any(value and name.lower() in PROXIES for name, value in os.environ.items())
+
+
+class Output(io.FileIO):
+    """An output whose reader may go away (`| head -1`, a closed terminal): what is written from then on goes nowhere,
+    also by processes that are started later, and the work goes on."""
+
+    def write(self, data) -> int | None:
+        try:
+            return super().write(data)
+        except OSError as error:
+            # A terminal that is gone has no other name than a broken disk.
+            closed = error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
+            if error.errno != errno.EPIPE and not closed:
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return super().write(data)
+
+
+def outlives_reader(stream: TextIO | None) -> TextIO | None:
+    """The same stream as an `Output`, where it is one of this process's own: None where there is none, and tests put
+    theirs in its place."""
+    if stream is None or stream not in (sys.__stdout__, sys.__stderr__):
+        return stream
+    stream.flush()
+    raw = Output(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        raw if stream.write_through else io.BufferedWriter(raw),
+        stream.encoding, stream.errors, line_buffering=stream.line_buffering, write_through=stream.write_through,
+    )  # fmt: skip

@@ -16,10 +16,11 @@ from flows import hardware
 from flows.launch import Launch
 from flows.progress import Board
 from flows.replicas import (
+    End,
     checkpoint_file,
     die_with_parent,
+    failed,
     given_to_fit,
-    lost_worker,
     read_result,
     train_portion,
     unfinished_portions,
@@ -42,17 +43,40 @@ def train_divided(
 
     Raises:
         InputError, DivergedError: as `fit` does.
-        WorkerError: one of the processes ended, because it was killed or because of an error that it printed.
+        WorkerError: one of the processes ended because of an error that it printed, or was killed: for the second time,
+            where this command starts all of them.
+    """
+    member, replicas = card["member"], len(seeds)
+    # Who starts all of them can start them again, from the last checkpoint.
+    tries = 2 if not launch.by and launch.nodes == 1 else 1
+    board = Board(member, replicas, card["settings"]["epochs"]) if launch.leads else nullcontext()
+    with board:
+        for number in range(1, tries + 1):
+            end = once(card, seeds, work, launch, board, tracker, clock, first=number == 1)
+            if end is None:
+                break
+            if not end.killed or number == tries:
+                raise failed(member, end, twice=number > 1)
+            board.tell(f"a process that trained {member} {end.how}: it is tried once more")
+    return [read_result(work, number) for number in range(replicas)] if launch.leads else []
+
+
+def once(
+    card: dict, seeds: list[int], work: Path, launch: Launch, board: Board, tracker, clock, *, first: bool
+) -> End | None:
+    """Trains what is not finished; returns how a process ended that did not come to its end.
+
+    Args:
+        first: whether nothing was tried before.
     """
     member, replicas = card["member"], len(seeds)
     left = unfinished_portions(card, replicas, work) if launch.leads else []
-    board = Board(member, replicas, card["settings"]["epochs"]) if launch.leads else nullcontext()
+    count = len(launch.local_ranks)
     with (
         meeting_place(launch) as meeting,
-        workers(len(launch.local_ranks), take_part, card, seeds, work, left, launch, meeting) as connections,
-        board,
+        workers(count, take_part, card, seeds, work, left, launch, meeting, again=not first) as crew,
     ):
-        training = list(connections)
+        training = crew.connections
         if launch.leads:
             for number in set(range(replicas)) - {number for numbers in left for number in numbers}:
                 board.already(number)
@@ -60,11 +84,17 @@ def train_divided(
                 if checkpoint_file(work, numbers).exists():
                     for number in numbers:
                         board.goes_on(number)
-            tracker.start()
+            if first:
+                tracker.start()
         while training:
             for connection in wait(training):
-                with lost_worker(member):
+                try:
                     event = connection.recv()
+                except (EOFError, OSError):
+                    ends = [crew.buried(connection)]
+                    # One that is killed takes the others along, some of which may be the first to be heard of.
+                    ends += [crew.buried(other) for other in crew.connections if crew.is_dead(other)]
+                    return next((end for end in ends if end.killed), ends[0])
                 if "free" in event:
                     training.remove(connection)
                 elif "failed" in event:
@@ -74,7 +104,7 @@ def train_divided(
                     if "row" in event:
                         clock.keep()
                         tracker.epoch(event["replica"], event["row"])
-    return [read_result(work, number) for number in range(replicas)] if launch.leads else []
+    return None
 
 
 @contextmanager

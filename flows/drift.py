@@ -18,20 +18,22 @@ import click
 
 from flows import project
 from flows.console import run
-from flows.params import Drift, read
-from lightning_modules.errors import InputError
+from flows.foreign_text import printable
+from flows.params import BY_DEFAULT, Drift, Limits, read
+from lightning_modules.errors import InputError, counted
 
 FEWEST = 20  # images; with less, next to nothing but a wholly black picture would be found
 DRIFT = 3  # exit code, beside 0, 1 and 2, which all commands have
 SHOWN = 5  # files that are named on the terminal; drift.json names them all
 
 
-def drift(place: Path, dataset: str, settings: Drift, seed: int) -> dict:
+def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits = BY_DEFAULT) -> dict:
     """Compares, and writes drift.json and drift.png.
 
     Args:
         place: a folder of image files, with or without subfolders, or an .npz file; see `image_folder.read`.
         seed: draws the samples on both sides.
+        limits: for what FOLDER holds.
 
     Returns:
         What was written to drift.json: `drift` (true or false), `drifted` (names of what differs), `tests` (of each:
@@ -47,11 +49,11 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int) -> dict:
 
     data = data_of.load(dataset)
     shape = tuple(data.card["shape"])
-    arrivals = image_folder.read(place, shape, settings.images, seed)
+    arrivals = image_folder.read(place, shape, settings.images, seed, limits)
     if len(arrivals.images) < FEWEST:
         refused = f" ({len(arrivals.refused)} more cannot be used)" if arrivals.refused else ""
         raise InputError(
-            f"{place} has {len(arrivals.images)} images that can be compared{refused}; it takes {FEWEST} or more"
+            f"{place} has {counted(len(arrivals.images), 'image')} to be compared{refused}; it takes {FEWEST} or more"
         )
     known = held_out(data, settings.images, seed)
 
@@ -160,7 +162,7 @@ def strongest(tests: list[dict]) -> list[dict]:
 
 def say(result: dict) -> None:
     for entry in result["refused"][:SHOWN]:
-        click.echo(f"left out: {entry['file']} {entry['reason']}", err=True)
+        click.echo(printable(f"left out: {entry['file']} {entry['reason']}"), err=True)
     if len(result["refused"]) > SHOWN:
         click.echo(f"left out: {len(result['refused']) - SHOWN} more, all named in drift.json", err=True)
     champion = result["champion"]
@@ -208,7 +210,7 @@ def command(folder: Path, dataset: str | None, retrain: bool) -> int:
         from flows import drift_event
 
         address = drift_event.server()  # known to be missing before the work, not after
-    result = drift(folder, dataset, params.drift, params.seed)
+    result = drift(folder, dataset, params.drift, params.seed, params.limits)
     say(result)
     if not result["drift"]:
         return 0

@@ -10,6 +10,7 @@ Run     python -m flows.ensemble
 import csv
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 from flows import models, plots, project
 from flows.console import run
 from flows.params import Params, read
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -166,11 +167,12 @@ def digest_here(params: Params) -> str:
 
 
 def choose(candidates: dict[str, dict[str, float]], select_by: str) -> str:
-    """The name with the best validation score; the other score decides between equals, then the first one wins."""
+    """The name with the best validation score; the other score decides between equals, then the first one wins.
+    A NaN is the worst score: it is neither smaller nor larger than another, and would stay where it comes first."""
 
-    def badness(name: str) -> tuple[float, float]:
+    def badness(name: str) -> tuple[float, ...]:
         numbers = candidates[name]
-        both = (numbers["nll"], -numbers["accuracy"])
+        both = tuple(math.inf if math.isnan(value) else value for value in (numbers["nll"], -numbers["accuracy"]))
         return both if select_by == "nll" else both[::-1]
 
     return min(candidates, key=badness)
@@ -187,10 +189,11 @@ def predictions(name: str, members: Iterable[str], split: str) -> "Tensor":
 
 def say(result: dict) -> None:
     test, gain = result["test"], result["gain"]
+    apart = f"; two networks disagree on {result['disagreement']:.2%}" if result["networks"] > 1 else ""
     print(
-        f"{result['method']} of {result['networks']} networks: test accuracy {test['accuracy']:.2%} "
+        f"{result['method']} of {counted(result['networks'], 'network')}: test accuracy {test['accuracy']:.2%} "
         f"({gain['accuracy'] * 100:+.2f} points over {result['best_member']}), nll {test['nll']:.4f} "
-        f"({-gain['nll']:+.4f}), ece {test['ece']:.4f}; two networks disagree on {result['disagreement']:.2%}"
+        f"({-gain['nll']:+.4f}), ece {test['ece']:.4f}{apart}"
     )
 
 

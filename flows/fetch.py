@@ -5,11 +5,14 @@ laid out as torchvision's data root), the official host. Nothing goes over plain
 before its SHA-256 is right, and what comes over the network is renamed into the cache only then.
 """
 
+import contextlib
 import hashlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +21,17 @@ from urllib.parse import urlsplit
 
 import click
 
-from flows import project
+from flows import foreign_files, project
+from flows.foreign_text import printable
 from lightning_modules.errors import InputError, UnavailableError
 
 MIRROR = "TRAINYARD_MIRROR"
 ATTEMPTS = 4
 BACKOFF = 1.0  # seconds before the second attempt, doubled before each one after it
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of a body
+# Of all attempts on a file together: a host that sends a byte a minute keeps within every other limit.
+LEAST_TIME = 300.0  # seconds
+SLOWEST = 20_000  # bytes a second
 CHUNK = 1 << 18  # bytes
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers that another attempt may change
 
@@ -124,7 +131,7 @@ def from_mirror(mirror: str, archive: Archive, take: Callable[[Path, Archive], A
 
 def read_verified(file: Path, archive: Archive) -> bytes:
     """The content of a local file, hashed after it was read."""
-    with reading(file), file.open("rb") as stream:
+    with reading(file), plain(file, archive) as stream:
         # A file of another size is hashed for the message alone, without taking it into memory.
         if os.fstat(stream.fileno()).st_size != archive.bytes:
             raise wrong_hash(str(file), archive, hash_of(stream, str(file)))
@@ -136,11 +143,26 @@ def read_verified(file: Path, archive: Archive) -> bytes:
 def open_verified(file: Path, archive: Archive) -> BinaryIO:
     """A local file, hashed, and then back at its beginning."""
     with reading(file), ExitStack() as closing:
-        stream = closing.enter_context(file.open("rb"))
+        stream = closing.enter_context(plain(file, archive))
         refuse_other(hash_of(stream, str(file)), str(file), archive)
         stream.seek(0)
         closing.pop_all()
         return stream
+
+
+def plain(file: Path, archive: Archive) -> BinaryIO:
+    """The open file. One with holes may claim any size: one that is far too large is not even hashed."""
+    try:
+        stream = foreign_files.opened(file, sys.maxsize)
+    except InputError as error:
+        raise InputError(f"{file} {error}") from None
+    size = os.fstat(stream.fileno()).st_size
+    if size > 2 * archive.bytes:
+        stream.close()
+        raise InputError(
+            f"{file} has {size:,} bytes, and {archive.path} as it was published {archive.bytes:,}: it is another file"
+        )
+    return stream
 
 
 @contextmanager
@@ -167,31 +189,77 @@ def download(url: str, archive: Archive, target: Path) -> None:
         InputError: what came is another file, or an address that is not https.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    allowed = time_limit(archive)
+    until = time.monotonic() + allowed
+    for attempt in range(1, ATTEMPTS + 1):
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.{attempt}")
+        try:
+            within(until, url, archive, temporary)
+            os.replace(temporary, target)
+            return
+        except TimeoutError:
+            raise Interrupted(
+                f"{urlsplit(url).hostname} is too slow: {archive.path}, of {archive.bytes:,} bytes, was not here after "
+                f"{allowed:,.0f} s"
+            ) from None
+        except Interrupted as interrupted:
+            if attempt == ATTEMPTS:
+                raise
+            seconds = BACKOFF * 2 ** (attempt - 1)
+            say(f"{interrupted}; attempt {attempt + 1} of {ATTEMPTS} in {seconds:g} s")
+            time.sleep(seconds)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def time_limit(archive: Archive) -> float:
+    """Seconds that all attempts on a file may take together."""
+    return max(LEAST_TIME, archive.bytes / SLOWEST)
+
+
+def within(until: float, url: str, archive: Archive, file: Path) -> None:
+    """One attempt, in a thread, which is given up when the time is up: a name that is looked up, and a handshake or a
+    header that comes by the byte, have no limit of their own. What goes on has a file without a name to write to.
+
+    Args:
+        until: on time.monotonic's clock.
+
+    Raises:
+        TimeoutError: the time was up. And what `transfer` raises.
+    """
+    ended: Future = Future()
+    responses: list[Any] = []
+
+    def run() -> None:
+        try:
+            ended.set_result(transfer(url, archive, file, responses))
+        except BaseException as error:
+            ended.set_exception(error)
+
+    threading.Thread(target=run, name="fetch", daemon=True).start()
     try:
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                transfer(url, archive, temporary)
-                break
-            except Interrupted as interrupted:
-                if attempt == ATTEMPTS:
-                    raise
-                seconds = BACKOFF * 2 ** (attempt - 1)
-                say(f"{interrupted}; attempt {attempt + 1} of {ATTEMPTS} in {seconds:g} s")
-                time.sleep(seconds)
-        os.replace(temporary, target)
+        ended.result(max(0.0, until - time.monotonic()))
     finally:
-        temporary.unlink(missing_ok=True)
+        if not ended.done():
+            for response in responses:
+                hang_up(response)
 
 
-def transfer(url: str, archive: Archive, file: Path) -> None:
-    """One attempt: reads no further than the size that is known, and checks the SHA-256."""
+def hang_up(response: Any) -> None:
+    """Wakes whoever waits for its next byte."""
+    with contextlib.suppress(OSError, ValueError):  # it may have ended this moment
+        response.raw.shutdown()
+
+
+def transfer(url: str, archive: Archive, file: Path, responses: list) -> None:
+    """Reads no further than the size that is known, and checks the SHA-256. The open response is put into the list."""
     import requests
 
     digest, received = hashlib.sha256(), 0
     with requests.Session() as session, file.open("wb") as stream:
         session.adapters.pop("http://")  # so that a redirect to plain http fails too
         with answer(session, url) as response:
+            responses.append(response)
             for chunk in body(response, archive):
                 if received == 0:
                     refuse_page(chunk, url)
@@ -223,7 +291,7 @@ def answer(session: Any, url: str) -> Any:
         raise InputError(f"{url} cannot be fetched: {reason(error)}") from None
     if response.status_code != 200:
         response.close()
-        said = f"{response.status_code} {response.reason}".strip()
+        said = printable(f"{response.status_code} {response.reason}".strip()[:100])
         raise (Interrupted if response.status_code in PASSING else Absent)(f"{url} answers {said}")
     return response
 
@@ -284,4 +352,4 @@ def reason(error: BaseException) -> str:
 
 
 def say(line: str) -> None:
-    click.echo(line, err=True)
+    click.echo(printable(line), err=True)

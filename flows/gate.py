@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from flows import promotion
+from flows import comparison, decisions, promotion
 from flows.params import Gate, Params
 from flows.registry import Registry
 from flows.tracking import CHALLENGER, CHAMPION, SCORES, TEST, load_version, shown_store
@@ -116,7 +116,8 @@ def compare(registry: Registry, sides: dict[str, str], limits: Gate) -> dict:
             problems.append(f"version {sides[side]} gives no answer that can be used: {error}")
     if problems:
         return {"verdict": "refuse", "reasons": problems, "test_sha256": digest}
-    numbers, problems = judge(answers, labels, names, latencies(models, images), limits)
+    number = decisions.number_of(registry, digest, sides["challenger"], sides.get("champion"))
+    numbers, problems = judge(answers, labels, names, latencies(models, images), limits, number)
     for side, now in numbers.get("accuracy", {}).items():
         metrics = logged[side]
         if abs(now - metrics["test_accuracy"]) > max(SAME, 1.5 / len(labels)):
@@ -175,6 +176,7 @@ def judge(
     class_names: list[str],
     latency: dict[str, float],
     limits: Gate,
+    number: int = 1,
 ) -> tuple[dict, list[str]]:
     """Compares what the models answered.
 
@@ -182,18 +184,19 @@ def judge(
         answers: probabilities, images × classes, of the "challenger", and of the "champion" where there is one.
         labels: int64, images.
         latency: milliseconds per image, by side.
+        number: of this decision among those on the same test images, from 1; see `comparison.share_of_alpha`.
 
     Returns:
         The numbers: test_images; by side accuracy, nll, ece (0 to 1 but nll, see `scores.score`) and latency_ms.
-        With a champion also: wins and losses, the images that the challenger, or the champion, alone has right;
-        difference, in accuracy, and interval, in which it lies at the level 1 - alpha; p_exact, see
+        With a champion also: number; alpha, this decision's share of gate.alpha; wins and losses, the images that the
+        challenger, or the champion, alone has right; difference, in accuracy, and interval, in which it lies at the
+        level 1 - alpha, see `comparison.score_interval`; p_exact, see
         `comparison.mcnemar`; ece_increase; classes, see `comparison.by_class`, the challenger first; worst_class.
         And the reasons against the challenger, sentences; none where it passes.
     """
     import numpy as np
     import torch
 
-    from flows import comparison
     from lightning_modules import scores
 
     smallest = np.finfo(np.float32).tiny  # of which there is a logarithm
@@ -221,13 +224,15 @@ def judge(
     wins = int((right["challenger"] & ~right["champion"]).sum())
     losses = int((right["champion"] & ~right["challenger"]).sum())
     difference = (wins - losses) / len(labels)
-    low, high = comparison.bootstrap_interval(wins, losses, len(labels), 1 - limits.alpha)
+    alpha = comparison.share_of_alpha(limits.alpha, number)
+    low, high = comparison.score_interval(wins, losses, len(labels), 1 - alpha)
     classes = comparison.by_class(right["challenger"], right["champion"], labels, class_names)
     worst = min(classes, key=lambda name: classes[name]["difference"])
     increase = scored["challenger"]["ece"] - scored["champion"]["ece"]
     numbers |= {
-        "wins": wins, "losses": losses, "difference": difference, "interval": [low, high], "alpha": limits.alpha,
-        "p_exact": comparison.mcnemar(wins, losses), "ece_increase": increase, "worst_class": worst, "classes": classes,
+        "wins": wins, "losses": losses, "difference": difference, "interval": [low, high], "alpha": alpha,
+        "number": number, "p_exact": comparison.mcnemar(wins, losses), "ece_increase": increase,
+        "worst_class": worst, "classes": classes,
     }  # fmt: skip
     problems += not_better(numbers, limits)
     drop = -classes[worst]["difference"] * 100
@@ -247,19 +252,15 @@ def not_better(numbers: dict, limits: Gate) -> list[str]:
         return [f"a tie: {counted}"]
     if numbers["difference"] < 0:
         return [f"it is worse by {-numbers['difference'] * 100:.2f} points: {counted}"]
-    problems = []
-    if not numbers["p_exact"] < limits.alpha:
-        problems.append(
-            f"better by {numbers['difference'] * 100:.2f} points, but chance would do that too: {counted}, "
-            f"McNemar's exact p = {numbers['p_exact']:.3g} is not below gate.alpha, {limits.alpha:g}"
-        )
-    low, high = numbers["interval"]
-    if not low > 0:
-        problems.append(
-            f"the difference lies between {low * 100:+.2f} and {high * 100:+.2f} points "
-            f"({100 - 100 * limits.alpha:g}% interval), which is not above 0"
-        )
-    return problems
+    if not numbers["p_exact"] < numbers["alpha"]:
+        low, high = numbers["interval"]
+        return [
+            f"better by {numbers['difference'] * 100:.2f} points, but chance would do that too: {counted}, McNemar's "
+            f"exact p = {numbers['p_exact']:.3g} is not below {numbers['alpha']:.2g}, the share of gate.alpha "
+            f"({limits.alpha:g}) that decision {numbers['number']} on these test images has; the difference lies "
+            f"between {low * 100:+.2f} and {high * 100:+.2f} points ({comparison.level(numbers['alpha'])} interval)"
+        ]
+    return []
 
 
 def passed(numbers: dict) -> str:
@@ -272,5 +273,6 @@ def passed(numbers: dict) -> str:
         f"better by {numbers['difference'] * 100:.2f} points ({accuracy['challenger']:.2%}, not "
         f"{accuracy['champion']:.2%}): {numbers['wins']} won, {numbers['losses']} lost of "
         f"{numbers['test_images']:,} images, McNemar's exact p = {numbers['p_exact']:.2g}, "
-        f"{100 - 100 * numbers['alpha']:g}% interval {low * 100:+.2f} to {high * 100:+.2f} points"
+        f"{comparison.level(numbers['alpha'])} interval {low * 100:+.2f} to {high * 100:+.2f} points, "
+        f"decision {numbers['number']} on these test images"
     )

@@ -1,13 +1,20 @@
-"""What there is to compute with: CPU cores and GPUs."""
+"""What there is to compute with: CPU cores, GPUs and memory."""
 
 import os
 
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, counted
+
+
+def core_numbers() -> list[int]:
+    """The CPU cores that this process may use, as the system numbers them."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many CPU cores this process may use."""
+    return len(core_numbers())
 
 
 def allotted_cores() -> int:
@@ -20,6 +27,24 @@ def allotted_cores() -> int:
     if given and not (given.isdecimal() and int(given)):
         raise InputError(f"TRAINYARD_JOBS is {given!r}, but has to be a positive whole number")
     return int(given) if given else cores()
+
+
+def memory() -> str:
+    """How much of it is free, in words."""
+    import psutil
+
+    now = psutil.virtual_memory()
+    return f"{now.available / 2**30:.1f} of {now.total / 2**30:.1f} GiB of memory are free"
+
+
+def memory_kills() -> int:
+    """How many processes the system has ended for want of memory, in a container's limits too, since it started; 0
+    where it does not say."""
+    try:
+        with open("/proc/vmstat", encoding="ascii") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
+    except OSError:
+        return 0
 
 
 def gpus() -> int:
@@ -56,7 +81,7 @@ def accelerator(wanted: str, devices: int) -> str:
     if wanted == "cpu" or not found:
         return "cpu"
     if devices > found:
-        raise InputError(f"params.yaml: training.devices is {devices}, but there are {found} GPUs here")
+        raise InputError(f"params.yaml: training.devices is {devices}, but this machine has {counted(found, 'GPU')}")
     return "gpu"
 
 

@@ -2,16 +2,16 @@
 out."""
 
 import os
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from flows import npz
 from flows.added import decode
-from flows.sources import SUFFIXES
-from lightning_modules.errors import InputError
+from flows.image_file import SUFFIXES
+from flows.params import BY_DEFAULT, Limits
+from lightning_modules.errors import InputError, counted
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Arrivals:
     refused: list[tuple[str, str]]
 
 
-def read(place: Path, shape: tuple[int, int, int], most: int, seed: int) -> Arrivals:
+def read(place: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits = BY_DEFAULT) -> Arrivals:
     """At most `most` images, drawn with the seed, in the order of their files.
 
     Args:
@@ -37,8 +37,8 @@ def read(place: Path, shape: tuple[int, int, int], most: int, seed: int) -> Arri
     if not place.exists():
         raise InputError(f"{place} does not exist: give a folder of image files, or an .npz file")
     if place.is_dir() and not (place / "images.npz").is_file():
-        return from_files(place, shape, most, seed)
-    return from_archive(place / "images.npz" if place.is_dir() else place, shape, most, seed)
+        return from_files(place, shape, most, seed, limits)
+    return from_archive(place / "images.npz" if place.is_dir() else place, shape, most, seed, limits)
 
 
 def sample(count: int, most: int, seed: int) -> np.ndarray:
@@ -46,19 +46,20 @@ def sample(count: int, most: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(count)[:most])
 
 
-def from_files(folder: Path, shape: tuple[int, int, int], most: int, seed: int) -> Arrivals:
+def from_files(folder: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits) -> Arrivals:
     files = image_files(folder)
     if not files:
         raise InputError(f"{folder} has no image files ({', '.join(sorted(SUFFIXES))}), nor have its subfolders")
     images, refused = [], []
     for number in sample(len(files), most, seed):
         try:
-            images.append(decode(files[number], shape))
+            images.append(decode(files[number], shape, limits))
         except InputError as reason:
             refused.append((files[number].relative_to(folder).as_posix(), str(reason)))
     if not images:
         file, reason = refused[0]
-        raise InputError(f"{folder}: none of {len(refused)} image files can be used; the first, {file}, {reason}")
+        count = counted(len(refused), "image file")
+        raise InputError(f"{folder} has {count}, and none that can be used; the first, {file}, {reason}")
     return Arrivals(np.stack(images), len(files), refused)
 
 
@@ -71,18 +72,21 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 
 
-def from_archive(file: Path, shape: tuple[int, int, int], most: int, seed: int) -> Arrivals:
+def from_archive(file: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits) -> Arrivals:
     """The array `images` of an .npz file: uint8, N×H×W, or N×H×W×C."""
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            images = archive["images"]
-    except KeyError:
-        raise InputError(f"{file} has no array called images") from None
-    except (AttributeError, EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{file} is neither a folder nor an .npz file of plain arrays: {error}") from None
-    found = "×".join(map(str, images.shape))
-    images = images[..., None] if images.ndim == 3 else images
-    if images.dtype != np.uint8 or images.shape[1:] != shape:
-        wanted = "×".join(map(str, shape))
-        raise InputError(f"{file}: images are {found} of type {images.dtype}, but have to be N×{wanted} of type uint8")
-    return Arrivals(images[sample(len(images), most, seed)], len(images), [])
+        with npz.opened(file, limits) as archive:
+            header = archive.headers.get("images")
+            if header is None:
+                raise InputError("has no array called images")
+            sides = (*header.shape, 1) if len(header.shape) == 3 else header.shape
+            if header.dtype != np.uint8 or sides[1:] != shape:
+                found, wanted = ("×".join(map(str, of)) for of in (header.shape, shape))
+                raise InputError(
+                    f"has images of {found} of type {header.dtype}, but they have to be N×{wanted} of type uint8"
+                )
+            count = sides[0]
+            numbers = sample(count, most, seed)
+            return Arrivals(archive.rows("images", numbers).reshape(len(numbers), *shape), count, [])
+    except InputError as error:
+        raise InputError(f"{file} {error}") from None

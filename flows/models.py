@@ -4,14 +4,15 @@ import shutil
 from collections.abc import Iterable
 
 from flows import project
-from lightning_modules.errors import InputError
+from flows.foreign_text import printable
+from lightning_modules.errors import InputError, sentence
 
 
 def load(name: str, member: str) -> tuple[dict, list]:
     """The card of a trained member and a predictor for each of its replicas, as `weights.load` gives them.
 
     Raises:
-        InputError: it is not trained.
+        InputError: it is not trained, or its files are not those that the training wrote.
     """
     from lightning_modules import weights  # torch: seconds
 
@@ -19,6 +20,13 @@ def load(name: str, member: str) -> tuple[dict, list]:
         return weights.load(project.model_folder(name, member))
     except FileNotFoundError:
         raise not_trained(name, member) from None
+    except InputError:
+        raise
+    except Exception as error:  # safetensors, JSON and torch each have kinds of their own for what is not as it was
+        why = printable(sentence(error, 100))
+        raise InputError(
+            f"models/{name}/{member} is damaged, or of another version ({why}): run dvc repro --force train@{member}"
+        ) from None
 
 
 def check(name: str, members: Iterable[str]) -> None:

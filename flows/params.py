@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from flows import bounded_yaml, project
 from lightning_modules import known
-from lightning_modules.errors import InputError, quoted, shown, unknown
+from lightning_modules.errors import InputError, counted, quoted, shown, unknown
 
 DATASETS = ("digits", "blobs", "mnist", "fashion_mnist", "cifar10", "folder")
 MOST_ENTRIES = 2000  # of a list or mapping
@@ -48,6 +48,7 @@ Fraction = Annotated[Real, Field(gt=0, lt=1)]
 Share = Annotated[Real, Field(ge=0, lt=1)]
 Positive = Annotated[Real, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[Whole, Field(ge=1, le=10**9)]
+Size = Annotated[Whole, Field(ge=1, le=10**15)]  # bytes or pixels
 
 
 def official_or_fraction(value: Any) -> str | float:
@@ -268,6 +269,17 @@ class Drift(Section):
     images: Annotated[Whole, Field(ge=20)] = 1000
 
 
+class Limits(Section):
+    """How large a file from outside may be. It is refused by what it claims, before anything of it is decoded."""
+
+    image_bytes: Size = 100_000_000
+    image_pixels: Size = 100_000_000
+    array_bytes: Size = 16_000_000_000
+
+
+BY_DEFAULT = Limits()
+
+
 class Params(Section):
     seed: Annotated[Whole, Field(ge=0, lt=2**32)]
     dataset: Annotated[str, one_of("dataset", DATASETS)]
@@ -281,6 +293,7 @@ class Params(Section):
     ensemble: Ensemble
     gate: Gate = Gate()
     drift: Drift = Drift()
+    limits: Limits = BY_DEFAULT
 
     @model_validator(mode="after")
     def across_sections(self) -> "Params":
@@ -351,7 +364,7 @@ def parse(content: Any, source: str = "params.yaml") -> Params:
         if problem["loc"][-1:] == ("[key]",)
         or not any(problem["loc"][:length] in wrong for length in range(len(problem["loc"]) + 1))
     ]
-    more = f"; and {len(told) - MOST_TOLD:,} more mistakes" if len(told) > MOST_TOLD else ""
+    more = f"; and {counted(len(told) - MOST_TOLD, 'more mistake')}" if len(told) > MOST_TOLD else ""
     raise InputError("; ".join(explain(source, problem) for problem in told[:MOST_TOLD]) + more)
 
 

@@ -26,13 +26,13 @@ from pathlib import Path
 
 import click
 
-from flows import artifacts, capacity, gpu_slots, graph, hardware, notify, params, prefect_server, project
+from flows import artifacts, capacity, core_slots, gpu_slots, graph, hardware, notify, params, prefect_server, project
 from flows.console import run
 from flows.params import Params
 from flows.preloaded import libraries
 from flows.processes import ClosedError, Processes, TimeLimitError
 from flows.repro import Outcome, Repro
-from lightning_modules.errors import InputError, UnavailableError
+from lightning_modules.errors import InputError, UnavailableError, counted, sentence
 
 # Seconds before each further try, for the stages that can fail for a reason outside this machine. A training
 # that failed fails again: it gets none.
@@ -132,6 +132,7 @@ def run_stages(
     read = params.read()
     shares = capacity.shares(plan.widths(), workers, read, hardware.gpus())
     jobs = {stage: share.cores for stage, share in shares.items()}
+    cores = core_slots.Cores(processes.closed)
     say = printer(plan.stages)
     repro = Repro(root, processes, say, force=force, time_limit=time_limit, jobs=jobs, variables=variables)
 
@@ -139,9 +140,11 @@ def run_stages(
     @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
     def dvc_stage(stage: str):
         log = get_run_logger().info
-        log(f"runs because of {plan.reason(stage)}")
+        log(f"why it runs: {plan.reason(stage)}")
         tell = functools.partial(repro.tell, stage, log=log)
-        with gpu_slots.hold(shares[stage].gpus, processes.closed, tell) as gpus:
+        kept = capacity.kept_from_other_flows(stage, shares[stage])
+        # In this order for all: who has cores waits for no GPU.
+        with gpu_slots.hold(shares[stage].gpus, processes.closed, tell) as gpus, cores.hold(kept, tell):
             outcome = outcomes[stage] = repro(stage, log, gpus)
         if outcome.problem:
             # Returned, not raised: there is no traceback that would tell a person more.
@@ -238,9 +241,9 @@ def flow(root: Path, plan: Plan, workers: int, outcomes: dict[str, Outcome], pro
     )
     def pipeline(stages: list[str]):
         failed = work()
-        message = failure(plan, outcomes, failed) if failed else f"{len(plan.stages)} stages ran"
+        message = failure(plan, outcomes, failed) if failed else f"{counted(len(plan.stages), 'stage')} ran"
         if not failed:
-            message += f", {len(plan.up_to_date)} were up to date"
+            message += f", {len(plan.up_to_date):,} up to date"
         notify.notify(f"Trainyard: {name} {'failed' if failed else 'finished'}", message, get_run_logger().warning)
         return Failed(message=message) if failed else Completed(message=message)
 
@@ -338,7 +341,7 @@ def execute(root: Path, plan: Plan, workers: int, **options) -> int:
         if server:
             server.wait()
         try:
-            with server_stays():
+            with server_stays(lambda: report(plan, outcomes)):
                 state = pipeline(plan.stages, return_state=True)
         except UnavailableError:
             report(plan, outcomes)
@@ -350,26 +353,52 @@ def execute(root: Path, plan: Plan, workers: int, **options) -> int:
 
 
 def server_if_none() -> prefect_server.TemporaryServer | None:
-    """Makes Prefect's settings, and a temporary server, to be started, where there is no other."""
+    """Makes Prefect's settings, and a temporary server, to be started, where there is no other.
+
+    Raises:
+        UnavailableError: there is one, and it does not answer.
+    """
+    named = bool(os.environ.get("PREFECT_API_URL"))
     prefect_server.configure()
-    if "PREFECT_API_URL" in os.environ:
-        return None
-    click.echo("starting Prefect's temporary server; set PREFECT_API_URL to use a running one", err=True)
-    return prefect_server.TemporaryServer()
+    if named:
+        prefect_server.check("PREFECT_API_URL names it: start it, or unset that, and a temporary server is used")
+    elif "PREFECT_API_URL" in os.environ:
+        prefect_server.check("trainyard serve has brought it up here: end that, or wait until it is up again")
+    else:
+        click.echo("starting Prefect's temporary server; set PREFECT_API_URL to use a running one", err=True)
+        return prefect_server.TemporaryServer()
+    return None
 
 
 @contextlib.contextmanager
-def server_stays() -> Iterator[None]:
-    """Around a flow. Raises UnavailableError where Prefect's server has gone away, after a minute of tries."""
+def server_stays(last_words: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Around a flow. Raises UnavailableError where Prefect's server has gone away, after a minute of tries.
+
+    Args:
+        last_words: see `prefect_server.Watch`.
+    """
     import httpx  # Prefect's client, loaded by now
 
+    watch = prefect_server.Watch(prefect_server.GONE_AFTER, last_words)
+    watch.start()
     try:
         yield
-    except httpx.TransportError:
+    except (httpx.TransportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "Failed to reach API" not in str(error):
+            raise
+        watch.told = True
+        raise UnavailableError(prefect_server.gone()) from None
+    except httpx.HTTPStatusError as error:
         raise UnavailableError(
-            f"Prefect's server at {os.environ['PREFECT_API_URL']} does not answer any more. What has finished is "
-            "kept: run it again, and it goes on from there"
+            f"Prefect's server at {prefect_server.shown()} refused what it was asked for: {sentence(error)}"
         ) from None
+    except SystemExit:
+        if not watch.lost:
+            raise
+        watch.told = True
+        raise UnavailableError(prefect_server.gone()) from None
+    finally:
+        watch.stop()
 
 
 def report(plan: Plan, outcomes: Mapping[str, Outcome]) -> None:
@@ -386,12 +415,17 @@ def report(plan: Plan, outcomes: Mapping[str, Outcome]) -> None:
 
 @contextlib.contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """The signal's default action would skip what ends the children and Prefect's temporary server."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    """The signal's default action would skip what ends the children and Prefect's temporary server. A terminal that is
+    closed ends nothing: the work goes on, and Prefect's log has what it says."""
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number)),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def printer(stages: Sequence[str]) -> Callable[[str, str], None]:

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
+from flows.foreign_text import in_plot
+
 
 def curves(member: str, history: Path) -> Iterable[dict]:
     """The rows of a member's history.csv, under the name of each replica."""
@@ -14,13 +16,14 @@ def curves(member: str, history: Path) -> Iterable[dict]:
 
 
 def per_class(network: str, measures: dict[str, dict[str, float]]) -> list[dict]:
-    return [{"network": network, "class": name, **scores} for name, scores in measures.items()]
+    return [{"network": network, "class": in_plot(name), **scores} for name, scores in measures.items()]
 
 
 def confusion(network: str, log_probabilities, labels, class_names: list[str]) -> Iterable[dict]:
     """One row per image: the template counts them."""
+    names = [in_plot(name) for name in class_names]
     for actual, predicted in zip(labels.tolist(), log_probabilities.argmax(1).tolist()):
-        yield {"network": network, "actual": class_names[actual], "predicted": class_names[predicted]}
+        yield {"network": network, "actual": names[actual], "predicted": names[predicted]}
 
 
 class Tables:

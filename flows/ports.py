@@ -1,8 +1,13 @@
 """Ports of this machine: which are free, and what answers on them."""
 
+import http.client
 import socket
+import ssl
 import urllib.error
 import urllib.request
+from urllib.parse import urlsplit
+
+from flows.console import LOOPBACK
 
 
 def why_not(host: str, port: int) -> str | None:
@@ -25,9 +30,25 @@ def free_port() -> int:
 def answers(url: str, timeout: float = 5) -> bool:
     """Whether a server is there: one that asks for a password, or does not know the page, is."""
     try:
-        with urllib.request.urlopen(url, timeout=timeout):
-            return True
-    except urllib.error.HTTPError as error:
-        return error.code < 500
-    except (urllib.error.URLError, OSError, ValueError):
+        return why_no_answer(url, timeout) is None
+    except ValueError:
         return False
+
+
+def why_no_answer(url: str, timeout: float = 5) -> str | None:
+    """The reason; None where a server answers.
+
+    Raises:
+        ValueError: it is no URL.
+    """
+    proxies = [urllib.request.ProxyHandler({})] if urlsplit(url).hostname in LOOPBACK else []
+    try:
+        with urllib.request.build_opener(*proxies).open(url, timeout=timeout):
+            return None
+    except urllib.error.HTTPError as error:
+        return None if error.code < 500 else f"{error.code} {error.reason}"
+    except urllib.error.URLError as error:
+        # Whom to trust is the client's business, which may have been told of other certificates.
+        return None if isinstance(error.reason, ssl.SSLError) else str(error.reason)
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__

@@ -6,27 +6,39 @@ a minute and more to tell it of the interrupt. This one starts while Prefect is 
 """
 
 import atexit
+import importlib.metadata
 import os
+import signal
 import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
 
 from flows import ports, project, served
-from flows.console import QUIET
+from flows.console import LOOPBACK, QUIET, names_proxy, set_variables
 from flows.orphan import WITH_PARENT
 from flows.processes import ClosedError, Processes
-from lightning_modules.errors import UnavailableError
+from lightning_modules.errors import InputError, UnavailableError
 
 PATIENCE = 120  # seconds; on a busy machine with a new database it takes 20
+GONE_AFTER = 60.0  # seconds without an answer from the server after which a command ends
+GRACE = 15.0  # seconds that it is then given to end by itself: Prefect's client would try on for minutes
+INTERVAL = 2.0  # seconds between two looks at whether the server answers
+
+# Set while Prefect's server does not answer: each call would hold its caller up for a minute.
+away = threading.Event()
 
 
 def configure() -> None:
     """Environment for Prefect, which reads it when it is first imported; what the user set wins."""
-    for variable, value in QUIET.items():
-        os.environ.setdefault(variable, value)
-    if "PREFECT_API_URL" not in os.environ:
+    set_variables()
+    if not os.environ.get("PREFECT_API_URL"):
+        os.environ.pop("PREFECT_API_URL", None)
         if here := served.addresses():
             os.environ["PREFECT_API_URL"] = here["prefect"]
         # Else Prefect writes into the user's home. It makes its own folder, but not the one above that.
@@ -34,6 +46,49 @@ def configure() -> None:
         Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     # The stages' lines are on the terminal already; Prefect keeps them for its UI.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
+def shown() -> str:
+    """The address of Prefect's server, for a person to read."""
+    try:
+        return served.without_password(os.environ["PREFECT_API_URL"])
+    except ValueError:  # it is none
+        return os.environ["PREFECT_API_URL"]
+
+
+def health() -> str:
+    return f"{os.environ['PREFECT_API_URL'].rstrip('/')}/health"
+
+
+def check_address() -> None:
+    """Raises InputError where PREFECT_API_URL is no address of a server."""
+    try:
+        parts = urlsplit(os.environ["PREFECT_API_URL"])
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise InputError(
+            f"PREFECT_API_URL is {shown()!r}, but has to be the address of a server's API, such as "
+            "http://127.0.0.1:4200/api; where it is not set, a temporary server is used"
+        )
+
+
+def check(whose: str) -> None:
+    """Of the server that PREFECT_API_URL names.
+
+    Args:
+        whose: who named it, and what to do where it is down.
+
+    Raises:
+        InputError: it is no address.
+        UnavailableError: nobody answers there.
+    """
+    check_address()
+    reason = ports.why_no_answer(health(), timeout=10)
+    # Prefect's client knows kinds of proxies that Python's own does not.
+    if reason and (urlsplit(health()).hostname in LOOPBACK or not names_proxy()):
+        raise UnavailableError(f"Prefect's server at {shown()} does not answer ({reason}). {whose}")
 
 
 def command(port: int) -> list[str]:
@@ -61,29 +116,86 @@ def lasting(port: int) -> dict[str, str]:
     }
 
 
+class Database:
+    """Prefect's database in PREFECT_HOME, a file of SQLite: two servers that begin with none, or with that of an older
+    Prefect, would make it at the same time, and one or both fail.
+    """
+
+    def __init__(self) -> None:
+        from filelock import FileLock
+
+        self.folder = Path(os.environ["PREFECT_HOME"])
+        self.mark = self.folder / ".prepared"  # by which version
+        # One thread takes it, another one gives it back.
+        self.lock = FileLock(self.folder / ".preparing.lock", thread_local=False)
+
+    def is_prepared(self) -> bool:
+        try:
+            return (self.folder / "prefect.db").exists() and self.mark.read_text() == self.version()
+        except FileNotFoundError:
+            return False
+
+    def version(self) -> str:
+        return importlib.metadata.version("prefect")
+
+    def may_start(self) -> bool:
+        """Whether a server may start on it: it is prepared, or this process alone prepares it from now on."""
+        from filelock import Timeout
+
+        if not self.is_prepared():
+            try:
+                self.lock.acquire(timeout=0)
+            except Timeout:
+                return False
+        return True
+
+    def prepared(self) -> None:
+        """A server answers, which it does when it has made what it needs."""
+        self.mark.write_text(self.version())
+        self.release()
+
+    def release(self) -> None:
+        self.lock.release(force=True)
+
+
 class TemporaryServer:
     """Prefect's API on a free port of this machine, for as long as this process lives."""
 
     def __init__(self) -> None:
         self.processes = Processes(grace=2)
         self.lines: deque[str] = deque(maxlen=20)
+        self.code: int | None = None
         self.port = ports.free_port()
+        self.database = Database()
+        self.started = threading.Event()
         # A daemon: Python waits for all other threads before it calls what is registered with atexit.
         self.thread = threading.Thread(target=self.serve, daemon=True)
 
     def start(self) -> None:
         """Starts it and makes it Prefect's server in this process; to be called before Prefect is imported."""
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{self.port}/api"
+        # Of another server; Prefect cannot even be imported with one that it does not understand.
+        for name in [name for name in os.environ if name.startswith("PREFECT_SERVER_") and name not in QUIET]:
+            del os.environ[name]
         # Registered before Prefect's own: so it is called after them, when all has been sent.
         atexit.register(self.processes.end_all)
         self.thread.start()
 
     def serve(self) -> None:
-        env = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+        # In Prefect's folder, lest it reads the .env of the one from which the command was called.
+        folder = Path(os.environ["PREFECT_HOME"]).absolute()
         try:
-            self.processes.run(command(self.port), self.lines.append, env={**os.environ, **env})
+            while not self.database.may_start():
+                if self.processes.closed.wait(0.2):
+                    return
+            self.started.set()
+            self.code = self.processes.run(command(self.port), self.lines.append, cwd=folder, env=temporary(folder))
         except ClosedError:
             return
+        except OSError as error:
+            self.lines.append(str(error))
+        finally:
+            self.started.set()
 
     def wait(self) -> None:
         """Returns when it answers.
@@ -91,9 +203,110 @@ class TemporaryServer:
         Raises:
             UnavailableError: it ended, or does not answer in time.
         """
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline and self.thread.is_alive():
-            if ports.answers(f"http://127.0.0.1:{self.port}/api/health"):
-                return
-            time.sleep(0.1)
-        raise UnavailableError("Prefect's temporary server does not answer:\n" + "\n".join(self.lines))
+        try:
+            if not self.started.wait(1):
+                click.echo("another command makes Prefect's database here: waiting for it", err=True)
+            if not self.started.wait(PATIENCE):
+                raise UnavailableError(
+                    f"another command has been making Prefect's database in {self.database.folder} for {PATIENCE} "
+                    "seconds: end it, and try again"
+                )
+            deadline = time.monotonic() + PATIENCE
+            while time.monotonic() < deadline and self.thread.is_alive():
+                if ports.answers(health()):
+                    self.database.prepared()
+                    return
+                time.sleep(0.1)
+        finally:
+            self.database.release()
+        raise UnavailableError(f"Prefect's temporary server {self.why_not()}")
+
+    def why_not(self) -> str:
+        lines = "".join(f"\n    {line}" for line in self.lines)
+        if self.thread.is_alive():
+            how = f"does not answer after {PATIENCE} seconds"
+        elif self.code is None:
+            how = "cannot be started"
+        elif self.code < 0:
+            how = f"was ended by {signal.Signals(-self.code).name}"
+        else:
+            how = f"ended with exit code {self.code}"
+        return f"{how}. Its last lines:{lines}" if lines else f"{how}, and has said nothing"
+
+
+def temporary(home: Path) -> dict[str, str]:
+    """The environment of a temporary server: without settings of another one, such as where its database is."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_") or name in QUIET}
+    return {
+        **ours,
+        "PREFECT_HOME": str(home),
+        "PREFECT_UI_ENABLED": "0",
+        "PREFECT__SERVER_EPHEMERAL": "1",
+        "PREFECT__SERVER_FINAL": "1",
+    }
+
+
+class Watch:
+    """Ends this process where Prefect's server has gone for good: as SIGTERM does, so that stages are ended and keep
+    what they have, and if it does not end by itself, at once.
+
+    Args:
+        gone_after: seconds without an answer.
+        last_words: called before the latter.
+    """
+
+    def __init__(self, gone_after: float, last_words: Callable[[], object] = lambda: None) -> None:
+        self.gone_after, self.last_words = gone_after, last_words
+        # None: it may be that only Prefect's own client gets there.
+        self.answered = time.monotonic() if ports.answers(health(), timeout=10) else None
+        self.lost = False
+        self.told = False  # of it, the user
+        self.over = False  # the process is about to end by itself
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self.look, name="watch-server", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Goes on where the server is away: what Prefect does as a process exits would keep trying, too."""
+        self.over = True
+        if not away.is_set():
+            self.stopped.set()
+
+    def look(self) -> None:
+        while not self.stopped.wait(INTERVAL):
+            now = time.monotonic()
+            if ports.answers(health(), timeout=10):
+                self.answered = now
+                away.clear()
+            elif self.answered is None:
+                continue
+            elif not away.is_set():
+                away.set()
+                click.echo(
+                    f"Prefect's server at {shown()} does not answer: stages go on, and all ends if it is not back "
+                    f"within {self.gone_after:g} seconds",
+                    err=True,
+                )
+            elif now - self.answered >= self.gone_after:
+                break
+        else:
+            return
+        self.lost = True
+        if not self.over:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        if not self.told:
+            self.last_words()
+            click.echo(f"\ntrainyard: {gone()}", err=True)  # what Prefect printed last may have no end
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(1)
+
+
+def gone() -> str:
+    return (
+        f"Prefect's server at {shown()} does not answer any more. What has finished is kept, and trainings to their "
+        "last checkpoint: run it again, and it goes on from there"
+    )

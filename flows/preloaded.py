@@ -11,11 +11,13 @@ Run     python -m flows.preloaded SOCKET [LIBRARY]...
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import importlib
 import json
 import os
 import runpy
+import select
 import selectors
 import signal
 import socket
@@ -37,7 +39,7 @@ LIBRARIES = (
     "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store",
     "torch.export.pt2_archive", "torch._export.serde.serialize", "torch._inductor.codecache",
 )  # fmt: skip
-GRACE = 10.0  # seconds that forks have to end once the pipeline is gone: their stages' processes tell them
+GRACE = 1.0  # seconds that forks have to end, after they are asked to, once the pipeline is gone
 PATIENCE = 1.0  # seconds for a request to come whole
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
@@ -109,6 +111,8 @@ def serve(listener: socket.socket, parent: int) -> tuple[Request, list[int]]:
                     selector.unregister(parent)
                     selector.unregister(listener)
                     listener.close()
+                    for other in forks:
+                        signal_group(other.pid, signal.SIGTERM)
                     end = time.monotonic() + GRACE
                 elif key.fileobj is listener:
                     asked = accept(listener) if end is None else None
@@ -236,6 +240,22 @@ def become(request: Request, outputs: list[int], variables: dict[str, str]) -> N
                 getattr(sys.modules[name], limit)(int(threads))
 
 
+@contextlib.contextmanager
+def ends_with(parent: int) -> Iterator[None]:
+    """Within, this process is ended as soon as nobody holds the other end of the pipe: by the kernel, since an import
+    may keep Python from all else for seconds, and a thread that watched must not be there when this process forks."""
+    flags = fcntl.fcntl(parent, fcntl.F_GETFL)
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(parent, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(parent, fcntl.F_SETFL, flags | os.O_ASYNC)
+    if select.select([parent], [], [], 0)[0]:  # before that
+        sys.exit()
+    try:
+        yield
+    finally:
+        fcntl.fcntl(parent, fcntl.F_SETFL, flags)
+
+
 def main(address: str, names: Sequence[str]) -> None:
     before = dict(os.environ)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # its forks are ended on the way
@@ -243,12 +263,16 @@ def main(address: str, names: Sequence[str]) -> None:
         listener.bind(f"\0{address}")
         listener.listen(128)
         gc.disable()
-        for name in names:
-            with contextlib.suppress(Exception):  # then each stage does without, and says why
-                importlib.import_module(name)
+        with ends_with(sys.stdin.fileno()):
+            for name in names:
+                with contextlib.suppress(Exception):  # then each stage does without, and says why
+                    importlib.import_module(name)
         gc.freeze()  # a collection would copy the pages that the forks share
         gc.enable()
-        request, outputs = serve(listener, sys.stdin.fileno())
+        try:
+            request, outputs = serve(listener, sys.stdin.fileno())
+        except SystemExit as end:  # Python would take seconds to tidy up what the libraries have made
+            os._exit(end.code or 0)
     become(request, outputs, {name: value for name, value in os.environ.items() if name not in before})
     for name in [name for name in sys.modules if name.partition(".")[0] in OWN]:
         del sys.modules[name]

@@ -54,8 +54,13 @@ class Board:
 
     def goes_on(self, number: int) -> None:
         """Replica `number` was interrupted, and starts behind its last checkpoint."""
-        text = f"{self.member}-{number}: going on with a training that was interrupted"
-        (self.bars.console.print if self.bars else print)(text)
+        self.tell(f"{self.member}-{number}: going on with a training that was interrupted")
+
+    def tell(self, text: str) -> None:
+        if self.bars:
+            self.bars.console.print(text)
+        else:
+            print(text, flush=True)
 
     def show(self, number: int, event: dict) -> None:
         row = event.get("row")

@@ -49,8 +49,9 @@ def command(dataset: str | None, force: str | None) -> int:
     """Judge the challenger, and make it the champion where it is truly better.
 
     Both are asked for the same pinned test images. The challenger passes if it is right more often than chance would
-    explain (McNemar's test, and a bootstrap interval above 0) and exceeds none of the limits under `gate` in
-    params.yaml. The decision is recorded with the version, and the champion so far kept for `trainyard rollback`.
+    explain (McNemar's exact test, at a level that falls with each decision on the same images) and exceeds none of the
+    limits under `gate` in params.yaml. The decision is recorded with the version, and the champion so far kept for
+    `trainyard rollback`.
 
     Exit codes: 0 promoted, or nothing to do; 3 the gate refused; 1 MLflow cannot be used; 2 bad input.
     """

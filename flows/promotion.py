@@ -27,15 +27,14 @@ from datetime import UTC, datetime
 import psutil
 from filelock import FileLock, Timeout
 
-from flows import project
+from flows import decisions, project
 from flows.registry import PREVIOUS, Registry
-from flows.tracking import CHALLENGER, CHAMPION, alive
+from flows.tracking import CHALLENGER, CHAMPION, TEST, alive
 from lightning_modules.errors import InputError, UnavailableError
 
 MOVE = "trainyard.move"  # tag of the model: the announcement
 INTENT = "trainyard.intent."  # start of a tag of the model for each process that wants to move: who it is
 RECORD = "trainyard.champion"  # tag of the model: since when, why and instead of which version it is champion
-DECISION = "trainyard.gate.decision"  # tag of a version: all of the last decision on it
 MOST = 50_000  # characters of that tag; a MySQL database takes 65,535
 # Seconds that a lock is waited for, and that a tag of another machine says that it is at work: the machines' clocks
 # have to agree better than that.
@@ -131,6 +130,13 @@ def standing(dataset: str) -> dict:
     }
 
 
+def outlook(dataset: str, champion: str, alpha: float) -> dict:
+    """What the test images of the champion, a version, have served for: see `decisions.outlook`. Reads only."""
+    registry = Registry(dataset)
+    digest = registry.version(champion)["tags"].get(TEST, "none")
+    return decisions.outlook(decisions.on(registry, digest), alpha)
+
+
 def record_of(tags: dict[str, str], champion: str | None) -> dict | None:
     """Since when and why the version is champion, by the model's tags; None where it was made so elsewhere."""
     record = json.loads(tags.get(RECORD, "null"))
@@ -144,7 +150,7 @@ def took_back(record: dict | None, version: str) -> bool:
 
 def decision_on(registry: Registry, version: str) -> dict | None:
     """The last decision on a version."""
-    return json.loads(registry.version(version)["tags"].get(DECISION, "null"))
+    return json.loads(registry.version(version)["tags"].get(decisions.DECISION, "null"))
 
 
 def announcement(tags: dict[str, str]) -> dict | None:
@@ -236,6 +242,7 @@ def at_it(registry: Registry, by: dict) -> UnavailableError:
 
 def record_decision(registry: Registry, decision: dict) -> None:
     """Writes the decision to the challenger's version and run. The tag that holds all of it comes last."""
+    decisions.note(registry, decision)
     version = decision["challenger"]
     stamp = decision["decided_at"].replace(":", "").replace("+0000", "Z")
     registry.attach(registry.version(version)["run_id"], f"gate/{stamp}-against-{decision['champion']}.json", decision)
@@ -245,7 +252,7 @@ def record_decision(registry: Registry, decision: dict) -> None:
     if len(whole) > MOST:  # hundreds of classes: they are in the artifact
         numbers = {name: value for name, value in decision["numbers"].items() if name != "classes"}
         whole = json.dumps(decision | {"numbers": numbers}, ensure_ascii=False)
-    registry.tag(version, DECISION, whole)
+    registry.tag(version, decisions.DECISION, whole)
 
 
 def tags_of(decision: dict) -> dict[str, str]:
@@ -260,6 +267,8 @@ def tags_of(decision: dict) -> dict[str, str]:
         "accuracy": accuracy.get("challenger"),
         "accuracy_of_champion": accuracy.get("champion"),
         "difference": numbers.get("difference"),
+        "number": numbers.get("number"),
+        "alpha": numbers.get("alpha"),
         "p": numbers.get("p_exact"),
         "interval": numbers.get("interval"),
         "ece_increase": numbers.get("ece_increase"),

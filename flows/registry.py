@@ -81,6 +81,18 @@ class Registry:
         return {"version": str(found.version), "run_id": found.run_id, "tags": dict(found.tags)}
 
     @or_unavailable
+    def versions(self) -> list[dict]:
+        """version and tags of every version; empty without a model."""
+        if not tracking.store_exists():
+            return []
+        found, token = [], None
+        while token != "":
+            page = self.client.search_model_versions(f"name = '{self.dataset}'", page_token=token)
+            found += [{"version": str(version.version), "tags": dict(version.tags)} for version in page]
+            token = page.token or ""
+        return found
+
+    @or_unavailable
     def metrics(self, run: str) -> dict[str, float]:
         """What a run logged last; empty where the run was deleted."""
         try:

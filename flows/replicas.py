@@ -2,17 +2,20 @@
 shows and logs what they report.
 
 A worker trains one replica at a time (`training.parallel` is processes), or several as one stacked computation. Where
-that would leave workers idle at the end, they take turns of some epochs at each.
+that would leave workers idle at the end, they take turns of some epochs at each. What a worker that was killed had in
+hand is tried once more, from its checkpoint.
 """
 
 import math
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -26,6 +29,8 @@ from lightning_modules.fit import Fitted, fit, fit_together
 LARGEST_STACK = {"cpu": 4, "gpu": 32}
 # Each turn builds its network anew and loads its checkpoint: a tenth of a second, for an eighth of a training saved.
 MOST_TURNS = 8
+PATIENCE = 5.0  # seconds for a process whose connection is closed to be gone
+MOMENT = 0.5  # seconds
 
 
 def portions(replicas: int, settings: dict) -> list[list[int]]:
@@ -67,7 +72,7 @@ def train_replicas(
 
     Raises:
         InputError, DivergedError: as `fit` does, naming member and replica.
-        WorkerError: a worker process ended, because it was killed or because of an error that it printed.
+        WorkerError: a worker process ended because of an error that it printed, or two were killed at the same replica.
     """
     member = card["member"]
     work_left = unfinished_portions(card, len(seeds), work)
@@ -75,12 +80,14 @@ def train_replicas(
     epochs = card["settings"]["epochs"]
     turn = math.ceil(epochs / turns(len(work_left), jobs, epochs))
     with (
-        workers(min(jobs, len(work_left)), serve, card, seeds, work, devices, turn) as idle,
+        workers(min(jobs, len(work_left)), serve, card, seeds, work, devices, turn) as crew,
         Board(member, len(seeds), epochs) as board,
     ):
+        idle = list(crew.connections)
         for number in set(range(len(seeds))) - {number for numbers in work_left for number in numbers}:
             board.already(number)
         running: dict[Connection, list[int]] = {}
+        again: list[list[int]] = []
 
         def hand_out() -> None:
             while idle and work_left:
@@ -90,15 +97,34 @@ def train_replicas(
                     for number in numbers:
                         board.goes_on(number)
                 running[connection] = numbers
-                with lost_worker(names(member, numbers)):
+                try:
                     connection.send(numbers)
+                except OSError:  # killed while it waited
+                    lost(connection)
+
+        def lost(connection: Connection) -> None:
+            numbers = running.pop(connection)
+            end = crew.buried(connection)
+            if not end.killed or numbers in again:
+                raise failed(names(member, numbers), end, twice=numbers in again)
+            board.tell(f"the process that trained {names(member, numbers)} {end.how}: it is tried once more")
+            again.append(numbers)
+            # After the others, and with one process fewer where there are others: it may be for want of memory.
+            work_left.append(numbers)
+            if checkpoint_file(work, numbers).exists():
+                interrupted.append(numbers)
+            if not crew.connections:
+                idle.append(crew.start())
 
         hand_out()
         tracker.start()  # the replicas train while MLflow loads: a second, and more where it makes a new store
         while running:
             for connection in wait(list(running)):
-                with lost_worker(names(member, running[connection])):
+                try:
                     event = connection.recv()
+                except (EOFError, OSError):
+                    lost(connection)
+                    continue
                 if "free" in event:
                     idle.append(connection)
                     numbers = running.pop(connection)
@@ -120,39 +146,103 @@ def names(member: str, numbers: list[int]) -> str:
     return ", ".join(f"{member}-{number}" for number in numbers)
 
 
-@contextmanager
-def lost_worker(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, OSError):
-        raise WorkerError(f"the process that trained {name} was killed or ended with an error") from None
+def failed(what: str, end: "End", twice: bool) -> WorkerError:
+    if not end.killed:
+        return WorkerError(f"the process that trained {what} {end.how}, after an error that it has printed")
+    return WorkerError(f"the process that trained {what} {end.how}{', for the second time' if twice else ''}")
 
 
-@contextmanager
-def workers(count: int, life: Callable, card: dict, *arguments) -> Iterator[list[Connection]]:
-    """Starts `count` processes; ends them whatever happens.
+@dataclass(frozen=True)
+class End:
+    """How a worker ended, and what the system had to say of that."""
+
+    code: int | None
+    memory: str
+
+    @property
+    def killed(self) -> int:
+        """The number of the signal, or 0. Lightning ends a process that gets one by an exit code of shells."""
+        code = self.code or 0
+        return -code if code < 0 else max(0, code - 128)
+
+    @property
+    def how(self) -> str:
+        if not self.killed:
+            return f"ended with exit code {self.code}"
+        name = f"signal {self.killed}"
+        with suppress(ValueError):
+            name = signal.Signals(self.killed).name
+        return f"was ended by {name} ({self.memory})"
+
+
+class Crew:
+    """Worker processes, and a connection to each.
 
     Args:
         life: what each does: called with its end of a connection, its number, the card and the arguments.
+        again: whether there was another crew in this process.
     """
-    context = multiprocessing.get_context(start_method(card["settings"]["accelerator"]))
-    started, connections = [], []
+
+    def __init__(self, life: Callable, card: dict, *arguments, again: bool = False) -> None:
+        self.life, self.arguments = life, (card, *arguments)
+        # MLflow may have been loaded since others were started, with its threads.
+        self.method = "spawn" if again else start_method(card["settings"]["accelerator"])
+        self.processes: dict[Connection, multiprocessing.Process] = {}
+        self.started = 0
+        self.kills = hardware.memory_kills()
+
+    @property
+    def connections(self) -> list[Connection]:
+        return list(self.processes)
+
+    def start(self) -> Connection:
+        """One more, whose number is the next one."""
+        context = multiprocessing.get_context(self.method)
+        here, there = context.Pipe()
+        process = context.Process(target=self.life, args=(there, self.started, *self.arguments), daemon=True)
+        process.start()
+        there.close()
+        self.started += 1
+        self.processes[here] = process
+        return here
+
+    def buried(self, connection: Connection) -> End:
+        """How it ended, now that nothing comes from it any more. It is one of the crew no longer."""
+        process = self.processes.pop(connection)
+        process.join(PATIENCE)
+        process.kill()
+        process.join()
+        connection.close()
+        # Who ends the whole stage has sent this process a signal too, which it is to see first.
+        time.sleep(MOMENT)
+        self.method = "spawn"  # see above
+        memory = hardware.memory()
+        if hardware.memory_kills() > self.kills:
+            memory = f"the system was out of memory and killed for it; {memory}"
+        return End(process.exitcode, memory)
+
+    def is_dead(self, connection: Connection) -> bool:
+        return not self.processes[connection].is_alive()
+
+    def end(self) -> None:
+        for process in self.processes.values():
+            process.kill()  # it loses what follows its last checkpoint: files are renamed into place
+        for process in self.processes.values():
+            process.join()
+
+
+@contextmanager
+def workers(count: int, life: Callable, card: dict, *arguments, again: bool = False) -> Iterator[Crew]:
+    """Starts `count` processes; ends them whatever happens. For the arguments see `Crew`."""
     sys.stdout.flush()
     sys.stderr.flush()
+    crew = Crew(life, card, *arguments, again=again)
     try:
-        for place in range(count):
-            here, there = context.Pipe()
-            process = context.Process(target=life, args=(there, place, card, *arguments), daemon=True)
-            process.start()
-            there.close()
-            started.append(process)
-            connections.append(here)
-        yield connections
+        for _ in range(count):
+            crew.start()
+        yield crew
     finally:
-        for process in started:
-            process.kill()  # it loses what follows its last checkpoint: files are renamed into place
-        for process in started:
-            process.join()
+        crew.end()
 
 
 def start_method(accelerator: str) -> str:
@@ -166,8 +256,6 @@ def serve(
 ) -> None:
     """A worker's life: trains the replicas whose numbers it is sent for a turn, as one computation where there are
     several."""
-    import signal
-
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
     threading.Thread(target=die_with_parent, daemon=True).start()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows import hardware
+from flows.foreign_text import printable
 from flows.orphan import WITH_PARENT
 from flows.processes import ClosedError, Processes, TimeLimitError
 
@@ -116,6 +117,7 @@ class Repro:
 
         def on_line(line: str) -> None:
             if line.strip() and not ADVICE.match(line):
+                line = printable(line.expandtabs())  # DVC shows names of files as they are
                 lines.append(line)
                 self.tell(stage, line, log)
 

@@ -14,6 +14,7 @@ from prefect.states import Cancelled, Completed, Failed, State
 
 from flows import notify, params, pipeline, project
 from flows.artifacts import Artifacts
+from flows.foreign_text import printable
 from flows.pipeline import Plan
 from flows.repro import Outcome
 from flows.retrain import BUSY, FAILED, SKIPPED, Options, work
@@ -45,8 +46,8 @@ def retrain(
     log = get_run_logger()
 
     def say(sentence: str) -> None:
-        click.echo(sentence)
-        log.info(sentence)
+        click.echo(printable(sentence))
+        log.info(printable(sentence))
 
     def run_stages(folder: Path, plan: Plan) -> Mapping[str, Outcome]:
         return run_as_tasks(options, folder, plan)

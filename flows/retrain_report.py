@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from flows import artifacts, incoming, params
+from flows import artifacts, params
+from flows.foreign_text import in_markdown
 from flows.repro import Outcome
 
 SIDES = ("challenger", "champion")
@@ -34,7 +35,7 @@ def write(
     """
     now = datetime.now().astimezone()
     lines = [f"# Retrain of {dataset}, {now.isoformat(timespec='seconds')}", ""]
-    lines += [f"* {sentence}" for sentence in said]
+    lines += [f"* {in_markdown(sentence)}" for sentence in said]
     lines += ["", *of_images(batches), *of_stages(why, outcomes), *artifacts.table(params.read(), pages)]
     lines += of_gate(decision["numbers"] if decision else {})
     file = root / "reports" / f"{dataset}-retrain-{now:%Y%m%dT%H%M%S}.md"
@@ -50,12 +51,12 @@ def of_images(batches: Sequence[dict]) -> list[str]:
     lines = []
     if accepted:
         lines += ["## Images taken in", "", "| class | images |", "| --- | ---: |"]
-        lines += [f"| {cell(name)} | {count} |" for name, count in sorted(accepted.items())] + [""]
+        lines += [f"| {in_markdown(name)} | {count} |" for name, count in sorted(accepted.items())] + [""]
     if refused:
         lines += ["## Images refused", "", "| file | now, below data/rejected/ | why |", "| --- | --- | --- |"]
         for entry in refused:
-            was = incoming.printable(entry["file"])
-            lines.append(f"| {cell(was)} | {cell(entry['target'])} | {cell(entry['reason'])} |")
+            cells = (in_markdown(entry[key]) for key in ("file", "target", "reason"))
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return lines
 
@@ -67,8 +68,8 @@ def of_stages(why: Mapping[str, str], outcomes: Mapping[str, Outcome]) -> list[s
     for stage, reason in why.items():
         outcome = outcomes.get(stage)
         # Without an outcome it ran before this run, or did not come to run: the sentences above tell which.
-        took = (outcome.problem or f"{outcome.seconds:.1f}") if outcome else ""
-        lines.append(f"| {stage} | {cell(reason)} | {took} |")
+        took = (in_markdown(outcome.problem or "") or f"{outcome.seconds:.1f}") if outcome else ""
+        lines.append(f"| {stage} | {in_markdown(reason)} | {took} |")
     return [*lines, ""]
 
 
@@ -82,7 +83,3 @@ def of_gate(numbers: Mapping) -> list[str]:
         cells = [format(numbers[name][side], form) if side in numbers[name] else "" for side in SIDES]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, ""]
-
-
-def cell(text: str) -> str:
-    return artifacts.cell(" ".join(text.split()))

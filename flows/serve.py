@@ -41,7 +41,7 @@ GRACE = 6.0  # seconds that each part is given to end
 
 
 class Stop(Exception):
-    """Ctrl-C or SIGTERM."""
+    """Ctrl-C, SIGTERM, or a terminal that was closed."""
 
 
 @dataclass
@@ -73,6 +73,9 @@ class Parts:
 
     def __enter__(self) -> "Parts":
         self.before = {number: signal.signal(number, self.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        # Of a terminal that is closed; nohup has it ignored.
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            self.before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self.on_signal)
         return self
 
     def __exit__(self, *_) -> None:
@@ -97,8 +100,13 @@ class Parts:
                 return
         self.events.put((part, code))
 
-    def wait(self, condition: Callable[[], object], what: str, ends: Part | None = None) -> None:
+    def wait(
+        self, condition: Callable[[], object], what: str, ends: Part | None = None, advice: str | None = None
+    ) -> None:
         """Returns when the condition holds or the part `ends` has ended well.
+
+        Args:
+            advice: for where that takes too long.
 
         Raises:
             Stop: by a signal.
@@ -107,7 +115,9 @@ class Parts:
         deadline = time.monotonic() + PATIENCE
         while not condition():
             if time.monotonic() > deadline:
-                raise UnavailableError(f"{what} does not answer after {PATIENCE} seconds: look into {self.logs}")
+                raise UnavailableError(
+                    f"{what} does not answer after {PATIENCE} seconds: {advice or f'look into {self.logs}'}"
+                )
             part = self.next(0.1)
             if part is not None and part is ends:
                 return
@@ -169,15 +179,18 @@ def bring_up(
     """
     started = time.monotonic()
     env = environment()
-    own_prefect = "PREFECT_API_URL" not in os.environ
+    own_prefect = not os.environ.get("PREFECT_API_URL")
     whose = "" if started_here else " (yours)"
     mlflow_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     own_mlflow = not mlflow_uri.startswith(("http://", "https://"))
     if own_prefect:
         port = choose("Prefect's server", prefect_port, PREFECT_PORT, "--prefect-port")
         api = f"http://127.0.0.1:{port}/api"
+        database = prefect_server.Database()
+        parts.wait(database.may_start, "another command that makes Prefect's database", advice="end it")
         parts.start("Prefect's server", prefect_server.command(port), env | prefect_server.lasting(port))
     else:
+        prefect_server.check_address()
         api = os.environ["PREFECT_API_URL"].rstrip("/")
     if own_mlflow:
         port = choose("MLflow", mlflow_port, MLFLOW_PORT, "--mlflow-port")
@@ -186,7 +199,10 @@ def bring_up(
     else:
         mlflow = mlflow_uri.rstrip("/")
     env["PREFECT_API_URL"] = api
-    parts.wait(lambda: ports.answers(f"{api}/health"), f"Prefect's server at {api}")
+    advice = None if own_prefect else "start it, or unset PREFECT_API_URL for one of this project's own"
+    parts.wait(lambda: ports.answers(f"{api}/health"), f"Prefect's server at {api}", advice=advice)
+    if own_prefect:
+        database.prepared()
     click.echo(f"Prefect      {api.removesuffix('/api')}{'' if own_prefect else whose}")
 
     shown = served.without_password(mlflow)
@@ -209,7 +225,8 @@ def bring_up(
 
 def environment() -> dict[str, str]:
     """Of every part: Prefect's settings, and this very Python for what the worker runs."""
-    given = "PREFECT_API_URL" in os.environ
+    given = os.environ.get("PREFECT_API_URL")
+    level = os.environ.get("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
     prefect_server.configure()
     if not given:
         os.environ.pop("PREFECT_API_URL", None)
@@ -218,6 +235,8 @@ def environment() -> dict[str, str]:
         # By itself the worker asks the server every ten seconds, and a person who presses Run waits as long.
         "PREFECT_WORKER_QUERY_SECONDS": "3",
         **os.environ,
+        # `configure` leaves no more than a terminal needs, and not why a server did not come up.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": level,
         "PATH": path,
         "PYTHONUNBUFFERED": "1",
         "COLUMNS": "200",

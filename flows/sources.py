@@ -6,14 +6,11 @@ own images.
 
 import gzip
 import hashlib
-import io
 import math
 import tarfile
 import tempfile
-import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,18 +20,16 @@ import numpy as np
 import psutil
 import yaml
 
-from flows import fetch, project
-from lightning_modules.errors import InputError, unknown
+from flows import fetch, image_file, npz, project
+from flows.foreign_text import printable
+from flows.image_file import SUFFIXES
+from flows.params import BY_DEFAULT, Limits
+from lightning_modules.errors import InputError, counted, unknown
 
 # The test images of a dataset without an official test split: the same ones whatever `seed` in params.yaml is.
 TEST_SEED = 20_240_229
 BLOBS_SEED = 7
 MOST_CLASSES = 100_000
-# Pillow's other readers are left out: some start other programs.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-GREY_MODES = {"1", "L", "LA"}
-WIDE_MODES = ("I", "F")  # more than 8 bits a channel: "I", "I;16", "I;16B", "F"
 ADDED = "added"  # below sources/<dataset>/: images that were taken in, see flows/added.py
 
 
@@ -54,17 +49,18 @@ class Images:
     provenance: list[dict]
 
 
-def read(dataset: str, test: str | float) -> Images:
+def read(dataset: str, test: str | float, limits: Limits = BY_DEFAULT) -> Images:
     """Fetches, verifies and decodes a dataset.
 
     test: "official", or the fraction of every class that is set aside.
+    limits: for the user's own images.
 
     Raises:
         InputError: a file cannot be had or is not what it should be, or the images cannot make a classifier.
     """
     if dataset not in READERS:
         raise unknown("dataset", dataset, READERS)
-    return READERS[dataset](test)
+    return folder(test, limits) if dataset == "folder" else READERS[dataset](test)
 
 
 def set_aside(labels: np.ndarray, fraction: float, seed: int, class_names: list[str], purpose: str) -> np.ndarray:
@@ -251,7 +247,7 @@ def members(packed: BinaryIO, parts: list[fetch.Archive]) -> Iterator[tuple[fetc
 # --- The user's own images -------------------------------------------------------------------------------------------
 
 
-def folder(test: str | float) -> Images:
+def folder(test: str | float, limits: Limits = BY_DEFAULT) -> Images:
     """sources/folder: one subfolder per class, train/ and test/ with one per class each, or images.npz."""
     root = project.root() / "sources" / "folder"
     if not root.is_dir():
@@ -263,14 +259,13 @@ def folder(test: str | float) -> Images:
     if (root / "images.npz").is_file():
         if subfolders(root):
             raise InputError("sources/folder holds both images.npz and subfolders: keep one of the two")
-        images = from_archive(root / "images.npz", test)
+        images = from_archive(root / "images.npz", test, limits)
     else:
-        images = from_folders(root, test)
-    warn_of_duplicates(images)
+        images = from_folders(root, test, limits)
     return images
 
 
-def from_folders(root: Path, test: str | float) -> Images:
+def from_folders(root: Path, test: str | float, limits: Limits) -> Images:
     if test == "official":
         for split in ("train", "test"):
             if not (root / split).is_dir():
@@ -285,14 +280,14 @@ def from_folders(root: Path, test: str | float) -> Images:
                 f"sources/folder/train and test must hold the same classes, but differ in {', '.join(odd)}"
             )
         train, held_out = image_files(root / "train", class_names), image_files(root / "test", class_names)
-        images, provenance = decode_files([*train[0], *held_out[0]], root)
+        images, provenance = decode_files([*train[0], *held_out[0]], root, limits)
         at = len(train[0])
         return Images(images[:at], train[1], images[at:], held_out[1], class_names, provenance)
     class_names = classes_in(root)
     if class_names == ["test", "train"]:
         raise InputError("sources/folder holds train/ and test/: set data.folder.test to official")
     files, labels = image_files(root, class_names)
-    images, provenance = decode_files(files, root)
+    images, provenance = decode_files(files, root, limits)
     return carve(images, labels, test, class_names, provenance)
 
 
@@ -308,12 +303,19 @@ def classes_in(parent: Path) -> list[str]:
         raise InputError(
             f"{shown(parent)} has {has}: a classifier needs one subfolder of images for each of two or more"
         )
-    refuse_label(parent, names)
+    refuse_names(parent, names)
     return names
 
 
-def refuse_label(place: Path, class_names: list[str]) -> None:
-    """A served ensemble answers with a column for each class, beside one called label."""
+def refuse_names(place: Path, class_names: list[str]) -> None:
+    """A served ensemble answers with a column for each class, beside one called label; and a class's name is shown in
+    tables, logs and pages, on one line."""
+    for name in class_names:
+        if printable(name) != name:
+            raise InputError(
+                f'{shown(place)} has a class named "{printable(name)}", a name with signs that cannot be shown '
+                "(a line's end, a control character, bytes that are no UTF-8): choose another"
+            )
     if "label" in class_names:
         raise InputError(f'{shown(place)} has a class named "label", a name that predictions need: choose another')
 
@@ -330,25 +332,19 @@ def image_files(parent: Path, class_names: list[str]) -> tuple[list[Path], np.nd
         files += found
         labels += [label] * len(found)
     if others:
-        fetch.say(f"left out, being no image files by their names: {shown(others[0])} and {len(others) - 1} more")
+        more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+        fetch.say(f"left out, by name no image: {shown(others[0])}{more}")
     return files, np.array(labels, np.int64)
 
 
-def decode_files(files: list[Path], root: Path) -> tuple[np.ndarray, list[dict]]:
+def decode_files(files: list[Path], root: Path, limits: Limits) -> tuple[np.ndarray, list[dict]]:
     """N×H×W×1 where all images are grey, N×H×W×3 where any has colour; and their provenance."""
-    from PIL import Image
-
-    def opened(file: Path, content: bytes | None = None) -> Any:
-        return Image.open(file if content is None else io.BytesIO(content), formats=FORMATS)
-
     sizes: dict[tuple[int, int], Path] = {}
     colour = False
     for file in files:  # headers only, so that what cannot work is known before anything is decoded
-        with unreadable(file), opened(file) as image:
-            sizes.setdefault(image.size, file)
-            if image.mode.startswith(WIDE_MODES):
-                raise InputError(f"{shown(file)} has more than 8 bits a channel ({image.mode}): save it with 8")
-            colour |= image.mode not in GREY_MODES
+        header = named(file, image_file.header, file, limits)
+        sizes.setdefault(header.size, file)
+        colour |= not header.is_grey
         if len(sizes) > 1:
             (one, first), (other, second) = sizes.items()
             raise InputError(
@@ -361,15 +357,26 @@ def decode_files(files: list[Path], root: Path) -> tuple[np.ndarray, list[dict]]
     images = np.empty(shape, np.uint8)
     listing, total = hashlib.sha256(), 0
     for index, file in enumerate(files):
-        with unreadable(file):
-            content = file.read_bytes()
-            with opened(file, content) as image:
-                images[index] = np.asarray(image.convert("RGB" if colour else "L")).reshape(images.shape[1:])
+        content = named(file, image_file.content, file, limits)
+        images[index] = named(file, image_file.pixels, content, shape[1:], limits)
         listing.update(f"{hashlib.sha256(content).hexdigest()}  {file.relative_to(root).as_posix()}\n".encode())
         total += len(content)
     # One entry for all: the SHA-256 of what `sha256sum` would print for the files, in their order.
-    entry = {"file": f"{len(files)} images", "from": "sources/folder", "bytes": total, "sha256": listing.hexdigest()}
+    entry = {
+        "file": counted(len(files), "image"),
+        "from": "sources/folder",
+        "bytes": total,
+        "sha256": listing.hexdigest(),
+    }
     return images, [entry]
+
+
+def named(file: Path, read: Callable, *given) -> Any:
+    """What `read` returns; the file is named where it raises InputError."""
+    try:
+        return read(*given)
+    except InputError as error:
+        raise InputError(f"{shown(file)} {error}") from None
 
 
 def fits_in_memory(shape: tuple[int, ...]) -> None:
@@ -381,53 +388,45 @@ def fits_in_memory(shape: tuple[int, ...]) -> None:
         )
 
 
-@contextmanager
-def unreadable(file: Path) -> Iterator[None]:
-    """Makes a sentence of whatever Pillow raises on a damaged file: its readers raise a dozen kinds of errors."""
+def from_archive(file: Path, test: str | float, limits: Limits) -> Images:
     try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{shown(file)} is no readable image: {error}") from None
-
-
-def from_archive(file: Path, test: str | float) -> Images:
-    content = file.read_bytes()
-    try:
-        archive = np.load(io.BytesIO(content), allow_pickle=False)
-        arrays = {name: archive[name] for name in archive.files}
-    except (AttributeError, EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{shown(file)} is no .npz file of plain arrays: {error}") from None
-    known = ("images", "labels", "class_names", "test_images", "test_labels")
-    for name in arrays:
-        if name not in known:
-            raise InputError(f"{shown(file)}: {unknown('array', name, known)}")
-    wanted = ["images", "labels"] + (["test_images", "test_labels"] if test == "official" else [])
-    for name in wanted:
-        if name not in arrays:
-            hint = "; or set data.folder.test to a fraction" if name.startswith("test_") else ""
-            raise InputError(f"{shown(file)} has no array {name}{hint}")
-    if test != "official" and len(arrays.keys() & {"test_images", "test_labels"}):
-        raise InputError(f"{shown(file)} has test_images or test_labels: set data.folder.test to official")
-
+        with npz.opened(file, limits) as archive:
+            check_names(archive.headers, test)
+            arrays = {name: archive.read(name) for name in archive.headers}
+            entry = {"file": file.name, "from": "sources/folder"} | archive.size_and_hash()
+    except InputError as error:
+        raise InputError(f"{shown(file)} {error}") from None
     images, labels = checked_split(file, arrays, "images", "labels")
     names = arrays.get("class_names", np.arange(labels.max() + 1).astype(str))
     if names.ndim != 1 or names.dtype.kind != "U" or len(set(names)) < len(names):
         raise InputError(f"{shown(file)}: class_names has to be a list of different strings")
     class_names = [str(name) for name in names]
-    refuse_label(file, class_names)
+    refuse_names(file, class_names)
     checked_classes(file, labels, "labels", class_names)
-    provenance = [{"file": file.name, "from": "sources/folder"} | size_and_hash(content)]
     if test != "official":
-        return carve(images, labels, test, class_names, provenance)
+        return carve(images, labels, test, class_names, [entry])
     test_images, test_labels = checked_split(file, arrays, "test_images", "test_labels")
     checked_classes(file, test_labels, "test_labels", class_names)
     if test_images.shape[1:] != images.shape[1:]:
         raise InputError(
             f"{shown(file)}: images are {sides(images.shape[1:])}, but test_images are {sides(test_images.shape[1:])}"
         )
-    return Images(images, labels, test_images, test_labels, class_names, provenance)
+    return Images(images, labels, test_images, test_labels, class_names, [entry])
+
+
+def check_names(arrays: Collection[str], test: str | float) -> None:
+    """Raises InputError where there are others than are needed; the message goes on after the file's name."""
+    known = ("images", "labels", "class_names", "test_images", "test_labels")
+    for name in arrays:
+        if name not in known:
+            raise InputError(f"has an {unknown('array', printable(name), known)}")
+    wanted = ["images", "labels"] + (["test_images", "test_labels"] if test == "official" else [])
+    for name in wanted:
+        if name not in arrays:
+            hint = "; or set data.folder.test to a fraction" if name.startswith("test_") else ""
+            raise InputError(f"has no array {name}{hint}")
+    if test != "official" and not {"test_images", "test_labels"}.isdisjoint(arrays):
+        raise InputError("has test_images or test_labels: set data.folder.test to official")
 
 
 def checked_split(file: Path, arrays: dict, images_name: str, labels_name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -467,14 +466,6 @@ def checked_classes(file: Path, labels: np.ndarray, labels_name: str, class_name
     counts = np.bincount(labels, minlength=len(class_names))
     if not counts.all():
         raise InputError(f'{shown(file)}: no image in {labels_name} is of class "{class_names[int(counts.argmin())]}"')
-
-
-def warn_of_duplicates(images: Images) -> None:
-    """A test image that was trained on makes every number look better than it is."""
-    seen = {hashlib.sha256(image).digest() for image in images.train_images}
-    count = sum(hashlib.sha256(image).digest() in seen for image in images.test_images)
-    if count:
-        fetch.say(f"warning: {count:,} of {len(images.test_images):,} test images are training images too")
 
 
 def shown(path: Path) -> str:

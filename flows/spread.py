@@ -11,7 +11,9 @@ def spread(replicas: list[dict[str, float]]) -> dict[str, float]:
         values = [replica[name] for replica in replicas]
         result[name] = statistics.fmean(values)
         if len(values) > 1:
-            result[f"{name}_std"] = statistics.stdev(values)
+            # Of a NaN, a score that could not be measured, statistics makes an error.
+            known = all(map(math.isfinite, values))
+            result[f"{name}_std"] = statistics.stdev(values) if known else math.nan
     return result
 
 

@@ -12,11 +12,10 @@ from urllib.parse import urlsplit
 import click
 
 from flows import prefect_server, project
-from flows.console import run
+from flows.console import LOOPBACK, run
 from lightning_modules.errors import InputError, UnavailableError
 
 PATIENCE = 10  # seconds
-LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def check(address: str) -> None:
@@ -46,11 +45,11 @@ def check(address: str) -> None:
 def check_servers(address: str, remote: bool) -> None:
     """Raises InputError where the scheduler's workers could not reach Prefect or MLflow."""
     prefect, mlflow = os.environ.get("PREFECT_API_URL", ""), os.environ.get("MLFLOW_TRACKING_URI", "")
-    far = urlsplit(address).hostname not in LOCAL
-    if far and urlsplit(prefect).hostname in (None, *LOCAL):
+    far = urlsplit(address).hostname not in LOOPBACK
+    if far and urlsplit(prefect).hostname in (None, *LOOPBACK):
         raise InputError("--dask on other machines needs PREFECT_API_URL to name a Prefect server that they reach too")
     # On one machine a SQLite file that is named in full will do.
-    if remote and (not mlflow or (far and urlsplit(mlflow).hostname in (None, *LOCAL))):
+    if remote and (not mlflow or (far and urlsplit(mlflow).hostname in (None, *LOOPBACK))):
         raise InputError(
             "--remote needs MLFLOW_TRACKING_URI to name a server that the workers reach too: from other working copies "
             "they cannot write into the mlflow.db of this one"

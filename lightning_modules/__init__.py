@@ -1,4 +1,4 @@
 """What is learned: networks, their training and their combination.
 
-Knows torch, lightning, torchmetrics, safetensors and numpy; nothing else.
+Knows torch, lightning, safetensors and numpy; nothing else.
 """

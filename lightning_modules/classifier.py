@@ -40,7 +40,6 @@ class Classifier(pl.LightningModule):
 
     Attributes:
         numbers: the last epoch's training_loss, validation_nll and validation_accuracy, one dict for each network.
-        rates: the learning rates of the last step, one for each group of parameters.
         finished: numbers of the networks that early stopping has ended, while others go on.
     """
 
@@ -54,7 +53,6 @@ class Classifier(pl.LightningModule):
         self.validation_images: Images | None = None
         self.group: ProcessGroup | None = None
         self.numbers: list[dict[str, float]] = []
-        self.rates: list[float] = []
         self.finished: set[int] = set()
         # One for each network; None is torch's global generator.
         self.seeds: list[int] = [seed]
@@ -130,7 +128,6 @@ class Classifier(pl.LightningModule):
             else:
                 self.learn(index)
             optimizer.step()
-            self.rates = [group["lr"] for group in optimizer.param_groups]
             scheduler.step()
             # Autocast keeps the weights it has cast until its outermost region ends, which here is the whole block.
             torch.clear_autocast_cache()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lightning_modules import memory, networks
+from lightning_modules import memory, networks, optimizers
 from lightning_modules.classifier import Classifier
 from lightning_modules.errors import InputError
 from lightning_modules.images import Images
@@ -32,8 +32,9 @@ PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training leaves: the network's state at its best epoch and one row of numbers per epoch (from 1); and
-    whether it came to its end, of its epochs or by early stopping, or only to that of its turn."""
+    """What a training leaves: the network's state at its best epoch and one row of numbers per epoch (from 1), whose
+    `lr` is that of the epoch's last step; and whether it came to its end, of its epochs or by early stopping, or only
+    to that of its turn."""
 
     state: dict[str, Tensor]
     history: list[dict]
@@ -84,7 +85,7 @@ class Progress(pl.Callback):
                 self.report({"replica": number, "epoch": trainer.current_epoch + 1, "done": done})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
-        epoch, rates = trainer.current_epoch + 1, module.rates
+        epoch, rates = trainer.current_epoch + 1, optimizers.last_rates(module.lr_schedulers())
         rows = {}
         for number, numbers in enumerate(module.numbers):
             if number in module.finished:
@@ -142,6 +143,8 @@ def hardware_precision(precision: str, accelerator: str) -> str:
         native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        # oneDNN, which multiplies, may be held to less (ONEDNN_MAX_CPU_ISA), and would then be slower than in float32.
+        native = native and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "bfloat16" if native else "float32"
 
 
@@ -262,6 +265,19 @@ def images(split: tuple, settings: Settings, augment: str = "none") -> Images:
     return Images(pixels, labels, settings.mean, settings.std, augment, settings.place, *rows)
 
 
+def refuse_other(checkpoint: Path) -> None:
+    """Raises InputError for what is no checkpoint, or a pickle of more than plain values, of which nothing is run. Its
+    tensors are mapped, not read."""
+    try:
+        known = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    except Exception:  # torch's reader raises a dozen kinds of errors, and advises to trust the file
+        known = None
+    if not isinstance(known, dict):
+        raise InputError(
+            f"{checkpoint} is damaged, or no checkpoint of this project: remove it, and the training begins anew"
+        )
+
+
 def train(module: Classifier, count: int, training: tuple, validation: tuple, settings: Settings) -> list[Fitted]:
     """Trains the networks of a module; see `fit`."""
     group = settings.group
@@ -298,6 +314,8 @@ def train(module: Classifier, count: int, training: tuple, validation: tuple, se
         log_every_n_steps=1,
     )
     resume = checkpoint if checkpoint and checkpoint.exists() else None
+    if resume:
+        refuse_other(resume)
     if group and len(set(group.all(resume is not None))) > 1:
         raise InputError(
             f"{checkpoint} is not the same for all nodes that train together: they need one project folder, shared"

@@ -102,7 +102,7 @@ def build_stacked(settings: list[dict], parameters: list[torch.nn.Parameter]) ->
     return optimizer
 
 
-def schedule(name: str, optimizer: optim.Optimizer, steps: int) -> optim.lr_scheduler.LRScheduler:
+def schedule(name: str, optimizer: optim.Optimizer, steps: int) -> optim.lr_scheduler.LambdaLR:
     """A schedule over `steps` mini-batches, to be stepped after each of them. Groups of parameters that are trained
     `until` a share of them have a schedule over that share, and a learning rate of zero from there on."""
     factor = SCHEDULES[name]
@@ -111,6 +111,13 @@ def schedule(name: str, optimizer: optim.Optimizer, steps: int) -> optim.lr_sche
         return lambda step: factor(min(step / (steps * until), 1.0)) if until == 1 or step < steps * until else 0.0
 
     return optim.lr_scheduler.LambdaLR(optimizer, [over(group.get("until", 1.0)) for group in optimizer.param_groups])
+
+
+def last_rates(scheduler: optim.lr_scheduler.LambdaLR) -> list[float]:
+    """The learning rates that the last step was taken with, one for each group of parameters. An optimizer's groups
+    have those of the step to come."""
+    done = scheduler.last_epoch - 1
+    return [rate * factor(done) for rate, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas)]
 
 
 def freeze_ended(optimizer: optim.Optimizer) -> None:

@@ -95,6 +95,8 @@ def disagreement(log_probabilities: Tensor) -> float:
     Args:
         log_probabilities: networks × images × classes; of one network it is 0.
     """
+    if log_probabilities.isnan().any():
+        return math.nan
     count, images, classes = log_probabilities.shape
     pairs = count * (count - 1) // 2
     if not pairs:

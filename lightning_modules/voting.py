@@ -35,8 +35,9 @@ def weighted_vote(log_probabilities: Tensor, weights: Tensor) -> Tensor:
 
 VOTES = {"soft_vote": soft_vote, "hard_vote": hard_vote, "weighted_vote": weighted_vote}
 
-
-GAP = 1e-6  # nats: how far the likelihood of fitted weights may be from the best one
+# How far the mean log-likelihood of fitted weights may be from the largest one, in nats. In single precision, as
+# weights are kept, 1e-7 may come on top.
+GAP = 1e-8
 MOST_STEPS = 100  # a dozen are enough
 
 
@@ -53,41 +54,58 @@ def fit_weights(log_probabilities: Tensor, labels: Tensor) -> Tensor:
         labels: images.
 
     Returns:
-        One weight per network, float32, not negative, sum 1.
+        One weight per network, float32, not negative, sum 1; NaN where a prediction is.
     """
     logs = log_probabilities[:, torch.arange(len(labels)), labels].double()
-    # A factor per image changes no weight. An image that all networks find impossible says nothing about them.
-    largest = logs.max(0).values
-    likelihoods = (logs - largest)[:, largest > -torch.inf].exp()
-    count, images = likelihoods.shape
+    count = len(logs)
+    if logs.isnan().any():
+        return torch.full((count,), torch.nan)
+    best = logs.max(0).values
+    possible = best > -torch.inf  # an image that all networks find impossible says nothing about them
     weights = torch.full((count,), 1 / count, dtype=torch.float64)
-    if images == 0 or count == 1:
+    if not possible.any():
         return weights.float()
-    # Minimised is -mean(log(mixture)) + sum(weights) for weights of any sum: at the best ones it is 1.
-    slack = torch.ones_like(weights)  # of the bound 0 of each weight
-    best, smallest = weights, torch.inf
+    # Of each image, in units of the best network's: the unit does not change which weights are best.
+    likelihoods = (logs[:, possible] - best[possible]).exp()
+    slack = None
     for _ in range(MOST_STEPS):
-        ratios = likelihoods / (weights @ likelihoods)
-        gradient = ratios.mean(1)
-        gap = (gradient.max() * weights.sum() - 1).item()
-        if gap < smallest:
-            best, smallest = weights / weights.sum(), gap
+        relative = likelihoods / (weights @ likelihoods)
+        excess = relative.mean(1) - 1  # of a network's mean likelihood over the mixture's; at the end none is above 0
+        gap = excess.max()
         if gap < GAP:
             break
-        target = 0.1 * (weights @ slack) / count
-        curvature = ratios @ ratios.T / images + torch.diag(slack / weights)
-        step = torch.linalg.solve(curvature, gradient - 1 + target / weights)
-        slack_step = target / weights - slack - slack / weights * step
-        # Nearly to the bounds at most.
-        length = min(1.0, 0.99 * room(weights, step), 0.99 * room(slack, slack_step))
-        weights, slack = weights + length * step, slack + length * slack_step
-    return best.float()
+        slack = (-excess).clamp_min(0) + gap if slack is None else slack
+        aim = 0.1 * (weights @ slack) / count  # of each product of weight and slack
+        step = newton(relative, slack / weights, excess + aim / weights)
+        slack_step = (aim - slack * step) / weights - slack
+        weights = weights + reach(weights, step) * step
+        slack = slack + reach(slack, slack_step) * slack_step
+        weights = weights / weights.sum()
+    return weights.float()
 
 
-def room(values: Tensor, step: Tensor) -> float:
-    """How many steps lead to the first zero."""
-    falling = step < 0
-    return (values[falling] / -step[falling]).min().item() if falling.any() else torch.inf
+def newton(relative: Tensor, diagonal: Tensor, target: Tensor) -> Tensor:
+    """The x of (relative · relativeᵀ / images + diagonal) x = target, by the smaller one of two systems: as large as
+    the networks are many, or, by Woodbury's identity, as the images are.
+
+    Args:
+        relative: networks × images.
+        diagonal, target: networks.
+    """
+    count, images = relative.shape
+    if count <= images:
+        system = relative @ relative.T / images
+        system.diagonal().add_(diagonal)
+        return torch.linalg.solve(system, target)
+    alone = target / diagonal
+    system = relative.T @ (relative / diagonal[:, None])
+    system.diagonal().add_(images)
+    return alone - relative @ torch.linalg.solve(system, relative.T @ alone) / diagonal
+
+
+def reach(values: Tensor, step: Tensor) -> Tensor:
+    """The share of a step that leaves positive values positive."""
+    return 0.99 / (-step / values).max().clamp_min(0.99)
 
 
 def cross_fitted_vote(log_probabilities: Tensor, labels: Tensor, folds: int = 5) -> Tensor:

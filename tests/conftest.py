@@ -1,5 +1,6 @@
 """What every test may ask for."""
 
+import atexit
 import contextlib
 import copy
 import os
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A shell starts what goes on in its background with the interrupt ignored, and so would be all processes of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Flows on one machine share its cores, by files in this folder: those of the tests have theirs to themselves. All may
+# enter it, since PostgreSQL runs as another user.
+tempfile.gettempdir()  # remembers the one of this process
+os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="trainyard-")
+os.chmod(os.environ["TMPDIR"], 0o755)
+atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
 
 # Fixtures that bring up real servers, some of them for minutes.
 REAL_SERVERS = {"served", "servers", "prefect", "scheduler", "deployed"}
@@ -139,6 +148,16 @@ def environment(**more: str) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     env["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), env.get("PATH", os.defpath)])
     return {**env, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "true", "DO_NOT_TRACK": "1", **more}
+
+
+def peak(code: str, *arguments: str) -> int:
+    """The most bytes of memory that a Python of its own has taken for the code, in the working folder."""
+    # Not resource.getrusage: its maximum is that of the process too which this one began as.
+    told = "\nimport re; print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])"
+    command = [sys.executable, "-c", code + told, *arguments]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split()[-1]) * 1024
 
 
 def dvc(folder: Path, *arguments: str) -> None:

@@ -20,7 +20,6 @@ LEARNING = {
     "pytorch_lightning",
     "safetensors",
     "torch",
-    "torchmetrics",
 }
 # Who alone may import what.
 KEEPERS = {

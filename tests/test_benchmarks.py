@@ -2,9 +2,11 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -112,7 +114,33 @@ def test_the_table_leaves_empty_what_a_row_has_not(project, monkeypatch):
     assert "MLFLOW_TRACKING_URI" not in os.environ
     kept = json.loads((project / ".trainyard" / "benchmarks.json").read_text())
     assert kept["rows"] == rows
-    assert {"device", "cores", "threads", "torch", "commit"} <= set(kept["conditions"])
+    assert {"device", "features", "cores", "threads", "torch", "commit"} <= set(kept["conditions"])
+
+
+INTEL = "processor\t: 0\nmodel name\t: Fast 9\nflags\t\t: fpu avx2 avx512f amx_bf16\n\nprocessor\t: 1\nflags\t\t: fpu\n"
+OTHER = "processor\t: 0\nFeatures\t: fp asimd\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "limits", "expected"),
+    [
+        (INTEL, {}, "avx2 avx512 amx"),
+        (INTEL, {"ONEDNN_MAX_CPU_ISA": "AVX2"}, "avx2 avx512 amx (with ONEDNN_MAX_CPU_ISA=AVX2)"),
+        (OTHER, {}, "none of avx2 avx512 avx512_bf16 amx"),
+        (None, {}, "none of avx2 avx512 avx512_bf16 amx"),
+    ],
+    ids=["amx", "held to avx2", "no x86", "no Linux"],
+)
+def test_the_table_names_what_the_processor_can(monkeypatch, tmp_path, said, limits, expected):
+    if said:
+        (tmp_path / "cpuinfo").write_text(said)
+    monkeypatch.setattr(table, "Path", lambda name: tmp_path / Path(name).name)
+    for name in table.LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in limits.items():
+        monkeypatch.setenv(name, value)
+    assert table.features() == expected
+    assert table.processor() == ("Fast 9" if said is INTEL else platform.processor() or platform.machine())
 
 
 def test_random_images_stand_in_and_claim_no_accuracy(project, monkeypatch):

@@ -207,7 +207,7 @@ def test_a_stack_whose_results_are_not_all_written_ends_as_it_would_have(tiny, s
     died = subprocess.run(
         [sys.executable, "-c", DIES, str(kept)], cwd=tiny, env=environment(), capture_output=True, text=True
     )
-    assert "the process that trained small-0, small-1 was killed" in died.stderr
+    assert "the process that trained small-0, small-1 ended with exit code 1, after an error" in died.stderr
     (work,) = (tiny / ".trainyard" / "unfinished" / "digits" / "small").iterdir()
     assert len(list(work.glob("replica-*.safetensors"))) == kept
     again = train.train(settings, "small")

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
 
@@ -141,26 +142,52 @@ def test_of_two_nodes_the_first_alone_writes(tiny, alone, store, tmp_path, monke
     assert {run.data.params["processes"] for run in runs} == {"2"}
 
 
-@pytest.mark.parametrize(
-    ("number", "whom", "code"),
-    [(signal.SIGKILL, "process", 1), (signal.SIGTERM, "process", 1), (signal.SIGKILL, "command", -signal.SIGKILL)],
-)
-def test_who_is_killed_takes_the_others_along(tiny, no_store, number, whom, code):
-    over(tiny, devices=2, epochs=LONG)
-    command = begin(tiny, MLFLOW_TRACKING_URI=no_store)
-    assert soon(lambda: checkpoints(tiny))
-    # Beside the two, which train for long, there are children of a moment, such as git.
+def at_work(command: subprocess.Popen, gone: Collection[psutil.Process] = ()) -> list[psutil.Process]:
+    """The two processes that train for long: beside them there are children of a moment, such as git, and one of
+    multiprocessing's own."""
     processes: list[psutil.Process] = []
 
+    def trains(child: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.Error):
+            return child not in gone and "resource_tracker" not in " ".join(child.cmdline())
+        return False
+
     def alone() -> bool:
-        processes[:] = psutil.Process(command.pid).children()
+        assert command.poll() is None
+        processes[:] = filter(trains, psutil.Process(command.pid).children())
         return len(processes) == 2
 
-    assert soon(alone)
-    os.kill(max(child.pid for child in processes) if whom == "process" else command.pid, number)
-    said, _ = command.communicate(timeout=LIMIT)
-    assert command.returncode == code, said
+    assert soon(alone, 120)
+    return processes
+
+
+def test_the_command_that_is_killed_takes_its_processes_along(tiny, no_store):
+    over(tiny, devices=2, epochs=LONG)
+    command = begin(tiny, MLFLOW_TRACKING_URI=no_store)
+    assert soon(lambda: checkpoints(tiny), 120)
+    processes = at_work(command)
+    command.kill()
+    command.communicate(timeout=LIMIT)
     assert soon(lambda: not any(child.is_running() for child in processes))
+    assert not (tiny / "models").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_is_killed_takes_the_others_along_and_all_go_on_once(tiny, no_store, number):
+    over(tiny, devices=2, epochs=LONG)
+    command = begin(tiny, MLFLOW_TRACKING_URI=no_store)
+    assert soon(lambda: checkpoints(tiny), 120)
+    first = at_work(command)
+    os.kill(max(child.pid for child in first), number)
+    assert soon(lambda: not any(child.is_running() for child in first))
+    second = at_work(command, gone=first)
+    os.kill(max(child.pid for child in second), number)
+    said, _ = command.communicate(timeout=100)
+    assert command.returncode == 1, said
+    assert said.count("is tried once more") == 1
+    assert f"the process that trained small was ended by {number.name} " in said
+    assert "for the second time" in said
+    assert soon(lambda: not any(child.is_running() for child in second))
     assert not (tiny / "models").exists()
 
 
@@ -360,5 +387,5 @@ def test_places_that_cannot_be_are_refused_at_once(project):
 
 
 def test_fewer_validation_images_than_processes_are_refused(tiny):
-    with pytest.raises(InputError, match=r"there are 216 validation images, too few to be divided among 217 processes"):
+    with pytest.raises(InputError, match=r"216 validation images cannot be divided among 217 processes"):
         train.train(over(tiny, devices=217, batch_size=1000), "small")

@@ -108,7 +108,7 @@ def test_the_order_of_members_is_irrelevant(finished_copy, no_store):
     assert after["disagreement"] == pytest.approx(before["disagreement"])
 
 
-def test_a_dropped_member_does_not_vote_and_one_network_is_an_ensemble_like_itself(finished_copy, no_store):
+def test_a_dropped_member_does_not_vote_and_one_network_is_an_ensemble_like_itself(finished_copy, no_store, capsys):
     params = edit(finished_copy, lambda content: content["members"].pop("small"))
     assert (finished_copy / "models" / "digits" / "small").is_dir()
     assert project.predictions_file("digits", "small", "test").exists()
@@ -116,9 +116,26 @@ def test_a_dropped_member_does_not_vote_and_one_network_is_an_ensemble_like_itse
     alone = project.read_json(project.member_metrics_file("digits", "wide"))
     assert result["networks"] == 1
     assert result["method"] == "soft_vote"
+    said = capsys.readouterr().out
+    assert "soft_vote of 1 network: " in said
+    assert "disagree" not in said
     assert result["disagreement"] == 0
     assert result["test"]["nll"] == pytest.approx(alone["test"]["nll"], rel=1e-5)
     assert result["gain"] == pytest.approx({"accuracy": 0, "nll": 0}, abs=1e-6)
+
+
+def test_the_calibration_error_of_seven_equal_networks_is_that_of_one(finished_copy, no_store):
+    """Their mean probability, rounded, was above 1; the calibration error was then that of other numbers: 0.77."""
+    params = edit(finished_copy, lambda content: content["ensemble"].update(methods=["soft_vote"]))
+    for split in project.SPLITS:
+        sure = torch.nn.functional.one_hot(labels(split).roll(3), 10).float().mul(60).log_softmax(1)
+        right = torch.arange(len(sure)) % 100 > 0
+        sure[right] = sure.roll(-3, 0)[right]
+        for member, replicas in (("small", 6), ("wide", 1)):
+            np.save(project.predictions_file("digits", member, split), sure.expand(replicas, -1, -1).numpy())
+    test = ensemble(params)["test"]
+    assert 0.95 < test["accuracy"] < 1
+    assert test["ece"] == pytest.approx(1 - test["accuracy"], abs=1e-6)
 
 
 def test_a_method_that_is_not_listed_is_not_chosen(finished_copy, no_store):
@@ -137,6 +154,9 @@ def test_the_other_score_decides_between_equals_then_the_first():
     assert choose(candidates, "nll") == "b"
     assert choose(candidates, "accuracy") == "c"
     assert choose(dict(reversed(candidates.items())), "nll") == "d"
+    unknown = {"n": dict.fromkeys(("nll", "accuracy"), float("nan"))}
+    for select_by, best in (("nll", "b"), ("accuracy", "c")):
+        assert choose(unknown | candidates, select_by) == choose(candidates | unknown, select_by) == best
 
 
 @pytest.mark.parametrize(

@@ -160,3 +160,18 @@ def test_a_single_replica_has_no_deviation():
     assert spread([{"nll": 2.0}]) == {"nll": 2.0}  # one value deviates from nothing
     assert mean_and_std(spread([{"accuracy": 0.5}])) == "50.00%"
     assert spread([{"nll": 1.0}, {"nll": 3.0}]) == {"nll": 2.0, "nll_std": pytest.approx(2**0.5)}
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "member.json"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"\x80\x04cposix\nmkdir\n(X\x03\x00\x00\x00rantR.", b"\x08" + bytes(7) + b"{" * 8]
+)
+def test_a_damaged_member_is_one_sentence_and_what_to_run(finished_copy, no_store, file, content):
+    (finished_copy / "models/digits/wide" / file).write_bytes(content)
+    with pytest.raises(InputError, match=r"models/digits/wide is damaged.*: run dvc repro --force train@wide"):
+        evaluate(read())
+    assert not (finished_copy / "ran").exists()
+
+
+def test_what_could_not_be_measured_of_one_replica_is_known_of_none():
+    assert all(map(np.isnan, spread([{"nll": 1.0}, {"nll": float("nan")}]).values()))

@@ -1,16 +1,19 @@
 """An archive arrives whole and verified, or a sentence says why not, and nothing is left lying about."""
 
+import contextlib
 import hashlib
 import http.server
+import os
 import socket
 import ssl
 import threading
 
 import pytest
 import trustme
+from conftest import soon
 
 from flows import fetch
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, UnavailableError
 
 CONTENT = bytes(range(256)) * 40
 PATH = "MNIST/raw/tiny.gz"
@@ -24,7 +27,7 @@ class Host(http.server.ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Answering)
-        self.answers, self.asked = {}, []
+        self.answers, self.asked, self.stopped = {}, [], threading.Event()
 
     def handle_error(self, request, client_address):
         """A client that hangs up on purpose is no news."""
@@ -36,13 +39,25 @@ class Answering(http.server.BaseHTTPRequestHandler):
         answers = self.server.answers.get(self.path, [{"status": 404}])
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         body = answer.get("body", b"")
-        self.send_response(answer.get("status", 200))
+        self.send_response(answer.get("status", 200), answer.get("said"))
         length = answer.get("length", len(body))
         for name, value in ({"Content-Length": length} | answer.get("headers", {})).items():
             if value is not None:
                 self.send_header(name, str(value))
+        if "drip" in answer and answer["drip"] == "header":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            self.drip()
         self.end_headers()
         self.wfile.write(body)
+        if "drip" in answer:
+            self.drip()
+
+    def drip(self):
+        """A byte now and then, for as long as anyone listens: each within the time limit of a read."""
+        with contextlib.suppress(OSError):
+            while not self.server.stopped.wait(0.02):
+                self.wfile.write(b"x")
+                self.wfile.flush()
 
     def log_message(self, *_):
         pass
@@ -69,6 +84,7 @@ def host(authority, tmp_path, monkeypatch):
         host.socket = context.wrap_socket(host.socket, server_side=True)
         host.url = serve(host, "https")
         yield host
+        host.stopped.set()
         host.shutdown()
 
 
@@ -167,6 +183,44 @@ def test_an_unknown_certificate_is_refused_at_once(host, official, monkeypatch):
     assert not host.asked
 
 
+@pytest.mark.parametrize("where", ["header", "body"])
+def test_a_host_that_sends_a_byte_now_and_then_is_given_up(host, project, monkeypatch, where):
+    content = bytes(1 << 20)
+    host.answers["/tiny.gz"] = [{"drip": where, "length": len(content)}]
+    monkeypatch.setattr(fetch, "LEAST_TIME", 1.5)  # enough for a handshake
+    with pytest.raises(
+        UnavailableError, match=r"127\.0\.0\.1 is too slow: .* of 1,048,576 bytes, .* after . s; .*set TRAI"
+    ):
+        fetch.read(archive(f"{host.url}/tiny.gz", content))
+    assert len(host.asked) == 1
+    assert not files_in(project / ".trainyard")
+    if where == "body":  # whose open response is hung up
+        assert soon(lambda: not [thread for thread in threading.enumerate() if thread.name == "fetch"])
+
+
+def test_the_time_for_a_file_grows_with_it():
+    small, large = (fetch.Archive("x", count, "") for count in (1, 10**9))
+    assert fetch.time_limit(small) == 300
+    assert fetch.time_limit(large) == 50_000
+
+
+def test_the_time_is_for_all_attempts_together(host, official, monkeypatch):
+    host.answers["/tiny.gz"] = [{"status": 503}]
+    monkeypatch.setattr(fetch, "ATTEMPTS", 1_000_000)
+    monkeypatch.setattr(fetch, "LEAST_TIME", 0.5)
+    with pytest.raises(UnavailableError, match="too slow"):
+        fetch.read(official)
+
+
+def test_what_a_host_says_moves_no_cursor_and_begins_no_line(host, official, capsys):
+    host.answers["/tiny.gz"] = [{"status": 503, "said": "Busy\x1b]0;pwned\x07\x1b[2K"}]
+    with pytest.raises(UnavailableError) as refused:
+        fetch.read(official)
+    said = str(refused.value) + capsys.readouterr().err
+    assert "503 Busy\\x1b]0;pwned\\x07\\x1b[2K" in said
+    assert said.replace("\n", "").isprintable()
+
+
 def test_without_a_network_the_message_says_what_to_set(nowhere):
     with pytest.raises(InputError, match=r"cannot be reached .*refused.*set TRAINYARD_MIRROR to a folder"):
         fetch.read(archive(f"{nowhere}/tiny.gz"))
@@ -228,6 +282,17 @@ def test_a_large_file_is_read_from_its_beginning(project, monkeypatch):
 def test_a_file_that_cannot_be_read_is_named(project, take):
     with pytest.raises(InputError, match=r"gone cannot be read: No such file"):
         take(project / "gone", archive())
+
+
+@pytest.mark.parametrize("take", [fetch.read_verified, fetch.open_verified])
+def test_what_is_no_plain_file_is_not_waited_for_and_a_hole_is_not_hashed(project, take):
+    os.mkfifo(project / "pipe")
+    with pytest.raises(InputError, match="pipe is a named pipe, and no plain file"):
+        take(project / "pipe", archive())
+    (project / "sparse").touch()
+    os.truncate(project / "sparse", 1 << 40)
+    with pytest.raises(InputError, match=r"sparse has 1,099,511,627,776 bytes, and .* as it was published 10,240"):
+        take(project / "sparse", archive())
 
 
 def test_a_mirror_folder_that_is_not_there_is_named(official, monkeypatch):

@@ -1,6 +1,8 @@
 """One training: the same bits for the same seed, interrupted or not, and the best epoch by validation."""
 
 import os
+import subprocess
+import sys
 import types
 import warnings
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import environment
 
 from lightning_modules import classifier, networks, weights
 from lightning_modules.airbench import Whitening
@@ -338,6 +341,12 @@ def test_automatic_precision_is_one_of_the_two():
     assert hardware_precision("float32", "gpu") == "float32"
 
 
+def test_automatic_precision_is_float32_where_onednn_is_held_to_less():
+    code = "from lightning_modules.fit import hardware_precision; print(hardware_precision('auto', 'cpu'))"
+    env = environment(ONEDNN_MAX_CPU_ISA="AVX2")
+    assert subprocess.check_output([sys.executable, "-c", code], env=env, text=True) == "float32\n"
+
+
 def test_an_optimizer_that_torch_refuses_is_bad_input():
     refused = MLP | {"optimizer": {"name": "nag", "lr": 0.1, "weight_decay": 0.0, "momentum": 0.0}}
     with pytest.raises(InputError, match="nag"):
@@ -358,3 +367,24 @@ def test_a_checkpoint_loads_by_itself(tmp_path):
         module = classifier.Classifier.load_from_checkpoint(tmp_path / "replica.ckpt", weights_only=True)
     assert module.hparams.recipe == RESNET
     assert module.eval()(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+
+
+class Runs:
+    """A pickle of it makes a folder where it is loaded."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.parametrize("content", [{"state_dict": Runs()}, {"state_dict": 1}, Runs(), []])
+def test_what_is_no_checkpoint_is_refused_and_never_run(tmp_path, monkeypatch, content, old):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "replica.ckpt"
+    torch.save(content, checkpoint, _use_new_zipfile_serialization=not old)
+    with pytest.raises(InputError, match=r"replica\.ckpt is damaged, or no checkpoint .*: remove it, and the training"):
+        train(checkpoint=checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:50])
+    with pytest.raises(InputError, match=r"replica\.ckpt is damaged, or no checkpoint"):
+        train(checkpoint=checkpoint)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["replica.ckpt"]

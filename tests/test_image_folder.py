@@ -60,7 +60,7 @@ def test_a_folder_of_which_nothing_can_be_used_is_refused(tmp_path):
     with pytest.raises(InputError, match="has no image files"):
         read(tmp_path, GREY, 100, seed=0)
     (tmp_path / "text.png").write_text("an image, believe me")
-    with pytest.raises(InputError, match=r"none of 1 image files can be used; the first, text.png, is no readable"):
+    with pytest.raises(InputError, match=r"has 1 image file, and none that can be used; the first, text.png, is no"):
         read(tmp_path, GREY, 100, seed=0)
     with pytest.raises(InputError, match="missing does not exist"):
         read(tmp_path / "missing", GREY, 100, seed=0)
@@ -81,15 +81,15 @@ def test_an_npz_file_that_cannot_be_used_is_refused(tmp_path):
     with pytest.raises(InputError, match="has no array called images"):
         read(file, GREY, 100, seed=0)
     np.savez(file, images=np.zeros((30, *GREY)))
-    with pytest.raises(InputError, match=r"30×8×6×1 of type float64, but have to be N×8×6×1 of type uint8"):
+    with pytest.raises(InputError, match=r"30×8×6×1 of type float64, but they have to be N×8×6×1 of type uint8"):
         read(file, GREY, 100, seed=0)
     np.savez(file, images=np.zeros((30, *COLOUR), np.uint8))
-    with pytest.raises(InputError, match=r"have to be N×8×6×1"):
+    with pytest.raises(InputError, match="have to be N×8×6×1"):
         read(file, GREY, 100, seed=0)
     np.savez(file, images=np.array([{}], object))
-    with pytest.raises(InputError, match=r"neither a folder nor an \.npz file"):
+    with pytest.raises(InputError, match=r"is no \.npz file of plain arrays"):
         read(file, GREY, 100, seed=0)
     for content in (b"", b"PK\x03\x04 cut", b"text"):
         file.write_bytes(content)
-        with pytest.raises(InputError, match=r"neither a folder nor an \.npz file"):
+        with pytest.raises(InputError, match=r"is no \.npz file of plain arrays"):
             read(file, GREY, 100, seed=0)

@@ -7,12 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import environment
+from conftest import environment, peak
 from PIL import Image
 
 from flows import added, incoming, retrain_report, sources
@@ -172,7 +173,7 @@ def test_a_folder_that_became_a_link_is_not_followed(full, tmp_path, monkeypatch
     """Neither one of data/incoming/ after it was looked at, nor one of data/rejected/."""
     outside = tmp_path / "outside"
     with monkeypatch.context() as patch:
-        patch.setattr(incoming, "carry_out", lambda batch: None)
+        patch.setattr(incoming, "carry_out", lambda batch, limits: None)
         incoming.take_in(read())
     (full / "data/incoming/3").rename(outside)
     (full / "data/incoming/3").symlink_to(outside)
@@ -216,7 +217,7 @@ def test_any_name_can_be_taken_in_refused_and_told(project):
     assert sorted(row["was"] for row in rejected(project)) == ["3/\\xff\\x1b[31m\\n|.png", "\\xfe/a.png"]
     assert 'unknown class "\\xfe"' in rejected(project)[-1]["reason"]
     text = "\n".join(retrain_report.of_images(incoming.noted()))
-    assert "3/\\xff\\x1b[31m\\n\\|.png" in text
+    assert "3/\\\\xff\\\\x1b\\[31m\\\\n\\|.png" in text
     text.encode("utf-8")
 
 
@@ -227,6 +228,180 @@ def test_what_is_no_file_is_kept_as_a_text(project):
     incoming.take_in(read())
     [row] = rejected(project)
     assert (project / "data/rejected" / row["file"]).read_text() == "a named pipe, and no file\n"
+
+
+def test_what_claims_to_be_huge_is_refused_before_it_is_decoded(project):
+    place = project / "data/incoming/3"
+    save(new_image(0), place / "good.png")
+    (place / "sparse.webp").write_bytes(b"RIFF\xff\xff\xff\x7fWEBPVP8 ")
+    os.truncate(place / "sparse.webp", 3 << 30)
+    settle(place / "sparse.webp")
+    assert (place / "sparse.webp").stat().st_blocks * 512 < 1 << 20
+    taken = "from flows import incoming; from flows.params import read; incoming.take_in(read())"
+    assert peak(taken) < 256 << 20
+    [row] = rejected(project)
+    assert "has 3,221,225,472 bytes, and limits.image_bytes in params.yaml allows 100,000,000" in row["reason"]
+    assert incoming.waiting() == []
+    assert added.folder("digits").joinpath("3", f"{added.digest(new_image(0))}.png").is_file()
+
+
+# Is killed as the system kills what takes all memory: without a word, while it decodes the bomb.
+OUT_OF_MEMORY = """
+import os, signal
+from flows import image_file, incoming
+from flows.params import read
+pixels = image_file.pixels
+
+def decode(content, *given, **named):
+    if content == b"a bomb":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return pixels(content, *given, **named)
+
+image_file.pixels = decode
+incoming.take_in(read())
+"""
+
+
+def test_a_file_over_which_the_run_was_killed_is_refused_by_the_next_one(project):
+    place = project / "data/incoming"
+    save(new_image(0), place / "3/a.png")
+    put(b"a bomb", place / "3/bomb.png")
+    save(new_image(1), place / "3/c.png")
+
+    def run() -> int:
+        return subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], cwd=project, env=environment()).returncode
+
+    assert run() == -signal.SIGKILL
+    assert incoming.waiting() == ["3/a.png", "3/bomb.png", "3/c.png"]
+    assert run() == 0
+    assert incoming.waiting() == []
+    [row] = rejected(project)
+    assert row["was"] == "3/bomb.png"
+    assert "the run that last looked at it was killed" in row["reason"]
+    # Put there again, it is tried again: the machine may have more memory now.
+    (project / "data/rejected" / row["file"]).rename(place / "3/bomb.png")
+    assert run() == -signal.SIGKILL
+
+
+def test_a_run_that_is_interrupted_blames_no_file(project, monkeypatch):
+    save(new_image(0), project / "data/incoming/3/a.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(added, "decode", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            incoming.take_in(read())
+    [batch] = incoming.take_in(read())
+    assert [entry["file"] for entry in batch["accepted"]] == ["3/a.png"]
+
+
+@pytest.mark.parametrize("at", ["decode", "replace", "unlink"])
+def test_a_folder_that_is_swapped_for_a_link_at_the_worst_moment_leads_nowhere(project, tmp_path, monkeypatch, at):
+    """Just before the file is read, moved or removed."""
+    outside, place = tmp_path / "outside", project / "data/incoming"
+    for folder in (outside, place / "3"):
+        save(new_image(0), folder / "new.png")
+        put(b"a key", folder / "id.png")
+    before = {file.name: file.read_bytes() for file in outside.iterdir()}
+
+    def swapping(method):
+        def call(*given, **named):
+            if not (place / "3").is_symlink():
+                (place / "3").rename(place / "was")
+                (place / "3").symlink_to(outside)
+            return method(*given, **named)
+
+        return call
+
+    if at == "decode":
+        monkeypatch.setattr(added, "decode", swapping(added.decode))
+    else:
+        real = getattr(os, at)
+        monkeypatch.setattr(os, at, lambda *given, **named: (swapping(real) if named else real)(*given, **named))
+    incoming.take_in(read())
+    assert (place / "3").is_symlink()
+    assert {file.name: file.read_bytes() for file in outside.iterdir()} == before
+
+
+def test_no_race_moves_a_file_from_outside(project, tmp_path):
+    """A thread goes on swapping a folder for a link, and a file for one, while images are taken in."""
+    outside, place = tmp_path / "outside", project / "data/incoming"
+    outside.mkdir()
+    names = [f"{number}.png" for number in range(200)]
+    for name in names:
+        put(b"a key", outside / name)
+        put(b"no image", place / "3" / name)
+    done = threading.Event()
+
+    def swap() -> None:
+        while not done.is_set():
+            os.rename(place / "3", place / ".was")
+            os.symlink(outside, place / "3")
+            os.remove(place / "3")
+            os.rename(place / ".was", place / "3")
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        for _ in range(5):
+            incoming.take_in(read())
+    finally:
+        done.set()
+        thread.join()
+    incoming.take_in(read())
+    assert {file.read_bytes() for file in outside.iterdir()} == {b"a key"}
+    assert sorted(file.name for file in outside.iterdir()) == sorted(names)
+    kept = [file for file in (project / "data/rejected").rglob("*") if file.suffix == ".png"]
+    assert not [file for file in kept if file.is_symlink()]
+    assert {file.read_bytes() for file in kept} == {b"no image"}
+    assert incoming.waiting() == []
+
+
+@pytest.mark.parametrize("other", ["link", "folder", "pipe"])
+def test_what_takes_the_place_of_a_file_as_it_is_moved_stays_no_link(project, monkeypatch, other):
+    place = project / "data/incoming/3"
+    put(b"no image", place / "id.png")
+    replace = os.replace
+
+    def late(source, target, **named) -> None:
+        if source == "id.png":
+            (place / "id.png").unlink()
+            if other == "link":
+                (place / "id.png").symlink_to("/etc/hostname")
+            elif other == "folder":
+                (place / "id.png").mkdir()
+            else:
+                os.mkfifo(place / "id.png")
+        replace(source, target, **named)
+
+    monkeypatch.setattr(os, "replace", late)
+    incoming.take_in(read())
+    [row] = rejected(project)
+    kept = project / "data/rejected" / row["file"]
+    if other == "folder":
+        assert (place / "id.png").is_dir()
+        assert not kept.exists()
+    else:
+        said = {"link": "a symbolic link to /etc/hostname\n", "pipe": "a named pipe, and no file\n"}
+        assert not kept.is_symlink()
+        assert kept.read_text() == said[other]
+
+
+def test_a_file_that_is_replaced_while_it_is_taken_in_is_kept(project, monkeypatch):
+    file = project / "data/incoming/3/a.png"
+    save(new_image(0), file)
+    encode = added.encode
+
+    def late(image, target) -> None:
+        encode(image, target)
+        save(new_image(1), file.with_name(".b.png"))
+        file.with_name(".b.png").rename(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(added, "encode", late)
+        incoming.take_in(read())
+    assert incoming.waiting() == ["3/a.png"]
+    incoming.take_in(read())
+    assert incoming.waiting() == []
+    assert len(list((added.folder("digits") / "3").iterdir())) == 2
 
 
 def test_a_file_that_may_still_be_copied_waits(full):
@@ -249,7 +424,13 @@ def test_an_image_is_on_the_disk_before_it_goes_from_where_it_was(project, monke
     monkeypatch.setattr(
         os, "fsync", lambda file: (done.append(("sync", os.readlink(f"/proc/self/fd/{file}"))), sync(file))
     )
-    monkeypatch.setattr(os, "unlink", lambda path, **more: (done.append(("unlink", str(path))), unlink(path, **more)))
+
+    def remove(path, **more) -> None:
+        folder = os.readlink(f"/proc/self/fd/{more['dir_fd']}") if "dir_fd" in more else ""
+        done.append(("unlink", os.path.join(folder, path)))
+        unlink(path, **more)
+
+    monkeypatch.setattr(os, "unlink", remove)
     incoming.take_in(read())
     for source, target in (
         ("3/new.png", added.folder("digits") / "3" / f"{added.digest(new_image(0))}.png"),

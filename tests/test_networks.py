@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_modules import known, networks
 from lightning_modules.activations import ACTIVATIONS
@@ -235,7 +236,25 @@ def test_gradients_are_those_of_double_precision(name, width, shape):
         assert_right(together, torch.stack([images(shape, count=16)] * 3))
 
 
+class Convolutions(TorchDispatchMode):
+    """Notes kernel and stride of every convolution that torch computes, whichever layer asks for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        if function is torch.ops.aten.convolution.default:
+            self.seen.add((tuple(arguments[1].shape[2:]), tuple(arguments[3])))
+        return function(*arguments, **(named or {}))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 @pytest.mark.parametrize("name", NETWORKS)
-def test_no_convolution_of_single_pixels_has_a_stride(name):
-    layers = [layer for layer in built(name, (32, 32, 3)).modules() if isinstance(layer, nn.Conv2d)]
-    assert all(layer.stride == (1, 1) or layer.kernel_size != (1, 1) for layer in layers)
+def test_no_convolution_of_single_pixels_has_a_stride(name, shape):
+    with Convolutions() as convolutions:
+        built(name, shape)(images(shape))
+        if name != "airbench":
+            stack([built(name, shape) for _ in range(2)])(torch.stack([images(shape)] * 2))
+    assert bool(convolutions.seen) == (name != "mlp")
+    assert all(max(kernel) > 1 or max(stride) == 1 for kernel, stride in convolutions.seen)

@@ -124,6 +124,7 @@ def test_a_group_that_is_trained_for_a_share_ends_there_and_is_frozen():
         (early.sum() + late.sum()).backward()
         optimizer.step()
         schedule.step()
+        assert optimizers.last_rates(schedule) == rates[-1]
         values.append(early.tolist())
     assert [rate for rate, _ in rates] == pytest.approx([0.1 * (8 - step) / 8 for step in range(9)])
     assert [rate for _, rate in rates] == pytest.approx([0.1, 0.05, 0, 0, 0, 0, 0, 0, 0])

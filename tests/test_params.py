@@ -93,7 +93,11 @@ KEYS = [
     (
         "sed",
         1,
-        ['unknown key "sed"', 'Did you mean "seed"?', "Known: data, dataset, drift, ensemble, gate, members, seed"],
+        [
+            'unknown key "sed"',
+            'Did you mean "seed"?',
+            "Known: data, dataset, drift, ensemble, gate, limits, members, seed",
+        ],
     ),
     ("data.digits.epoch", 3, ['"data.digits.epoch"', 'Did you mean "data.digits.epochs"?', "data.digits.batch_size"]),
     ("data.cifar100", {}, ["data.cifar100", 'Did you mean "cifar10"?']),

@@ -259,7 +259,7 @@ def test_only_what_may_go_well_next_time_is_tried_again(toy):
     assert broken.problem == "its command exited with 1"
     assert set(pipeline.RETRIES) == {"download"}
     slow = Repro(toy, Processes(), say, time_limit=2)("slow", print)
-    assert slow.problem == "ended after its time limit of 2 seconds"
+    assert slow.problem == "ended after its time limit of 2 s"
 
 
 def test_what_dvc_says_of_an_end_is_explained():

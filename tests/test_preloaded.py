@@ -260,15 +260,41 @@ def test_killing_the_process_with_the_libraries_ends_its_stages_with_a_sentence(
 
 
 def test_it_ends_with_the_process_that_started_it(folder, server):
-    """And after its stages, which end as DVC is gone."""
+    """And before it its stages, which are asked to end: they write what they have to."""
+    tidy = (
+        "import signal; signal.signal(15, lambda *_: (open('tidied', 'w').close(), sys.exit(143)))\n            time."
+    )
+    (folder / "a_stage.py").write_text(
+        textwrap.dedent(STAGE.replace("time.sleep(60)\n        if", f"{tidy}sleep(60)\n        if"))
+    )
     own, fork, child = begin(folder)
     server.stdin.close()
-    time.sleep(1)
-    assert not gone(fork)
-    own.terminate()
-    own.communicate(timeout=LIMIT)
     assert server.wait(LIMIT) == 0
     assert soon(lambda: gone(fork, child))
+    assert (folder / "tidied").exists()
+    own.communicate(timeout=LIMIT)
+    assert own.returncode == 143
+
+
+def test_one_that_does_not_end_when_asked_does_not_keep_it(folder, server):
+    (folder / "a_stage.py").write_text(textwrap.dedent(STAGE).replace("time.sleep(60)\n", STUBBORN))
+    own, fork, child = begin(folder)
+    assert own.stdout.readline() == "deaf\n"
+    server.stdin.close()
+    assert server.wait(LIMIT) == 0
+    assert soon(lambda: gone(fork, child))
+    own.communicate(timeout=LIMIT)
+
+
+@pytest.mark.parametrize("code", ["import time; time.sleep(60)", "import ctypes; ctypes.PyDLL(None).sleep(60)"])
+def test_it_ends_with_the_process_that_started_it_while_it_imports(folder, monkeypatch, code):
+    """Also where the import lets nothing else of Python run: PyDLL holds its lock."""
+    (folder / "slow_library.py").write_text(f"open('begun', 'w').close(); {code}")
+    monkeypatch.chdir(folder)
+    with serving(folder, monkeypatch, ["-m", "flows.preloaded"], "slow_library") as server:
+        assert soon((folder / "begun").exists)
+        server.stdin.close()
+        assert server.wait(LIMIT) == -signal.SIGIO
 
 
 def test_ending_it_ends_its_stages(folder, server):

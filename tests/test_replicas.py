@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import signal
 from collections import deque
 from multiprocessing import Pipe
+from types import SimpleNamespace
 
 import pytest
 
-from flows import replicas
+from flows import hardware, replicas
 from lightning_modules.errors import InputError
 
 SETTINGS = {"epochs": 4, "parallel": "processes", "accelerator": "cpu"}
@@ -61,7 +63,7 @@ def test_replicas_take_turns_where_a_worker_would_be_idle_at_the_end(tmp_path, m
 
     @contextlib.contextmanager
     def workers(count, life, card, seeds, work, devices, turn):
-        yield [Worker(turn, done) for _ in range(count)]
+        yield SimpleNamespace(connections=[Worker(turn, done) for _ in range(count)])
 
     monkeypatch.setattr(replicas, "workers", workers)
     monkeypatch.setattr(replicas, "wait", lambda running: running[:1])  # the one that has been at work for longest
@@ -90,3 +92,23 @@ def test_a_worker_trains_a_turn_and_sees_gpus_where_it_trains_on_one(tiny, monke
     assert here.recv()["failed"] is InputError
     assert (seen["seeds"], seen["turn"], seen["visible"]) == ([8], 3, visible)
     assert seen["checkpoint"] == replicas.checkpoint_file(tiny, [1])
+
+
+@pytest.mark.parametrize(("before", "said"), [(0, "the system was out of memory and killed for it; "), (3, "")])
+def test_what_the_system_says_of_memory_is_told(monkeypatch, before, said):
+    kills = iter([before, 3])
+    monkeypatch.setattr(hardware, "memory_kills", lambda: next(kills))
+    monkeypatch.setattr(hardware, "memory", lambda: "little is free")
+    monkeypatch.setattr(replicas, "MOMENT", 0)
+    with replicas.workers(1, killed, {"settings": {"accelerator": "cpu"}}) as crew:
+        [connection] = crew.connections
+        with pytest.raises((EOFError, OSError)):
+            connection.recv()
+        end = crew.buried(connection)
+    assert end.killed
+    assert end.how == f"was ended by SIGKILL ({said}little is free)"
+
+
+def killed(connection, place: int, card: dict) -> None:
+    """A worker that is killed at once."""
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -198,6 +198,8 @@ def running(process: psutil.Process) -> bool:
 def served(tmp_path_factory) -> Iterator[Served]:
     # A database's old runs are looked for every hour.
     often = {"PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": "5"}
+    # Behind a proxy that is not there: nothing of this machine may be asked for through it.
+    often |= dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
     served = Served(prepare(tmp_path_factory.mktemp("served") / "a project"), **often)
     try:
         yield served
@@ -378,7 +380,7 @@ Variable.set("trainyard_notify", "custom-webhook/team")
     assert float(shown["digits-progress"]["data"]) == 75
     assert "| bad | **failed** | never run |" in shown["digits-results"]["data"]
     assert "| last | **not run**, since what it needs failed | never run |" in shown["digits-results"]["data"]
-    assert "**bad failed**: ended after its time limit of 60 seconds" in shown["digits-results"]["data"]
+    assert "**bad failed**: ended after its time limit of 60 s" in shown["digits-results"]["data"]
     assert "hello from bad" in shown["digits-results"]["data"]
 
     task = next(task for task in serving.ask("/task_runs/filter", **chosen) if task["name"] == "first")
@@ -387,7 +389,7 @@ Variable.set("trainyard_notify", "custom-webhook/team")
         logs = serving.ask("/logs/filter", logs={"task_run_id": {"any_": [task["id"]]}})
         return {log["message"] for log in logs}
 
-    assert soon(lambda: logged() >= {"runs because of never run", "hello from first"}), logged()
+    assert soon(lambda: logged() >= {"why it runs: never run", "hello from first"}), logged()
     assert received == [{"text": f"Trainyard: {run['name']} failed: {message}"}]
 
     (serving.folder / "bad.hold").unlink()
@@ -651,6 +653,34 @@ def test_a_server_that_does_not_answer_is_named(tmp_path, monkeypatch):
         serve.serve(folder, None, None)
 
 
+def test_why_prefects_server_did_not_come_up_is_told(tmp_path):
+    theirs = "postgresql+asyncpg://a:b@127.0.0.1:9/theirs"
+    served = Served(prepare(tmp_path / "a project"), PREFECT_SERVER_DATABASE_CONNECTION_URL=theirs)
+    try:
+        assert served.process.wait(120) == 1
+        assert "trainyard: Prefect's server ended with exit code 3. Its last lines, of " in served.said()
+        assert "Connect call failed ('127.0.0.1', 9)" in served.said()
+    finally:
+        served.end()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_it(tmp_path, number):
+    """The last one is a terminal that is closed, unless nohup has it ignored."""
+    from flows import serve
+
+    before = signal.getsignal(number)
+    with serve.Parts(tmp_path) as parts:
+        os.kill(os.getpid(), number)
+        with pytest.raises(serve.Stop):
+            parts.next(60)
+    assert signal.getsignal(number) is before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signal, "getsignal", lambda _: signal.SIG_IGN)
+        with serve.Parts(tmp_path) as parts:
+            assert signal.SIGHUP not in parts.before
+
+
 @pytest.mark.parametrize("started_here", [True, False])
 def test_servers_that_it_has_started_itself_are_not_called_the_users(tmp_path, monkeypatch, capsys, started_here):
     """And flow runs that are lost are ended on them alone: on others somebody else's may run."""
@@ -664,7 +694,7 @@ def test_servers_that_it_has_started_itself_are_not_called_the_users(tmp_path, m
             self.commands.append(command)
             return serve.Part(name, tmp_path)
 
-        def wait(self, condition, what: str, ends: serve.Part | None = None) -> None:
+        def wait(self, condition, what: str, ends: serve.Part | None = None, advice: str | None = None) -> None:
             pass
 
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")

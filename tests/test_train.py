@@ -3,10 +3,13 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -142,19 +145,54 @@ def test_a_loss_that_is_no_number_ends_the_training(tiny, store):
     assert {run.data.tags["trainyard.error"] for run in runs()} == {said.removeprefix("trainyard: ").strip()}
 
 
-def test_a_killed_worker_is_said_and_leaves_no_result(tiny, no_store):
+def workers(process: subprocess.Popen, but: Collection[psutil.Process] = ()) -> list[psutil.Process]:
+    """Of a training; beside them there are children of a moment, such as git."""
+    found = []
+    for child in psutil.Process(process.pid).children():
+        with suppress(psutil.Error):
+            command = " ".join(child.cmdline())
+            if child not in but and ("flows.train" in command or "spawn_main" in command):
+                found.append(child)
+    return found
+
+
+def test_the_replica_of_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_weights(tiny, no_store):
+    params = only_small(tiny, epochs=60, replicas=2)
+    train.train(params, "small")
+    uninterrupted = (tiny / "models/digits/small/weights.safetensors").read_bytes()
+    process = begin(tiny, MLFLOW_TRACKING_URI=no_store, TRAINYARD_JOBS="1")
+    assert soon(lambda: checkpoint(tiny, 0))
+    [worker] = workers(process)
+    worker.kill()
+    said, warned = process.communicate(timeout=120)
+    assert process.returncode == 0, warned
+    [line] = [line for line in said.splitlines() if "SIGKILL" in line]
+    free = r"[\d.]+ of [\d.]+ GiB of memory are free"
+    told = rf"the process that trained small-\d was ended by SIGKILL \(.*{free}\): it is tried once more"
+    assert re.fullmatch(told, line), line
+    assert "going on with a training that was interrupted" in said
+    assert (tiny / "models/digits/small/weights.safetensors").read_bytes() == uninterrupted
+
+
+def test_a_replica_whose_worker_is_killed_twice_fails_and_leaves_no_result(tiny, no_store):
     only_small(tiny, epochs=LONG, replicas=2)
     process = begin(tiny, MLFLOW_TRACKING_URI=no_store, TRAINYARD_JOBS="2")
     assert soon(lambda: checkpoint(tiny, 0) and checkpoint(tiny, 1))
-    workers = psutil.Process(process.pid).children()
-    assert len(workers) == 2
-    workers[0].kill()
+    both = workers(process)
+    assert len(both) == 2
+    for worker in both:
+        worker.kill()
+    # Each replica is tried again: one process for both of them.
+    assert soon(lambda: workers(process, but=both), 120)
+    [worker] = workers(process, but=both)
+    worker.kill()
     _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == 1
-    assert "the process that trained small-" in said
+    told = r"^trainyard: the process that trained small-\d was ended by SIGKILL \(.*\), for the second time\n\Z"
+    assert re.search(told, said, re.MULTILINE), said
     assert "Traceback" not in said
     assert leaves_nothing(tiny)
-    assert not any(worker.is_running() for worker in workers)
+    assert not any(child.is_running() for child in (*both, worker))
 
 
 def test_a_killed_training_leaves_no_process_and_no_lock(tiny, no_store):

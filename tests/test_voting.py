@@ -181,18 +181,18 @@ def mixture_nll(stacked: torch.Tensor, labels: torch.Tensor, weights: torch.Tens
 
 
 @pytest.mark.parametrize("likeness", [1.0, 0.1, 0.01, 0.0])
-@pytest.mark.parametrize("count", [2, 7, 50])
-def test_no_weights_are_better_than_the_fitted_ones(count, likeness):
+@pytest.mark.parametrize(("count", "images"), [(2, 500), (7, 500), (50, 500), (60, 20), (3, 1)])
+def test_no_weights_are_better_than_the_fitted_ones(count, images, likeness):
     """The duality gap bounds what is left, also among networks that are nearly the same one."""
     draw = torch.Generator().manual_seed(count)
-    labels = torch.randint(CLASSES, (500,), generator=draw)
+    labels = torch.randint(CLASSES, (images,), generator=draw)
     truth = torch.nn.functional.one_hot(labels, CLASSES)
-    shared = 2 * truth + torch.randn(500, CLASSES, generator=draw)
-    stacked = (shared + likeness * torch.randn(count, 500, CLASSES, generator=draw)).log_softmax(2)
+    shared = 2 * truth + torch.randn(images, CLASSES, generator=draw)
+    stacked = (shared + likeness * torch.randn(count, images, CLASSES, generator=draw)).log_softmax(2)
     fitted = voting.fit_weights(stacked, labels)
     assert fitted.min() >= 0
     assert fitted.sum().item() == pytest.approx(1, abs=1e-6)
-    likelihoods = stacked.double()[:, torch.arange(500), labels].exp()
+    likelihoods = stacked.double()[:, torch.arange(images), labels].exp()
     gap = (likelihoods / (fitted.double() @ likelihoods)).mean(1).max().item() - 1
     assert gap < voting.GAP + 1e-7  # which single precision adds
 
@@ -225,7 +225,7 @@ def test_the_weights_are_those_of_expectation_maximisation_written_out(seed):
         weights = (joint / joint.sum(0)).mean(1)
     fitted = mixture_nll(stacked, labels, voting.fit_weights(stacked, labels))
     found = mixture_nll(stacked, labels, weights)
-    assert found - 1e-3 < fitted <= found + voting.GAP
+    assert found - 1e-3 < fitted <= found + 1e-7  # which single precision adds
 
 
 def largest(call: Callable[[], object]) -> int:
@@ -245,10 +245,11 @@ def largest(call: Callable[[], object]) -> int:
     return Sizes.found
 
 
-def test_a_vote_of_many_takes_little_more_memory_than_their_probabilities():
+@pytest.mark.parametrize(("count", "images"), [(300, 50), (100, 400)])
+def test_a_vote_of_many_takes_little_more_memory_than_their_probabilities(count, images):
     """A thousand networks may fill the memory: no step may hold a multiple of what they predict."""
-    many = torch.randn(100, 400, CLASSES).log_softmax(2)
-    labels = torch.arange(400) % CLASSES
+    many = torch.randn(count, images, CLASSES).log_softmax(2)
+    labels = torch.arange(images) % CLASSES
     for call in (
         lambda: voting.hard_vote(many),
         lambda: voting.soft_vote(many),

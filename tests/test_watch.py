@@ -69,5 +69,5 @@ def test_and_nowhere_else(project, started, monkeypatch):
     assert state.is_completed()
     monkeypatch.setattr(incoming, "SETTLING", 3600)
     drop("3/a.png", seconds_ago=60)
-    assert watch.fn().message == "1 files in data/incoming/ may still be copied"
+    assert watch.fn().message == "1 file in data/incoming/ may still be copied"
     assert started == []
