@@ -76,8 +76,8 @@ def no_store_of_others(monkeypatch):
 
 @pytest.fixture(scope="session", autouse=True)
 def clean_workers():
-    """Tests compute gradients in this process, after which it cannot fork a worker that does. Another one forks, for all
-    tests: what it is told to import before it has started its first process is what it has, and later words are lost."""
+    """Tests compute gradients in this process, after which it cannot fork a worker that does. Another one forks, and
+    imports what any test needs of it: once it has forked, what it is told to import is lost."""
     import multiprocessing
 
     mlflow = ["mlflow", "mlflow.store.tracking.sqlalchemy_store"]
@@ -155,7 +155,7 @@ def peak(code: str, *arguments: str) -> int:
     # Not resource.getrusage: its maximum is that of the process too which this one began as.
     told = "\nimport re; print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])"
     command = [sys.executable, "-c", code + told, *arguments]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
     return int(done.stdout.split()[-1]) * 1024
 
