@@ -76,10 +76,12 @@ def no_store_of_others(monkeypatch):
 
 @pytest.fixture(scope="session", autouse=True)
 def clean_workers():
-    """Tests compute gradients in this process, after which it cannot fork a worker that does. Another one forks."""
+    """Tests compute gradients in this process, after which it cannot fork a worker that does. Another one forks, and
+    imports what any test needs of it: once it has forked, what it is told to import is lost."""
     import multiprocessing
 
-    multiprocessing.set_forkserver_preload(["flows.replicas"])
+    mlflow = ["mlflow", "mlflow.store.tracking.sqlalchemy_store"]
+    multiprocessing.set_forkserver_preload(["flows.replicas", *mlflow, "flows.promotion", "flows.tracking"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flows.replicas.start_method", lambda accelerator: "forkserver")
         yield
@@ -127,7 +129,7 @@ def shrink(content: dict) -> None:
 
 # Seconds after which what a test waits for counts as never coming. Not how long it takes: on a machine that does much
 # else everything takes long, and a test says what happens, not how fast.
-LIMIT = 400.0
+LIMIT = 600.0
 
 
 def soon(condition: Callable[[], object], seconds: float = LIMIT) -> bool:
@@ -153,7 +155,7 @@ def peak(code: str, *arguments: str) -> int:
     # Not resource.getrusage: its maximum is that of the process too which this one began as.
     told = "\nimport re; print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])"
     command = [sys.executable, "-c", code + told, *arguments]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
     return int(done.stdout.split()[-1]) * 1024
 

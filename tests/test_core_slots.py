@@ -7,7 +7,7 @@ import threading
 from contextlib import ExitStack
 
 import pytest
-from conftest import environment, soon
+from conftest import LIMIT, environment, soon
 
 from flows import core_slots, hardware
 from flows.capacity import Share, kept_from_other_flows
@@ -52,14 +52,14 @@ class Stage:
 def test_flows_share_the_cores_and_who_finds_none_free_says_so_and_waits():
     first, second = flow(), flow()
     one, other = Stage(first, 2), Stage(second, 2)
-    assert one.begun.wait(60)
-    assert other.begun.wait(60)
+    assert one.begun.wait(LIMIT)
+    assert other.begun.wait(LIMIT)
     assert not set(first.held) & set(second.held)
     late = Stage(flow(), 1)
     assert late.waits()
     assert late.said == ["waits for CPU cores: other flows on this machine use them"]
     one.end()
-    assert late.begun.wait(60)
+    assert late.begun.wait(LIMIT)
     assert not one.said
     assert not first.held
     late.end()
@@ -78,7 +78,7 @@ def test_a_flow_may_use_more_cores_than_there_are():
 def test_one_that_needs_all_gets_its_turn_before_others_that_need_few():
     busy = flow()
     running = [Stage(busy, 1) for _ in range(4)]
-    assert all(stage.begun.wait(60) for stage in running)
+    assert all(stage.begun.wait(LIMIT) for stage in running)
     large = Stage(flow(), 4)
     assert large.waits()
     running.pop().end()
@@ -86,10 +86,10 @@ def test_one_that_needs_all_gets_its_turn_before_others_that_need_few():
     assert small.waits()
     while running:
         running.pop().end()
-    assert large.begun.wait(60)
+    assert large.begun.wait(LIMIT)
     assert not small.begun.is_set()
     large.end()
-    assert small.begun.wait(60)
+    assert small.begun.wait(LIMIT)
     small.end()
 
 
@@ -99,7 +99,7 @@ def test_nobody_waits_in_a_flow_that_is_ended():
     assert large.waits() or small.waits()
     second.closed.set()
     for stage in (large, small):
-        assert stage.begun.wait(60)
+        assert stage.begun.wait(LIMIT)
         stage.end()
     assert not second.held
     assert len(first.held) == 3
@@ -129,7 +129,7 @@ def test_the_cores_of_a_process_that_is_killed_are_free(tmp_path):
     finally:
         process.kill()
         process.communicate()
-    assert stage.begun.wait(60)
+    assert stage.begun.wait(LIMIT)
     stage.end()
 
 

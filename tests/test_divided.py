@@ -157,14 +157,14 @@ def at_work(command: subprocess.Popen, gone: Collection[psutil.Process] = ()) ->
         processes[:] = filter(trains, psutil.Process(command.pid).children())
         return len(processes) == 2
 
-    assert soon(alone, 120)
+    assert soon(alone)
     return processes
 
 
 def test_the_command_that_is_killed_takes_its_processes_along(tiny, no_store):
     over(tiny, devices=2, epochs=LONG)
     command = begin(tiny, MLFLOW_TRACKING_URI=no_store)
-    assert soon(lambda: checkpoints(tiny), 120)
+    assert soon(lambda: checkpoints(tiny))
     processes = at_work(command)
     command.kill()
     command.communicate(timeout=LIMIT)
@@ -176,13 +176,13 @@ def test_the_command_that_is_killed_takes_its_processes_along(tiny, no_store):
 def test_a_process_that_is_killed_takes_the_others_along_and_all_go_on_once(tiny, no_store, number):
     over(tiny, devices=2, epochs=LONG)
     command = begin(tiny, MLFLOW_TRACKING_URI=no_store)
-    assert soon(lambda: checkpoints(tiny), 120)
+    assert soon(lambda: checkpoints(tiny))
     first = at_work(command)
     os.kill(max(child.pid for child in first), number)
     assert soon(lambda: not any(child.is_running() for child in first))
     second = at_work(command, gone=first)
     os.kill(max(child.pid for child in second), number)
-    said, _ = command.communicate(timeout=100)
+    said, _ = command.communicate(timeout=LIMIT)
     assert command.returncode == 1, said
     assert said.count("is tried once more") == 1
     assert f"the process that trained small was ended by {number.name} " in said

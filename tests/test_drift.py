@@ -168,10 +168,12 @@ def test_a_store_that_is_away_is_no_bad_input(data, incoming, capfd, no_store):
     )
 
 
-def test_a_champion_of_another_format_is_said(data, incoming, capfd, monkeypatch):
+def test_a_champion_of_another_format_is_said(data, incoming, capfd, monkeypatch, tmp_path):
     """Whichever step it fails in, and no copy of it stays behind."""
     folder, copies = str(incoming(some(data, 30)[0])), []
-    before = set(Path(tempfile.gettempdir()).iterdir())
+    temporary = tmp_path / "temporary"  # of nobody else, who might make something there meanwhile
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
 
     def loaded(folder: Path) -> ServedEnsemble:
         copies.append(folder)
@@ -186,7 +188,8 @@ def test_a_champion_of_another_format_is_said(data, incoming, capfd, monkeypatch
         assert "the champion, digits version 1, cannot be loaded: " in said
     [copy] = copies
     assert not copy.exists()
-    assert set(Path(tempfile.gettempdir()).iterdir()) <= before
+    assert copy.is_relative_to(temporary)
+    assert list(temporary.iterdir()) == []
     assert not project.drift_folder("digits").exists()
 
 

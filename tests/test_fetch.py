@@ -107,8 +107,9 @@ def files_in(folder):
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+@pytest.fixture
 def nowhere():
-    """An address at which nobody listens."""
+    """An address at which nobody listens, and nobody else can as long as the test runs."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         yield f"https://127.0.0.1:{free.getsockname()[1]}"

@@ -165,9 +165,7 @@ def contend(folder: Path, given: dict, ready, answers, store: Path | None = None
 
 @pytest.fixture(scope="module")
 def processes():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mlflow", "mlflow.store.tracking.sqlalchemy_store", "flows.promotion"])
-    return context
+    return multiprocessing.get_context("forkserver")
 
 
 def told_apart() -> Iterator[int]:

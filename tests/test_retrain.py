@@ -43,7 +43,6 @@ from flows.repro import Outcome, Repro
 from flows.retrain import COMPLETED, FAILED, Options, work
 
 # Of a test with the fixtures that it is the first to ask for: the stages of a real project, twice.
-pytestmark = pytest.mark.timeout(900)
 
 STAGES = ["check", "download", "settings", "train@small", "train@wide", "evaluate", "ensemble"]
 GIT = {f"GIT_{who}_{what}": "tester" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}

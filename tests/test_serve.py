@@ -657,7 +657,7 @@ def test_why_prefects_server_did_not_come_up_is_told(tmp_path):
     theirs = "postgresql+asyncpg://a:b@127.0.0.1:9/theirs"
     served = Served(prepare(tmp_path / "a project"), PREFECT_SERVER_DATABASE_CONNECTION_URL=theirs)
     try:
-        assert served.process.wait(120) == 1
+        assert served.process.wait(LIMIT) == 1
         assert "trainyard: Prefect's server ended with exit code 3. Its last lines, of " in served.said()
         assert "Connect call failed ('127.0.0.1', 9)" in served.said()
     finally:

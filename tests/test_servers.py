@@ -29,7 +29,6 @@ from flows import ports, postgres, project, serve_postgres, tracking
 from flows.params import read
 from lightning_modules.errors import InputError, UnavailableError
 
-pytestmark = pytest.mark.timeout(900)  # on a busy machine all that comes up first takes minutes
 MEMBERS = [f"m{number}" for number in range(8)]
 TICK = """
 from pathlib import Path

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from conftest import ROOT, dvc, environment, refused, soon
+from conftest import LIMIT, ROOT, dvc, environment, refused, soon
 
 from flows import console, pipeline, ports, prefect_server, retrain
 from lightning_modules.errors import UnavailableError
@@ -97,11 +97,11 @@ def test_two_at_once_in_a_new_project_among_proxies_and_settings_of_others(tmp_p
         return "".join(output.read_text() for _, output in both)
 
     with ended(*(process for process, _ in both)):
-        assert soon(lambda: "waits for CPU cores: other flows on this machine use them" in said(), 200), said()
+        assert soon(lambda: "waits for CPU cores: other flows on this machine use them" in said()), said()
         assert said().count("hello from slow") == 1
         (folder / "go").touch()
         for process, output in both:
-            assert process.wait(100) == 0, output.read_text()
+            assert process.wait(LIMIT) == 0, output.read_text()
     assert locked(folder) == ["slow1", "slow2"]
     assert said().count("another command makes Prefect's database here") == 1
     assert {"hello from slow1", "hello from slow2"} <= logged(folder)  # one database, which both have used
@@ -118,7 +118,7 @@ def test_without_a_reader_the_work_goes_on_and_the_exit_code_is_true(tmp_path):
             assert process.poll() is None
         process.stdout.close()
         (folder / "go").touch()
-        assert process.wait(100) == 1
+        assert process.wait(LIMIT) == 1
     assert locked(folder) == ["after", "slow"]
     assert {"slow is done", "hello from after", "hello from broken"} <= logged(folder)
 
@@ -165,14 +165,14 @@ def test_prefects_server_goes_away_for_good(tmp_path, own):
         server = subprocess.Popen(prefect_server.command(port), cwd=tmp_path, env=environment(**env))
     flow = None
     try:
-        assert not own or soon(lambda: ports.answers(f"{env['PREFECT_API_URL']}/health"), 100)
+        assert not own or soon(lambda: ports.answers(f"{env['PREFECT_API_URL']}/health"))
         flow, output = start(folder, program=("-c", HURRIED), **env)
-        assert soon(lambda: "hello from slow" in output.read_text() or flow.poll() is not None, 100)
+        assert soon(lambda: "hello from slow" in output.read_text() or flow.poll() is not None)
         children = psutil.Process(flow.pid).children(recursive=True)
         stage = next(child for child in children if "stage.py" in child.cmdline())
         [found] = [server] if own else [child for child in children if "uvicorn" in child.cmdline()]
         found.kill()
-        assert flow.wait(100) == 1
+        assert flow.wait(LIMIT) == 1
         said = output.read_text()
         assert "does not answer: stages go on, and all ends if it is not back within 4 seconds" in said
         assert "does not answer any more. What has finished is kept" in said

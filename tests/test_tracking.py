@@ -375,7 +375,6 @@ def test_a_password_in_the_address_is_not_shown(project, monkeypatch, uri):
 
 def test_six_processes_open_a_new_store_at_once(project):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mlflow", "mlflow.store.tracking.sqlalchemy_store", "flows.tracking"])
     started = [context.Process(target=tracking.prepare) for _ in range(6)]
     for process in started:
         process.start()

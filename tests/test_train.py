@@ -164,7 +164,7 @@ def test_the_replica_of_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_
     assert soon(lambda: checkpoint(tiny, 0))
     [worker] = workers(process)
     worker.kill()
-    said, warned = process.communicate(timeout=120)
+    said, warned = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, warned
     [line] = [line for line in said.splitlines() if "SIGKILL" in line]
     free = r"[\d.]+ of [\d.]+ GiB of memory are free"
@@ -183,7 +183,7 @@ def test_a_replica_whose_worker_is_killed_twice_fails_and_leaves_no_result(tiny,
     for worker in both:
         worker.kill()
     # Each replica is tried again: one process for both of them.
-    assert soon(lambda: workers(process, but=both), 120)
+    assert soon(lambda: workers(process, but=both))
     [worker] = workers(process, but=both)
     worker.kill()
     _, said = process.communicate(timeout=LIMIT)
