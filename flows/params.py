@@ -47,7 +47,8 @@ Whole = Annotated[int, BeforeValidator(no_boolean)]
 Fraction = Annotated[Real, Field(gt=0, lt=1)]
 Share = Annotated[Real, Field(ge=0, lt=1)]
 Positive = Annotated[Real, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[Whole, Field(ge=1, le=10**15)]
+Count = Annotated[Whole, Field(ge=1, le=10**9)]
+Size = Annotated[Whole, Field(ge=1, le=10**15)]  # bytes or pixels
 
 
 def official_or_fraction(value: Any) -> str | float:
@@ -271,9 +272,9 @@ class Drift(Section):
 class Limits(Section):
     """How large a file from outside may be. It is refused by what it claims, before anything of it is decoded."""
 
-    image_bytes: Count = 100_000_000
-    image_pixels: Count = 100_000_000
-    array_bytes: Count = 16_000_000_000
+    image_bytes: Size = 100_000_000
+    image_pixels: Size = 100_000_000
+    array_bytes: Size = 16_000_000_000
 
 
 BY_DEFAULT = Limits()

