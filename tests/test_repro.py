@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -280,3 +281,28 @@ def test_a_copy_that_is_no_repository_works(tmp_path):
     assert ran(said) == ["download", "settings", "train@wide"]
     assert weights(folder, "wide")
     assert not os.path.lexists(folder / ".git")
+
+
+def test_readmes_table_of_experiments_has_their_names(tmp_path):
+    [line] = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("dvc exp show")]
+    # DVC names a number's file where another file has one of that name.
+    metric, other = "metrics/digits/ensemble.json", "metrics/digits/members/mlp.json"
+    stage = {
+        "cmd": f"mkdir -p metrics/digits/members && cp score.json {metric} && cp score.json {other}",
+        "params": ["members"],
+        "metrics": [{file: {"cache": False}} for file in (metric, other)],
+    }
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"ensemble": stage}}))
+    (tmp_path / "score.json").write_text('{"test": {"accuracy": 0.95}}')
+    (tmp_path / "params.yaml").write_text("dataset: digits\nmembers: {mlp: {dropout: 0.3}}\n")
+    (tmp_path / "dropout.py").write_text("# no param\n")
+    git(tmp_path, "init", "--quiet")
+    dvc(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "-m", "first")
+    me = {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org"}
+    me |= {name.replace("AUTHOR", "COMMITTER"): value for name, value in me.items()}
+    command(tmp_path, "dvc", "exp", "run", "--name", "by-its-name", "-S", "members.mlp.dropout=0.25", **me)
+    said = command(tmp_path, *shlex.split(line.partition("#")[0]), "--md")
+    [row] = [row.split("|")[1:-1] for row in said.splitlines() if "by-its-name" in row]
+    assert {cell.strip() for cell in row[1:]} == {"digits", "0.25", "0.95"}
