@@ -265,7 +265,7 @@ def test_it_ends_with_the_process_that_started_it(folder, server):
         "import signal; signal.signal(15, lambda *_: (open('tidied', 'w').close(), sys.exit(143)))\n            time."
     )
     (folder / "a_stage.py").write_text(
-        textwrap.dedent(STAGE.replace("time.sleep(60)\n        if", f"{tidy}sleep(60)\n        if"))
+        textwrap.dedent(STAGE.replace("time.sleep(3600)\n        if", f"{tidy}sleep(3600)\n        if"))
     )
     own, fork, child = begin(folder)
     server.stdin.close()
@@ -277,7 +277,7 @@ def test_it_ends_with_the_process_that_started_it(folder, server):
 
 
 def test_one_that_does_not_end_when_asked_does_not_keep_it(folder, server):
-    (folder / "a_stage.py").write_text(textwrap.dedent(STAGE).replace("time.sleep(60)\n", STUBBORN))
+    (folder / "a_stage.py").write_text(textwrap.dedent(STAGE).replace("time.sleep(3600)\n", STUBBORN))
     own, fork, child = begin(folder)
     assert own.stdout.readline() == "deaf\n"
     server.stdin.close()
@@ -286,7 +286,7 @@ def test_one_that_does_not_end_when_asked_does_not_keep_it(folder, server):
     own.communicate(timeout=LIMIT)
 
 
-@pytest.mark.parametrize("code", ["import time; time.sleep(60)", "import ctypes; ctypes.PyDLL(None).sleep(60)"])
+@pytest.mark.parametrize("code", ["import time; time.sleep(3600)", "import ctypes; ctypes.PyDLL(None).sleep(60)"])
 def test_it_ends_with_the_process_that_started_it_while_it_imports(folder, monkeypatch, code):
     """Also where the import lets nothing else of Python run: PyDLL holds its lock."""
     (folder / "slow_library.py").write_text(f"open('begun', 'w').close(); {code}")

@@ -471,5 +471,5 @@ def test_another_users_repository_is_said_with_gits_own_cure(project, monkeypatc
         assert tracking.git_state() == ("none", True)
     said = capfd.readouterr().err
     assert said.count("safe.directory") == 1
-    with pytest.raises(InputError, match="safe.directory"):
+    with pytest.raises(InputError, match=r"safe.directory"):
         commit.refuse_impossible(project)
