@@ -4,9 +4,10 @@ Reads   FOLDER, data/<dataset>/, the champion from MLflow's registry, `drift` an
 Writes  plots/<dataset>/drift/: drift.json (every test), drift.png
 Run     python -m flows.drift FOLDER
 
-Three views of the images are tested, see `flows.two_sample`: pixel statistics, what the champion predicts, and the
-embeddings inside its networks. The reference are validation and test images, never those that were trained on: a
-network is surer of what it has seen, and any new image would look like drift.
+Four views of the images are tested, see `flows.two_sample`: pixel statistics, what the champion predicts, the
+embeddings inside its networks, and how often it predicts each class, from which follows how often each occurs. The
+reference are validation and test images, never those that were trained on: a network is surer of what it has seen, and
+any new image would look like drift.
 """
 
 import os
@@ -37,13 +38,17 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
 
     Returns:
         What was written to drift.json: `drift` (true or false), `drifted` (names of what differs), `tests` (of each:
-        view, name, statistic, corrected p, auc, verdict), the numbers of images, and which files were refused.
+        view, name, statistic, corrected p, auc, verdict), `class_shares` (of each class, None for the rare ones
+        together: its share of the held-out images, and that of the incoming ones as it is estimated), the numbers of
+        images, and which files were refused.
 
     Raises:
         InputError: there is no champion, or there are too few images that can be compared, or the champion's answers
             are no numbers.
         UnavailableError: MLflow does not answer, or the champion cannot be loaded.
     """
+    import numpy as np
+
     from flows import dataset as data_of
     from flows import drift_figure, image_folder
 
@@ -55,7 +60,7 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
         raise InputError(
             f"{place} has {counted(len(arrivals.images), 'image')} to be compared{refused}; it takes {FEWEST} or more"
         )
-    known = held_out(data, settings.images, seed)
+    known, labels = held_out(data, settings.images, seed)
 
     from flows import embeddings, pixel_statistics, tracking, two_sample
     from flows.served_ensemble import ServedEnsemble
@@ -78,9 +83,10 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
     }
     if inside["incoming"].shape[1]:  # a champion without a linear layer has none
         views["embeddings"] = {"classifier score": two_sample.classifier_scores(*inside.values(), seed)}
-    tests = [
-        asdict(test) | {"verdict": verdict(test.p, test.statistic, settings)} for test in two_sample.compare(views)
-    ]
+    predicted = {side: values.argmax(1) for side, values in probabilities.items()}
+    all_labels = np.concatenate([data.labels("validation"), data.labels("test")])
+    classes = two_sample.class_shares(*predicted.values(), labels, all_labels)
+    tests = [asdict(test) | {"verdict": verdict(test, settings)} for test in two_sample.compare(views, classes)]
     drifted = [test["name"] for test in tests if test["verdict"] == "drift"]
     result = {
         "drift": bool(drifted),
@@ -90,13 +96,16 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
         "champion": {"name": dataset, "version": champion["version"]},
         "alpha": settings.alpha,
         "effect": settings.effect,
+        "class_share": settings.class_share,
         "found": arrivals.found,
         "incoming": len(arrivals.images),
         "reference": len(known),
         "tests": tests,
-        "predicted": {
-            side: shares(values.argmax(1), len(served.class_names)) for side, values in probabilities.items()
-        },
+        "predicted": {side: shares(values, len(served.class_names)) for side, values in predicted.items()},
+        "class_shares": [
+            {"class": served.class_names[number] if number >= 0 else None, "held_out": known, "incoming": estimated}
+            for number, known, estimated in zip(classes.classes, classes.held_out, classes.estimated)
+        ],
         "class_names": served.class_names,
         "refused": [{"file": file, "reason": reason} for file, reason in arrivals.refused],
     }
@@ -127,7 +136,7 @@ def agree(data, served, champion: dict) -> None:
 
 
 def held_out(data, most: int, seed: int):
-    """A sample of at most `most` validation and test images."""
+    """A sample of at most `most` validation and test images, and their labels."""
     import numpy as np
 
     from flows.image_folder import sample
@@ -135,16 +144,19 @@ def held_out(data, most: int, seed: int):
     validation, test = len(data.validation_indices), len(data.test_images)
     chosen = sample(validation + test, most, seed)
     from_validation = data.validation_indices[chosen[chosen < validation]]
-    return np.concatenate(
-        [data.train_images[from_validation], data.test_images[chosen[chosen >= validation] - validation]]
+    from_test = chosen[chosen >= validation] - validation
+    return (
+        np.concatenate([data.train_images[from_validation], data.test_images[from_test]]),
+        np.concatenate([data.train_labels[from_validation], data.test_labels[from_test]]),
     )
 
 
-def verdict(p: float, statistic: float, settings: Drift) -> str:
+def verdict(test, settings: Drift) -> str:
     """With enough images a p-value calls any difference sure: one that is too small to matter is no drift."""
-    if p >= settings.alpha:
+    if test.p >= settings.alpha:
         return "same"
-    return "drift" if statistic >= settings.effect else "small"
+    least = settings.class_share if test.view == "labels" else settings.effect
+    return "drift" if test.statistic >= least else "small"
 
 
 def shares(predicted, classes: int) -> list[float]:
@@ -158,6 +170,10 @@ def strongest(tests: list[dict]) -> list[dict]:
     classes = [test for test in tests if test["name"].startswith("probability of ")]
     most = max(classes, key=lambda test: test["statistic"])
     return [test for test in tests if test is most or not test["name"].startswith("probability of ")]
+
+
+def most_changed(class_shares: list[dict]) -> dict:
+    return max(class_shares, key=lambda one: abs(one["incoming"] - one["held_out"]))
 
 
 def say(result: dict) -> None:
@@ -179,10 +195,17 @@ def say(result: dict) -> None:
             f"  {test['view']:<11}  {test['name']:<{width}}  {test['statistic']:8.3f}  {test['p']:11.2g}  "
             f"{test['verdict']}{auc}"
         )
+    if any(test["view"] == "labels" and test["verdict"] == "drift" for test in result["tests"]):
+        most = most_changed(result["class_shares"])
+        click.echo(
+            f"\nclass {most['class'] or '(the rare ones together)'} makes up {most['incoming']:.1%} of the incoming "
+            f"images, by an estimate that allows for confusion, and {most['held_out']:.1%} of the held-out ones"
+        )
     folder = os.path.relpath(project.drift_folder(result["dataset"]))
     what = f"drift in {len(result['drifted'])} of {len(result['tests'])} tests" if result["drift"] else "no drift"
     click.echo(
-        f"\n{what} (alpha {result['alpha']:g}, distance {result['effect']:g} or more): {folder}/drift.png, drift.json"
+        f"\n{what} (alpha {result['alpha']:g}, distance {result['effect']:g} or more, of class shares "
+        f"{result['class_share']:g}): {folder}/drift.png, drift.json"
     )
 
 
@@ -194,9 +217,10 @@ def command(folder: Path, dataset: str | None, retrain: bool) -> int:
     """Say whether the images in FOLDER differ from those that the champion was made for.
 
     FOLDER holds image files, in subfolders or not, or is an .npz file with an array `images`. Brightness, contrast,
-    sharpness and saturation, the champion's confidence and probabilities, and the embeddings inside its networks are
-    compared with those of validation and test images by two-sample tests. Drift is what is both significant (`alpha`,
-    after correction for the number of tests) and large enough to matter (`effect`): `drift` in params.yaml.
+    sharpness and saturation, the champion's confidence and probabilities, how often it predicts each class, and the
+    embeddings inside its networks are compared with those of validation and test images by two-sample tests. Drift is
+    what is both significant (`alpha`, after correction for the number of tests) and large enough to matter (`effect`,
+    `class_share`): `drift` in params.yaml.
 
     \b
     Exit codes: 0 no drift, 3 drift, 2 bad input, 1 something failed.

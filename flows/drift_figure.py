@@ -1,4 +1,5 @@
-"""The picture of a comparison: the distance of every quantity, and both distributions of those that a table shows."""
+"""The picture of a comparison: the distance of every quantity, both distributions of those that a table shows, and how
+often each class occurs."""
 
 from pathlib import Path
 
@@ -51,7 +52,8 @@ def distances(panel, result: dict) -> None:
     """Of the quantities that a table shows, largest at the top."""
     from flows.drift import strongest
 
-    tests = sorted(strongest(result["tests"]), key=lambda test: test["statistic"])
+    tests = [test for test in strongest(result["tests"]) if test["view"] != "labels"]  # whose limit is another
+    tests.sort(key=lambda test: test["statistic"])
     colours = [DRIFT if test["verdict"] == "drift" else INCOMING for test in tests]
     panel.barh([test["name"] for test in tests], [test["statistic"] for test in tests], color=colours)
     panel.axvline(result["effect"], color="black", linestyle=":", linewidth=1)
@@ -85,14 +87,19 @@ def histogram(panel, test: dict, incoming: np.ndarray, reference: np.ndarray) ->
 
 
 def predicted(panel, result: dict) -> None:
-    """How often each class is predicted."""
+    """How often each class is predicted, and how often it occurs by the estimate that allows for confusion."""
     reference, incoming = (np.array(result["predicted"][side]) for side in ("reference", "incoming"))
     chosen = np.sort(np.argsort(-np.abs(incoming - reference), kind="stable")[:MOST_CLASSES])
     places = np.arange(len(chosen))
     panel.bar(places, reference[chosen], color=REFERENCE, alpha=0.6, width=0.9)
     panel.bar(places, incoming[chosen], color="none", edgecolor=INCOMING, linewidth=1.4, width=0.9)
     names = [result["class_names"][number] for number in chosen]
+    estimated = {one["class"]: one["incoming"] for one in result["class_shares"]}
+    panel.plot(places, [estimated.get(name, np.nan) for name in names], "_", color="black", markersize=8)
     panel.set_xticks(places, names, rotation=90 if max(map(len, names)) > 2 else 0)
-    panel.set_title("predicted class", fontsize=8)
+    [test] = [test for test in result["tests"] if test["view"] == "labels"]
+    most = f"largest change of a class's share {test['statistic']:.2f}, p {test['p']:.2g}"
+    panel.set_title(f"predicted class (dashes: estimated share)\n{most}", fontsize=8,
+                    color=DRIFT if test["verdict"] == "drift" else "black")  # fmt: skip
     panel.set_ylabel("share of images", fontsize=7)
     panel.tick_params(labelsize=7)

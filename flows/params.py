@@ -266,6 +266,7 @@ class Drift(Section):
 
     alpha: Fraction = 0.01
     effect: Share = 0.1
+    class_share: Share = 0.03
     images: Annotated[Whole, Field(ge=20)] = 1000
 
 

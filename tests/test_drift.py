@@ -103,6 +103,39 @@ def test_images_of_one_class_alone_are_found_by_the_predictions(data, incoming):
     assert sum(result["predicted"]["incoming"]) == pytest.approx(1)
 
 
+def more_of(data, label: int, share: float, count: int = 1000) -> np.ndarray:
+    """Test images, drawn again with replacement, of which so many more are of a class that it makes up the share."""
+    images, labels = data.split("test")
+    weights = np.where(labels == label, share / (labels == label).sum(), (1 - share) / (labels != label).sum())
+    return images[np.random.default_rng(0).choice(len(images), count, p=weights)]
+
+
+def test_a_class_that_became_more_frequent_by_less_than_ten_points_is_found(data, tmp_path, capsys):
+    np.savez(tmp_path / "incoming.npz", images=more_of(data, 3, 0.18))
+    result = looked_at(tmp_path / "incoming.npz")
+    assert "class shares" in result["drifted"]
+    [test] = [test for test in result["tests"] if test["view"] == "labels"]
+    most = drift.most_changed(result["class_shares"])
+    assert most["class"] == "3"
+    assert most["held_out"] == pytest.approx(0.1, abs=0.01)
+    assert most["incoming"] == pytest.approx(0.18, abs=0.04)
+    assert test["statistic"] == pytest.approx(most["incoming"] - most["held_out"])
+    assert sum(one["incoming"] for one in result["class_shares"]) == pytest.approx(1)
+    drift.say(result)
+    said = capsys.readouterr().out
+    assert f"class 3 makes up {most['incoming']:.1%} of the incoming images" in said
+    assert [line for line in said.splitlines() if "class shares" in line and line.endswith("drift")]
+    # A limit of params.yaml decides what matters.
+    loose = looked_at(tmp_path / "incoming.npz", Drift(class_share=0.5))
+    assert verdicts(loose)["class shares"] == "small"
+    assert "makes up" not in (drift.say(loose), capsys.readouterr().out)[1]
+
+
+def test_classes_as_frequent_as_they_were_are_no_drift(data, tmp_path):
+    np.savez(tmp_path / "incoming.npz", images=more_of(data, 3, np.mean(data.labels("test") == 3)))
+    assert verdicts(looked_at(tmp_path / "incoming.npz"))["class shares"] == "same"
+
+
 def test_a_difference_too_small_to_matter_is_no_drift(data, incoming):
     folder = incoming(noisy(some(data, 100)[0]))
     strict = looked_at(folder)
@@ -123,7 +156,7 @@ def test_the_same_seed_says_the_same_and_no_more_images_are_looked_at_than_wante
 def test_the_reference_are_images_that_no_network_was_trained_on(data):
     trained = {image.tobytes() for image in data.split("train")[0]}
     kept = {image.tobytes() for image in np.concatenate([data.split("validation")[0], data.split("test")[0]])}
-    sample = [image.tobytes() for image in drift.held_out(data, 300, seed=0)]
+    sample = [image.tobytes() for image in drift.held_out(data, 300, seed=0)[0]]
     assert len(sample) == 300
     assert set(sample) <= kept
     assert not set(sample) & (trained - kept)
@@ -204,7 +237,7 @@ def test_params_yaml_sets_the_limits(project):
     assert edit(project, lambda content: content.pop("drift", None)).drift == Drift()
     edit(project, lambda content: content.update(drift={"alpha": 0.05, "effect": 0.2, "images": 50}))
     assert read().drift == Drift(alpha=0.05, effect=0.2, images=50)
-    for wrong in ({"alpha": 0}, {"effect": 1}, {"images": 19}, {"aplha": 0.1}):
+    for wrong in ({"alpha": 0}, {"effect": 1}, {"class_share": -0.1}, {"images": 19}, {"aplha": 0.1}):
         with pytest.raises(InputError, match="drift"):
             edit(project, lambda content, wrong=wrong: content.update(drift=wrong))
 

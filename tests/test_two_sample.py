@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flows.two_sample import classifier_scores, compare
+from flows.two_sample import class_shares, classifier_scores, compare
 from lightning_modules.errors import InputError
 
 
@@ -78,3 +78,91 @@ def test_what_is_no_number_is_refused_and_not_called_the_same(wrong):
         compare({"predictions": {"confidence": (good, bad)}})
     with pytest.raises(InputError, match="an embedding is no finite number for 1 of 50 incoming images"):
         classifier_scores(np.where(np.arange(50)[:, None] == 3, wrong, normal(2, 50, features=4)), good[:, None], 0)
+
+
+# How often each class occurs
+
+
+def samples(generator, incoming: int, reference: int, held_out: int, shares, then, right: float = 0.9) -> tuple:
+    """What `class_shares` takes, of a classifier that has so many of each class right and the others anywhere."""
+
+    def predicted(labels: np.ndarray) -> np.ndarray:
+        return np.where(generator.random(len(labels)) < right, labels, generator.choice(len(shares), len(labels)))
+
+    known = generator.choice(len(shares), held_out, p=shares)
+    return (
+        predicted(generator.choice(len(shares), incoming, p=then)), predicted(known[:reference]), known[:reference],
+        known,
+    )  # fmt: skip
+
+
+EVEN = np.full(10, 0.1)
+SKEWED = 1 / np.arange(1, 41) / (1 / np.arange(1, 41)).sum()
+
+
+@pytest.mark.parametrize("right", [0.95, 0.5])
+@pytest.mark.parametrize(
+    ("incoming", "reference", "held_out", "shares"),
+    [(200, 1000, 16_000, EVEN), (1000, 500, 500, EVEN), (1000, 1000, 16_000, SKEWED), (30, 100, 100, SKEWED)],
+)
+def test_classes_as_frequent_as_before_raise_no_more_alarms_than_they_may(incoming, reference, held_out, shares, right):
+    generator = np.random.default_rng(3)
+    ps = [class_shares(*samples(generator, incoming, reference, held_out, shares, shares, right)).p for _ in range(300)]
+    # Of 300 at 0.05, 29 or more come up once in a thousand times; it is an approximation, which is allowed some more.
+    assert sum(p < 0.05 for p in ps) < 32
+    assert sum(p < 0.0025 for p in ps) < 6
+
+
+@pytest.mark.parametrize(("times", "right", "least"), [(1.5, 0.95, 0.4), (2, 0.95, 0.99), (2, 0.6, 0.3), (3, 0.6, 0.9)])
+def test_a_class_that_became_more_frequent_is_seen_and_estimated_through_the_confusion(times, right, least):
+    then = EVEN.copy()
+    then[3] *= times
+    then /= then.sum()
+    generator = np.random.default_rng(4)
+    found = [class_shares(*samples(generator, 1000, 1000, 16_000, EVEN, then, right)) for _ in range(100)]
+    assert np.mean([one.p < 0.0025 for one in found]) > least
+    assert np.mean([one.estimated for one in found], axis=0) == pytest.approx(then, abs=0.015)
+    [result] = compare({}, found[0])
+    change = np.abs(np.subtract(found[0].estimated, found[0].held_out))
+    assert (result.view, result.statistic, result.p) == ("labels", change.max(), found[0].p)
+
+
+def test_the_classes_are_one_view_among_the_others():
+    shares = class_shares(*samples(np.random.default_rng(5), 200, 300, 300, EVEN, EVEN))
+    values = normal(0, 100), normal(1, 100, shift=0.5)
+    [alone], (first, last) = compare({"a": {"x": values}}), compare({"a": {"x": values}}, shares)
+    assert first.p == pytest.approx(2 * alone.p)
+    assert last.p == pytest.approx(min(1, 2 * shares.p))
+
+
+def test_which_number_a_class_has_is_irrelevant():
+    given = samples(np.random.default_rng(6), 400, 600, 900, EVEN, EVEN)
+    turned = class_shares(*(9 - values for values in given))
+    shares = class_shares(*given)
+    assert turned.p == pytest.approx(shares.p)
+    assert turned.estimated == pytest.approx(shares.estimated[::-1], abs=1e-6)
+
+
+def test_rare_classes_are_taken_together_and_a_single_one_says_nothing():
+    shares = class_shares(*samples(np.random.default_rng(7), 1000, 1000, 16_000, SKEWED, SKEWED))
+    assert shares.classes[-1] == -1
+    assert shares.classes[:5] == [0, 1, 2, 3, 4]
+    assert 10 < len(shares.classes) < 30
+    assert sum(shares.held_out) == pytest.approx(1)
+    nothing = np.zeros(30, int)
+    assert class_shares(nothing, nothing, nothing, nothing).p == 1
+    many = np.arange(1000)  # an image of each
+    assert class_shares(many, many, many, many).p == 1
+
+
+def test_a_class_that_was_never_predicted_before_is_seen():
+    nothing = np.zeros(200, int)
+    assert class_shares(nothing + 1, nothing, nothing, nothing).p < 1e-6
+
+
+def test_classes_that_are_never_told_apart_keep_their_shares():
+    """Two of three are predicted alike: what came in says nothing of the one against the other."""
+    generator = np.random.default_rng(8)
+    held_out = generator.choice(3, 3000, p=[0.5, 0.3, 0.2])
+    shares = class_shares((held_out > 0).astype(int), (held_out > 0).astype(int), held_out, held_out)
+    assert shares.estimated == pytest.approx(shares.held_out, abs=1e-3)
