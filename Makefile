@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK ?= 1
 export DVC_NO_ANALYTICS ?= true
 
-.PHONY: help setup repro exp pipeline results status test test-avx2 lint bench ui serve serve-postgres setup-servers
+.PHONY: help setup repro exp pipeline results status test test-all test-long test-avx2 lint bench ui serve serve-postgres setup-servers
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -63,15 +63,22 @@ setup-servers: .venv/servers ## Add the packages that PostgreSQL and S3 need to 
 ui: setup ## Open MLflow's pages on this project's runs and models
 	@python -m flows.ui
 
-# A process for each core: a test that crashes its process is named, and the others go on in a new one.
-PYTEST = python -m pytest --numprocesses logical --dist worksteal
+# A process for each core: a test that crashes its process is named, and the others go on in a new one. With
+# `--dist loadgroup` of pytest-xdist 3.8 a run hangs after a crash.
+PYTEST = python -m pytest --numprocesses logical --dist worksteal --max-worker-restart 50
 
-test: setup ## Run the tests
+test: setup ## Run the tests, but for those that take long
 	@echo "Running the tests: some minutes"
-	@$(PYTEST)
+	@$(PYTEST) -m "not long"
+
+test-long: setup ## Run those: real servers, benchmarks, whole pipelines
+	@echo "Running the tests that take long: about ten minutes"
+	@$(PYTEST) -m long
+
+test-all: test test-long ## Run all tests
 
 test-avx2: setup ## Run the tests of lightning_modules as on a processor without AVX-512
-	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -m numerics
+	@MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -m numerics
 
 lint: setup ## Check style and format
 	@python -m ruff check .

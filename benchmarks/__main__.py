@@ -27,6 +27,9 @@ from flows.tracking import git_state
 
 NAMES = ("data_path", "training", "replicas", "step", "logged_run", "share", "start", "memory", "pipeline", "gpu")
 MORE = ("growth", "orchestration")  # minutes more each, and nothing that every change would alter
+# What decides how fast a processor multiplies, as people name it and as Linux does; and what keeps torch from using it.
+FEATURES = {"avx2": "avx2", "avx512": "avx512f", "avx512_bf16": "avx512_bf16", "amx": "amx_bf16"}
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 COLUMNS = ("what", "ours", "other", "ratio", "accuracy", "load", "goal", "reached")
 
 
@@ -79,6 +82,7 @@ def conditions() -> dict:
     commit, dirty = git_state()
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
+        "features": features(),
         "cores": hardware.cores(),
         "threads": hardware.cores(),  # each side is told to use all
         "torch": torch.__version__,
@@ -89,12 +93,24 @@ def conditions() -> dict:
 
 def processor() -> str:
     """The processor's name, as Linux has it."""
+    return of_processor("model name") or platform.processor() or platform.machine()
+
+
+def features() -> str:
+    """The instructions that the processor has, of those that decide most; and what holds torch to fewer."""
+    flags = of_processor("flags").split()
+    found = " ".join(name for name, flag in FEATURES.items() if flag in flags) or f"none of {' '.join(FEATURES)}"
+    held = " ".join(f"{name}={os.environ[name]}" for name in LIMITS if os.environ.get(name))
+    return f"{found} (with {held})" if held else found
+
+
+def of_processor(key: str) -> str:
+    """Of the first processor, what Linux says; empty where it says nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.partition("\t")[0] == key), "")
 
 
 if __name__ == "__main__":

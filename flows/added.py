@@ -14,7 +14,7 @@ from flows import fetch, image_file, project
 from flows.image_file import MODES
 from flows.params import BY_DEFAULT, Limits
 from flows.sources import ADDED, Images, shown
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, counted
 
 
 def folder(dataset: str) -> Path:
@@ -113,7 +113,7 @@ def join(dataset: str, images: Images, limits: Limits = BY_DEFAULT) -> Images:
     if not added:
         return images
     # Like the user's own images: one entry for all, with the SHA-256 of their digests and classes, in order.
-    entry = {"file": f"{len(added)} images", "from": shown(place), "bytes": total, "sha256": listing.hexdigest()}
+    entry = {"file": counted(len(added), "image"), "from": shown(place), "bytes": total, "sha256": listing.hexdigest()}
     return replace(
         images,
         train_images=np.concatenate([images.train_images, np.stack(added)]),

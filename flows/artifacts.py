@@ -10,7 +10,7 @@ from flows.foreign_text import fenced, in_markdown
 from flows.params import Params
 from flows.prefect_server import away
 from flows.repro import Outcome
-from lightning_modules.errors import InputError, sentence
+from lightning_modules.errors import InputError, counted, sentence
 
 MOST_ROWS = 100  # of stages in a table; the rest is counted
 
@@ -29,7 +29,7 @@ class Artifacts:
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
         percent = 100 * done / total
-        text = f"{done} of {total} stages"
+        text = f"{done} of {counted(total, 'stage')}"
         if self.lost or away.is_set():
             return
         if self.bar is None:

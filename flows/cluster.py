@@ -177,7 +177,7 @@ def dvc_stage_on_worker(
         worker.log_event(TOPIC, {"mark": mark, "stage": stage, "line": line})
 
     root = project.root()
-    log(f"runs on {socket.gethostname()} in {root} because of {why}")
+    log(f"runs on {socket.gethostname()} in {root}; why it runs: {why}")
     with Processes() as processes:
         RUNNING.setdefault(mark, set()).add(processes)
         try:

@@ -17,6 +17,7 @@ import numpy as np
 from flows import added, params, project, sources
 from flows.console import run
 
+WORDS = {"train": "training", "validation": "validation"}
 PIECE = 1000  # images that are counted at a time: numpy makes integers of 64 bits of them
 
 
@@ -29,6 +30,7 @@ def download(settings: params.Params) -> dict:
 
     Returns the card, as dataset.json holds it:
         name, class_names, shape ([H, W, C]), counts (of training images without the validation images, and so on),
+        duplicates (see `duplicates`),
         mean and std (a number per channel, images taken as 0..1, of the training images without the validation
         images; std is 0 for a channel that never changes), test_sha256 (pins the test images and labels),
         files (the SHA-256 of every .npy), provenance.
@@ -58,12 +60,31 @@ def download(settings: params.Params) -> dict:
             "validation": len(validation),
             "test": len(images.test_labels),
         },
+        "duplicates": duplicates(images, validation),
         "class_names": images.class_names,
         "mean": mean,
         "std": std,
         "test_sha256": pin(images.test_images, images.test_labels),
     }
     return write(project.data_folder(settings.dataset), arrays, card, images.provenance)
+
+
+def duplicates(images: sources.Images, validation: np.ndarray) -> dict[str, int]:
+    """How many validation and test images are, pixel for pixel, images of a split that something is learned or chosen
+    on: they make every number look better than it is.
+
+    Args:
+        validation: the numbers of the validation images in the training split.
+    """
+    digests = [hashlib.sha256(image).digest() for image in images.train_images]
+    chosen_on = {digests[number] for number in validation}
+    learned_from = set(np.delete(np.array(digests, dtype=object), validation))
+    tests = [hashlib.sha256(image).digest() for image in images.test_images]
+    return {
+        "validation_in_train": sum(digests[number] in learned_from for number in validation),
+        "test_in_train": sum(digest in learned_from for digest in tests),
+        "test_in_validation": sum(digest in chosen_on for digest in tests),
+    }
 
 
 def mean_and_std(images: np.ndarray, left_out: Sequence[int] = ()) -> tuple[list[float], list[float]]:
@@ -115,9 +136,14 @@ def write(folder: Path, arrays: dict[str, np.ndarray], card: dict, provenance: l
 
 def summary(card: dict) -> str:
     counts = card["counts"]
+    same = "".join(
+        f"\nwarning: {count:,} of the {counts[split]:,} {split} images are {WORDS[other]} images too, pixel for pixel"
+        for (split, other), count in ((name.split("_in_"), count) for name, count in card["duplicates"].items())
+        if count
+    )
     return (
         f"{card['name']}: {counts['train']:,} training, {counts['validation']:,} validation, {counts['test']:,} test "
-        f"images of {'×'.join(map(str, card['shape']))}, {len(card['class_names'])} classes"
+        f"images of {'×'.join(map(str, card['shape']))}, {len(card['class_names'])} classes{same}"
     )
 
 

@@ -20,7 +20,7 @@ from flows import project
 from flows.console import run
 from flows.foreign_text import printable
 from flows.params import BY_DEFAULT, Drift, Limits, read
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, counted
 
 FEWEST = 20  # images; with less, next to nothing but a wholly black picture would be found
 DRIFT = 3  # exit code, beside 0, 1 and 2, which all commands have
@@ -53,7 +53,7 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
     if len(arrivals.images) < FEWEST:
         refused = f" ({len(arrivals.refused)} more cannot be used)" if arrivals.refused else ""
         raise InputError(
-            f"{place} has {len(arrivals.images)} images that can be compared{refused}; it takes {FEWEST} or more"
+            f"{place} has {counted(len(arrivals.images), 'image')} to be compared{refused}; it takes {FEWEST} or more"
         )
     known = held_out(data, settings.images, seed)
 

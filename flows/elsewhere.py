@@ -26,7 +26,7 @@ from flows import hardware, project
 from flows.orphan import WITH_PARENT
 from flows.processes import ClosedError, Processes, TimeLimitError
 from flows.repro import Outcome, Repro
-from lightning_modules.errors import InputError, UnavailableError
+from lightning_modules.errors import InputError, UnavailableError, counted
 
 # What both copies must have alike, for a stage runs the code that lies there.
 CODE = ("dvc.yaml", "flows/*.py", "lightning_modules/*.py")
@@ -164,7 +164,7 @@ def prepare(task: Errand, root: Path) -> None:
     mine = code(root)
     differing = sorted(path for path in task.code.keys() | mine.keys() if task.code.get(path) != mine.get(path))
     if differing:
-        more = f" and {len(differing) - 3} more files" if len(differing) > 3 else ""
+        more = f" and {counted(len(differing) - 3, 'more file')}" if len(differing) > 3 else ""
         raise InputError(
             f"the working copy {root} on {socket.gethostname()} differs in {', '.join(differing[:3])}{more}: bring it "
             "to the same commit, and commit what you changed"

@@ -22,7 +22,7 @@ import numpy as np
 from flows import models, plots, project
 from flows.console import run
 from flows.params import Params, read
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -189,10 +189,11 @@ def predictions(name: str, members: Iterable[str], split: str) -> "Tensor":
 
 def say(result: dict) -> None:
     test, gain = result["test"], result["gain"]
+    apart = f"; two networks disagree on {result['disagreement']:.2%}" if result["networks"] > 1 else ""
     print(
-        f"{result['method']} of {result['networks']} networks: test accuracy {test['accuracy']:.2%} "
+        f"{result['method']} of {counted(result['networks'], 'network')}: test accuracy {test['accuracy']:.2%} "
         f"({gain['accuracy'] * 100:+.2f} points over {result['best_member']}), nll {test['nll']:.4f} "
-        f"({-gain['nll']:+.4f}), ece {test['ece']:.4f}; two networks disagree on {result['disagreement']:.2%}"
+        f"({-gain['nll']:+.4f}), ece {test['ece']:.4f}{apart}"
     )
 
 

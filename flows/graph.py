@@ -65,7 +65,8 @@ def name(stage, root: Path) -> str:
 
 def stale(root: Path) -> dict[str, list[str]]:
     """The stages whose files, params or command are not those of dvc.lock, with the reasons. What comes after
-    them in the graph is not in it, though it may have to run.
+    them in the graph is not in it, though it may have to run. Of what a stage has written the reason says where
+    `dvc checkout` brings back what dvc.lock names, as after `git stash`: nothing has to be made for that.
 
     Raises:
         InputError: DVC cannot say, because there is no repository or no valid dvc.yaml.
@@ -84,6 +85,8 @@ def stale(root: Path) -> dict[str, list[str]]:
     if not answer:
         untouched.remember(root, before)
     stages_of = functools.cache(described)  # a thousand stages are described in one file
+    # Metrics are not in DVC's cache: git has them. Looked up only where something that was written is another one now.
+    not_kept = uncached(root) if any(map(written, answer.values())) else {}
     found = {}
     for stage, changes in answer.items():
         file, _, own = stage.rpartition(":")
@@ -92,8 +95,19 @@ def stale(root: Path) -> dict[str, list[str]]:
         if locked is None and not stage.endswith(".dvc"):  # a tracked file, which cannot run
             found[stage] = ["never run"]
         else:
-            found[stage] = reasons(changes, command_or_params(own, (locked or {}).get("cmd", ""), stages_of(source)))
+            command = command_or_params(own, (locked or {}).get("cmd", ""), stages_of(source))
+            found[stage] = reasons(changes, command, not_kept.get(stage, []))
     return found
+
+
+def written(changes: list) -> set[str]:
+    """What a stage wrote and is another or no more, by DVC's account of it; nothing where it has to run for another
+    reason. DVC looks into its cache first: "modified" and "deleted" mean that the cache has what dvc.lock names."""
+    files = [entry for change in changes if isinstance(change, dict) for entry in change.values()]
+    if len(files) < len(changes) or any(isinstance(what, dict) for entry in files for what in entry.values()):
+        return set()
+    outs = [change.get("changed outs", {}) for change in changes]
+    return {file for entry in outs for file, what in entry.items() if what in ("modified", "deleted")}
 
 
 def described(file: Path) -> dict[str, dict]:
@@ -113,20 +127,27 @@ def command_or_params(stage: str, locked: str, descriptions: dict[str, dict]) ->
     return "cmd"
 
 
-def reasons(changes: list, command: str) -> list[str]:
-    """DVC's account of one stage as plain phrases; `command` is where the stage's command is written."""
+def reasons(changes: list, command: str, not_kept: Sequence[str] = ()) -> list[str]:
+    """DVC's account of one stage as plain phrases.
+
+    Args:
+        command: where the stage's command is written.
+        not_kept: what the stage writes and DVC does not keep.
+    """
+    back = written(changes).difference(not_kept)
     found = []
     for change in changes:
         if isinstance(change, str):  # "changed command", "changed checksum", "always changed"
             said = {"changed command": f"{command}: modified", "always changed": "runs always"}
             found.append(said.get(change, change))
             continue
-        for files in change.values():
+        for kind, files in change.items():
             for file, what in files.items():
                 if isinstance(what, dict):  # a params file: its keys
                     found.extend(f"{file} {key}: {state}" for key, state in what.items())
                 else:
-                    found.append(f"{file}: {what}")
+                    remedy = " (`dvc checkout` brings it back)" if kind == "changed outs" and file in back else ""
+                    found.append(f"{file}: {what}{remedy}")
     return found
 
 

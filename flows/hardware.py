@@ -2,7 +2,7 @@
 
 import os
 
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, counted
 
 
 def core_numbers() -> list[int]:
@@ -81,7 +81,7 @@ def accelerator(wanted: str, devices: int) -> str:
     if wanted == "cpu" or not found:
         return "cpu"
     if devices > found:
-        raise InputError(f"params.yaml: training.devices is {devices}, but there are {found} GPUs here")
+        raise InputError(f"params.yaml: training.devices is {devices}, but this machine has {counted(found, 'GPU')}")
     return "gpu"
 
 

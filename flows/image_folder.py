@@ -11,7 +11,7 @@ from flows import npz
 from flows.added import decode
 from flows.image_file import SUFFIXES
 from flows.params import BY_DEFAULT, Limits
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, counted
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def from_files(folder: Path, shape: tuple[int, int, int], most: int, seed: int, 
             refused.append((files[number].relative_to(folder).as_posix(), str(reason)))
     if not images:
         file, reason = refused[0]
-        raise InputError(f"{folder}: none of {len(refused)} image files can be used; the first, {file}, {reason}")
+        count = counted(len(refused), "image file")
+        raise InputError(f"{folder} has {count}, and none that can be used; the first, {file}, {reason}")
     return Arrivals(np.stack(images), len(files), refused)
 
 

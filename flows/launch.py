@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flows.params import Training
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, counted
 
 # In these jobs of SLURM a person types the commands; Lightning takes their names for the same.
 INTERACTIVE = ("bash", "interactive")
@@ -84,14 +84,15 @@ def agree(by: str, training: Training) -> None:
         how = "srun --nodes={} --ntasks-per-node={}"
     if processes == training.processes == 1:
         return
+    started = f"{by} started {counted(processes, 'process', 'processes')}"
     if training.processes == 1:
         raise InputError(
-            f"{by} started {processes} processes, but by params.yaml a replica trains in one: to divide its "
-            "mini-batches among them, set training.strategy to ddp, and training.devices and training.num_nodes"
+            f"{started}, but by params.yaml a replica trains in one: to divide its mini-batches among them, set "
+            "training.strategy to ddp, and training.devices and training.num_nodes"
         )
     if (processes, here) != (training.processes, training.devices):
         raise InputError(
-            f"{by} started {processes} processes, {here or 'an unsaid number of them'} on this node, but params.yaml "
+            f"{started}, {here or 'an unsaid number of them'} on this node, but params.yaml "
             f"has training.devices {training.devices} and training.num_nodes {training.num_nodes}: start them with "
             f"{how.format(training.num_nodes, training.devices)}"
         )

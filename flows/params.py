@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from flows import bounded_yaml, project
 from lightning_modules import known
-from lightning_modules.errors import InputError, quoted, shown, unknown
+from lightning_modules.errors import InputError, counted, quoted, shown, unknown
 
 DATASETS = ("digits", "blobs", "mnist", "fashion_mnist", "cifar10", "folder")
 MOST_ENTRIES = 2000  # of a list or mapping
@@ -364,7 +364,7 @@ def parse(content: Any, source: str = "params.yaml") -> Params:
         if problem["loc"][-1:] == ("[key]",)
         or not any(problem["loc"][:length] in wrong for length in range(len(problem["loc"]) + 1))
     ]
-    more = f"; and {len(told) - MOST_TOLD:,} more mistakes" if len(told) > MOST_TOLD else ""
+    more = f"; and {counted(len(told) - MOST_TOLD, 'more mistake')}" if len(told) > MOST_TOLD else ""
     raise InputError("; ".join(explain(source, problem) for problem in told[:MOST_TOLD]) + more)
 
 

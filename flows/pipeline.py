@@ -32,7 +32,7 @@ from flows.params import Params
 from flows.preloaded import libraries
 from flows.processes import ClosedError, Processes, TimeLimitError
 from flows.repro import Outcome, Repro
-from lightning_modules.errors import InputError, UnavailableError, sentence
+from lightning_modules.errors import InputError, UnavailableError, counted, sentence
 
 # Seconds before each further try, for the stages that can fail for a reason outside this machine. A training
 # that failed fails again: it gets none.
@@ -140,7 +140,7 @@ def run_stages(
     @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
     def dvc_stage(stage: str):
         log = get_run_logger().info
-        log(f"runs because of {plan.reason(stage)}")
+        log(f"why it runs: {plan.reason(stage)}")
         tell = functools.partial(repro.tell, stage, log=log)
         kept = capacity.kept_from_other_flows(stage, shares[stage])
         # In this order for all: who has cores waits for no GPU.
@@ -241,9 +241,9 @@ def flow(root: Path, plan: Plan, workers: int, outcomes: dict[str, Outcome], pro
     )
     def pipeline(stages: list[str]):
         failed = work()
-        message = failure(plan, outcomes, failed) if failed else f"{len(plan.stages)} stages ran"
+        message = failure(plan, outcomes, failed) if failed else f"{counted(len(plan.stages), 'stage')} ran"
         if not failed:
-            message += f", {len(plan.up_to_date)} were up to date"
+            message += f", {len(plan.up_to_date):,} up to date"
         notify.notify(f"Trainyard: {name} {'failed' if failed else 'finished'}", message, get_run_logger().warning)
         return Failed(message=message) if failed else Completed(message=message)
 
@@ -383,7 +383,9 @@ def server_stays(last_words: Callable[[], object] = lambda: None) -> Iterator[No
     watch.start()
     try:
         yield
-    except httpx.TransportError:
+    except (httpx.TransportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "Failed to reach API" not in str(error):
+            raise
         watch.told = True
         raise UnavailableError(prefect_server.gone()) from None
     except httpx.HTTPStatusError as error:

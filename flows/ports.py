@@ -29,7 +29,10 @@ def free_port() -> int:
 
 def answers(url: str, timeout: float = 5) -> bool:
     """Whether a server is there: one that asks for a password, or does not know the page, is."""
-    return why_no_answer(url, timeout) is None
+    try:
+        return why_no_answer(url, timeout) is None
+    except ValueError:
+        return False
 
 
 def why_no_answer(url: str, timeout: float = 5) -> str | None:

@@ -261,6 +261,7 @@ class Watch:
         self.answered = time.monotonic() if ports.answers(health(), timeout=10) else None
         self.lost = False
         self.told = False  # of it, the user
+        self.over = False  # the process is about to end by itself
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self.look, name="watch-server", daemon=True)
 
@@ -269,6 +270,7 @@ class Watch:
 
     def stop(self) -> None:
         """Goes on where the server is away: what Prefect does as a process exits would keep trying, too."""
+        self.over = True
         if not away.is_set():
             self.stopped.set()
 
@@ -292,7 +294,8 @@ class Watch:
         else:
             return
         self.lost = True
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not self.over:
+            os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(GRACE)
         if not self.told:
             self.last_words()

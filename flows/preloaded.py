@@ -269,7 +269,10 @@ def main(address: str, names: Sequence[str]) -> None:
                     importlib.import_module(name)
         gc.freeze()  # a collection would copy the pages that the forks share
         gc.enable()
-        request, outputs = serve(listener, sys.stdin.fileno())
+        try:
+            request, outputs = serve(listener, sys.stdin.fileno())
+        except SystemExit as end:  # Python would take seconds to tidy up what the libraries have made
+            os._exit(end.code or 0)
     become(request, outputs, {name: value for name, value in os.environ.items() if name not in before})
     for name in [name for name in sys.modules if name.partition(".")[0] in OWN]:
         del sys.modules[name]

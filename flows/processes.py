@@ -206,7 +206,7 @@ def follow(session: Session, lines: "Lines", time_limit: float | None) -> None:
             ended = session.leader_ended()
             if deadline is not None and not ended and time.monotonic() > deadline:
                 lines.finish()
-                raise TimeLimitError(f"ended after its time limit of {time_limit:g} seconds")
+                raise TimeLimitError(f"ended after its time limit of {time_limit:g} s")
             if selector.select(timeout=0 if ended else POLL):
                 chunk = os.read(pipe.fileno(), 65536)
                 lines.feed(chunk)
@@ -218,7 +218,7 @@ def follow(session: Session, lines: "Lines", time_limit: float | None) -> None:
     while not session.leader_ended():  # it closed its output and works on
         time.sleep(POLL)
         if deadline is not None and time.monotonic() > deadline:
-            raise TimeLimitError(f"ended after its time limit of {time_limit:g} seconds")
+            raise TimeLimitError(f"ended after its time limit of {time_limit:g} s")
 
 
 class Lines:

@@ -22,7 +22,7 @@ from flows.foreign_text import printable
 from flows.pipeline import Plan
 from flows.repro import Outcome
 from flows.retrain_place import Place, Round
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, counted
 
 FAILED, BUSY, SKIPPED, COMPLETED = "failed", "busy", "skipped", "completed"
 
@@ -149,7 +149,8 @@ def take_in(place: Place, say: Callable[[str], None]) -> list[dict]:
 
 def came_in(batches: Sequence[dict]) -> str:
     accepted, refused = (sum(len(batch[which]) for batch in batches) for which in ("accepted", "refused"))
-    return f"{accepted} images taken in, {refused} refused" + (" (data/rejected/reasons.csv)" if refused else "")
+    where = " (data/rejected/reasons.csv)" if refused else ""
+    return f"{counted(accepted, 'image')} taken in, {refused:,} refused{where}"
 
 
 def nothing_stale(place: Place, options: Options, batches: list[dict]) -> Ended:
@@ -161,7 +162,7 @@ def nothing_stale(place: Place, options: Options, batches: list[dict]) -> Ended:
     if batches:  # without one that was taken in, else `download` were stale
         count = sum(len(batch["refused"]) for batch in batches)
         said = [
-            f"skipped: nothing is stale for {place.dataset}; of what came in {count} images were refused",
+            f"skipped: nothing is stale for {place.dataset}; {counted(count, 'image')} refused of what came in",
             *waiting,
         ]
         file = write_report(place, said, batches)
@@ -248,12 +249,13 @@ def keep_in_git(place: Place, options: Options, message: str) -> list[str]:
         return []
     if options.commit:
         return [f"committed {', '.join(names)} as {commit.commit(place.root, names, message)}"]
-    return [f"{', '.join(names)} differ from the last commit (--commit commits them)"]
+    differ = "differs" if len(names) == 1 else "differ"
+    return [f"{', '.join(names)} {differ} from the last commit (--commit commits that)"]
 
 
 def commit_message(place: Place, now: Round, batches: Sequence[dict], said: Sequence[str]) -> str:
     count = sum(len(batch["accepted"]) for batch in batches)
-    title = f"Retrain {place.dataset}" + (f" with {count} more images" if count else "")
+    title = f"Retrain {place.dataset}" + (f" with {counted(count, 'more image')}" if count else "")
     stages = [f"* {stage}: {why}" for stage, why in now.why.items()]
     return "\n".join([title, "", *said, "", *stages, ""])
 
@@ -276,7 +278,8 @@ def report(
     if troubles:
         troubles = [*troubles, "nothing is lost, and the next run goes on from there"]
     else:
-        said = [f"{place.dataset}: {len(now.why)} stages ran", *([came_in(batches)] if batches else []), *said]
+        ran = f"{place.dataset}: {counted(len(now.why), 'stage')} ran"
+        said = [ran, *([came_in(batches)] if batches else []), *said]
     said = [*said, *still_waiting(place)]
     file = write_report(place, [*troubles, *said], batches, now, outcomes, decision, pages())
     if troubles:
@@ -319,8 +322,8 @@ def still_waiting(place: Place) -> list[str]:
     if not files:
         return []
     return [
-        f"{len(files):,} files in data/incoming/ wait for the next run: they came meanwhile, or may still be copied, "
-        f"as they are younger than {incoming.SETTLING:g} s"
+        f"left in data/incoming/ for the next run: {counted(len(files), 'file')} that came meanwhile, or may still be "
+        f"copied, being younger than {incoming.SETTLING:g} s"
     ]
 
 
@@ -346,7 +349,9 @@ def tell_ahead(options: Options) -> None:
     folder = place.folder_as_it_is()
     plan = pipeline.plan(folder) if folder else Plan()
     if files:
-        click.echo(f"would look at {len(files):,} files in data/incoming/; for images taken in, all stages would run")
+        click.echo(
+            f"would look at {counted(len(files), 'file')} in data/incoming/; for images taken in, all stages would run"
+        )
     if place.left:
         click.echo(f"would go on with the retrain of {place.left.since}")
     if folder is None and options.fresh_seed and not place.left:

@@ -226,6 +226,7 @@ def bring_up(
 def environment() -> dict[str, str]:
     """Of every part: Prefect's settings, and this very Python for what the worker runs."""
     given = os.environ.get("PREFECT_API_URL")
+    level = os.environ.get("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
     prefect_server.configure()
     if not given:
         os.environ.pop("PREFECT_API_URL", None)
@@ -234,6 +235,8 @@ def environment() -> dict[str, str]:
         # By itself the worker asks the server every ten seconds, and a person who presses Run waits as long.
         "PREFECT_WORKER_QUERY_SECONDS": "3",
         **os.environ,
+        # `configure` leaves no more than a terminal needs, and not why a server did not come up.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": level,
         "PATH": path,
         "PYTHONUNBUFFERED": "1",
         "COLUMNS": "200",

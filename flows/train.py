@@ -31,7 +31,7 @@ from flows import hardware, project
 from flows.console import run
 from flows.launch import launch, launcher
 from flows.params import Params, read
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, counted
 
 if TYPE_CHECKING:
     from lightning_modules.fit import Fitted
@@ -77,7 +77,7 @@ def train(params: Params, member: str) -> dict:
     data = dataset.load(params.dataset)
     if len(data.validation_indices) < params.training.processes:
         raise InputError(
-            f"there are {len(data.validation_indices)} validation images, too few to be divided among "
+            f"{counted(len(data.validation_indices), 'validation image')} cannot be divided among "
             f"{params.training.processes} processes (training.devices × training.num_nodes in params.yaml)"
         )
 
@@ -261,7 +261,8 @@ def command(member: str) -> None:
     if "replicas" not in card:
         return
     best = [f"{replica['validation_accuracy']:.2%}" for replica in card["replicas"]]
-    print(f"{member}: {len(best)} replicas of {card['parameters']:,} parameters, validation accuracy {', '.join(best)}")
+    replicas = counted(len(best), "replica")
+    print(f"{member}: {replicas} of {card['parameters']:,} parameters, validation accuracy {', '.join(best)}")
 
 
 if __name__ == "__main__":

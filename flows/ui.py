@@ -26,9 +26,11 @@ def command(port: int, host: str, with_parent: bool) -> None:
         )
     if reason := ports.why_not(host, port):
         raise InputError(f"port {port} on {host} cannot be used ({reason}): choose another with --port")
-    tracking.connect()
-    print(f"MLflow's UI: http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port} (Ctrl-C ends it)", flush=True)
-    artifacts = (project.home() / "mlartifacts").as_uri()
+    tracking.tidy(tracking.connect())
+    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/#/experiments?{tracking.TRAINING}"
+    print(f"MLflow's UI: {address} (Ctrl-C ends it)", flush=True)
+    # Of a database that is no SQLite file the artifacts are this project's.
+    artifacts = tracking.artifacts_address() or (project.home() / "mlartifacts").as_uri()
     # Jobs are for MLflow's chat features: without them it starts in half the time and ends at once.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")

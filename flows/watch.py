@@ -13,6 +13,7 @@ from prefect.states import Completed, State
 
 from flows import incoming, pipeline, project
 from flows.retrain_place import Place
+from lightning_modules.errors import counted
 
 
 def name() -> str:
@@ -31,7 +32,7 @@ def watch(
     or MLflow was away for example; else it ends at once, and says so."""
     if not (incoming.is_something_to_do() or Place(project.root(), None, fresh_seed=False).left):
         files = len(incoming.waiting())
-        said = f"{files:,} files in data/incoming/ may still be copied" if files else "data/incoming/ is empty"
+        said = f"{counted(files, 'file')} in data/incoming/ may still be copied" if files else "data/incoming/ is empty"
         return Completed(name="Skipped", message=said)
     from flows.retrain_flow import retrain
 

@@ -53,6 +53,11 @@ def quoted(value: object, most: int = 80) -> str:
     return f"'{shown(value, most)}'" if isinstance(value, str) else shown(value, most)
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number and its noun: 1 image, 1,797 images. `many` is the plural where that is not `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
     """The error for a name that is not among the `known` ones; it lists them and suggests the nearest."""
     names, given = sorted(known), shown(name)

@@ -32,8 +32,9 @@ PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training leaves: the network's state at its best epoch and one row of numbers per epoch (from 1); and
-    whether it came to its end, of its epochs or by early stopping, or only to that of its turn."""
+    """What a training leaves: the network's state at its best epoch and one row of numbers per epoch (from 1), whose
+    `lr` is that of the epoch's last step; and whether it came to its end, of its epochs or by early stopping, or only
+    to that of its turn."""
 
     state: dict[str, Tensor]
     history: list[dict]
@@ -142,6 +143,8 @@ def hardware_precision(precision: str, accelerator: str) -> str:
         native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        # oneDNN, which multiplies, may be held to less (ONEDNN_MAX_CPU_ISA), and would then be slower than in float32.
+        native = native and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "bfloat16" if native else "float32"
 
 

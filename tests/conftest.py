@@ -29,6 +29,9 @@ os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="trainyard-")
 os.chmod(os.environ["TMPDIR"], 0o755)
 atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
 
+# Fixtures that bring up real servers, some of them for minutes.
+REAL_SERVERS = {"served", "servers", "prefect", "scheduler", "deployed"}
+
 # Seconds to train, on images that are worth learning: for the tests that need a trained network.
 TINY = {
     "data": {"digits": {"test": 0.2, "validation": 0.15, "batch_size": 64, "epochs": 4, "augment": "none"}},
@@ -40,9 +43,20 @@ TINY = {
 }
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Processes that run tests: the cores that this process may use, which need not be all of the machine's."""
+    from flows.hardware import cores
+
+    return min(cores(), 8)  # each takes a gigabyte or two, with what its tests start
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what it was not asked for
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests of what is learned: those in files that import nothing of flows."""
+    """Marks the tests of what is learned: those in files that import nothing of flows; and those that take long because
+    they bring up real servers."""
     for item in items:
+        if REAL_SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("long")
         text = item.path.read_text(encoding="utf-8")
         packages = set(re.findall(r"^\s*(?:from|import) (flows|lightning_modules|benchmarks)\b", text, re.MULTILINE))
         if packages and "flows" not in packages:
@@ -111,8 +125,13 @@ def shrink(content: dict) -> None:
     content["members"] = tiny["members"]
 
 
-def soon(condition: Callable[[], object], seconds: float = 60.0) -> bool:
-    """Whether the condition comes true in time."""
+# Seconds after which what a test waits for counts as never coming. Not how long it takes: on a machine that does much
+# else everything takes long, and a test says what happens, not how fast.
+LIMIT = 400.0
+
+
+def soon(condition: Callable[[], object], seconds: float = LIMIT) -> bool:
+    """Whether the condition comes true before all patience has ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -123,7 +142,7 @@ def soon(condition: Callable[[], object], seconds: float = 60.0) -> bool:
 
 def environment(**more: str) -> dict[str, str]:
     """Of a command that a test starts: this very Python and source tree, and no settings of whoever runs the tests."""
-    foreign = ("DVC_", "GIT_", "MLFLOW_", "PREFECT_", "TRAINYARD_")
+    foreign = ("DVC_", "GIT_", "MLFLOW_", "PREFECT_", "PYTEST_", "TRAINYARD_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     env["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), env.get("PATH", os.defpath)])
     return {**env, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "true", "DO_NOT_TRACK": "1", **more}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from conftest import LIMIT
 
 from flows.cli import COMMANDS, trainyard
 
@@ -22,7 +23,7 @@ def loaded_after(code: str, folder: Path) -> tuple[list[str], str]:
     """Which of the packages that take seconds to import are loaded, and what was printed."""
     code = f"import json, sys\n{code}\nprint(json.dumps([name for name in {SLOW} if name in sys.modules]))"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60, check=True,
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=LIMIT, check=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
     )  # fmt: skip
     *printed, last = done.stdout.splitlines()

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from click.testing import CliRunner
-from conftest import environment, soon
+from conftest import LIMIT, environment, soon
 from test_elsewhere import copy_of, describe, with_remote
 
 from flows import graph, pipeline, ports, prefect_server, worker
@@ -50,7 +50,7 @@ def prefect(tmp_path_factory) -> Iterator[str]:
         )
         start(stack, prefect_server.command(port), env=env)
         api = f"http://127.0.0.1:{port}/api"
-        assert soon(lambda: ports.answers(f"{api}/health"), 120)
+        assert soon(lambda: ports.answers(f"{api}/health"))
         yield api
 
 
@@ -107,7 +107,7 @@ def run(project, prefect, scheduler, monkeypatch):
 def test_with_a_remote_between_the_working_copies(project, run):
     copies = [copy_of(project, "one"), copy_of(project, "two")]
     pipeline = run(*copies, options=("--remote",))
-    output, _ = pipeline.communicate(timeout=250)
+    output, _ = pipeline.communicate(timeout=LIMIT)
     assert pipeline.returncode == 0, output
     assert (project / "d.txt").read_text() == "dbaca"
     assert (project / "metrics" / "c.txt").read_text() == "ca"
@@ -121,13 +121,13 @@ def test_a_worker_that_dies_leaves_its_stage_to_another(project, run):
     copies = [copy_of(project, "one"), copy_of(project, "two")]
     pipeline = run(*copies, options=("--remote",), SLOW="b")
     tried = project.parent / "b.tried"
-    assert soon(lambda: tried.is_file() and "\n" in tried.read_text(), 200)
+    assert soon(lambda: tried.is_file() and "\n" in tried.read_text())
     folder, number = tried.read_text().splitlines()
     stage = psutil.Process(int(number))
     # Dask's two processes; the stage's own would go on, to write into what the next one is given.
     end(run.workers[Path(folder)], recursive=False)
     assert soon(lambda: not stage.is_running())
-    output, _ = pipeline.communicate(timeout=250)
+    output, _ = pipeline.communicate(timeout=LIMIT)
     assert pipeline.returncode == 0, output
     assert graph.stale(project) == {}
 
@@ -140,7 +140,7 @@ def test_what_ran_with_other_folders_is_not_taken_for_done(project, run):
     (there / "given").mkdir(exist_ok=True)
     (there / "given" / "2.txt").write_text("2")
     pipeline = run(there, options=("--remote",))
-    output, _ = pipeline.communicate(timeout=250)
+    output, _ = pipeline.communicate(timeout=LIMIT)
     assert pipeline.returncode == 1
     assert "other files than lie here: given: modified" in output
 
@@ -148,7 +148,7 @@ def test_what_ran_with_other_folders_is_not_taken_for_done(project, run):
 def test_workers_that_share_the_folder(project, run):
     elsewhere = copy_of(project, "elsewhere")
     pipeline = run(project)
-    output, _ = pipeline.communicate(timeout=250)
+    output, _ = pipeline.communicate(timeout=LIMIT)
     assert pipeline.returncode == 0, output
     assert (project / "d.txt").read_text() == "dbaca"
     assert graph.stale(project) == {}
@@ -157,7 +157,7 @@ def test_workers_that_share_the_folder(project, run):
 
 def test_a_worker_in_another_folder_is_told_apart(project, run):
     pipeline = run(copy_of(project, "elsewhere"))
-    output, _ = pipeline.communicate(timeout=250)
+    output, _ = pipeline.communicate(timeout=LIMIT)
     assert pipeline.returncode == 1
     assert "does not share the project's folder" in output
     assert not (project / "dvc.lock").exists()

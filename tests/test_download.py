@@ -71,6 +71,23 @@ def test_nothing_in_the_card_depends_on_where_or_when(project):
     assert all(set(entry) == {"file", "from", "bytes", "sha256"} for entry in card["provenance"])
 
 
+def test_images_that_two_splits_share_are_counted_in_every_dataset(project):
+    assert set(download(settings("digits"))["duplicates"].values()) == {0}
+    card = download(settings("blobs"))  # of two pixels, of which some have the same values
+    images = np.load(project / "data/blobs/train_images.npy").reshape(-1, 2).tolist()
+    tests = np.load(project / "data/blobs/test_images.npy").reshape(-1, 2).tolist()
+    chosen = set(np.load(project / "data/blobs/validation_indices.npy").tolist())
+    validation = [image for number, image in enumerate(images) if number in chosen]
+    train = [image for number, image in enumerate(images) if number not in chosen]
+    assert card["duplicates"] == {
+        "validation_in_train": sum(image in train for image in validation),
+        "test_in_train": sum(image in train for image in tests),
+        "test_in_validation": sum(image in validation for image in tests),
+    }
+    assert card["duplicates"]["test_in_train"] > 0
+    assert "test images are training images too, pixel for pixel" in summary(card)
+
+
 def test_mean_and_std_are_those_of_the_training_images_alone(project):
     card = download(settings("digits"))
     images, _ = dataset.load("digits").split("train")
@@ -289,7 +306,7 @@ def test_a_symlinked_class_is_read_like_any_other(own, tmp_path):
     assert download(settings("folder"))["class_names"] == ["cat", "dog"]
 
 
-def test_own_splits_stay_as_they_are_and_shared_images_are_counted(own, capsys):
+def test_own_splits_stay_as_they_are_and_shared_images_are_counted(own):
     for split in ("train", "test"):
         shutil.copytree(own / "cat", own / split / "cat")
         shutil.copytree(own / "dog", own / split / "dog")
@@ -300,7 +317,8 @@ def test_own_splits_stay_as_they_are_and_shared_images_are_counted(own, capsys):
         download(settings("folder"))
     card = download(settings("folder", test="official"))
     assert card["counts"] == {"train": 10, "validation": 2, "test": 13}
-    assert "12 of 13 test images are training images too" in capsys.readouterr().err
+    assert card["duplicates"] == {"validation_in_train": 0, "test_in_train": 10, "test_in_validation": 2}
+    assert "warning: 10 of the 13 test images are training images too, pixel for pixel" in summary(card)
     shutil.rmtree(own / "test" / "cat")
     save(own / "test" / "cow" / "0.png", seed=60)
     with pytest.raises(InputError, match="differ in cat, cow"):

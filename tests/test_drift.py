@@ -147,7 +147,7 @@ def test_too_few_images_are_refused(data, incoming, capfd):
     folder = incoming(some(data, 19)[0])
     (folder / "broken.png").write_text("no image")
     said = refused(capfd, drift.command, str(folder))
-    assert "has 19 images that can be compared (1 more cannot be used); it takes 20 or more" in said
+    assert "has 19 images to be compared (1 more cannot be used); it takes 20 or more" in said
 
 
 def test_bad_input_is_said_in_one_line(data, incoming, capfd, tmp_path):

@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 import yaml
-from conftest import ROOT, environment, make_project, soon
+from conftest import LIMIT, ROOT, environment, make_project, soon
 
 # Brings up Prefect's temporary server, in which triggers are at work too, until its input ends.
 SERVE = """
@@ -43,7 +43,7 @@ except InputError as error:
 def python(folder, code: str, *arguments: str, **variables: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=folder, env=environment(**variables), capture_output=True,
-        text=True, timeout=200,
+        text=True, timeout=LIMIT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()[-1]
@@ -67,12 +67,12 @@ def deployed(tmp_path):
         yield folder, variables
     finally:
         server.stdin.close()
-        server.wait(30)
+        server.wait(LIMIT)
 
 
 def runs(api: str) -> list[dict]:
     request = urllib.request.Request(f"{api}/flow_runs/filter", b"{}", {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=LIMIT) as answer:
         return json.load(answer)
 
 

@@ -108,7 +108,7 @@ def test_the_order_of_members_is_irrelevant(finished_copy, no_store):
     assert after["disagreement"] == pytest.approx(before["disagreement"])
 
 
-def test_a_dropped_member_does_not_vote_and_one_network_is_an_ensemble_like_itself(finished_copy, no_store):
+def test_a_dropped_member_does_not_vote_and_one_network_is_an_ensemble_like_itself(finished_copy, no_store, capsys):
     params = edit(finished_copy, lambda content: content["members"].pop("small"))
     assert (finished_copy / "models" / "digits" / "small").is_dir()
     assert project.predictions_file("digits", "small", "test").exists()
@@ -116,6 +116,9 @@ def test_a_dropped_member_does_not_vote_and_one_network_is_an_ensemble_like_itse
     alone = project.read_json(project.member_metrics_file("digits", "wide"))
     assert result["networks"] == 1
     assert result["method"] == "soft_vote"
+    said = capsys.readouterr().out
+    assert "soft_vote of 1 network: " in said
+    assert "disagree" not in said
     assert result["disagreement"] == 0
     assert result["test"]["nll"] == pytest.approx(alone["test"]["nll"], rel=1e-5)
     assert result["gain"] == pytest.approx({"accuracy": 0, "nll": 0}, abs=1e-6)

@@ -1,13 +1,16 @@
 """One training: the same bits for the same seed, interrupted or not, and the best epoch by validation."""
 
 import os
-import time
+import subprocess
+import sys
+import types
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import environment
 
 from lightning_modules import classifier, networks, weights
 from lightning_modules.airbench import Whitening
@@ -119,14 +122,16 @@ def every_epoch_is_saved(monkeypatch):
 
 
 def test_checkpoints_take_little_of_the_time(tmp_path, monkeypatch):
-    save, saved = SaveLast.save, []
+    save, saved, now = SaveLast.save, [], [0.0]
 
     def slow(self, trainer: object) -> None:
         saved.append(trainer.current_epoch + 1)
         save(self, trainer)
-        time.sleep(0.5)
+        now[0] += 0.5
 
     monkeypatch.setattr(SaveLast, "save", slow)
+    # By the clock that `SaveLast` reads an epoch takes no time and a checkpoint half a second, on every machine.
+    monkeypatch.setattr("lightning_modules.fit.time", types.SimpleNamespace(monotonic=lambda: now[0]))
     train(epochs=20, checkpoint=tmp_path / "replica.ckpt")
     assert saved == [1]
     # Where a turn ends there is one: the next one goes on from there.
@@ -334,6 +339,12 @@ def test_the_environment_is_left_alone(visible, monkeypatch):
 def test_automatic_precision_is_one_of_the_two():
     assert hardware_precision("auto", "cpu") in ("float32", "bfloat16")
     assert hardware_precision("float32", "gpu") == "float32"
+
+
+def test_automatic_precision_is_float32_where_onednn_is_held_to_less():
+    code = "from lightning_modules.fit import hardware_precision; print(hardware_precision('auto', 'cpu'))"
+    env = environment(ONEDNN_MAX_CPU_ISA="AVX2")
+    assert subprocess.check_output([sys.executable, "-c", code], env=env, text=True) == "float32\n"
 
 
 def test_an_optimizer_that_torch_refuses_is_bad_input():

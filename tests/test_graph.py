@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import make_dvc_project
+from conftest import dvc, make_dvc_project
 
 from flows import graph
 from lightning_modules.errors import InputError
@@ -64,9 +64,53 @@ def test_reasons_name_what_changed(toy):
     (toy / "dvc.yaml").write_text(STAGES.replace("cat left.txt right.txt", "cat right.txt left.txt"))
     assert graph.stale(toy) == STUDY | {
         "first": ["params.yaml seed: modified"],
-        "middle@left": ["left.txt: deleted"],
+        "middle@left": ["left.txt: deleted (`dvc checkout` brings it back)"],
         "last": ["left.txt: deleted", "cmd: modified"],
     }
+
+
+METRICS = """
+  measured:
+    cmd: cat last.txt > measured.txt; echo 1 > score.json
+    deps: [last.txt]
+    outs: [measured.txt]
+    metrics: [{score.json: {cache: false}}]
+"""
+
+
+def test_what_dvc_checkout_brings_back_is_said(toy):
+    (toy / "dvc.yaml").write_text(STAGES + METRICS)
+    dvc(toy, "repro", "--quiet")
+    was = {file: (toy / file).read_text() for file in ("params.yaml", "dvc.lock", "score.json")}
+    (toy / "params.yaml").write_text("seed: 1\n")
+    (toy / "dvc.yaml").write_text((STAGES + METRICS).replace("echo one", "echo two").replace("echo 1", "echo 2"))
+    dvc(toy, "repro", "--quiet")
+
+    (toy / "dvc.yaml").write_text(STAGES + METRICS)  # as `git stash` does
+    for file, text in was.items():
+        (toy / file).write_text(text)
+    brought_back = "modified (`dvc checkout` brings it back)"
+    expected = STUDY | {
+        "first": [f"first.txt: {brought_back}"],
+        "middle@left": ["first.txt: modified", f"left.txt: {brought_back}"],
+        "middle@right": ["first.txt: modified", f"right.txt: {brought_back}"],
+        "last": ["left.txt: modified", "right.txt: modified", f"last.txt: {brought_back}"],
+        "measured": ["last.txt: modified", f"measured.txt: {brought_back}"],
+    }
+    assert graph.stale(toy) == expected
+    (toy / "score.json").write_text("3\n")  # git has it, DVC has not
+    assert graph.stale(toy)["measured"] == [*expected["measured"], "score.json: modified"]
+    (toy / "score.json").write_text(was["score.json"])
+    (toy / "params.yaml").write_text("seed: 2\n")  # it has to run anyway
+    assert graph.stale(toy)["first"] == ["params.yaml seed: modified", "first.txt: modified"]
+    (toy / "params.yaml").write_text(was["params.yaml"])
+
+    dvc(toy, "checkout", "--quiet", "dvc.yaml")
+    assert graph.stale(toy) == STUDY
+    (toy / "first.txt").unlink()
+    assert graph.stale(toy)["first"] == ["first.txt: deleted (`dvc checkout` brings it back)"]
+    shutil.rmtree(toy / ".dvc" / "cache")
+    assert graph.stale(toy)["first"] == ["first.txt: not in cache"]
 
 
 def test_a_stage_that_never_ran_says_so(toy):

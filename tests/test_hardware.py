@@ -44,7 +44,7 @@ def test_gpus_are_named_as_the_user_did(monkeypatch, given, seen):
 
 
 def test_more_gpus_than_there_are_are_refused(two_gpus):
-    with pytest.raises(InputError, match=r"training.devices is 4, but there are 2 GPUs here"):
+    with pytest.raises(InputError, match=r"training.devices is 4, but this machine has 2 GPUs"):
         hardware.accelerator("auto", 4)
 
 

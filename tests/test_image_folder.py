@@ -60,7 +60,7 @@ def test_a_folder_of_which_nothing_can_be_used_is_refused(tmp_path):
     with pytest.raises(InputError, match="has no image files"):
         read(tmp_path, GREY, 100, seed=0)
     (tmp_path / "text.png").write_text("an image, believe me")
-    with pytest.raises(InputError, match=r"none of 1 image files can be used; the first, text.png, is no readable"):
+    with pytest.raises(InputError, match=r"has 1 image file, and none that can be used; the first, text.png, is no"):
         read(tmp_path, GREY, 100, seed=0)
     with pytest.raises(InputError, match="missing does not exist"):
         read(tmp_path / "missing", GREY, 100, seed=0)

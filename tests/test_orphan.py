@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import soon
+from conftest import LIMIT, soon
 
 from flows import orphan
 
@@ -19,7 +19,7 @@ from flows.orphan import die_with_dvc
 
 assert die_with_dvc() is not None
 Path("pid").write_text(str(os.getpid()))
-time.sleep(60)
+time.sleep(3600)
 Path("result").write_text("late")
 """
 
@@ -46,8 +46,8 @@ def test_a_stage_ends_with_dvc(tmp_path: Path, number: int):
         stage = int((tmp_path / "pid").read_text())
         assert not gone(stage)
         dvc.send_signal(number)
-        dvc.wait(15)
-        assert soon(lambda: gone(stage), 5)
+        dvc.wait(LIMIT)
+        assert soon(lambda: gone(stage))
     finally:
         dvc.kill()
         dvc.wait()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import LIMIT
 
 from flows import params
 from flows.params import parse
@@ -329,7 +330,7 @@ def test_a_file_that_is_no_text_or_not_there(tmp_path):
 
 def check(folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "flows.check"], cwd=folder, capture_output=True, text=True, timeout=60,
+        [sys.executable, "-m", "flows.check"], cwd=folder, capture_output=True, text=True, timeout=LIMIT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SHIPPED.parents[1]), *sys.path])},
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import soon
+from conftest import LIMIT, soon
 
 from flows import hand_over, preloaded
 from flows.processes import Processes, TimeLimitError
@@ -31,9 +31,9 @@ STAGE = """
         print("to stderr", file=sys.stderr)
         if "wait" in what:
             import subprocess
-            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
             print(child.pid, flush=True)
-            time.sleep(60)
+            time.sleep(3600)
         if "die" in what:
             os.kill(os.getpid(), 9)
         if "fail" in what:
@@ -97,7 +97,7 @@ def gone(*pids: int) -> bool:
 
 def test_a_fork_is_the_stage(folder, server):
     own = stage(folder, "one", "two words", COLOUR="green")
-    said, warned = own.communicate(timeout=30)
+    said, warned = own.communicate(timeout=LIMIT)
     pid, parent, *rest = said.split()
     assert int(pid) != own.pid
     assert int(parent) == server.pid
@@ -108,29 +108,29 @@ def test_a_fork_is_the_stage(folder, server):
 
 def test_its_exit_code_and_its_sentence_are_the_stages(folder, server):
     failing = stage(folder, "fail")
-    _, warned = failing.communicate(timeout=30)
+    _, warned = failing.communicate(timeout=LIMIT)
     assert failing.returncode == 2
     assert warned == "to stderr\ntrainyard: it is too green\n"
 
 
 def test_a_signal_that_ends_the_fork_ends_the_stage(folder, server):
     dying = stage(folder, "die")
-    dying.communicate(timeout=30)
+    dying.communicate(timeout=LIMIT)
     assert dying.returncode == -signal.SIGKILL
 
 
 def test_many_at_once_are_kept_apart(folder, server):
     stages = [stage(folder, str(number)) for number in range(12)]
     for number, one in enumerate(stages):
-        said, _ = one.communicate(timeout=60)
+        said, _ = one.communicate(timeout=LIMIT)
         assert said.split()[4] == str(number)
         assert one.returncode == 0
 
 
 def test_the_projects_code_is_as_it_is_when_the_stage_begins(folder, server):
-    assert stage(folder).communicate(timeout=30)[0]
+    assert stage(folder).communicate(timeout=LIMIT)[0]
     (folder / "a_stage.py").write_text(textwrap.dedent(STAGE).replace("os.getcwd()", "'edited'"))
-    assert "edited" in stage(folder).communicate(timeout=30)[0]
+    assert "edited" in stage(folder).communicate(timeout=LIMIT)[0]
 
 
 def begin(folder: Path) -> tuple[psutil.Popen, int, int]:
@@ -144,20 +144,23 @@ def begin(folder: Path) -> tuple[psutil.Popen, int, int]:
 def test_ending_the_stage_ends_the_fork_and_its_children(folder, server, number):
     own, fork, child = begin(folder)
     own.send_signal(number)
-    own.communicate(timeout=30)
+    own.communicate(timeout=LIMIT)
     assert own.returncode == -number
     assert soon(lambda: gone(fork, child))
-    assert stage(folder).communicate(timeout=30)[0]  # the next one is served
+    assert stage(folder).communicate(timeout=LIMIT)[0]  # the next one is served
 
 
-STUBBORN = "import signal; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)\n"
+STUBBORN = "import signal; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(3600)\n"
 
 
-def test_a_time_limit_ends_a_stage_that_does_not_end_when_asked(folder, server):
-    (folder / "a_stage.py").write_text(textwrap.dedent(STAGE).replace("time.sleep(60)\n", STUBBORN))
+def test_a_time_limit_ends_a_stage_that_does_not_end_when_asked(folder, server, monkeypatch):
+    (folder / "a_stage.py").write_text(textwrap.dedent(STAGE).replace("time.sleep(3600)\n", STUBBORN))
     lines = []
+    # The hour is over as soon as the stage does not listen any more.
+    monotonic = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + (3600 if "deaf" in lines else 0))
     with Processes(grace=0.5) as processes, pytest.raises(TimeLimitError):
-        processes.run([sys.executable, "-m", "a_stage", "wait"], lines.append, cwd=folder, time_limit=5)
+        processes.run([sys.executable, "-m", "a_stage", "wait"], lines.append, cwd=folder, time_limit=3600)
     assert "deaf" in lines
     assert soon(lambda: gone(int(lines[0].split()[0]), int(lines[2])))
 
@@ -171,7 +174,7 @@ def test_a_stage_that_is_killed_before_it_is_served_does_not_begin(folder, monke
         time.sleep(1)
         early.kill()
         early.communicate()
-        stage(folder, "late").communicate(timeout=30)
+        stage(folder, "late").communicate(timeout=LIMIT)
         time.sleep(0.5)
         assert (folder / "begun").read_text() == "('late',)\n"
         assert not server.children()
@@ -181,7 +184,7 @@ def test_a_stage_that_is_killed_before_it_is_served_does_not_begin(folder, monke
 def test_a_library_that_cannot_be_loaded_costs_no_stage(folder, monkeypatch, code):
     (folder / "broken_library.py").write_text("import time; time.sleep(1); " + code)
     with serving(folder, monkeypatch, ["-m", "flows.preloaded"], "broken_library"):
-        said, _ = stage(folder, "one").communicate(timeout=30)
+        said, _ = stage(folder, "one").communicate(timeout=LIMIT)
         assert said.split()[4] == "one"
 
 
@@ -201,9 +204,9 @@ def test_no_room_for_a_process_leaves_the_others_at_work(folder, monkeypatch):
     with serving(folder, monkeypatch, ["-c", textwrap.dedent(program)], "colorsys") as server:
         first, fork, _ = begin(folder)
         own = stage(folder)
-        assert int(own.communicate(timeout=30)[0].split()[0]) == own.pid
+        assert int(own.communicate(timeout=LIMIT)[0].split()[0]) == own.pid
         last = stage(folder)
-        assert int(last.communicate(timeout=30)[0].split()[0]) != last.pid
+        assert int(last.communicate(timeout=LIMIT)[0].split()[0]) != last.pid
         assert not gone(fork)
         assert server.is_running()
         first.kill()
@@ -219,7 +222,7 @@ def test_two_ends_at_the_same_moment_leave_the_others_at_work(folder, server):
     dying.kill()
     dying.wait()
     server.resume()
-    assert stage(folder).communicate(timeout=30)[0]
+    assert stage(folder).communicate(timeout=LIMIT)[0]
     assert not gone(at_work)
     other.kill()
     other.communicate()
@@ -227,12 +230,12 @@ def test_two_ends_at_the_same_moment_leave_the_others_at_work(folder, server):
 
 def test_a_signal_that_comes_at_once_is_not_lost(folder, server):
     imports, rest = textwrap.dedent(STAGE).lstrip().split("\n", 1)
-    (folder / "a_stage.py").write_text(f"{imports}\nif 'colorsys' in sys.modules: time.sleep(60)\n{rest}")
+    (folder / "a_stage.py").write_text(f"{imports}\nif 'colorsys' in sys.modules: time.sleep(3600)\n{rest}")
     for _ in range(5):
         own = stage(folder)
         assert soon(lambda: server.children())
         own.terminate()
-        own.communicate(timeout=5)
+        own.communicate(timeout=LIMIT)
         assert own.returncode == -signal.SIGTERM
         assert soon(lambda: not server.children())
 
@@ -240,7 +243,7 @@ def test_a_signal_that_comes_at_once_is_not_lost(folder, server):
 def test_an_interrupt_reaches_the_fork(folder, server):
     own, fork, child = begin(folder)
     own.send_signal(signal.SIGINT)
-    own.communicate(timeout=30)
+    own.communicate(timeout=LIMIT)
     assert own.returncode in (130, -signal.SIGINT)
     assert soon(lambda: gone(fork, child))
 
@@ -248,12 +251,12 @@ def test_an_interrupt_reaches_the_fork(folder, server):
 def test_killing_the_process_with_the_libraries_ends_its_stages_with_a_sentence(folder, server):
     own, fork, child = begin(folder)
     server.kill()
-    _, warned = own.communicate(timeout=30)
+    _, warned = own.communicate(timeout=LIMIT)
     assert own.returncode == 1
     assert "was killed" in warned
     assert soon(lambda: gone(fork, child))
     alone = stage(folder)  # the next one does without
-    assert int(alone.communicate(timeout=30)[0].split()[0]) == alone.pid
+    assert int(alone.communicate(timeout=LIMIT)[0].split()[0]) == alone.pid
 
 
 def test_it_ends_with_the_process_that_started_it(folder, server):
@@ -266,10 +269,10 @@ def test_it_ends_with_the_process_that_started_it(folder, server):
     )
     own, fork, child = begin(folder)
     server.stdin.close()
-    assert server.wait(30) == 0
+    assert server.wait(LIMIT) == 0
     assert soon(lambda: gone(fork, child))
     assert (folder / "tidied").exists()
-    own.communicate(timeout=30)
+    own.communicate(timeout=LIMIT)
     assert own.returncode == 143
 
 
@@ -278,9 +281,9 @@ def test_one_that_does_not_end_when_asked_does_not_keep_it(folder, server):
     own, fork, child = begin(folder)
     assert own.stdout.readline() == "deaf\n"
     server.stdin.close()
-    assert server.wait(30) == 0
+    assert server.wait(LIMIT) == 0
     assert soon(lambda: gone(fork, child))
-    own.communicate(timeout=30)
+    own.communicate(timeout=LIMIT)
 
 
 @pytest.mark.parametrize("code", ["import time; time.sleep(60)", "import ctypes; ctypes.PyDLL(None).sleep(60)"])
@@ -291,14 +294,14 @@ def test_it_ends_with_the_process_that_started_it_while_it_imports(folder, monke
     with serving(folder, monkeypatch, ["-m", "flows.preloaded"], "slow_library") as server:
         assert soon((folder / "begun").exists)
         server.stdin.close()
-        assert server.wait(30) == -signal.SIGIO
+        assert server.wait(LIMIT) == -signal.SIGIO
 
 
 def test_ending_it_ends_its_stages(folder, server):
     own, fork, child = begin(folder)
     server.terminate()
-    server.wait(30)
-    own.communicate(timeout=30)
+    server.wait(LIMIT)
+    own.communicate(timeout=LIMIT)
     assert own.returncode == 1
     assert soon(lambda: gone(fork, child))
 

@@ -6,10 +6,11 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import psutil
 import pytest
-from conftest import soon
+from conftest import LIMIT, soon
 
 from flows.processes import ClosedError, Lines, Processes, TimeLimitError
 
@@ -22,9 +23,9 @@ def python(code: str) -> list[str]:
 STUBBORN = """
     import os, signal, subprocess, sys, time
     child = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-    child += "print(os.getpid(), flush=True); time.sleep(60)"
+    child += "print(os.getpid(), flush=True); time.sleep(3600)"
     subprocess.Popen([sys.executable, "-c", child])
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 
@@ -42,12 +43,12 @@ def test_both_outputs_come_as_lines_in_their_order_with_the_exit_code():
 def test_lines_come_while_the_command_runs():
     first = threading.Event()
     processes = Processes()
-    command = python("import time; print('now'); time.sleep(60)")
+    command = python("import time; print('now'); time.sleep(3600)")
     thread = threading.Thread(target=processes.run, args=(command, lambda line: first.set()))
     thread.start()
-    assert first.wait(10)
+    assert first.wait(LIMIT)
     processes.end_all()
-    thread.join(10)
+    thread.join(LIMIT)
     assert not thread.is_alive()
 
 
@@ -76,7 +77,7 @@ def test_end_all_ends_children_of_children_and_starts_none_after():
         assert not gone(int(found[0]))
         processes.end_all()
         assert gone(int(found[0]))
-        thread.join(10)
+        thread.join(LIMIT)
         assert not processes.live
         with pytest.raises(ClosedError):
             processes.run(python("pass"), found.append)
@@ -84,7 +85,7 @@ def test_end_all_ends_children_of_children_and_starts_none_after():
 
 def test_what_a_command_leaves_running_is_ended_with_it():
     found = []
-    code = STUBBORN.replace("time.sleep(60)\n", "time.sleep(0.5)\n")
+    code = STUBBORN.replace("time.sleep(3600)\n", "time.sleep(0.5)\n")
     assert Processes(grace=0.2).run(python(code), found.append) == 0
     assert gone(int(found[0]))
 
@@ -102,13 +103,16 @@ def test_an_exception_in_the_callback_ends_the_command():
 
 
 @pytest.mark.parametrize("silent", [False, True])
-def test_a_time_limit_ends_the_command(silent):
+def test_a_time_limit_ends_the_command(silent, monkeypatch):
     found = []
     code = "import os, time; print(os.getpid()); "
-    code += "os.close(1); os.close(2); time.sleep(60)" if silent else "time.sleep(60)"
-    with pytest.raises(TimeLimitError, match=r"0\.5 seconds"):
-        Processes().run(python(code), found.append, time_limit=0.5)
-    assert gone(int(found[0])) if found else not silent
+    code += "os.close(1); os.close(2); time.sleep(3600)" if silent else "time.sleep(3600)"
+    # The hour is over as soon as the command is at work, however long it took to start.
+    monotonic = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + (3600 if found else 0))
+    with pytest.raises(TimeLimitError, match="3600 seconds"):
+        Processes().run(python(code), found.append, time_limit=3600)
+    assert gone(int(found[0]))
 
 
 def test_a_signalled_command_gives_a_negative_code():
@@ -137,6 +141,6 @@ def test_leaving_the_context_by_an_interrupt_ends_the_children(tmp_path):
     caller = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env)
     child = int(caller.stdout.readline())
     caller.send_signal(signal.SIGINT)
-    assert caller.wait(15) != 0
+    assert caller.wait(LIMIT) != 0
     caller.stdout.close()
     assert gone(child)

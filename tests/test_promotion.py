@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
-from conftest import environment, forget_stores, make_project, soon
+from conftest import LIMIT, environment, forget_stores, make_project, soon
 
 from flows import decisions, promotion, tracking
 from flows.promotion import promote, rollback, standing
@@ -179,7 +179,7 @@ def told_apart() -> Iterator[int]:
 
 def ended(process) -> int:
     process.start()
-    process.join(120)
+    process.join(LIMIT)
     return process.exitcode
 
 
@@ -396,9 +396,9 @@ def test_two_at_once_one_wins_and_the_other_is_told(registered, processes):
     both = [processes.Process(target=contend, args=(registered, decision(one), ready, answers)) for one in ("2", "3")]
     for process in both:
         process.start()
-    said = dict(answers.get(timeout=120) for _ in both)
+    said = dict(answers.get(timeout=LIMIT) for _ in both)
     for process in both:
-        process.join(60)
+        process.join(LIMIT)
     [winner] = [version for version, answer in said.items() if isinstance(answer, dict)]
     [loser] = {"2", "3"} - {winner}
     assert f"is version {winner} by now" in said[loser]
@@ -416,9 +416,9 @@ def test_two_working_copies_of_one_registry_at_once_do_not_both_win(registered, 
     ]
     for process in both:
         process.start()
-    said = dict(answers.get(timeout=120) for _ in both)
+    said = dict(answers.get(timeout=LIMIT) for _ in both)
     for process in both:
-        process.join(60)
+        process.join(LIMIT)
     winners = [version for version, answer in said.items() if isinstance(answer, dict)]
     assert len(winners) <= 1
     assert aliases()["champion"] in (winners or ["1", "2", "3"])
@@ -481,11 +481,11 @@ class Machines:
 
     def wait(self) -> None:
         self.paused.release()
-        assert self.go[self.here.name].acquire(timeout=60)
+        assert self.go[self.here.name].acquire(timeout=LIMIT)
 
     def run(self, name: str, what) -> None:
         self.here.name = name
-        assert self.go[name].acquire(timeout=60)
+        assert self.go[name].acquire(timeout=LIMIT)
         try:
             self.said[name] = what()
         except InputError as error:
@@ -501,7 +501,7 @@ class Machines:
             thread.start()
         while left := [name for name in does if name not in self.said]:
             self.go[chance.choice(left)].release()
-            assert self.paused.acquire(timeout=60)
+            assert self.paused.acquire(timeout=LIMIT)
         for thread in threads:
             thread.join()
         return self.said
@@ -549,9 +549,9 @@ def test_the_same_twice_at_once_is_once(registered, processes):
     both = [processes.Process(target=contend, args=(registered, decision(), ready, answers)) for _ in range(2)]
     for process in both:
         process.start()
-    assert [answers.get(timeout=120)[1] for _ in both] == [PROMOTED, PROMOTED]
+    assert [answers.get(timeout=LIMIT)[1] for _ in both] == [PROMOTED, PROMOTED]
     for process in both:
-        process.join(60)
+        process.join(LIMIT)
     assert aliases() == PROMOTED
 
 

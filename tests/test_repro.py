@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from conftest import ROOT, edit, environment, shrink, soon
+from conftest import LIMIT, ROOT, edit, environment, shrink, soon
 
 from flows import graph
 
@@ -23,7 +23,7 @@ STAGES = ["check", "download", "settings", "train@small", "train@wide", "evaluat
 def command(folder: Path, *arguments: str, code: int | None = 0, **env: str) -> str:
     """What `python -m ARGUMENTS` says, in the folder."""
     done = subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=folder, env=environment(PYTHONPATH="", **env), text=True, timeout=280,
+        [sys.executable, "-m", *arguments], cwd=folder, env=environment(PYTHONPATH="", **env), text=True, timeout=LIMIT,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert code is None or done.returncode == code, done.stdout
@@ -253,8 +253,8 @@ def test_a_killed_repro_leaves_no_result_and_goes_on_to_the_same_weights(done, u
     unfinished = untrained / ".trainyard" / "unfinished" / "digits" / "small"
     assert soon(lambda: any(unfinished.glob("*/replica-0.ckpt")))
     repro.send_signal(number)
-    repro.wait(30)
-    assert soon(lambda: not processes_in(untrained), 15)
+    repro.wait(LIMIT)
+    assert soon(lambda: not processes_in(untrained))
     assert not [file for file in (untrained / "models").rglob("*") if file.is_file() and file.name != ".gitignore"]
     assert any(unfinished.glob("*/replica-*")), "it was finished before it was killed: more epochs are needed"
     said = dvc(untrained, "repro", "train@small")

@@ -22,7 +22,19 @@ from click.testing import CliRunner
 from conftest import ROOT, edit, environment, forget_stores, make_project, shrink
 from PIL import Image
 
-from flows import download, ensemble, evaluate, incoming, pipeline, promotion, retrain, settings, tracking, train
+from flows import (
+    download,
+    ensemble,
+    evaluate,
+    incoming,
+    pipeline,
+    project,
+    promotion,
+    retrain,
+    settings,
+    tracking,
+    train,
+)
 from flows.params import read
 from flows.pipeline import Plan
 from flows.processes import Processes
@@ -113,6 +125,7 @@ def poor_once(tmp_path_factory, empty_store) -> Path:
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         forget_stores(patch)
         given = read()
+        project.write_if_changed(project.checked_file(), "as stage check does\n")
         download.download(given)
         settings.settings(given)
         for member in given.members:
@@ -320,7 +333,7 @@ def test_a_full_disk_is_told_and_the_next_run_goes_on(up_to_date):
     (up_to_date / "data/incoming/3/young.png").touch()
     ended = work(Options(), lambda said: None, lambda folder, plan: {})
     assert ended.message.startswith("check did not run" if "check" in ended.message else "download did not run")
-    assert "1 files in data/incoming/ wait for the next run" in ended.message
+    assert "left in data/incoming/ for the next run: 1 file that came" in ended.message
     assert not (up_to_date / "data/incoming/3/broken.png").exists()
 
 
@@ -363,7 +376,7 @@ def test_the_flows_say_what_they_did(up_to_date):
     assert skipped[1].startswith("skipped: nothing is stale for digits, and no image has come in")
     assert completed[0] == "Completed"
     assert completed[1].startswith(
-        "digits: 1 stages ran; 1 images taken in, 0 refused; version 1 is the champion already"
+        "digits: 1 stage ran; 1 image taken in, 0 refused; version 1 is the champion already"
     )
     assert empty == ["Skipped", "data/incoming/ is empty"]
     assert failed[0] == "Failed"
@@ -445,9 +458,9 @@ def test_nothing_stale_is_skipped_but_what_came_in_is_looked_at(up_to_date):
     assert work(Options(), lambda said: None, nothing_runs).message.startswith("skipped: nothing is stale for digits")
     drop_text(up_to_date / "data/incoming/3/broken.png")
     dry = CliRunner().invoke(retrain.command, ["--dry"], standalone_mode=False)
-    assert "would look at 1 files in data/incoming/" in dry.output
+    assert "would look at 1 file in data/incoming/" in dry.output
     ended = work(Options(), lambda said: None, nothing_runs)
-    assert ended.message == "skipped: nothing is stale for digits; of what came in 1 images were refused"
+    assert ended.message == "skipped: nothing is stale for digits; 1 image refused of what came in"
     assert "3/broken.png" in ended.report.read_text()
     assert not incoming.noted()
 

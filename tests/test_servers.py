@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from conftest import ROOT, edit, environment, make_project, shrink, soon
+from conftest import LIMIT, ROOT, edit, environment, make_project, shrink, soon
 
 from flows import ports, postgres, project, serve_postgres, tracking
 from flows.params import read
@@ -65,7 +65,7 @@ class Servers:
             self.process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=file, stderr=file)
 
     def ready(self) -> "Servers":
-        up = soon(lambda: "In other terminals" in self.log.read_text() or self.process.poll() is not None, 250)
+        up = soon(lambda: "In other terminals" in self.log.read_text() or self.process.poll() is not None)
         assert up, self.everything()
         assert self.process.poll() is None, self.everything()
         return self
@@ -108,13 +108,13 @@ class Servers:
         headers = {"Content-Type": "application/json"}
         url = f"{self.env['PREFECT_API_URL']}{path}"
         request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=LIMIT) as answer:
             return json.loads(answer.read() or "null")
 
     def run(self, *command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess:
         done = subprocess.run(
             [sys.executable, "-m", *command], cwd=self.folder, env=environment(**self.env, **env),
-            capture_output=True, text=True, timeout=200,
+            capture_output=True, text=True, timeout=LIMIT,
         )  # fmt: skip
         assert not check or not done.returncode, done.stdout + done.stderr
         return done
@@ -123,8 +123,8 @@ class Servers:
         """Ends it; returns what it has left running."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.terminate()
-        self.process.wait(90)
-        soon(lambda: not any(child.is_running() for child in children), 5)
+        self.process.wait(LIMIT)
+        soon(lambda: not any(child.is_running() for child in children))
         return [child for child in children if child.is_running()]
 
 
@@ -168,7 +168,7 @@ def trained(servers) -> Servers:
         )
         for member in MEMBERS
     ]  # fmt: skip
-    said = [stage.communicate(timeout=600)[0] for stage in stages]
+    said = [stage.communicate(timeout=LIMIT)[0] for stage in stages]
     assert [stage.returncode for stage in stages] == [0] * len(MEMBERS), "\n".join(said)
     assert not any("cannot be used" in lines for lines in said), "\n".join(said)
     return servers
@@ -284,20 +284,20 @@ def test_prefect_runs_the_pipeline_on_postgresql(servers):
     env = environment(**servers.env)
     subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, env=env, check=True)
     done = subprocess.run(
-        [sys.executable, "-m", "flows.pipeline"], cwd=folder, env=env, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "flows.pipeline"], cwd=folder, env=env, capture_output=True, text=True, timeout=LIMIT
     )
     assert done.returncode == 0, done.stdout + done.stderr
     tasks = "SELECT task_run.name, task_run.state_type FROM task_run JOIN flow_run ON flow_run.id = flow_run_id"
     # Prefect writes what it is told of tasks a moment later.
     ended = [("one", "COMPLETED"), ("two", "COMPLETED")]
-    assert soon(lambda: sorted(servers.query("prefect", tasks)) == ended, 30), servers.query("prefect", tasks)
+    assert soon(lambda: sorted(servers.query("prefect", tasks)) == ended), servers.query("prefect", tasks)
 
 
 def test_its_worker_executes_what_is_asked_for(servers):
     (found,) = servers.ask("/deployments/filter")
     run = servers.ask(f"/deployments/{found['id']}/create_flow_run")["id"]
     state = f"SELECT state_type FROM flow_run WHERE id = '{run}'"
-    assert soon(lambda: servers.query("prefect", state) == [("COMPLETED",)], 90), servers.everything()
+    assert soon(lambda: servers.query("prefect", state) == [("COMPLETED",)]), servers.everything()
     assert (servers.folder / "ticked").exists()
     assert "(yours)" not in servers.log.read_text()  # it started them itself
 
@@ -328,7 +328,7 @@ def dvc(folder: Path, *words: str) -> subprocess.CompletedProcess:
     own = {"AWS_CONFIG_FILE": str(folder / "empty"), "AWS_EC2_METADATA_DISABLED": "true"}
     return subprocess.run(
         [sys.executable, "-m", "dvc", *words], cwd=folder, env=environment(**own), capture_output=True, text=True,
-        timeout=120,
+        timeout=LIMIT,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from conftest import edit, environment
+from conftest import LIMIT, edit, environment
 from mlflow.entities import ViewType
 from sqlalchemy.engine import Engine
 from sqlalchemy.event import listen, remove
@@ -283,7 +283,7 @@ def test_six_processes_open_a_new_store_at_once(project):
     for process in started:
         process.start()
     for process in started:
-        process.join(200)
+        process.join(LIMIT)
     assert [process.exitcode for process in started] == [0] * 6
     assert [found.name for found in tracking.connect().search_experiments()].count("digits") == 1
 

@@ -14,15 +14,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 import torch
-from conftest import edit, environment, soon
+from conftest import LIMIT, edit, environment, soon
 from safetensors.torch import load_file
 
 from flows import tracking, train
 from flows.params import Params, read
 from lightning_modules.errors import InputError
 
-LONG = 400  # epochs, to be killed in
+LONG = 100_000  # epochs, to be killed in
 
 
 def only_small(folder: Path, *, epochs: int = 4, seed: int = 0, **recipe) -> Params:
@@ -125,7 +126,7 @@ def test_a_second_process_is_refused_and_a_failed_one_lets_go(tiny, no_store):
         with pytest.raises(InputError, match="small is being trained on digits by another process") as refused:
             train.train(read(), "small")
         second = begin(tiny)
-        _, said = second.communicate(timeout=120)
+        _, said = second.communicate(timeout=LIMIT)
     assert second.returncode == 2
     assert said == f"trainyard: {refused.value}\n"
     train.train(only_small(tiny, epochs=1, replicas=1), "small")
@@ -134,7 +135,7 @@ def test_a_second_process_is_refused_and_a_failed_one_lets_go(tiny, no_store):
 def test_a_loss_that_is_no_number_ends_the_training(tiny, store):
     only_small(tiny, optimizer={"name": "sgd", "lr": 1e20}, replicas=1)
     process = begin(tiny)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == 1
     assert said.count("\n") == 1
     assert said.startswith("trainyard: small, replica 0: ")
@@ -185,7 +186,7 @@ def test_a_replica_whose_worker_is_killed_twice_fails_and_leaves_no_result(tiny,
     assert soon(lambda: workers(process, but=both), 120)
     [worker] = workers(process, but=both)
     worker.kill()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == 1
     told = r"^trainyard: the process that trained small-\d was ended by SIGKILL \(.*\), for the second time\n\Z"
     assert re.search(told, said, re.MULTILINE), said
@@ -203,7 +204,7 @@ def test_a_killed_training_leaves_no_process_and_no_lock(tiny, no_store):
     process.kill()
     process.wait()
     try:
-        assert soon(lambda: not any(worker.is_running() for worker in workers), 10)
+        assert soon(lambda: not any(worker.is_running() for worker in workers))
     finally:
         for worker in filter(psutil.Process.is_running, workers):
             worker.kill()
@@ -228,7 +229,7 @@ def test_an_interrupted_training_goes_on_in_its_runs_to_the_same_weights(tiny, s
         worker.suspend()  # so that it cannot finish before the store is open
     assert soon(lambda: has_runs(tiny))
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == 130
     assert said.strip() == ""
     assert leaves_nothing(tiny)
@@ -249,23 +250,29 @@ def test_an_interrupted_training_goes_on_in_its_runs_to_the_same_weights(tiny, s
             assert steps == set(range(1, 61))
 
 
-def test_training_is_not_lost_to_a_store_that_does_not_answer(tiny, no_store, capsys):
-    started = time.monotonic()
+def test_training_is_not_lost_to_a_store_that_does_not_answer(tiny, no_store, capsys, monkeypatch):
+    asked, send = [], requests.Session.send
+
+    def counted(*given, **options):
+        asked.append(given)
+        return send(*given, **options)
+
+    monkeypatch.setattr(requests.Session, "send", counted)
     train.train(read(), "small")
-    assert time.monotonic() - started < 60
+    # Each of which waits for all its tries: the store is given up at the first, and not asked again each epoch.
+    assert len(asked) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert no_store in line
     assert "trainyard track" in line
     assert trained(tiny)
 
 
-@pytest.mark.timeout(120)
 def test_a_large_initializer_and_two_threads_do_not_hang_the_workers(tiny, no_store):
     """Both use torch's pool of threads: one that the parent had opened would not answer in a forked worker."""
     edit(tiny, lambda content: content["training"].update(threads=2))
     network = {"name": "mlp", "hidden": [512, 512]}
     process = begin(only_small(tiny, epochs=1, initializer="orthogonal", network=network) and tiny)
-    assert process.wait(timeout=100) == 0
+    assert process.wait(timeout=LIMIT) == 0
     process.communicate()
 
 
@@ -282,7 +289,7 @@ def test_another_recipe_leaves_what_was_interrupted(tiny, no_store):
     process = begin(tiny)
     assert soon(lambda: checkpoint(tiny))
     os.killpg(process.pid, signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=LIMIT)
     train.train(only_small(tiny, epochs=1, dropout=0.5), "small")
     assert checkpoint(tiny)
     for work in (tiny / ".trainyard" / "unfinished" / "digits" / "small").iterdir():
@@ -294,9 +301,9 @@ def test_another_recipe_leaves_what_was_interrupted(tiny, no_store):
 
 def test_the_seconds_of_an_interrupted_training_count(tmp_path):
     first = train.Clock(tmp_path / "seconds.json")
-    first.started -= 100
+    first.started -= 100_000
     first.keep()
-    assert train.Clock(tmp_path / "seconds.json").seconds() == pytest.approx(100, abs=5)
+    assert train.Clock(tmp_path / "seconds.json").seconds() == pytest.approx(100_000, abs=LIMIT)
 
 
 def test_runs_end_whatever_fails_after_the_training(tiny, store, monkeypatch):

@@ -63,10 +63,11 @@ def test_retraining_starts_where_there_is_something_to_do(project, started, befo
     ]  # fmt: skip
 
 
-def test_and_nowhere_else(project, started):
+def test_and_nowhere_else(project, started, monkeypatch):
     state = watch.fn()
     assert (state.name, state.message) == ("Skipped", "data/incoming/ is empty")
     assert state.is_completed()
-    drop("3/a.png", seconds_ago=0)
-    assert watch.fn().message == "1 files in data/incoming/ may still be copied"
+    monkeypatch.setattr(incoming, "SETTLING", 3600)
+    drop("3/a.png", seconds_ago=60)
+    assert watch.fn().message == "1 file in data/incoming/ may still be copied"
     assert started == []
