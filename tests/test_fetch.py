@@ -187,7 +187,8 @@ def test_an_unknown_certificate_is_refused_at_once(host, official, monkeypatch):
 def test_a_host_that_sends_a_byte_now_and_then_is_given_up(host, project, monkeypatch, where):
     content = bytes(1 << 20)
     host.answers["/tiny.gz"] = [{"drip": where, "length": len(content)}]
-    monkeypatch.setattr(fetch, "LEAST_TIME", 1.5)  # enough for a handshake
+    monkeypatch.setattr(fetch, "LEAST_TIME", 3.0)  # enough for a handshake
+    monkeypatch.setattr(fetch, "SLOWEST", 1 << 20)
     with pytest.raises(
         UnavailableError, match=r"127\.0\.0\.1 is too slow: .* of 1,048,576 bytes, .* after . s; .*set TRAI"
     ):
