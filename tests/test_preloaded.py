@@ -262,11 +262,11 @@ def test_killing_the_process_with_the_libraries_ends_its_stages_with_a_sentence(
 
 def test_it_ends_with_the_process_that_started_it(folder, server):
     """And before it its stages, which are asked to end: they write what they have to."""
-    tidy = "import signal; signal.signal(15, lambda *_: (open('tidied', 'w').close(), sys.exit(143)))\n            "
-    (folder / "a_stage.py").write_text(
-        textwrap.dedent(STAGE.replace(f"            {WAIT}", f"            {tidy}{WAIT}"))
-    )
+    tidy = "import signal; signal.signal(15, lambda *_: (open('tidied', 'w').close(), sys.exit(143))); "
+    tidy += "print('tidy', flush=True); "
+    (folder / "a_stage.py").write_text(textwrap.dedent(STAGE).replace(WAIT, tidy + WAIT))
     own, fork, child = begin(folder)
+    assert own.stdout.readline() == "tidy\n"
     server.stdin.close()
     assert server.wait(LIMIT) == 0
     assert soon(lambda: gone(fork, child))
