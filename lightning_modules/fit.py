@@ -314,12 +314,12 @@ def train(module: Classifier, count: int, training: tuple, validation: tuple, se
         log_every_n_steps=1,
     )
     resume = checkpoint if checkpoint and checkpoint.exists() else None
-    if resume:
-        refuse_other(resume)
     if group and len(set(group.all(resume is not None))) > 1:
         raise InputError(
             f"{checkpoint} is not the same for all nodes that train together: they need one project folder, shared"
         )
+    if resume:
+        refuse_other(resume)
     trainer.fit(module, ckpt_path=resume, weights_only=True)
     if trainer.received_sigterm:
         # Lightning ends a terminated fit as if it were finished.

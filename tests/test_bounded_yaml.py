@@ -89,8 +89,16 @@ def test_what_is_no_file_is_not_waited_for(tmp_path, make):
         params.read(place)
 
 
+# No subnormal floats: a training in the same process lets the processor count them as zero.
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.dates(), st.datetimes(), st.binary(max_size=20)
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_subnormal=False),
+    st.text(),
+    st.dates(),
+    st.datetimes(),
+    st.binary(max_size=20),
 )
 ANYTHING = st.recursive(
     SCALARS,

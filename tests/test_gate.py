@@ -255,7 +255,7 @@ def project_of(judged_once, tmp_path, monkeypatch):
 
     def enter(challenger: str) -> Path:
         folder = tmp_path / "a project"
-        shutil.copytree(judged_once, folder, ignore=shutil.ignore_patterns("mlartifacts"))
+        shutil.copytree(judged_once, folder)
         monkeypatch.chdir(folder)
         tracking.connect().set_registered_model_alias("digits", "challenger", challenger)
         return folder

@@ -110,7 +110,7 @@ def test_a_time_limit_ends_the_command(silent, monkeypatch):
     # The hour is over as soon as the command is at work, however long it took to start.
     monotonic = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: monotonic() + (3600 if found else 0))
-    with pytest.raises(TimeLimitError, match="3600 seconds"):
+    with pytest.raises(TimeLimitError, match="3600 s"):
         Processes().run(python(code), found.append, time_limit=3600)
     assert gone(int(found[0]))
 
