@@ -19,6 +19,7 @@ from conftest import LIMIT, soon
 from flows import hand_over, preloaded
 from flows.processes import Processes, TimeLimitError
 
+WAIT = "time.sleep(3600)\n"  # of the stage, at which tests put something else
 STAGE = """
     import os, sys, time, click
     from flows.console import run
@@ -33,7 +34,7 @@ STAGE = """
             import subprocess
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
             print(child.pid, flush=True)
-            time.sleep(3600)
+            WAIT
         if "die" in what:
             os.kill(os.getpid(), 9)
         if "fail" in what:
@@ -42,7 +43,7 @@ STAGE = """
 
     if __name__ == "__main__":
         run(command, libraries=True)
-"""
+""".replace("WAIT\n", WAIT)
 
 
 @pytest.fixture
@@ -154,7 +155,7 @@ STUBBORN = "import signal; signal.signal(15, signal.SIG_IGN); print('deaf', flus
 
 
 def test_a_time_limit_ends_a_stage_that_does_not_end_when_asked(folder, server, monkeypatch):
-    (folder / "a_stage.py").write_text(textwrap.dedent(STAGE).replace("time.sleep(3600)\n", STUBBORN))
+    (folder / "a_stage.py").write_text(textwrap.dedent(STAGE).replace(WAIT, STUBBORN))
     lines = []
     # The hour is over as soon as the stage does not listen any more.
     monotonic = time.monotonic
@@ -261,13 +262,11 @@ def test_killing_the_process_with_the_libraries_ends_its_stages_with_a_sentence(
 
 def test_it_ends_with_the_process_that_started_it(folder, server):
     """And before it its stages, which are asked to end: they write what they have to."""
-    tidy = (
-        "import signal; signal.signal(15, lambda *_: (open('tidied', 'w').close(), sys.exit(143)))\n            time."
-    )
-    (folder / "a_stage.py").write_text(
-        textwrap.dedent(STAGE.replace("time.sleep(3600)\n        if", f"{tidy}sleep(3600)\n        if"))
-    )
+    tidy = "import signal; signal.signal(15, lambda *_: (open('tidied', 'w').close(), sys.exit(143))); "
+    tidy += "print('tidy', flush=True); "
+    (folder / "a_stage.py").write_text(textwrap.dedent(STAGE).replace(WAIT, tidy + WAIT))
     own, fork, child = begin(folder)
+    assert own.stdout.readline() == "tidy\n"
     server.stdin.close()
     assert server.wait(LIMIT) == 0
     assert soon(lambda: gone(fork, child))
@@ -277,7 +276,7 @@ def test_it_ends_with_the_process_that_started_it(folder, server):
 
 
 def test_one_that_does_not_end_when_asked_does_not_keep_it(folder, server):
-    (folder / "a_stage.py").write_text(textwrap.dedent(STAGE).replace("time.sleep(3600)\n", STUBBORN))
+    (folder / "a_stage.py").write_text(textwrap.dedent(STAGE).replace(WAIT, STUBBORN))
     own, fork, child = begin(folder)
     assert own.stdout.readline() == "deaf\n"
     server.stdin.close()
@@ -286,7 +285,7 @@ def test_one_that_does_not_end_when_asked_does_not_keep_it(folder, server):
     own.communicate(timeout=LIMIT)
 
 
-@pytest.mark.parametrize("code", ["import time; time.sleep(3600)", "import ctypes; ctypes.PyDLL(None).sleep(60)"])
+@pytest.mark.parametrize("code", ["import time; time.sleep(3600)", "import ctypes; ctypes.PyDLL(None).sleep(3600)"])
 def test_it_ends_with_the_process_that_started_it_while_it_imports(folder, monkeypatch, code):
     """Also where the import lets nothing else of Python run: PyDLL holds its lock."""
     (folder / "slow_library.py").write_text(f"open('begun', 'w').close(); {code}")
