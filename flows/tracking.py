@@ -130,7 +130,8 @@ def connect():
     with FileLock(f"{file}.lock"):
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
-        artifact_addresses.follow(file)
+        if file.is_file():  # MLflow keeps one open that was deleted under it
+            artifact_addresses.follow(file)
     return client
 
 

@@ -113,7 +113,9 @@ def test_classes_as_frequent_as_before_raise_no_more_alarms_than_they_may(incomi
     assert sum(p < 0.0025 for p in ps) < 6
 
 
-@pytest.mark.parametrize(("times", "right", "least"), [(1.5, 0.95, 0.3), (2, 0.95, 0.95), (2, 0.6, 0.15), (3, 0.6, 0.9)])
+@pytest.mark.parametrize(
+    ("times", "right", "least"), [(1.5, 0.95, 0.3), (2, 0.95, 0.95), (2, 0.6, 0.15), (3, 0.6, 0.9)]
+)
 def test_a_class_that_became_more_frequent_is_seen_and_estimated_through_the_confusion(times, right, least):
     then = EVEN.copy()
     then[3] *= times
