@@ -51,6 +51,11 @@ def changed(changes: tuple[str, ...]) -> Params:
     return parse(content)
 
 
+def note() -> None:
+    """Writes what the stage writes."""
+    project.write_if_changed(project.checked_file(), "params.yaml holds what can work\n")
+
+
 @click.command()
 @click.option(
     "-S", "changes", multiple=True, metavar="KEY=VALUE", help="Check with this change, or ~KEY, which is not made."
@@ -62,7 +67,7 @@ def command(changes: tuple[str, ...]) -> None:
     else:
         params = read()
         if "DVC_STAGE" in os.environ:  # a person who asks changes nothing
-            project.write_if_changed(project.checked_file(), "params.yaml holds what can work\n")
+            note()
     click.echo(f"params.yaml: dataset {params.dataset}, members {', '.join(params.members)}")
 
 

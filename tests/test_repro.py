@@ -199,7 +199,7 @@ def test_a_changed_member_and_a_new_one_are_trained_alone(changeable):
 
     edit(changeable, change)
     said = dvc(changeable, "repro", "train")
-    assert ran(said) == ["train@wide", "train@new"]
+    assert ran(said) == ["check", "train@wide", "train@new"]
     assert weights(changeable, "small") == before
     assert (changeable / "models" / "digits" / "new" / "member.json").exists()
 
@@ -278,7 +278,7 @@ def test_a_copy_that_is_no_repository_works(tmp_path):
     folder = copy_of_sources(tmp_path / "a copy")
     dvc(folder, "config", "--local", "core.no_scm", "true")
     said = dvc(folder, "repro", "train@wide")
-    assert ran(said) == ["download", "settings", "train@wide"]
+    assert ran(said) == ["check", "download", "settings", "train@wide"]
     assert weights(folder, "wide")
     assert not os.path.lexists(folder / ".git")
 

@@ -23,18 +23,19 @@ from conftest import ROOT, edit, environment, forget_stores, make_project, shrin
 from PIL import Image
 
 from flows import (
+    check,
     download,
     ensemble,
     evaluate,
     incoming,
     pipeline,
-    project,
     promotion,
     retrain,
     settings,
     tracking,
     train,
 )
+from flows.foreign_text import in_markdown
 from flows.params import read
 from flows.pipeline import Plan
 from flows.processes import Processes
@@ -124,7 +125,7 @@ def poor_once(tmp_path_factory, empty_store) -> Path:
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         forget_stores(patch)
         given = read()
-        project.write_if_changed(project.checked_file(), "as stage check does\n")
+        check.note()
         download.download(given)
         settings.settings(given)
         for member in given.members:
@@ -172,7 +173,7 @@ def killed(killed_once, tmp_path, monkeypatch) -> Path:
 
 
 def copied(source: Path, folder: Path) -> Path:
-    return shutil.copytree(source, folder, symlinks=True, ignore=shutil.ignore_patterns("mlartifacts"))
+    return shutil.copytree(source, folder, symlinks=True)
 
 
 def enter(folder: Path, monkeypatch) -> Path:
@@ -326,7 +327,7 @@ def test_a_full_disk_is_told_and_the_next_run_goes_on(up_to_date):
     ended = work(Options(), lambda said: None, nothing_runs)
     assert ended.kind == FAILED
     assert "data/rejected" in ended.message
-    assert ended.message in ended.report.read_text()
+    assert in_markdown(ended.message) in ended.report.read_text()
     (up_to_date / "data/rejected").unlink()
     drop_text(up_to_date / "data/incoming/3/young.png")
     (up_to_date / "data/incoming/3/young.png").touch()

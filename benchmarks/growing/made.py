@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.pipeline import copy
-from flows import download, params, project, train
+from flows import check, download, params, project, train
 from flows.params import Params
 
 MEMBER = {"network": {"name": "mlp", "hidden": [4]}, "optimizer": {"name": "adam", "lr": 0.01}}
@@ -29,7 +29,7 @@ def make(folder: Path, members: dict[str, dict]) -> Params:
     content["members"] = members
     file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     settings = params.read()
-    project.write_if_changed(project.checked_file(), "as stage check does\n")
+    check.note()
     download.download(settings)
     return settings
 
