@@ -169,23 +169,11 @@ def nothing_stale(place: Place, options: Options, batches: list[dict]) -> Ended:
         incoming.forget()
     if place.takes_in:
         incoming.make_folders(place.dataset)
-    said += not_registered(place)
     try:
         said += keep_in_git(place, options, f"Retrain {place.dataset}")
     except InputError as error:
         return Ended(FAILED, str(error), file)
     return Ended(SKIPPED, "; ".join(said), file)
-
-
-def not_registered(place: Place) -> list[str]:
-    """A sentence where MLflow does not have the ensemble that lies here; that it was away is no reason to fail."""
-    from flows import track
-
-    try:
-        why = track.not_registered(params.read())
-    except InputError as error:
-        why = str(error)
-    return [why] if why else []
 
 
 def judge(place: Place, options: Options) -> tuple[list[str], list[str], dict | None]:
