@@ -43,6 +43,7 @@ TINY = {
 }
 
 
+@pytest.hookimpl(optionalhook=True)  # so that the tests run without pytest-xdist as well
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Processes that run tests: the cores that this process may use, which need not be all of the machine's."""
     from flows.hardware import cores
@@ -64,9 +65,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def forget_stores(patch: pytest.MonkeyPatch) -> None:
-    """MLflow notes the last store in the environment, and whoever runs the tests may have one of their own there."""
+    """MLflow notes the last store in the environment, and whoever runs the tests may have one of their own there. It also
+    keeps where each run's artifacts lie by the run's id, which the copies of one store share."""
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         patch.delenv(name, raising=False)
+    if service := sys.modules.get("mlflow.tracking._tracking_service.utils"):
+        service._artifact_repos_cache.clear()
 
 
 @pytest.fixture(autouse=True)
