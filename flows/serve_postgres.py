@@ -25,6 +25,7 @@ from flows import ports, postgres, prefect_server, project, serve, served
 from flows.console import run
 from flows.orphan import WITH_PARENT
 from flows.params import read
+from flows.private_file import write_private
 from lightning_modules.errors import InputError, UnavailableError
 
 POSTGRES_PORT, S3_PORT = 5433, 9000
@@ -55,15 +56,6 @@ def keys() -> dict[str, str]:
         made = {"postgres_password": secrets.token_hex(16), "s3_key": secrets.token_hex(10)}
         write_private(file, json.dumps({**made, "s3_secret": secrets.token_hex(20)}, indent=2))
     return project.read_json(file)
-
-
-def write_private(path: Path, text: str) -> None:
-    """A file that this user alone can read, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(f"{text}\n")
-    os.replace(temporary, path)
 
 
 def s3_variables(keys: dict, port: int) -> dict[str, str]:

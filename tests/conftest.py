@@ -65,8 +65,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def forget_stores(patch: pytest.MonkeyPatch) -> None:
-    """MLflow notes the last store in the environment, and whoever runs the tests may have one of their own there. It also
-    keeps where each run's artifacts lie by the run's id, which the copies of one store share."""
+    """MLflow notes the last store in the environment, and whoever runs the tests may have one of their own there. It
+    also keeps where each run's artifacts lie by the run's id, which the copies of one store share."""
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         patch.delenv(name, raising=False)
     if service := sys.modules.get("mlflow.tracking._tracking_service.utils"):
