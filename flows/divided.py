@@ -18,15 +18,17 @@ from flows.progress import Board
 from flows.replicas import (
     checkpoint_file,
     die_with_parent,
+    failure,
     given_to_fit,
     lost_worker,
     read_result,
+    tell_beginning,
     train_portion,
     unfinished_portions,
     workers,
     write_result,
 )
-from lightning_modules.errors import DivergedError, InputError
+from lightning_modules.errors import InputError
 from lightning_modules.fit import Fitted
 
 
@@ -56,10 +58,6 @@ def train_divided(
         if launch.leads:
             for number in set(range(replicas)) - {number for numbers in left for number in numbers}:
                 board.already(number)
-            for numbers in left:
-                if checkpoint_file(work, numbers).exists():
-                    for number in numbers:
-                        board.goes_on(number)
             tracker.start()
         while training:
             for connection in wait(training):
@@ -69,6 +67,8 @@ def train_divided(
                     training.remove(connection)
                 elif "failed" in event:
                     raise event["failed"](f"{member}, replica {event['replica']}: {event['message']}")
+                elif "aside" in event:
+                    tell_beginning(board, event["replica"], event["aside"])
                 else:
                     board.show(event["replica"], event)
                     if "row" in event:
@@ -136,8 +136,8 @@ def take_part(
                     write_result(work, numbers[position], result)
                     tell({"finished": True, "best_epoch": result.best_epoch, "replica": position})
                 given["checkpoint"].unlink(missing_ok=True)
-    except (InputError, DivergedError) as error:
-        tell({"failed": type(error), "message": str(error), "replica": getattr(error, "replica", 0)})
+    except Exception as error:
+        tell(failure(error))
         return
     group.leave()
     tell({"free": True})

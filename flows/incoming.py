@@ -82,15 +82,27 @@ def settled(files: list[str]) -> list[str]:
 def make_folders(dataset: str) -> None:
     """Makes the folders of the classes, for a person to put images into, where the dataset is there and has some."""
     from flows import added
+    from flows import dataset as data
 
-    card = project.data_folder(dataset) / "dataset.json"
-    if card.is_file():
-        for name in added.class_folders(project.read_json(card)["class_names"]):
+    if (project.data_folder(dataset) / "dataset.json").is_file():
+        for name in added.class_folders(data.read_card(dataset)["class_names"]):
             (incoming_folder() / name).mkdir(parents=True, exist_ok=True)
+
+
+def set_aside() -> Path:
+    """Where a damaged journal is put until `forget`."""
+    return journal().with_name(f"{journal().name}.damaged")
+
+
+def lost_count() -> bool:
+    """Whether the journal was damaged since `forget`: what was taken in is in place, but no batch may tell of it."""
+    return set_aside().is_file()
 
 
 def take_in(settings: Params) -> list[dict]:
     """Takes in what waits and is settled, after the rest of what an interrupted run had noted.
+
+    A damaged journal is put aside. What it had noted is in data/incoming/ still, or already in place.
 
     Returns:
         Every batch since `forget`: dataset, time (ISO 8601), accepted (file, class, digest) and refused (file, target,
@@ -103,6 +115,8 @@ def take_in(settings: Params) -> list[dict]:
         OSError: the disk is full, for example. The next call does the rest.
     """
     batches = noted()
+    if not batches and journal().is_file():
+        os.replace(journal(), set_aside())
     for batch in batches:
         if not batch["finished"]:
             carry_out(batch)
@@ -117,17 +131,28 @@ def take_in(settings: Params) -> list[dict]:
 
 
 def noted() -> list[dict]:
-    return project.read_json(journal()) if journal().is_file() else []
+    return project.read_or_anew(journal(), batches_of, [])
+
+
+def batches_of(content: object) -> list[dict]:
+    """What a journal holds. Raises ValueError, KeyError or TypeError where it is none."""
+    if not isinstance(content, list):
+        raise TypeError
+    for batch in content:
+        for key in ("dataset", "shape", "time", "accepted", "refused", "finished"):
+            batch[key]
+    return content
 
 
 def is_something_to_do() -> bool:
     """Whether `take_in` would find anything, or the batches of a retrain that has not ended are noted."""
-    return bool(noted() or settled(waiting()))
+    return bool(noted() or journal().is_file() or lost_count() or settled(waiting()))
 
 
 def forget() -> None:
     """What was taken in has been told, and is told no more."""
-    journal().unlink(missing_ok=True)
+    for file in (journal(), set_aside()):
+        file.unlink(missing_ok=True)
 
 
 def decide(settings: Params, files: list[str]) -> dict:

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -20,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from flows import project
 from lightning_modules import known
-from lightning_modules.errors import InputError, sentence, unknown
+from lightning_modules.errors import InputError, unknown
 
 DATASETS = ("digits", "blobs", "mnist", "fashion_mnist", "cifar10", "folder")
 # Names that a member cannot have: its files would lie where others lie.
@@ -385,6 +384,4 @@ def read(path: Path | None = None) -> Params:
         content = project.read_yaml(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no valid YAML: {sentence(error, None)}") from None
     return parse(content, path.name)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -54,8 +55,17 @@ class Board:
 
     def goes_on(self, number: int) -> None:
         """Replica `number` was interrupted, and starts behind its last checkpoint."""
-        text = f"{self.member}-{number}: going on with a training that was interrupted"
-        (self.bars.console.print if self.bars else print)(text)
+        self.say(number, "going on with a training that was interrupted")
+
+    def begins_anew(self, number: int, aside: Path) -> None:
+        """The checkpoint of replica `number` was damaged, and is put aside."""
+        self.say(number, f"its checkpoint was damaged, and is put aside as {aside}: the training begins anew")
+
+    def say(self, number: int, text: str) -> None:
+        if self.bars:
+            self.bars.console.print(f"{self.member}-{number}: {text}", soft_wrap=True, markup=False, highlight=False)
+        else:
+            print(f"{self.member}-{number}: {text}", flush=True)
 
     def show(self, number: int, event: dict) -> None:
         row = event.get("row")

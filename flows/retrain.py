@@ -140,7 +140,8 @@ def take_in(place: Place, say: Callable[[str], None]) -> list[dict]:
     batches = incoming.take_in(place.settings) if place.takes_in else []
     for batch in batches:
         say(came_in([batch]))
-    folder, is_new = added.folder(place.dataset), any(batch["accepted"] for batch in batches)
+    folder = added.folder(place.dataset)
+    is_new = any(batch["accepted"] for batch in batches) or incoming.lost_count()
     if place.takes_in and folder.is_dir() and (is_new or not added.dvc_file(place.dataset).is_file()):
         versions.add(place.root, folder)
     return batches

@@ -55,10 +55,8 @@ class Place:
 
     def look(self) -> None:
         """Reads what an earlier run has left: `left`, None if nothing, and the seed to go on with."""
-        try:
-            self.left = Round(**project.read_json(self.note))
-        except FileNotFoundError:
-            self.left = None
+        # A retrain that did not end is begun anew where its note is damaged: DVC knows which stages are done.
+        self.left = project.read_or_anew(self.note, round_of, None if not self.note.exists() else Round(self.copys_seed))
         self.seed = self.left.seed if self.left and self.fresh_seed else self.new_seed
 
     def keep(self, now: Round) -> None:

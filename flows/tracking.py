@@ -30,7 +30,7 @@ import yaml
 
 from flows import processes, project, served
 from flows.spread import spread
-from lightning_modules.errors import InputError, UnavailableError, sentence
+from lightning_modules.errors import DamagedError, InputError, UnavailableError, sentence
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 WEIGHTS = "trainyard.weights_sha256"
@@ -265,6 +265,8 @@ def unless_unreachable(method: Callable) -> Callable:
             return None
         try:
             return method(self, *arguments)
+        except DamagedError:  # a file here, and not the store
+            raise
         except Exception as error:  # whatever the store's trouble is, the training is worth more
             self.lost = True
             print(
@@ -347,7 +349,7 @@ class Tracker:
 
         if not (self.ids_file and self.ids_file.exists()):
             return
-        ids = project.read_json(self.ids_file)
+        ids = project.read_or_anew(self.ids_file, dict, {})  # the runs of a damaged note are ended by `trainyard track`
         wanted = [key for key in ("member", *map(str, range(len(self.seeds)))) if key in ids]
         try:
             runs = {key: self.client.get_run(ids[key]) for key in wanted}
