@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from flows import graph, project
+from lightning_modules.errors import InputError
 
 
 def heal(file: Path, stage: str) -> str:
@@ -26,7 +27,11 @@ def heal(file: Path, stage: str) -> str:
 
 def locked(root: Path, file: Path) -> tuple[Path, str | None]:
     """What DVC keeps of which the file is a part, and its hash in dvc.lock; else the file's folder, and None."""
-    for entry in graph.described(root / "dvc.lock").values():
+    try:
+        stages = graph.described(root / "dvc.lock")
+    except InputError:  # damaged too, of which DVC complains by itself
+        stages = {}
+    for entry in stages.values():
         for out in entry.get("outs") or ():
             place = root / out["path"]
             if file == place or place in file.parents:

@@ -20,7 +20,9 @@ def changed(changes: tuple[str, ...]) -> Params:
     Raises:
         InputError: a change is none, or leads to what cannot work.
     """
-    content = yaml.safe_load((project.root() / "params.yaml").read_text(encoding="utf-8"))
+    content = project.read_yaml(project.root() / "params.yaml")
+    if not isinstance(content, dict):
+        return parse(content)  # which says what is wrong
     for change in changes:
         key, equals, value = change.removeprefix("~").partition("=")
         goes = change.startswith("~")

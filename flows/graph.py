@@ -96,7 +96,7 @@ def stale(root: Path) -> dict[str, list[str]]:
 def described(file: Path) -> dict[str, dict]:
     """The stages of a dvc.yaml or dvc.lock by name, as they are written there."""
     content = project.read_yaml(file) if file.is_file() else None
-    return (content or {}).get("stages") or {}
+    return (content.get("stages") if isinstance(content, dict) else None) or {}
 
 
 def command_or_params(stage: str, locked: str, descriptions: dict[str, dict]) -> str:

@@ -283,9 +283,13 @@ def accept(dataset: str, shape: tuple[int, ...], entry: dict) -> None:
             return
         if not target.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            added.encode(image, unfinished)
-            project.sync(unfinished)
-            os.replace(unfinished, target)
+            try:
+                added.encode(image, unfinished)
+                project.sync(unfinished)
+                os.replace(unfinished, target)
+            except OSError:  # the disk is full, say
+                unfinished.unlink(missing_ok=True)
+                raise
         for place in (target, folder, folder.parent):
             project.sync(place)
         source.unlink()
@@ -324,11 +328,16 @@ def move(source: Path, target: Path) -> None:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-        shutil.copy2(source, unfinished, follow_symlinks=False)
-    else:
-        unfinished.write_text(said_of(source), encoding="utf-8")
-    project.sync(unfinished)
-    os.replace(unfinished, target)
+    try:
+        if is_plain(source):
+            shutil.copy2(source, unfinished, follow_symlinks=False)
+        else:
+            unfinished.write_text(said_of(source), encoding="utf-8")
+        project.sync(unfinished)
+        os.replace(unfinished, target)
+    except OSError:  # the disk is full, say
+        unfinished.unlink(missing_ok=True)
+        raise
     project.sync(target)
     source.unlink()
 

@@ -21,7 +21,7 @@ from flows.console import run
 from flows.pipeline import Plan
 from flows.repro import Outcome
 from flows.retrain_place import Place, Round
-from lightning_modules.errors import InputError
+from lightning_modules.errors import InputError, exhausted
 
 FAILED, BUSY, SKIPPED, COMPLETED = "failed", "busy", "skipped", "completed"
 
@@ -86,6 +86,8 @@ def work(options: Options, say: Callable[[str], None], run_stages: Runner) -> En
 
 def sentence(error: Exception) -> str:
     """Of the system's own errors, such as a full disk, what they are and where."""
+    if said := exhausted(error):
+        return said
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
     where = f"{incoming.printable(os.fspath(error.filename))}: " if isinstance(error.filename, (str, Path)) else ""
@@ -165,6 +167,8 @@ def nothing_stale(place: Place, options: Options, batches: list[dict]) -> Ended:
             *waiting,
         ]
         file = write_report(place, said, batches)
+        incoming.forget()
+    elif place.takes_in and incoming.lost_count():
         incoming.forget()
     if place.takes_in:
         incoming.make_folders(place.dataset)

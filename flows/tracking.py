@@ -68,6 +68,12 @@ def store_exists() -> bool:
     return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (project.home() / "mlflow.db").exists()
 
 
+def writable() -> bool:
+    """Whether the store is anything else than a file that cannot be written to, with its lock and journal beside it."""
+    file = Path(store().removeprefix("sqlite:///").partition("?")[0])
+    return not (in_sqlite() and file.exists() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)))
+
+
 def connect():
     """A client of the store, which is created where it does not exist yet.
 
@@ -105,6 +111,8 @@ def connect():
         return mlflow.MlflowClient()
     from filelock import FileLock
 
+    if not writable():
+        return mlflow.MlflowClient()  # which only reads; SQLite opens such a file for that alone
     # Several processes that open a new SQLite store at once trip over each other's migrations.
     with FileLock(f"{uri.removeprefix('sqlite:///')}.lock"):
         client = mlflow.MlflowClient()
@@ -631,8 +639,11 @@ def load_champion(dataset: str):
     found = champion_or_refuse(dataset)
     import mlflow
 
-    with loading(found):
-        return mlflow.pyfunc.load_model(f"models:/{dataset}@{CHAMPION}", suppress_warnings=True), found
+    address = f"models:/{dataset}@{CHAMPION}"
+    with loading(found), tempfile.TemporaryDirectory() as copy:
+        if not writable():  # MLflow notes the version's name among the files that it loads
+            address = mlflow.artifacts.download_artifacts(address, dst_path=copy)
+        return mlflow.pyfunc.load_model(address, suppress_warnings=True), found
 
 
 @contextmanager

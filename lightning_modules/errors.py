@@ -117,11 +117,12 @@ def foreign(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] not in ("builtins", "flows", "lightning_modules")
 
 
-def disk_is_full(error: BaseException) -> str:
-    """Which one: that of the file that the error names, or else, of those that are written to, the fullest."""
+def disk_is_full(found: BaseException | Path) -> str:
+    """Which one: that of a path, or of the file that an error names, or else, of those that are written to, the
+    fullest."""
     import tempfile
 
-    name = getattr(error, "filename", None)
+    name = found if isinstance(found, Path) else getattr(found, "filename", None)
     if isinstance(name, (str, os.PathLike)):
         place, about = Path(name).absolute(), f" while {name} was written"
     else:
@@ -131,9 +132,8 @@ def disk_is_full(error: BaseException) -> str:
     disk = place
     while not disk.is_mount():
         disk = disk.parent
-    return (
-        f"the disk at {disk} is full ({free(disk) / 2**20:,.0f} MiB are free){about}: make room there and run it again"
-    )
+    room = f"{free(disk) / 2**20:,.0f} MiB are free"
+    return f"the disk at {disk} is full ({room}){about}: make room there and run it again"
 
 
 def free(place: Path) -> int:
