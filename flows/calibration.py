@@ -70,10 +70,7 @@ def calibrated(card: dict, replicas: int, jobs: int) -> str:
     file = project.state_folder() / "calibration.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_suffix(".lock")):  # members that train side by side would measure each other
-        try:
-            known = project.read_json(file)
-        except (FileNotFoundError, ValueError):  # none yet, or damaged: it can be measured again
-            known = {}
+        known = project.read_or_anew(file, ways, {})  # a damaged one can be measured again
         key = key_of(card, replicas, jobs)
         if key not in known:
             seconds = {"processes": estimate(card, replicas, jobs, "processes")}
@@ -83,6 +80,11 @@ def calibrated(card: dict, replicas: int, jobs: int) -> str:
             known[key] = {"way": "stacked" if stacked else "processes", "seconds": seconds}
             project.write_json(file, known)
     return known[key]["way"]
+
+
+def ways(content: dict) -> dict:
+    """What the file of earlier measurements holds. Raises TypeError or KeyError where it is none."""
+    return {key: {"way": str(one["way"]), **one} for key, one in content.items()}
 
 
 def key_of(card: dict, replicas: int, jobs: int) -> str:

@@ -28,7 +28,7 @@ def changed(changes: tuple[str, ...]) -> Params:
     """
     content = bounded_yaml.read(project.root() / "params.yaml")
     if not isinstance(content, dict):
-        return parse(content)
+        return parse(content)  # which says what is wrong
     for change in changes:
         key, equals, value = change.removeprefix("~").partition("=")
         goes = change.startswith("~")

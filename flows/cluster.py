@@ -198,7 +198,7 @@ def run_in_shared(folder: Path, stage: str, mark: str, processes: Processes, log
     """Runs a stage in the folder that this worker shares with whoever sent it."""
     where = f"{socket.gethostname()}:{folder}"
     file = folder / ".trainyard" / MARK
-    if not file.is_file() or project.read_json(file)["mark"] != mark:
+    if not file.is_file() or project.read_json(file, "mark")["mark"] != mark:
         problem = (
             f"the worker in {where} does not share the project's folder: start it there, or let a DVC remote carry "
             "data and results, with --remote"

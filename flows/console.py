@@ -12,7 +12,14 @@ from typing import TextIO
 import click
 
 from flows.foreign_text import printable
-from lightning_modules.errors import DivergedError, InputError, UnavailableError, WorkerError
+from lightning_modules.errors import (
+    DivergedError,
+    ExhaustedError,
+    InputError,
+    UnavailableError,
+    WorkerError,
+    exhausted,
+)
 
 # Tools that phone home are told not to, before any of them is imported; a user's own setting wins.
 QUIET = {
@@ -59,9 +66,15 @@ def run(command: click.Command, libraries: bool = False) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (InputError, DivergedError, WorkerError) as error:
+    except (InputError, DivergedError, WorkerError, ExhaustedError) as error:
         click.echo(f"trainyard: {printable(str(error))}", err=True)
         sys.exit(2 if isinstance(error, InputError) and not isinstance(error, UnavailableError) else 1)
+    except Exception as error:  # of any library: a full disk is said by each in a way of its own
+        said = exhausted(error)
+        if said is None:
+            raise
+        click.echo(f"trainyard: {printable(said)}", err=True)
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flows import project
-from lightning_modules.errors import InputError
+from flows import cached, project
+from lightning_modules import sealed
+from lightning_modules.errors import DamagedError, InputError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels", "validation_indices")
 
@@ -67,21 +68,37 @@ def load(dataset: str, check: bool = True) -> Dataset:
     place = folder.relative_to(project.root())
     if not folder.is_dir():
         raise InputError(f"{place} does not exist: run dvc repro download")
-    try:
-        card = project.read_json(folder / "dataset.json")
-        expected = [card["files"][f"{name}.npy"] for name in ARRAYS]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{place / 'dataset.json'} is missing or damaged: {REMEDY}") from None
+    card = read_card(dataset)
     arrays = {}
-    for name, sha256 in zip(ARRAYS, expected):
-        if check and file_sha256(folder / f"{name}.npy") != sha256:
-            raise InputError(f"{place / name}.npy is not what dataset.json says (changed or damaged): {REMEDY}")
-        arrays[name] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    for name in ARRAYS:
+        file = folder / f"{name}.npy"
+        if check and file_sha256(file) != card["files"][file.name]:
+            raise damaged(file, "is not what dataset.json says (changed or damaged)")
+        arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
     return Dataset(card, **arrays)
 
 
-# Not `dvc checkout`: DVC does not verify its cache, and would bring a damaged file back out of it.
-REMEDY = "run dvc repro --force download"
+def read_card(dataset: str) -> dict:
+    """dataset.json. Raises InputError where it is missing or not what was written."""
+    file = project.data_folder(dataset) / "dataset.json"
+    try:
+        card = sealed.opened(project.read_json(file, "files", "test_sha256"), file)
+        if not all(f"{name}.npy" in card["files"] for name in ARRAYS):
+            raise DamagedError(file, "does not name all files")
+    except FileNotFoundError:
+        raise damaged(file, "is missing") from None
+    except (DamagedError, TypeError) as error:
+        raise damaged(file, getattr(error, "reason", "is damaged")) from None
+    return card
+
+
+def damaged(file: Path, reason: str) -> DamagedError:
+    # Not `dvc checkout`: DVC does not verify its cache, and would bring a damaged file back out of it.
+    return DamagedError(project.shown(file), f"{reason}: {cached.heal(file, 'download')}")
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def file_sha256(file: Path) -> str | None:

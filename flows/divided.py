@@ -20,14 +20,16 @@ from flows.replicas import (
     checkpoint_file,
     die_with_parent,
     failed,
+    failure,
     given_to_fit,
     read_result,
+    tell_beginning,
     train_portion,
     unfinished_portions,
     workers,
     write_result,
 )
-from lightning_modules.errors import DivergedError, InputError
+from lightning_modules.errors import InputError
 from lightning_modules.fit import Fitted
 
 
@@ -80,10 +82,6 @@ def once(
         if launch.leads:
             for number in set(range(replicas)) - {number for numbers in left for number in numbers}:
                 board.already(number)
-            for numbers in left:
-                if checkpoint_file(work, numbers).exists():
-                    for number in numbers:
-                        board.goes_on(number)
             if first:
                 tracker.start()
         while training:
@@ -99,6 +97,8 @@ def once(
                     training.remove(connection)
                 elif "failed" in event:
                     raise event["failed"](f"{member}, replica {event['replica']}: {event['message']}")
+                elif "aside" in event:
+                    tell_beginning(board, event["replica"], event["aside"])
                 else:
                     board.show(event["replica"], event)
                     if "row" in event:
@@ -166,8 +166,8 @@ def take_part(
                     write_result(work, numbers[position], result)
                     tell({"finished": True, "best_epoch": result.best_epoch, "replica": position})
                 given["checkpoint"].unlink(missing_ok=True)
-    except (InputError, DivergedError) as error:
-        tell({"failed": type(error), "message": str(error), "replica": getattr(error, "replica", 0)})
+    except Exception as error:
+        tell(failure(error))
         return
     group.leave()
     tell({"free": True})

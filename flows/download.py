@@ -6,8 +6,6 @@ Writes: data/<dataset>/, the dataset as plain arrays and the card dataset.json t
 
 import hashlib
 import math
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import numpy as np
 
 from flows import added, params, project, sources
 from flows.console import run
+from lightning_modules import sealed
 
 WORDS = {"train": "training", "validation": "validation"}
 PIECE = 1000  # images that are counted at a time: numpy makes integers of 64 bits of them
@@ -38,6 +37,7 @@ def download(settings: params.Params) -> dict:
     Raises:
         InputError: the source cannot be had, is not what it should be, or has a class too small to be split.
     """
+    project.refuse_links(f"data/{settings.dataset}", "models", "predictions", "plots", "metrics", "settings")
     given = sources.read(settings.dataset, settings.feed.test, settings.limits)
     # Of the images that the source has: those taken in are for training, and what is chosen by stays comparable.
     validation = sources.set_aside(
@@ -117,20 +117,15 @@ def pin(images: np.ndarray, labels: np.ndarray) -> str:
 
 def write(folder: Path, arrays: dict[str, np.ndarray], card: dict, provenance: list[dict]) -> dict:
     """Writes beside `folder` and renames: a folder that exists is whole."""
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
     files = {}
-    for name, array in arrays.items():
-        file = unfinished / f"{name}.npy"
-        np.save(file, array, allow_pickle=False)
-        with file.open("rb") as stream:
-            files[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    card = card | {"files": files, "provenance": provenance}
-    project.write_json(unfinished / "dataset.json", card)
-    if folder.exists():  # DVC removes it before it runs the stage; by hand it is still there
-        shutil.rmtree(folder)
-    os.replace(unfinished, folder)
+    with project.whole_folder(folder) as unfinished:
+        for name, array in arrays.items():
+            file = unfinished / f"{name}.npy"
+            np.save(file, array, allow_pickle=False)
+            with file.open("rb") as stream:
+                files[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        card = card | {"files": files, "provenance": provenance}
+        project.write_json(unfinished / "dataset.json", sealed.sealed(card))
     return card
 
 

@@ -189,8 +189,7 @@ def prepare(task: Errand, root: Path) -> None:
 
 def refuse_to_lose(root: Path, task: Errand) -> None:
     """Raises InputError where what the errand writes over is neither what git has nor what an errand left."""
-    file = root / ".trainyard" / NOTE
-    left = project.read_json(file) if file.is_file() else {}
+    left = project.read_or_anew(root / ".trainyard" / NOTE, dict, {})
     for name in task.settings:
         path = root / name
         if path.is_file() and md5(path) != left.get(name) and changed(root, name):
@@ -212,7 +211,7 @@ def changed(root: Path, name: str) -> bool:
 def note(root: Path, task: Errand) -> None:
     """Notes what errands left, so that the next one may write over it."""
     file = root / ".trainyard" / NOTE
-    left = project.read_json(file) if file.is_file() else {}
+    left = project.read_or_anew(file, dict, {})
     project.write_json(file, left | {name: md5(root / name) for name in task.settings})
 
 
@@ -264,6 +263,6 @@ def take_back(root: Path, back: Return, uncached: Iterable[str]) -> None:
     for path, text in back.files.items():
         project.write_if_changed(root / path, text)
     content["stages"][back.outcome.stage] = back.entry
-    temporary = lock.with_name(f".dvc.lock.{os.getpid()}")
-    temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=2**16), encoding="utf-8")
-    os.replace(temporary, lock)
+    with project.whole(lock) as temporary:
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=2**16)
+        temporary.write_text(text, encoding="utf-8")

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from flows import models, plots, project
+from flows import cached, dataset, models, plots, project
 from flows.console import run
 from flows.params import Params, read
-from lightning_modules.errors import InputError, counted
+from lightning_modules import sealed
+from lightning_modules.errors import DamagedError, InputError, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +41,6 @@ def ensemble(params: Params) -> dict:
     """
     import torch
 
-    from flows import dataset
     from flows.export import export
     from flows.tracking import Registrar
     from lightning_modules import scores, voting
@@ -53,9 +53,10 @@ def ensemble(params: Params) -> dict:
     labels = {split: torch.from_numpy(data.labels(split)) for split in project.SPLITS}
     try:
         predicted = {split: predictions(name, params.members, split) for split in project.SPLITS}
-        members = {member: project.read_json(project.member_metrics_file(name, member)) for member in params.members}
+        members = {member: project.member_metrics(name, member) for member in params.members}
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} does not exist: run dvc repro evaluate") from None
+    trained = {member: models.load(name, member) for member in params.members}
 
     votes = {
         # Weights that were fitted to these images would win on them by construction.
@@ -96,12 +97,14 @@ def ensemble(params: Params) -> dict:
         "confusion": plots.confusion("ensemble", chosen, labels["test"], class_names),
         "reliability": [{"network": "ensemble", **row} for row in scores.reliability(chosen, labels["test"])],
     }
-    with plots.Tables(project.plots_folder(name) / "ensemble") as files:
+    with (
+        project.whole_folder(project.plots_folder(name) / "ensemble") as unfinished,
+        plots.Tables(unfinished) as files,
+    ):
         for table, rows in tables.items():
             files.add(table, rows)
     say(result)
 
-    trained = {member: models.load(name, member) for member in params.members}
     digest = digest_of(
         method,
         None if weights is None else weights.tolist(),
@@ -154,16 +157,22 @@ def digest_here(params: Params) -> str:
     """
     name = params.dataset
     try:
-        method = project.read_json(project.ensemble_metrics_file(name))["method"]
-        weights = None
-        if method == "weighted_vote":
-            with (project.plots_folder(name) / "ensemble" / "weights.csv").open(newline="", encoding="utf-8") as file:
-                weights = [float(row["weight"]) for row in csv.DictReader(file)]
-        cards = [project.read_json(project.model_folder(name, member) / "member.json") for member in params.members]
-        data = project.read_json(project.data_folder(name) / "dataset.json")
+        method = project.ensemble_metrics(name)["method"]
+        weights = vote_weights(name) if method == "weighted_vote" else None
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} does not exist: run dvc repro ensemble") from None
-    return digest_of(method, weights, cards, data["test_sha256"])
+    cards = [models.card(name, member) for member in params.members]
+    return digest_of(method, weights, cards, dataset.read_card(name)["test_sha256"])
+
+
+def vote_weights(name: str) -> list[float]:
+    """Those that were fitted, by network. Raises DamagedError, and what opening a file raises."""
+    path = project.plots_folder(name) / "ensemble" / "weights.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        try:
+            return [float(row["weight"]) for row in csv.DictReader(file)]
+        except (ValueError, KeyError, TypeError):
+            raise project.damaged(path, "is damaged", cached.heal(path, "ensemble")) from None
 
 
 def choose(candidates: dict[str, dict[str, float]], select_by: str) -> str:
@@ -179,12 +188,42 @@ def choose(candidates: dict[str, dict[str, float]], select_by: str) -> str:
 
 
 def predictions(name: str, members: Iterable[str], split: str) -> "Tensor":
-    """Log-probabilities, networks × images × classes, of all replicas of all members."""
+    """Log-probabilities, networks × images × classes, of all replicas of all members.
+
+    Raises:
+        DamagedError: a file is not what evaluate wrote.
+        FileNotFoundError: it is not there.
+    """
     import torch
 
-    # Mapped, not read: the stack is then the only copy.
-    files = [np.load(project.predictions_file(name, member, split), mmap_mode="r") for member in members]
+    places = [project.predictions_file(name, member, split) for member in members]
+    written = predictions_written(name)
+    files = []
+    for place in places:
+        expected = written.get(place.name)
+        if expected and place.exists() and dataset.file_sha256(place) != expected:
+            raise project.damaged(place, "is not what evaluate wrote (changed or damaged)", heal(place))
+        # Mapped, not read: the stack is then the only copy.
+        try:
+            files.append(np.load(place, mmap_mode="r", allow_pickle=False))
+        except (ValueError, EOFError) as error:
+            raise project.damaged(place, f"is damaged ({error})", heal(place)) from None
     return torch.from_numpy(np.concatenate(files))
+
+
+def predictions_written(name: str) -> dict[str, str]:
+    """The SHA-256 by file of what evaluate wrote, or nothing, of a time before it noted them."""
+    file = project.predictions_file(name, "", "").with_name("files.json")
+    try:
+        return sealed.opened(project.read_json(file, "files"), file)["files"]
+    except FileNotFoundError:
+        return {}
+    except DamagedError as error:
+        raise project.damaged(file, error.reason, heal(file)) from None
+
+
+def heal(file: Path) -> str:
+    return cached.heal(file, "evaluate")
 
 
 def say(result: dict) -> None:

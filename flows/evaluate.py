@@ -1,17 +1,14 @@
 """Stage evaluate: scores every member and replica on validation and test.
 
 Reads   data/<dataset>/, models/<dataset>/<member>/ of the members in params.yaml
-Writes  predictions/<dataset>/: <member>.<split>.npy (log-probabilities, replicas × images × classes), scores.json and
-        classes.json (precision, recall, F1 and confusion matrix) of each replica;
+Writes  predictions/<dataset>/: <member>.<split>.npy (log-probabilities, replicas × images × classes), files.json (the
+        SHA-256 of each), scores.json and classes.json (precision, recall, F1 and confusion matrix) of each replica;
         metrics/<dataset>/members/<member>.json;
         plots/<dataset>/members/: curves.csv, classes.csv, confusion.csv, reliability.csv
 Run     python -m flows.evaluate
 
 Test images are looked at here, once for each trained network; whatever is chosen is chosen on validation.
 """
-
-import os
-import shutil
 
 import click
 import numpy as np
@@ -20,6 +17,7 @@ from flows import hardware, models, plots, project
 from flows.console import run
 from flows.params import Params, read
 from flows.spread import mean_and_std, spread
+from lightning_modules import sealed
 
 
 def evaluate(params: Params) -> dict:
@@ -42,17 +40,20 @@ def evaluate(params: Params) -> dict:
     data = dataset.load(name)
     accelerator = hardware.accelerator(params.training.accelerator, params.training.devices)
     device = "cuda" if accelerator == "gpu" else "cpu"
+    project.refuse_links(*(f"{folder}/{name}" for folder in ("predictions", "plots", "metrics")))
     models.check(name, params.members)
     models.drop_all_but(name, params.members)
     splits = {split: (*data.part(split), torch.from_numpy(data.labels(split))) for split in project.SPLITS}
     folder = project.predictions_file(name, "", "").parent
     pictures = project.plots_folder(name) / "members"
-    unfinished, unfinished_pictures = (place.with_name(f".{place.name}.unfinished") for place in (folder, pictures))
-    for place in (unfinished, unfinished_pictures):
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-    cards, metrics, each_replica, each_class = {}, {}, {}, {}
-    with plots.Tables(unfinished_pictures) as tables:
+    numbers_of = project.member_metrics_file(name, "").parent
+    cards, metrics, each_replica, each_class, files = {}, {}, {}, {}, {}
+    with (
+        project.whole_folder(folder) as unfinished,
+        project.whole_folder(pictures) as unfinished_pictures,
+        project.whole_folder(numbers_of) as unfinished_numbers,
+        plots.Tables(unfinished_pictures) as tables,
+    ):
         for member in params.members:
             # One member at a time: the networks of a thousand may not fit into memory.
             card, predictors = models.load(name, member)
@@ -61,10 +62,12 @@ def evaluate(params: Params) -> dict:
             each_replica[member] = [{} for _ in predictors]
             each_class[member] = [{} for _ in predictors]
             metrics[member] = {"parameters": card["parameters"], "replicas": len(predictors)}
-            tables.add("curves", plots.curves(member, project.model_folder(name, member) / "history.csv"))
+            tables.add("curves", plots.curves(member, models.history(name, member)))
             for split, (images, _, rows, labels) in splits.items():
                 predicted = torch.stack([weights.predict(one, images, device, rows=rows) for one in predictors])
-                np.save(unfinished / f"{member}.{split}.npy", predicted.numpy(), allow_pickle=False)
+                file = unfinished / f"{member}.{split}.npy"
+                np.save(file, predicted.numpy(), allow_pickle=False)
+                files[file.name] = dataset.file_sha256(file)
                 measured = [scores.score(one, labels) for one in predicted]
                 for number, one in enumerate(predicted):
                     each_replica[member][number][split] = measured[number]
@@ -84,14 +87,11 @@ def evaluate(params: Params) -> dict:
                 f"nll {test['nll']:.4f}, brier {test['brier']:.4f}, ece {test['ece']:.4f}",
                 flush=True,
             )
-    project.write_json(unfinished / "scores.json", each_replica)
-    project.write_json(unfinished / "classes.json", each_class)
-    for place, finished in ((unfinished, folder), (unfinished_pictures, pictures)):
-        shutil.rmtree(finished, ignore_errors=True)
-        os.replace(place, finished)
-    shutil.rmtree(project.member_metrics_file(name, "").parent, ignore_errors=True)
-    for member, numbers in metrics.items():
-        project.write_json(project.member_metrics_file(name, member), numbers)
+        project.write_json(unfinished / "scores.json", each_replica)
+        project.write_json(unfinished / "classes.json", each_class)
+        project.write_json(unfinished / "files.json", sealed.sealed({"files": files}))
+        for member, numbers in metrics.items():
+            project.write_json(unfinished_numbers / f"{member}.json", numbers)
     runs = Scores(name)
     for member, card in cards.items():
         runs.log(member, card, [flat(replica) for replica in each_replica[member]])

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flows import project
+from flows import dataset, project
+from lightning_modules import sealed
 
 IMAGES = torch.export.Dim("images", min=1)
 
@@ -86,5 +87,8 @@ def export(
     stacked = torch.zeros(len(predictors), 2, len(class_names))
     exported = torch.export.export(vote.eval(), (stacked,), dynamic_shapes=({1: IMAGES},), strict=False)
     torch.export.save(exported, folder / "vote.pt2")
-    card = {"shape": shape, "class_names": class_names, "programs": len(programs), "networks": places}
-    project.write_json(folder / "ensemble.json", card)
+    card = {
+        "shape": shape, "class_names": class_names, "programs": len(programs), "networks": places,
+        "files": {file.name: dataset.file_sha256(file) for file in sorted(folder.iterdir())},
+    }  # fmt: skip
+    project.write_json(folder / "ensemble.json", sealed.sealed(card))

@@ -4,12 +4,14 @@ The order of work is written in dvc.yaml alone. The graph is the one thing that 
 API, in one function; all else goes through its command line.
 """
 
+import contextlib
 import functools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from flows import project, untouched
@@ -28,8 +30,9 @@ def stages(root: Path) -> dict[str, list[str]]:
     Raises:
         InputError: there is no DVC repository, or dvc.yaml is none that DVC can read.
     """
-    graph = read(root)
-    names = {stage: name(stage, root) for stage in graph}
+    with place_to_ask(root) as place:
+        graph = read(place)
+        names = {stage: name(stage, place) for stage in graph}
     return {names[stage]: sorted(names[needed] for needed in graph.successors(stage)) for stage in names}
 
 
@@ -75,9 +78,11 @@ def stale(root: Path) -> dict[str, list[str]]:
         return {}
     before = untouched.look(root)
     # Of the whole repository: at a thousand stages this takes 3 s, and a multiple of it with --with-deps.
-    asked = subprocess.run(
-        [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json"], cwd=root, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json"]
+    with place_to_ask(root) as place:
+        # What DVC remembers of a place that goes is no use to it later.
+        own = {} if place == root else {"DVC_SITE_CACHE_DIR": os.fspath(place / ".dvc" / "site")}
+        asked = subprocess.run(command, cwd=place, env=os.environ | own, capture_output=True, text=True)
     if asked.returncode != 0:
         said = " ".join(asked.stderr.split()).removeprefix("ERROR: ")
         raise InputError(f"DVC cannot tell what is stale: {said}")
@@ -110,10 +115,43 @@ def written(changes: list) -> set[str]:
     return {file for entry in outs for file, what in entry.items() if what in ("modified", "deleted")}
 
 
+@contextlib.contextmanager
+def place_to_ask(root: Path) -> Iterator[Path]:
+    """Where DVC can be asked about the project: there, or where DVC may write no lock into it, as in a read-only copy,
+    in a folder of links to what the project has."""
+    folder = root / ".dvc"
+    written = [folder, folder / "tmp", folder / "tmp" / "lock", folder / "tmp" / "rwlock"]
+    if not folder.is_dir() or all(os.access(place, os.W_OK) for place in written if place.exists()):
+        yield root
+        return
+    from flows import workspace
+
+    with tempfile.TemporaryDirectory(prefix="trainyard-") as temporary:
+        place = Path(temporary).resolve()
+        link(root, place)
+        (place / ".dvc").mkdir()
+        (place / ".dvc" / "config").write_text(workspace.config(folder), encoding="utf-8")
+        yield place
+
+
+def link(folder: Path, place: Path) -> None:
+    """Links to what is in a folder. One in which DVC's descriptions lie is made anew: it looks for them in no link."""
+    for entry in folder.iterdir():
+        target = place / entry.name
+        if entry.name in (".dvc", ".git", ".trainyard"):
+            continue
+        plain = entry.is_dir() and not entry.is_symlink() and not entry.name.startswith(".")
+        if plain and any(path.name == MAIN or path.suffix == ".dvc" for path in entry.rglob("*")):
+            target.mkdir()
+            link(entry, target)
+        else:
+            target.symlink_to(entry)
+
+
 def described(file: Path) -> dict[str, dict]:
     """The stages of a dvc.yaml or dvc.lock by name, as they are written there."""
     content = project.read_yaml(file) if file.is_file() else None
-    return (content or {}).get("stages") or {}
+    return (content.get("stages") if isinstance(content, dict) else None) or {}
 
 
 def command_or_params(stage: str, locked: str, descriptions: dict[str, dict]) -> str:

@@ -155,15 +155,27 @@ def settled(files: list[str]) -> list[str]:
 def make_folders(dataset: str) -> None:
     """Makes the folders of the classes, for a person to put images into, where the dataset is there and has some."""
     from flows import added
+    from flows import dataset as data
 
-    card = project.data_folder(dataset) / "dataset.json"
-    if card.is_file():
-        for name in added.class_folders(project.read_json(card)["class_names"]):
+    if (project.data_folder(dataset) / "dataset.json").is_file():
+        for name in added.class_folders(data.read_card(dataset)["class_names"]):
             (incoming_folder() / name).mkdir(parents=True, exist_ok=True)
+
+
+def set_aside() -> Path:
+    """Where a damaged journal is put until `forget`."""
+    return journal().with_name(f"{journal().name}.damaged")
+
+
+def lost_count() -> bool:
+    """Whether the journal was damaged since `forget`: what was taken in is in place, but no batch may tell of it."""
+    return set_aside().is_file()
 
 
 def take_in(settings: Params) -> list[dict]:
     """Takes in what waits and is settled, after the rest of what an interrupted run had noted.
+
+    A damaged journal is put aside. What it had noted is in data/incoming/ still, or already in place.
 
     Returns:
         Every batch since `forget`: dataset, time (ISO 8601), accepted (file, class, digest) and refused (file, target,
@@ -176,6 +188,8 @@ def take_in(settings: Params) -> list[dict]:
         OSError: the disk is full, for example. The next call does the rest.
     """
     batches, fatal = noted(), never_ended()
+    if not batches and journal().is_file():
+        os.replace(journal(), set_aside())
     for batch in batches:
         if not batch["finished"]:
             carry_out(batch, settings.limits, fatal)
@@ -191,7 +205,17 @@ def take_in(settings: Params) -> list[dict]:
 
 
 def noted() -> list[dict]:
-    return project.read_json(journal()) if journal().is_file() else []
+    return project.read_or_anew(journal(), batches_of, [])
+
+
+def batches_of(content: object) -> list[dict]:
+    """What a journal holds. Raises ValueError, KeyError or TypeError where it is none."""
+    if not isinstance(content, list):
+        raise TypeError
+    for batch in content:
+        for key in ("dataset", "shape", "time", "accepted", "refused", "finished"):
+            batch[key]
+    return content
 
 
 def never_ended() -> list | None:
@@ -204,12 +228,13 @@ def never_ended() -> list | None:
 
 def is_something_to_do() -> bool:
     """Whether `take_in` would find anything, or the batches of a retrain that has not ended are noted."""
-    return bool(noted() or settled(waiting()))
+    return bool(noted() or journal().is_file() or lost_count() or settled(waiting()))
 
 
 def forget() -> None:
     """What was taken in has been told, and is told no more."""
-    journal().unlink(missing_ok=True)
+    for file in (journal(), set_aside()):
+        file.unlink(missing_ok=True)
 
 
 def decide(settings: Params, files: list[str], fatal: list | None = None) -> dict:
@@ -325,9 +350,13 @@ def accept(dataset: str, shape: tuple[int, ...], entry: dict, limits: Limits, fa
                 return
             if not target.is_file():
                 folder.mkdir(parents=True, exist_ok=True)
-                added.encode(image, unfinished)
-                project.sync(unfinished)
-                os.replace(unfinished, target)
+                try:
+                    added.encode(image, unfinished)
+                    project.sync(unfinished)
+                    os.replace(unfinished, target)
+                except OSError:  # the disk is full, say
+                    unfinished.unlink(missing_ok=True)
+                    raise
             for place in (target, folder, folder.parent):
                 project.sync(place)
             there.remove()
@@ -375,11 +404,14 @@ def move(there: Waiting, target: Path) -> None:
                 shutil.copyfileobj(source, copy)
         else:
             unfinished.write_text(said_of(there), encoding="utf-8")
+        project.sync(unfinished)
+        os.replace(unfinished, target)
     except (FileNotFoundError, InputError):  # it is another one, or gone
         unfinished.unlink(missing_ok=True)
         return
-    project.sync(unfinished)
-    os.replace(unfinished, target)
+    except OSError:  # the disk is full, say
+        unfinished.unlink(missing_ok=True)
+        raise
     project.sync(target)
     there.remove()
 

@@ -1,32 +1,60 @@
-"""Loads the members that train left in models/<dataset>/."""
+"""Loads the members that train left in models/<dataset>/, after checking that each file is what was written."""
 
+import csv
+import io
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-from flows import project
-from flows.foreign_text import printable
-from lightning_modules.errors import InputError, sentence
+from flows import cached, dataset, project
+from lightning_modules import sealed
+from lightning_modules.errors import DamagedError, InputError
 
 
 def load(name: str, member: str) -> tuple[dict, list]:
     """The card of a trained member and a predictor for each of its replicas, as `weights.load` gives them.
 
     Raises:
-        InputError: it is not trained, or its files are not those that the training wrote.
+        InputError: it is not trained, or a file is damaged; the message says what heals it.
     """
     from lightning_modules import weights  # torch: seconds
 
-    try:
+    with reading(name, member):
         return weights.load(project.model_folder(name, member))
+
+
+def card(name: str, member: str) -> dict:
+    """That of a trained member. Raises InputError like `load`."""
+    file = project.model_folder(name, member) / "member.json"
+    with reading(name, member):
+        return sealed.opened(project.read_json(file, "replicas"), file)
+
+
+def history(name: str, member: str) -> list[dict[str, str]]:
+    """The rows of a trained member's history.csv. Raises InputError like `load`."""
+    file = project.model_folder(name, member) / "history.csv"
+    expected = card(name, member).get("history_sha256")
+    with reading(name, member):
+        content = file.read_bytes()
+        if expected and dataset.sha256(content) != expected:
+            raise DamagedError(file, "is not what member.json says (changed or damaged)")
+        rows = list(csv.DictReader(io.StringIO(content.decode("utf-8", "replace"), newline="")))
+        if not rows or not {"replica", "epoch"} <= rows[0].keys():
+            raise DamagedError(file, "has no rows (emptied or damaged)")
+    return rows
+
+
+@contextmanager
+def reading(name: str, member: str) -> Iterator[None]:
+    """Makes a sentence of what is not there, or is damaged."""
+    try:
+        yield
     except FileNotFoundError:
         raise not_trained(name, member) from None
-    except InputError:
-        raise
-    except Exception as error:  # safetensors, JSON and torch each have kinds of their own for what is not as it was
-        why = printable(sentence(error, 100))
-        raise InputError(
-            f"models/{name}/{member} is damaged, or of another version ({why}): run dvc repro --force train@{member}"
-        ) from None
+    except DamagedError as error:
+        file = project.root() / error.file
+        heal = cached.heal(file, f"train@{member}")
+        raise DamagedError(project.shown(file), f"{error.reason}: {heal}") from None
 
 
 def check(name: str, members: Iterable[str]) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 from flows.foreign_text import in_plot
 
 
-def curves(member: str, history: Path) -> Iterable[dict]:
+def curves(member: str, history: Iterable[dict]) -> Iterable[dict]:
     """The rows of a member's history.csv, under the name of each replica."""
-    with history.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            yield {"network": f"{member}-{row.pop('replica')}", **row}
+    for row in history:
+        yield {"network": f"{member}-{row.pop('replica')}", **row}
 
 
 def per_class(network: str, measures: dict[str, dict[str, float]]) -> list[dict]:

@@ -23,8 +23,9 @@ from flows import ports, project, served
 from flows.console import LOOPBACK, QUIET, names_proxy, set_variables
 from flows.orphan import WITH_PARENT
 from flows.processes import ClosedError, Processes
-from lightning_modules.errors import InputError, UnavailableError
+from lightning_modules.errors import ExhaustedError, InputError, UnavailableError, disk_is_full, free
 
+ROOM = 8 * 2**20  # bytes on the disk; an empty database takes a quarter of it
 PATIENCE = 120  # seconds; on a busy machine with a new database it takes 20
 GONE_AFTER = 60.0  # seconds without an answer from the server after which a command ends
 GRACE = 15.0  # seconds that it is then given to end by itself: Prefect's client would try on for minutes
@@ -43,7 +44,10 @@ def configure() -> None:
             os.environ["PREFECT_API_URL"] = here["prefect"]
         # Else Prefect writes into the user's home. It makes its own folder, but not the one above that.
         os.environ.setdefault("PREFECT_HOME", str(project.state_folder() / "prefect"))
-        Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+        home = Path(os.environ["PREFECT_HOME"])
+        home.mkdir(parents=True, exist_ok=True)
+        if free(home) < ROOM:  # where its database would begin to fail in a hundred ways
+            raise ExhaustedError(disk_is_full(home))
     # The stages' lines are on the terminal already; Prefect keeps them for its UI.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -56,9 +57,15 @@ class Board:
         """Replica `number` was interrupted, and starts behind its last checkpoint."""
         self.tell(f"{self.member}-{number}: going on with a training that was interrupted")
 
+    def begins_anew(self, number: int, aside: Path) -> None:
+        """The checkpoint of replica `number` was damaged, and is put aside."""
+        self.tell(
+            f"{self.member}-{number}: its checkpoint was damaged, and is put aside as {aside}: the training begins anew"
+        )
+
     def tell(self, text: str) -> None:
         if self.bars:
-            self.bars.console.print(text)
+            self.bars.console.print(text, soft_wrap=True, markup=False, highlight=False)
         else:
             print(text, flush=True)
 

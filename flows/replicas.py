@@ -6,6 +6,7 @@ that would leave workers idle at the end, they take turns of some epochs at each
 hand is tried once more, from its checkpoint.
 """
 
+import json
 import math
 import multiprocessing
 import os
@@ -19,9 +20,17 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from flows import hardware
+from flows import hardware, project
 from flows.progress import Board
-from lightning_modules.errors import DivergedError, InputError, WorkerError
+from lightning_modules import sealed
+from lightning_modules.errors import (
+    DamagedError,
+    DivergedError,
+    ExhaustedError,
+    InputError,
+    WorkerError,
+    exhausted,
+)
 from lightning_modules.fit import Fitted, fit, fit_together
 
 # The most replicas in one stack. Also fewer of them come in as few stacks of equal size as this allows, whatever
@@ -45,7 +54,7 @@ def unfinished_portions(card: dict, replicas: int, work: Path) -> list[list[int]
     return [
         numbers
         for numbers in portions(replicas, card["settings"])
-        if not all(result_file(work, number).exists() for number in numbers)
+        if not all(is_finished(work, number) for number in numbers)
     ]
 
 
@@ -76,7 +85,7 @@ def train_replicas(
     """
     member = card["member"]
     work_left = unfinished_portions(card, len(seeds), work)
-    interrupted = [numbers for numbers in work_left if checkpoint_file(work, numbers).exists()]
+    begun: set[int] = set()  # in this run, be it for one turn
     epochs = card["settings"]["epochs"]
     turn = math.ceil(epochs / turns(len(work_left), jobs, epochs))
     with (
@@ -92,10 +101,6 @@ def train_replicas(
         def hand_out() -> None:
             while idle and work_left:
                 connection, numbers = idle.pop(), work_left.pop(0)
-                if numbers in interrupted:
-                    interrupted.remove(numbers)
-                    for number in numbers:
-                        board.goes_on(number)
                 running[connection] = numbers
                 try:
                     connection.send(numbers)
@@ -111,8 +116,7 @@ def train_replicas(
             again.append(numbers)
             # After the others, and with one process fewer where there are others: it may be for want of memory.
             work_left.append(numbers)
-            if checkpoint_file(work, numbers).exists():
-                interrupted.append(numbers)
+            begun.difference_update(numbers)
             if not crew.connections:
                 idle.append(crew.start())
 
@@ -134,12 +138,25 @@ def train_replicas(
                 number = event["replica"]
                 if "failed" in event:
                     raise event["failed"](f"{member}, replica {number}: {event['message']}")
+                if "aside" in event:
+                    if event["aside"] or number not in begun:
+                        tell_beginning(board, number, event["aside"])
+                    continue
+                begun.add(number)
                 board.show(number, event)
                 if "row" in event:
                     clock.keep()
                     tracker.epoch(number, event["row"])
             hand_out()
     return [read_result(work, number) for number in range(len(seeds))]
+
+
+def tell_beginning(board: Board, number: int, aside: Path | None) -> None:
+    """That of a replica for which there was a checkpoint: see `fit.Settings.report`."""
+    if aside:
+        board.begins_anew(number, project.shown(aside))
+    else:
+        board.goes_on(number)
 
 
 def names(member: str, numbers: list[int]) -> str:
@@ -275,16 +292,27 @@ def serve(
         given |= {"checkpoint": checkpoint, "report": tell}
         try:
             results = train_portion(card["recipe"], [seeds[number] for number in numbers], given)
-        except (InputError, DivergedError) as error:
-            tell({"failed": type(error), "message": str(error), "replica": getattr(error, "replica", 0)})
+            finished = all(result.finished for result in results)
+            if finished:
+                for position, result in enumerate(results):
+                    write_result(work, numbers[position], result)
+                    tell({"finished": True, "best_epoch": result.best_epoch, "replica": position})
+                checkpoint.unlink(missing_ok=True)
+        except Exception as error:
+            tell(failure(error))
             return
-        finished = all(result.finished for result in results)
-        if finished:
-            for position, result in enumerate(results):
-                write_result(work, numbers[position], result)
-                tell({"finished": True, "best_epoch": result.best_epoch, "replica": position})
-            checkpoint.unlink(missing_ok=True)
         tell({"free": True, "finished": finished})
+
+
+def failure(error: Exception) -> dict:
+    """What a worker tells of an error that it can say in a sentence; any other one is raised again."""
+    if isinstance(error, (InputError, DivergedError)):
+        kind = InputError if isinstance(error, DamagedError) else type(error)
+        return {"failed": kind, "message": str(error), "replica": getattr(error, "replica", 0)}
+    said = exhausted(error)
+    if said is None:
+        raise error
+    return {"failed": ExhaustedError, "message": said, "replica": 0}
 
 
 def given_to_fit(card: dict) -> dict:
@@ -323,23 +351,51 @@ def result_file(work: Path, number: int) -> Path:
 
 
 def write_result(work: Path, number: int, result: Fitted) -> None:
-    import json
-
     from safetensors.torch import save_file
 
     target = result_file(work, number)
     temporary = target.with_suffix(f".{os.getpid()}")
     about = {"history": json.dumps(result.history), "best_epoch": str(result.best_epoch)}
-    save_file({name: tensor.contiguous() for name, tensor in result.state.items()}, temporary, about)
-    os.replace(temporary, target)
+    about["sha256"] = digest_of(about, result.state)
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in result.state.items()}, temporary, about)
+        os.replace(temporary, target)
+    except BaseException:  # the disk is full, say
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def digest_of(about: dict[str, str], state: dict) -> str:
+    from lightning_modules import weights
+
+    kinds = {name: str(kind) for name, kind in weights.kinds(state).items()}
+    return sealed.digest({"about": about, "kinds": kinds, "state": weights.digest(state)})
 
 
 def read_result(work: Path, number: int) -> Fitted:
-    import json
+    """Raises DamagedError for a file that is not what was written."""
+    from safetensors import SafetensorError, safe_open
 
-    from safetensors import safe_open
-
-    with safe_open(result_file(work, number), "pt") as file:
-        about = file.metadata()
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    path = result_file(work, number)
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise DamagedError(path, f"cannot be read (damaged: {error})") from None
+    if about.pop("sha256", None) != digest_of(about, state):
+        raise DamagedError(path, "is not what was written to it (changed or damaged)")
     return Fitted(state, json.loads(about["history"]), int(about["best_epoch"]))
+
+
+def is_finished(work: Path, number: int) -> bool:
+    """Whether the result of a replica is there. One that is damaged is put aside, which is said, and made again."""
+    try:
+        read_result(work, number)
+    except FileNotFoundError:
+        return False
+    except DamagedError as error:
+        os.replace(error.file, error.file.with_name(f"{error.file.name}.damaged"))
+        project.warn(f"{project.shown(error.file)} {error.reason}: put aside, and the replica is trained again")
+        return False
+    return True

@@ -6,7 +6,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from flows import project
+from flows import cached, project
 from flows.console import run
 from flows.params import Params, read
 from flows.spread import mean_and_std, wilson
@@ -29,14 +29,16 @@ def rows(params: Params) -> list[tuple[str, ...]]:
     Raises:
         InputError: nothing is measured yet.
     """
+    from flows import dataset  # numpy
+
     try:
-        members = {
-            member: project.read_json(project.member_metrics_file(params.dataset, member)) for member in params.members
-        }
-        ensemble = project.read_json(project.ensemble_metrics_file(params.dataset))
+        members = {member: project.member_metrics(params.dataset, member) for member in params.members}
+        ensemble = project.ensemble_metrics(params.dataset)
         methods_file = project.plots_folder(params.dataset) / "ensemble" / "methods.csv"
-        methods = list(csv.DictReader(methods_file.read_text(encoding="utf-8").splitlines()))
-        images = project.read_json(project.data_folder(params.dataset) / "dataset.json")["counts"]["test"]
+        methods = list(csv.DictReader(methods_file.read_text(encoding="utf-8", errors="replace").splitlines()))
+        if not methods or not {"method", "accuracy", "nll"} <= methods[0].keys():
+            raise project.damaged(methods_file, "is damaged", cached.heal(methods_file, "ensemble"))
+        images = dataset.read_card(params.dataset)["counts"]["test"]
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} does not exist: run `make repro`") from None
     table = []
@@ -64,13 +66,17 @@ def tested(test: dict[str, float], images: int) -> tuple[str, str, str]:
 
 def seconds(dataset: str, member: str) -> str:
     """How long the training took, where it was trained on this machine; empty where the weights came from a cache."""
-    try:
-        noted = project.read_json(project.seconds_file(dataset, member))
-        card = project.read_json(project.model_folder(dataset, member) / "member.json")
-    except FileNotFoundError:
+    from flows import models  # numpy
+
+    # A note that is damaged tells no more than none.
+    noted = project.read_or_anew(
+        project.seconds_file(dataset, member),
+        lambda found: (found["weights_sha256"], f"{found['seconds']:.1f}"), None, say=False,
+    )  # fmt: skip
+    if noted is None or not (project.model_folder(dataset, member) / "member.json").exists():
         return ""
-    same = noted["weights_sha256"] == [replica["weights_sha256"] for replica in card["replicas"]]
-    return f"{noted['seconds']:.1f}" if same else ""
+    same = noted[0] == [replica["weights_sha256"] for replica in models.card(dataset, member)["replicas"]]
+    return noted[1] if same else ""
 
 
 def show(params: Params, markdown: bool = False) -> None:

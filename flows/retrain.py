@@ -22,7 +22,7 @@ from flows.foreign_text import printable
 from flows.pipeline import Plan
 from flows.repro import Outcome
 from flows.retrain_place import Place, Round
-from lightning_modules.errors import InputError, counted
+from lightning_modules.errors import InputError, counted, exhausted
 
 FAILED, BUSY, SKIPPED, COMPLETED = "failed", "busy", "skipped", "completed"
 
@@ -87,6 +87,8 @@ def work(options: Options, say: Callable[[str], None], run_stages: Runner) -> En
 
 def sentence(error: Exception) -> str:
     """Of the system's own errors, such as a full disk, what they are and where."""
+    if said := exhausted(error):
+        return said
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
     where = f"{printable(os.fspath(error.filename))}: " if isinstance(error.filename, (str, Path)) else ""
@@ -141,7 +143,8 @@ def take_in(place: Place, say: Callable[[str], None]) -> list[dict]:
     batches = incoming.take_in(place.settings) if place.takes_in else []
     for batch in batches:
         say(came_in([batch]))
-    folder, is_new = added.folder(place.dataset), any(batch["accepted"] for batch in batches)
+    folder = added.folder(place.dataset)
+    is_new = any(batch["accepted"] for batch in batches) or incoming.lost_count()
     if place.takes_in and folder.is_dir() and (is_new or not added.dvc_file(place.dataset).is_file()):
         versions.add(place.root, folder)
     return batches
@@ -166,6 +169,8 @@ def nothing_stale(place: Place, options: Options, batches: list[dict]) -> Ended:
             *waiting,
         ]
         file = write_report(place, said, batches)
+        incoming.forget()
+    elif place.takes_in and incoming.lost_count():
         incoming.forget()
     if place.takes_in:
         incoming.make_folders(place.dataset)

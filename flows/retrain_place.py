@@ -23,6 +23,14 @@ class Round:
     why: dict[str, str] = field(default_factory=dict)  # the stages that had to run, with the reason of each
 
 
+def round_of(content: dict) -> Round:
+    """Raises TypeError where the note is none."""
+    found = Round(**content)
+    if not (isinstance(found.seed, int) and isinstance(found.since, str) and isinstance(found.why, dict)):
+        raise TypeError
+    return found
+
+
 class Place:
     """Of a dataset: the project itself, or a working copy for another dataset or seed than that of params.yaml.
 
@@ -55,11 +63,19 @@ class Place:
 
     def look(self) -> None:
         """Reads what an earlier run has left: `left`, None if nothing, and the seed to go on with."""
-        try:
-            self.left = Round(**project.read_json(self.note))
-        except FileNotFoundError:
-            self.left = None
+        begun = self.note.exists()
+        self.left = project.read_or_anew(self.note, round_of, None)
+        if begun and self.left is None:
+            # Of a damaged note nothing is missed but why stages ran: DVC knows what is done.
+            self.left = Round(self.seed_of_copy() if self.fresh_seed else self.new_seed)
         self.seed = self.left.seed if self.left and self.fresh_seed else self.new_seed
+
+    def seed_of_copy(self) -> int:
+        """With which the working copy is trained; a new one where there is none."""
+        try:
+            return int(project.read_yaml(workspace.folder(self.root, self.name) / "params.yaml")["seed"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return self.new_seed
 
     def keep(self, now: Round) -> None:
         project.write_json(self.note, vars(now))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from flows import artifacts, params
+from flows import artifacts, params, project
 from flows.foreign_text import in_markdown
 from flows.repro import Outcome
 
@@ -39,8 +39,8 @@ def write(
     lines += ["", *of_images(batches), *of_stages(why, outcomes), *artifacts.table(params.read(), pages)]
     lines += of_gate(decision["numbers"] if decision else {})
     file = root / "reports" / f"{dataset}-retrain-{now:%Y%m%dT%H%M%S}.md"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text("\n".join(lines), encoding="utf-8")
+    with project.whole(file) as temporary:
+        temporary.write_text("\n".join(lines), encoding="utf-8")
     return file
 
 

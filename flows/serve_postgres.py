@@ -55,7 +55,8 @@ def keys() -> dict[str, str]:
         # Letters and digits alone: they go into addresses, and into rclone's list, which commas part.
         made = {"postgres_password": secrets.token_hex(16), "s3_key": secrets.token_hex(10)}
         write_private(file, json.dumps({**made, "s3_secret": secrets.token_hex(20)}, indent=2))
-    return project.read_json(file)
+    names = ("postgres_password", "s3_key", "s3_secret")
+    return project.read_json(file, *names, heal="restore it from a copy, for the database and the store know no others")
 
 
 def s3_variables(keys: dict, port: int) -> dict[str, str]:

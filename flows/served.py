@@ -37,9 +37,13 @@ def forget() -> None:
 
 def addresses() -> dict | None:
     """pid, prefect and mlflow, or None where nothing is served: a note whose process is gone does not count."""
+
+    def check(noted: dict) -> dict:
+        urlsplit(noted["prefect"]), urlsplit(noted["mlflow"])
+        return noted if abs(psutil.Process(noted["pid"]).create_time() - noted["process_started"]) < 1 else {}
+
     try:
-        noted = project.read_json(folder() / "addresses.json")
-        started = psutil.Process(noted["pid"]).create_time()
-    except (FileNotFoundError, psutil.NoSuchProcess):
+        # A damaged note counts as none. Who serves holds a lock beside it.
+        return project.read_or_anew(folder() / "addresses.json", check, None, say=False) or None
+    except psutil.NoSuchProcess:
         return None
-    return noted if abs(started - noted["process_started"]) < 1 else None

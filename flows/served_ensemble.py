@@ -2,9 +2,11 @@
 
 A model's data folder holds, for each kind of network, network-<n>.pt2 (the exported program: its weights and uint8
 images in, log-probabilities out) and weights-<n>.npz (those of all networks of the kind); vote.pt2 (log-probabilities
-of all networks in, of the ensemble out) and ensemble.json (shape, class names, and each network's program and weights).
+of all networks in, of the ensemble out) and ensemble.json (shape, class names, each network's program and weights, and
+the SHA-256 of each file and of itself, by which a damaged model is refused).
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -17,7 +19,7 @@ BATCH = 1000
 
 class ServedEnsemble:
     def __init__(self, folder: Path) -> None:
-        card = json.loads((folder / "ensemble.json").read_text(encoding="utf-8"))
+        card = read_card(folder)
         self.class_names, self.shape = card["class_names"], tuple(card["shape"])
         programs, weights = [], []
         for number in range(card["programs"]):
@@ -50,6 +52,25 @@ class ServedEnsemble:
         with torch.inference_mode():
             given = torch.tensor(images)
             return self.vote(torch.stack([program(state, given) for program, state in self.networks])).exp().numpy()
+
+
+def read_card(folder: Path) -> dict:
+    """ensemble.json. Raises ValueError where it, or a file that it names, is not what was written."""
+    file = folder / "ensemble.json"
+    try:
+        card = json.loads(file.read_text(encoding="utf-8"))
+        # None of either in a model from before there were digests. As lightning_modules/sealed.py writes it.
+        content = json.dumps({name: value for name, value in card.items() if name != "sha256"}, sort_keys=True)
+    except (ValueError, AttributeError):
+        raise ValueError(f"{file} is damaged") from None
+    if "sha256" in card and card["sha256"] != hashlib.sha256(content.encode()).hexdigest():
+        raise ValueError(f"{file} is not what was written to it (changed or damaged)")
+    for name, expected in card.get("files", {}).items():
+        with (folder / name).open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != expected:
+            raise ValueError(f"{folder / name} is not what was written to it (changed or damaged)")
+    return card
 
 
 def _load_pyfunc(path: str) -> ServedEnsemble:

@@ -18,7 +18,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import psutil
-import yaml
 
 from flows import fetch, image_file, npz, project
 from flows.foreign_text import printable
@@ -91,7 +90,7 @@ def set_aside(labels: np.ndarray, fraction: float, seed: int, class_names: list[
 
 def describe(dataset: str) -> dict:
     """sources/<dataset>/source.yaml, which belongs to the project and is not checked further."""
-    return yaml.safe_load((project.root() / "sources" / dataset / "source.yaml").read_text(encoding="utf-8"))
+    return project.read_yaml(project.root() / "sources" / dataset / "source.yaml")
 
 
 # --- Embedded: no network --------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import click
 from flows import graph, project
 from flows.console import run
 from flows.params import Params, read
-from lightning_modules.errors import InputError
+from lightning_modules.errors import DamagedError, InputError
 
 
 def stale_stages() -> list[str]:
@@ -25,13 +25,18 @@ def track(params: Params) -> bool:
     Raises:
         InputError: nothing is trained yet, or the data was changed.
     """
-    from flows import tracking
+    from flows import cached, models, tracking
     from flows.ensemble import ensemble
     from flows.evaluate import flat
 
-    scores = tracking.Scores(params.dataset)
-    for member, replicas in project.read_json(project.replica_scores_file(params.dataset)).items():
-        card = project.read_json(project.model_folder(params.dataset, member) / "member.json")
+    scores, file = tracking.Scores(params.dataset), project.replica_scores_file(params.dataset)
+    try:
+        measured = project.read_json(file, *params.members)
+    except DamagedError as error:
+        raise project.damaged(file, error.reason, cached.heal(file, "evaluate")) from None
+    for member, replicas in measured.items():
+        card = models.card(params.dataset, member)
+        models.history(params.dataset, member)  # which is logged, where it is not: damaged it is refused here
         scores.log(member, card, [flat(replica) for replica in replicas])
         if scores.lost:
             return False

@@ -33,7 +33,7 @@ import yaml
 
 from flows import artifact_addresses, model_notes, processes, project, served
 from flows.spread import spread
-from lightning_modules.errors import InputError, UnavailableError, sentence
+from lightning_modules.errors import DamagedError, InputError, UnavailableError, sentence
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 WEIGHTS = "trainyard.weights_sha256"
@@ -88,6 +88,12 @@ def store_exists() -> bool:
     return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (project.home() / "mlflow.db").exists()
 
 
+def writable() -> bool:
+    """Whether the store is anything else than a file that cannot be written to, with its lock and journal beside it."""
+    file = Path(store().removeprefix("sqlite:///").partition("?")[0])
+    return not (in_sqlite() and file.exists() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)))
+
+
 def connect():
     """A client of the store, which is created where it does not exist yet.
 
@@ -126,6 +132,8 @@ def connect():
         return mlflow.MlflowClient()
     from filelock import FileLock
 
+    if not writable():
+        return mlflow.MlflowClient()  # which only reads; SQLite opens such a file for that alone
     # Several processes that open a new SQLite store at once trip over each other's migrations.
     with FileLock(f"{file}.lock"):
         client = mlflow.MlflowClient()
@@ -353,6 +361,8 @@ def unless_unreachable(method: Callable) -> Callable:
             return None
         try:
             return method(self, *arguments)
+        except DamagedError:  # a file here, and not the store
+            raise
         except Exception as error:  # whatever the store's trouble is, the training is worth more
             self.lost = True
             print(
@@ -470,7 +480,7 @@ class Tracker:
 
         if not (self.ids_file and self.ids_file.exists()):
             return
-        ids = project.read_json(self.ids_file)
+        ids = project.read_or_anew(self.ids_file, dict, {})  # the runs of a damaged note are ended by `trainyard track`
         wanted = [key for key in ("member", *map(str, range(len(self.seeds)))) if key in ids]
         try:
             runs = {key: self.client.get_run(ids[key]) for key in wanted}
@@ -802,8 +812,11 @@ def load_champion(dataset: str):
     found = champion_or_refuse(dataset)
     import mlflow
 
-    with loading(found):
-        return mlflow.pyfunc.load_model(f"models:/{dataset}@{CHAMPION}", suppress_warnings=True), found
+    address = f"models:/{dataset}@{CHAMPION}"
+    with loading(found), tempfile.TemporaryDirectory() as copy:
+        if not writable():  # MLflow notes the version's name among the files that it loads
+            address = mlflow.artifacts.download_artifacts(address, dst_path=copy)
+        return mlflow.pyfunc.load_model(address, suppress_warnings=True), found
 
 
 @contextmanager

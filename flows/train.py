@@ -14,7 +14,6 @@ unfinished is kept in .trainyard/unfinished, so that the next run goes on from i
 
 import csv
 import hashlib
-import os
 import shutil
 import signal
 import sys
@@ -60,9 +59,9 @@ def train(params: Params, member: str) -> dict:
 
     Returns:
         What was written to member.json: member, dataset, seed, recipe, settings, shape, class_names, mean, std,
-        parameters, and a list of replicas, each with seed, epochs, best_epoch, validation_nll, validation_accuracy
-        and weights_sha256. Where another command leads the training (see `launch`), the same without the replicas,
-        and nothing is written.
+        parameters, history_sha256 (of history.csv), and a list of replicas, each with seed, epochs, best_epoch,
+        validation_nll, validation_accuracy and weights_sha256. Where another command leads the training (see
+        `launch`), the same without replicas and history_sha256, and nothing is written.
 
     Raises:
         InputError: the data or the recipe cannot be used, or another process trains this member.
@@ -73,6 +72,7 @@ def train(params: Params, member: str) -> dict:
 
     # What can be refused is refused before the seconds that torch and Lightning take to load.
     recipe = params.member(member)
+    project.refuse_links(f"models/{params.dataset}/{member}")
     part = launch(params.training)
     data = dataset.load(params.dataset)
     if len(data.validation_indices) < params.training.processes:
@@ -156,7 +156,7 @@ class Clock:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.before = project.read_json(file)["seconds"] if file.exists() else 0.0
+        self.before = project.read_or_anew(file, lambda kept: float(kept["seconds"]), 0.0)
         self.started = time.perf_counter()
 
     def seconds(self) -> float:
@@ -183,15 +183,14 @@ def about(seed: int, result: "Fitted") -> dict:
 
 def write(target: Path, card: dict, fitted: "list[Fitted]") -> None:
     """DVC takes what lies in models/<dataset> for results: the folder appears there whole, or not at all."""
+    from flows import dataset
     from lightning_modules import weights
 
     temporary = target.parents[1] / f".{target.parent.name}.{target.name}.unfinished"
-    shutil.rmtree(temporary, ignore_errors=True)
-    weights.save(temporary, card, [result.state for result in fitted])
-    write_history(temporary / "history.csv", [result.history for result in fitted])
-    shutil.rmtree(target, ignore_errors=True)
-    target.parent.mkdir(exist_ok=True)
-    os.replace(temporary, target)
+    with project.whole_folder(target, temporary):
+        write_history(temporary / "history.csv", [result.history for result in fitted])
+        card["history_sha256"] = dataset.file_sha256(temporary / "history.csv")
+        weights.save(temporary, card, [result.state for result in fitted])
 
 
 def forget_old(unfinished: Path) -> None:

@@ -50,11 +50,9 @@ def remember(root: Path, before: str | None) -> None:
     """
     if before is None or outside_counts(root):
         return
-    temporary = note(root).with_name(f".{note(root).name}.{os.getpid()}")
-    with suppress(OSError):  # a folder that cannot be written to: DVC is asked again
-        temporary.parent.mkdir(exist_ok=True)
+    # A folder that cannot be written to: DVC is asked again.
+    with suppress(OSError), project.whole(note(root)) as temporary:
         temporary.write_bytes(before.encode())
-        os.replace(temporary, note(root))
 
 
 def note(root: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lightning_modules import memory, networks, optimizers
+from lightning_modules import memory, networks, optimizers, sealed
 from lightning_modules.classifier import Classifier
 from lightning_modules.errors import InputError
 from lightning_modules.images import Images
@@ -130,9 +130,23 @@ class SaveLast(pl.callbacks.Checkpoint):
 
     def save(self, trainer: pl.Trainer) -> None:
         temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
-        trainer.save_checkpoint(temporary)  # of several processes the first one writes, and the others wait
-        if trainer.is_global_zero:
-            os.replace(temporary, self.file)
+        try:
+            trainer.save_checkpoint(temporary)  # of several processes the first one writes, and the others wait
+            if trainer.is_global_zero:
+                sealed.seal(temporary)
+                os.replace(temporary, self.file)
+        except BaseException:  # the disk is full, say
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def checked(checkpoint: Path) -> Path | None:
+    """Puts a checkpoint aside that is not what was saved, and returns its new place; None for one that is whole."""
+    if sealed.is_whole(checkpoint):
+        return None
+    aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
+    os.replace(checkpoint, aside)
+    return aside
 
 
 def hardware_precision(precision: str, accelerator: str) -> str:
@@ -170,9 +184,11 @@ class Settings:
         accelerator: "cpu" or "gpu"; `device` is the GPU's number.
         precision: "float32", or "bfloat16" for mixed precision.
         threads: CPU threads; the result depends on their number.
-        checkpoint: saved as often as `SaveLast` says; where it exists, training goes on from it.
+        checkpoint: saved as often as `SaveLast` says; where it exists, training goes on from it, or, where it is not
+            what was saved, puts it aside as <its name>.damaged and begins anew.
         report: called with {replica, epoch, done} while an epoch runs, and with a network's `row` of its history and
-            its `best_epoch` at the end of the epoch; `replica` counts the networks from 0.
+            its `best_epoch` at the end of the epoch; `replica` counts the networks from 0. Where there was a
+            checkpoint, first with {replica, aside}: None, or where the damaged one is.
         group: the processes that train the networks together, each of which calls `fit` alike; only the first one
             writes and reports. `batch_size` is divided among them.
     """
@@ -273,9 +289,7 @@ def refuse_other(checkpoint: Path) -> None:
     except Exception:  # torch's reader raises a dozen kinds of errors, and advises to trust the file
         known = None
     if not isinstance(known, dict):
-        raise InputError(
-            f"{checkpoint} is damaged, or no checkpoint of this project: remove it, and the training begins anew"
-        )
+        raise InputError(f"{checkpoint} is no checkpoint of this project: remove it, and the training begins anew")
 
 
 def train(module: Classifier, count: int, training: tuple, validation: tuple, settings: Settings) -> list[Fitted]:
@@ -313,6 +327,12 @@ def train(module: Classifier, count: int, training: tuple, validation: tuple, se
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
+    if first and checkpoint and checkpoint.exists():
+        aside = checked(checkpoint)
+        for number in range(count):
+            report({"replica": number, "aside": aside})
+    if group:
+        group.told(None)  # the others look once the first one has
     resume = checkpoint if checkpoint and checkpoint.exists() else None
     if group and len(set(group.all(resume is not None))) > 1:
         raise InputError(

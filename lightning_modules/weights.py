@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from lightning_modules import networks, views
+from lightning_modules import networks, sealed, views
+from lightning_modules.errors import DamagedError
 from lightning_modules.images import normalize
 
 
@@ -36,7 +38,8 @@ def save(folder: Path, card: dict, replicas: list[dict[str, Tensor]]) -> None:
     """Writes the state of each replica's network, keyed "<replica>.<parameter>", and the card.
 
     Args:
-        card: recipe, shape, class_names, mean and std are what `load` needs; all of it is kept.
+        card: recipe, shape, class_names, mean and std are what `load` needs; all of it is kept. Of each of its
+            replicas weights_sha256, the `digest` of its state, is what the weights are held against.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -46,23 +49,57 @@ def save(folder: Path, card: dict, replicas: list[dict[str, Tensor]]) -> None:
     }
     # Not safetensors's save_file: it makes files that only their owner can read.
     (folder / "weights.safetensors").write_bytes(serialize(tensors))
-    (folder / "member.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(sealed.sealed(card), indent=2, ensure_ascii=False) + "\n"
+    (folder / "member.json").write_text(text, encoding="utf-8")
+
+
+def read_card(folder: Path) -> dict:
+    """The card of a trained member.
+
+    Raises:
+        DamagedError: it is not what was written.
+        FileNotFoundError: there is none.
+    """
+    file = folder / "member.json"
+    try:
+        card = json.loads(file.read_text(encoding="utf-8"))
+        return sealed.opened(card, file)
+    except DamagedError:
+        raise
+    except (ValueError, TypeError, AttributeError):
+        raise DamagedError(file, "is no card of a member (emptied or damaged)") from None
 
 
 def load(folder: Path) -> tuple[dict, list[Predictor]]:
-    """The card and one predictor, in evaluation mode on the CPU, for each replica."""
-    card = json.loads((folder / "member.json").read_text(encoding="utf-8"))
-    states: list[dict[str, Tensor]] = [{} for _ in card["replicas"]]
-    for key, tensor in load_file(folder / "weights.safetensors").items():
-        number, _, name = key.partition(".")
-        states[int(number)][name] = tensor
+    """The card and one predictor, in evaluation mode on the CPU, for each replica.
+
+    Raises:
+        DamagedError: a file is not what was written.
+        FileNotFoundError: there is none.
+    """
+    card, file = read_card(folder), folder / "weights.safetensors"
+    try:
+        states: list[dict[str, Tensor]] = [{} for _ in card["replicas"]]
+        for key, tensor in load_file(file).items():
+            number, _, name = key.partition(".")
+            states[int(number)][name] = tensor
+    except (SafetensorError, ValueError, IndexError, KeyError) as error:  # its table of contents
+        raise DamagedError(file, f"cannot be read (damaged: {error})") from None
     predictors = []
-    for state in states:
+    for number, (replica, state) in enumerate(zip(card["replicas"], states)):
         network = networks.build(card["recipe"], card["shape"], len(card["class_names"]))
+        # The digest is of names and bytes, and the same bytes as numbers of another type are other numbers.
+        same, written = kinds(state) == kinds(network.state_dict()), replica.get("weights_sha256")
+        if not same or (written and written != digest(state)):
+            raise DamagedError(file, f"is not what member.json says of replica {number} (changed or damaged)")
         network.load_state_dict(state)
         test_time_views = card["recipe"].get("test_time_views", "none")
         predictors.append(Predictor(network, card["mean"], card["std"], test_time_views).eval())
     return card, predictors
+
+
+def kinds(state: dict[str, Tensor]) -> dict[str, tuple]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
 
 
 def digest(state: dict[str, Tensor]) -> str:

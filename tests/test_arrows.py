@@ -47,6 +47,7 @@ KEEPERS = {
 # What a stage may import without naming it in its `deps`, since it cannot change the stage's result.
 NO_RESULT = {
     "flows/__init__.py": "holds a docstring",
+    "flows/cached.py": "says what heals a damaged file",
     "flows/console.py": "how a command ends",
     "flows/hardware.py": "what there is to compute with is the machine's, not the code's",
     "flows/orphan.py": "ends a stage whose DVC is gone",

@@ -1,5 +1,7 @@
 """What is loaded is what was downloaded, or a sentence says which file is not."""
 
+import json
+
 import numpy as np
 import pytest
 import yaml
@@ -81,8 +83,22 @@ def test_a_missing_file_is_named(blobs, name):
 def test_a_damaged_card_is_named(blobs):
     for content in ("", "[]", "{}", '{"files": {}}'):
         (blobs / "dataset.json").write_text(content)
-        with pytest.raises(InputError, match=r"dataset\.json is missing or damaged"):
+        with pytest.raises(
+            InputError, match=r"dataset\.json is damaged .*: run `rm -rf data/blobs` and then `dvc repro"
+        ):
             dataset.load("blobs")
+
+
+def test_a_card_says_what_was_written_or_is_refused(blobs):
+    """Mean and class names too, which no file's digest is about."""
+    content = (blobs / "dataset.json").read_text()
+    (blobs / "dataset.json").write_text(content.replace('"mean": [\n    0.', '"mean": [\n    1.'))
+    with pytest.raises(InputError, match=r"data/blobs/dataset\.json is not what was written to it"):
+        dataset.load("blobs")
+    card = json.loads(content)
+    del card["sha256"]  # of a time before there were digests
+    (blobs / "dataset.json").write_text(json.dumps(card))
+    assert dataset.load("blobs").card == card
 
 
 def test_a_dataset_not_yet_downloaded_says_how_to_get_it(project):

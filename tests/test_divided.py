@@ -24,7 +24,7 @@ from flows import tracking, train
 from flows.download import download
 from flows.launch import Launch, launch
 from flows.params import Params, parse
-from lightning_modules import distributed
+from lightning_modules import distributed, sealed
 from lightning_modules.distributed import ProcessGroup
 from lightning_modules.dropout import Dropout
 from lightning_modules.errors import InputError, UnavailableError
@@ -214,6 +214,7 @@ def among(rank: int, size: int) -> ProcessGroup:
     """A process that has met no other."""
     group = ProcessGroup.__new__(ProcessGroup)
     group.rank, group.size = rank, size
+    group.told = lambda value: value
     return group
 
 
@@ -253,6 +254,7 @@ def test_a_checkpoint_that_only_some_nodes_have_stops_all_of_them(tmp_path, ther
     checkpoint = tmp_path / "checkpoint"
     if there:
         checkpoint.touch()
+        sealed.seal(checkpoint)
     group = among(0, 2)
     group.all = lambda value: [value, not value]
     group.for_trainer = dict

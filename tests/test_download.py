@@ -40,7 +40,7 @@ def test_the_same_params_make_the_same_bytes(project, name):
     assert download(settings(name)) == card
     assert content(project / "data" / name) == first
     assert os.listdir(project / "data") == [name]
-    assert json.loads(first["dataset.json"]) == card
+    assert dataset.read_card(name) == card
 
 
 def test_digits_are_what_scikit_learn_bundles(project):

@@ -12,7 +12,8 @@ import pytest
 import torch
 from conftest import environment
 
-from lightning_modules import classifier, networks, weights
+from lightning_modules import classifier, networks, sealed, weights
+from lightning_modules import fit as fit_module
 from lightning_modules.airbench import Whitening
 from lightning_modules.errors import DivergedError, InputError
 from lightning_modules.fit import Fitted, SaveLast, fit, hardware_precision
@@ -382,9 +383,54 @@ def test_what_is_no_checkpoint_is_refused_and_never_run(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     checkpoint = tmp_path / "replica.ckpt"
     torch.save(content, checkpoint, _use_new_zipfile_serialization=not old)
-    with pytest.raises(InputError, match=r"replica\.ckpt is damaged, or no checkpoint .*: remove it, and the training"):
-        train(checkpoint=checkpoint)
-    checkpoint.write_bytes(checkpoint.read_bytes()[:50])
-    with pytest.raises(InputError, match=r"replica\.ckpt is damaged, or no checkpoint"):
+    sealed.seal(checkpoint)  # which anybody can
+    with pytest.raises(
+        InputError, match=r"replica\.ckpt is no checkpoint of this project: remove it, and the training"
+    ):
         train(checkpoint=checkpoint)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["replica.ckpt"]
+
+
+def test_a_damaged_checkpoint_is_put_aside_and_the_training_begins_anew(every_epoch_is_saved, tmp_path):
+    checkpoint = tmp_path / "replica.ckpt"
+    aside = tmp_path / "replica.ckpt.damaged"
+    whole = train(DROPPING, epochs=4)
+
+    def report(event: dict) -> None:
+        if event["epoch"] == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(DROPPING, epochs=4, checkpoint=checkpoint, report=report)
+    saved = checkpoint.read_bytes()
+    flips = []
+    for position in range(0, len(saved), len(saved) // 150):
+        flips.append(bytearray(saved))
+        flips[-1][position] ^= 1
+    for damaged in (*flips, b"", saved[:1000], saved[:-1], saved + b"0"):
+        checkpoint.write_bytes(damaged)
+        assert fit_module.checked(checkpoint) == aside
+        assert aside.read_bytes() == damaged
+        assert not checkpoint.exists()
+    checkpoint.write_bytes(saved)
+    assert fit_module.checked(checkpoint) is None
+    checkpoint.write_bytes(flips[75])
+    seen = []
+    assert_same(whole, train(DROPPING, epochs=4, checkpoint=checkpoint, report=seen.append))
+    assert seen[0] == {"replica": 0, "aside": aside}
+    assert [event["row"]["epoch"] for event in seen if "row" in event] == [1, 2, 3, 4]
+    # What it has saved since is whole, and gone on with.
+    seen.clear()
+    train(DROPPING, epochs=5, checkpoint=checkpoint, report=seen.append)
+    assert seen[0] == {"replica": 0, "aside": None}
+    assert [event["row"]["epoch"] for event in seen if "row" in event] == [5]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_nothing(every_epoch_is_saved, tmp_path, monkeypatch):
+    def full(file: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sealed, "seal", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(epochs=2, checkpoint=tmp_path / "replica.ckpt")
+    assert not any(tmp_path.iterdir())

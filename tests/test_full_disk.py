@@ -53,7 +53,8 @@ def mounted(place: Path, size: str, *command: str) -> subprocess.CompletedProces
     if subprocess.run([*alone, mount, place], capture_output=True).returncode:
         pytest.skip("needs to be allowed to mount a small disk (unshare --map-root-user --mount)")
     script = f'{mount} && cp -r "$0.files/." "$0" && cd "$0" && exec "$@"'
-    return subprocess.run([*alone, script, place, *command], env=environment(), capture_output=True, text=True)
+    env = environment(MLFLOW_TRACKING_URI="http://127.0.0.1:9")  # which does not answer
+    return subprocess.run([*alone, script, place, *command], env=env, capture_output=True, text=True)
 
 
 def test_nothing_half_written_counts_and_with_room_it_goes_on(tmp_path):
@@ -80,3 +81,56 @@ def test_nothing_half_written_counts_and_with_room_it_goes_on(tmp_path):
     assert [problem for problem, _ in again["problems"].values()] == [None, None]
     assert (again["lock"], again["stale"]) == (["twice", "large"], [])
     assert sizes == {"twice.bin": 6 * 2**20, "large.bin": 20 * 2**20}
+
+
+# Fills the disk to the last byte, and then runs each command in a fork of this process, which has the libraries loaded.
+STAGES_RUN = """
+import contextlib, json, os, sys
+from pathlib import Path
+from flows import download, ensemble, evaluate, train
+from flows.console import run
+import lightning_modules.fit, flows.tracking, flows.replicas, flows.export, lightning_modules.voting
+
+def files():
+    return sorted(path.as_posix() for path in Path().rglob("*") if ".trainyard" not in path.parts and path.is_file())
+
+with contextlib.suppress(OSError), open(".filler", "wb", buffering=0) as filler:
+    while True:
+        filler.write(bytes(4096))
+found = {}
+for name in sys.argv[2:]:
+    module = sys.modules[f"flows.{name}"]
+    before, (reads, writes) = files(), os.pipe()
+    if not (fork := os.fork()):
+        os.dup2(writes, 2)
+        os.close(reads)
+        os.close(writes)
+        sys.argv[1:] = ["small"] if name == "train" else []
+        run(module.command)
+    os.close(writes)
+    said = os.fdopen(reads).read()
+    code = os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1])
+    left = [path.as_posix() for path in Path(".trainyard").rglob("*") if path.name.startswith(".")]
+    found[name] = [code, said, sorted({*files()} ^ {*before}), left]
+print(json.dumps(found))
+"""
+
+
+def test_each_stage_says_which_disk_is_full_and_leaves_nothing_half_written(finished_once, tmp_path):
+    files, place = tmp_path / "disk.files", tmp_path / "disk"
+    place.mkdir()
+    shutil.copytree(finished_once, files, ignore=shutil.ignore_patterns("mlflow.db*", "mlartifacts"))
+    size = sum(-(-path.stat().st_size // 4096) * 4096 for path in files.rglob("*") if path.is_file())
+    stages = ["download", "train", "evaluate", "ensemble"]
+    done = mounted(place, f"{size // 1024 + 256}k", sys.executable, "-c", STAGES_RUN, str(place), *stages)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert list(found) == stages
+    for stage, (code, said, changed, left) in found.items():
+        *before, last = said.splitlines()
+        assert code == 1, (stage, said)
+        assert last.startswith("trainyard: "), (stage, said)
+        assert f"the disk at {place} is full (0 MiB are free)" in last
+        assert not any(line.startswith(("Traceback", " ")) for line in before), said
+        assert changed == [], stage
+        assert left == [], stage

@@ -16,7 +16,7 @@ from flows.console import run
 from flows.export import export
 from flows.params import Gate, parse, read
 from flows.promotion import standing
-from lightning_modules import scores, voting
+from lightning_modules import scores, sealed, voting
 from lightning_modules.errors import InputError, UnavailableError
 
 NAMES = ["a", "b", "c"]
@@ -343,7 +343,7 @@ def test_other_test_images_are_other_test_data_even_where_the_card_says_the_same
         gate.decide("digits", read())
     card = json.loads((folder / "data/digits/dataset.json").read_text())
     card["files"]["test_images.npy"] = dataset.file_sha256(file)
-    (folder / "data/digits/dataset.json").write_text(json.dumps(card))
+    (folder / "data/digits/dataset.json").write_text(json.dumps(sealed.sealed(card)))
     reasons = gate.decide("digits", read())["reasons"]
     assert len(reasons) == 2
     assert all("was made with other test data" in reason for reason in reasons)

@@ -1,7 +1,6 @@
 """Training a member: what its result depends on and what not, and that nothing but a whole training leaves one."""
 
 import csv
-import json
 import os
 import re
 import signal
@@ -21,6 +20,7 @@ from safetensors.torch import load_file
 
 from flows import tracking, train
 from flows.params import Params, read
+from lightning_modules import weights
 from lightning_modules.errors import InputError
 
 LONG = 100_000  # epochs, to be killed in
@@ -68,7 +68,7 @@ def test_a_member_is_three_files_that_agree(tiny, no_store):
     folder = tiny / "models" / "digits" / "small"
     assert sorted(file.name for file in folder.iterdir()) == ["history.csv", "member.json", "weights.safetensors"]
     assert sorted(file.name for file in (tiny / "models").rglob("*") if file.is_dir()) == ["digits", "small"]
-    assert json.loads((folder / "member.json").read_text()) == card
+    assert weights.read_card(folder) == card
     assert card["parameters"] == 64 * 16 + 16 + 16 * 10 + 10
     rows = list(csv.DictReader((folder / "history.csv").open()))
     assert [(row["replica"], row["epoch"]) for row in rows] == [(r, e) for r in "01" for e in "1234"]

@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
 
-from lightning_modules import networks, weights
+from lightning_modules import networks, sealed, weights
+from lightning_modules.errors import DamagedError
 from lightning_modules.images import normalize
 from lightning_modules.views import VIEWS
 
@@ -154,7 +156,7 @@ def test_nothing_on_disk_is_a_pickle(member):
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert {key.split(".")[0] for key in header} == {"0", "1"}
     assert not zipfile.is_zipfile(folder / "weights.safetensors")  # as torch's pickles are
-    assert json.loads((folder / "member.json").read_text(encoding="utf-8")) == card(name)
+    assert sealed.opened(json.loads((folder / "member.json").read_text(encoding="utf-8")), folder) == card(name)
     assert "äpfel" in (folder / "member.json").read_text(encoding="utf-8")
 
 
@@ -197,3 +199,44 @@ def test_a_digest_tells_every_single_number(member):
         assert weights.digest(state | {name: changed}) != before, name
     renamed = {f"x{name}": tensor for name, tensor in state.items()}
     assert weights.digest(renamed) != before
+
+
+def flipped(file, position: int) -> bytes:
+    """Flips a byte of a file; returns what was there."""
+    before = file.read_bytes()
+    content = bytearray(before)
+    content[position] ^= 0x10
+    file.write_bytes(content)
+    return before
+
+
+def test_no_flipped_byte_is_loaded(member):
+    folder, _, replicas = member
+    card = weights.read_card(folder)
+    for replica, network in zip(card["replicas"], replicas):
+        replica["weights_sha256"] = weights.digest(network.state_dict())
+    weights.save(folder, card, [network.state_dict() for network in replicas])
+    assert weights.load(folder)[0] == card
+    for name in ("weights.safetensors", "member.json"):
+        file = folder / name
+        size = file.stat().st_size
+        for position in {*range(0, size, max(size // 100, 1)), size - 2}:
+            before = flipped(file, position)
+            with suppress(DamagedError):
+                loaded = weights.load(folder)[0]
+                # White space between two values of the card, or the name of its digest.
+                assert {key: loaded.get(key) for key in card} == card
+            file.write_bytes(before)
+    for name in ("weights.safetensors", "member.json"):
+        for length in (0, 3, (folder / name).stat().st_size // 2):
+            before = (folder / name).read_bytes()
+            (folder / name).write_bytes(before[:length])
+            with pytest.raises(DamagedError, match=name):
+                weights.load(folder)
+            (folder / name).write_bytes(before)
+
+
+def test_a_member_from_before_there_were_digests_is_loaded(member, images):
+    folder, name, _ = member
+    (folder / "member.json").write_text(json.dumps(card(name)))
+    assert weights.load(folder)[0] == card(name)
