@@ -20,6 +20,7 @@ COMMANDS = {
     "champion": ("flows.champion", "Who is champion, since when and why."),
     "promote": ("flows.promote", "Judge the challenger, and make it champion where it is truly better."),
     "rollback": ("flows.rollback", "Take the champion back: the previous one becomes champion again."),
+    "trust": ("flows.trust", "Load a registered model that another project, or machine, registered."),
     "predict": ("flows.predict", "Classify image files with the champion."),
     "drift": ("flows.drift", "Say whether incoming images differ from those the champion knows."),
     "track": ("flows.track", "Log to MLflow what could not be logged, and end runs whose process is gone."),

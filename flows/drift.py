@@ -68,8 +68,13 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
     sides = {"incoming": arrivals.images, "reference": known}
     pixels = {side: pixel_statistics.statistics(images) for side, images in sides.items()}
     probabilities, inside = {}, {}
-    with tracking.champion_files(dataset) as (folder, champion):
-        served = ServedEnsemble(folder)
+    served, champion = tracking.load_champion(dataset)
+    if not isinstance(served, ServedEnsemble):
+        raise InputError(
+            f"the champion, {dataset} version {champion['version']}, was not made by this project: drift looks into "
+            "the networks of those that were"
+        )
+    with tracking.loading(f"the champion, {dataset} version {champion['version']},"):
         agree(data, served, champion)
         for side, images in sides.items():
             probabilities[side], inside[side] = embeddings.look(served, images)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from flows import cached, dataset, project
 from lightning_modules import sealed
-from lightning_modules.errors import DamagedError, InputError
+from lightning_modules.errors import DamagedError, InputError, sentence
 
 
 def load(name: str, member: str) -> tuple[dict, list]:
@@ -55,6 +55,13 @@ def reading(name: str, member: str) -> Iterator[None]:
         file = project.root() / error.file
         heal = cached.heal(file, f"train@{member}")
         raise DamagedError(project.shown(file), f"{error.reason}: {heal}") from None
+    except InputError:
+        raise
+    except Exception as error:  # torch has kinds of its own for a network that is not as it was
+        why = sentence(error, 100)
+        raise InputError(
+            f"models/{name}/{member} is of another version ({why}): run dvc repro --force train@{member}"
+        ) from None
 
 
 def check(name: str, members: Iterable[str]) -> None:

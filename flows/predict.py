@@ -114,7 +114,7 @@ def results(
 
     answers, pixels = {}, {}
     if images:
-        shape = tuple(model.metadata.get_input_schema().inputs[0].shape[1:])
+        shape = model.shape
         for file, image in images.items():
             try:
                 pixels[file] = fitted(image, shape)

@@ -4,10 +4,15 @@ A model's data folder holds, for each kind of network, network-<n>.pt2 (the expo
 images in, log-probabilities out) and weights-<n>.npz (those of all networks of the kind); vote.pt2 (log-probabilities
 of all networks in, of the ensemble out) and ensemble.json (shape, class names, each network's program and weights, and
 the SHA-256 of each file and of itself, by which a damaged model is refused).
+
+Nothing is unpickled but tensors and plain values: a pickle of anything else could run code.
 """
 
 import hashlib
+import io
 import json
+import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +28,14 @@ class ServedEnsemble:
         self.class_names, self.shape = card["class_names"], tuple(card["shape"])
         programs, weights = [], []
         for number in range(card["programs"]):
-            programs.append(torch.export.load(folder / f"network-{number}.pt2").module())
+            programs.append(load_program(folder / f"network-{number}.pt2"))
             with np.load(folder / f"weights-{number}.npz", allow_pickle=False) as file:
                 weights.append({name: torch.from_numpy(file[name]) for name in file.files})
         self.networks = [
             (programs[number], {name: stacked[row] for name, stacked in weights[number].items()})
             for number, row in card["networks"]
         ]
-        self.vote = torch.export.load(folder / "vote.pt2").module()
+        self.vote = load_program(folder / "vote.pt2")
 
     def predict(self, images: np.ndarray, params: dict | None = None) -> pd.DataFrame:
         """The label and the probability of each class, one row per image.
@@ -71,6 +76,32 @@ def read_card(folder: Path) -> dict:
         if found != expected:
             raise ValueError(f"{folder / name} is not what was written to it (changed or damaged)")
     return card
+
+
+def load_program(file: Path):
+    """An exported program as a module. Raises ValueError where there is more in it than tensors, plain values and the
+    steps of the computation: torch would unpickle it, whatever it is."""
+    with zipfile.ZipFile(file) as archive:
+        parts = [name.split("/")[1:] for name in archive.namelist()]
+        if len(set(archive.namelist())) < len(parts):
+            raise ValueError(f"{file} has two parts of one name")
+        for name, part in zip(archive.namelist(), parts):
+            content = archive.read(name)
+            if part[:2] == ["data", "sample_inputs"]:
+                tensors_only(file, content)
+            elif part[:1] == ["data"] and name.endswith("_config.json"):
+                if any(entry["use_pickle"] for entry in json.loads(content)["config"].values()):
+                    raise ValueError(f"{file} holds a pickle")
+            elif part[:1] == ["data"] and not part[-1].startswith(("weight_", "tensor_")):
+                raise ValueError(f"{file} holds {part[-1]}, which is no tensor")
+    return torch.export.load(file).module()
+
+
+def tensors_only(file: Path, content: bytes) -> None:
+    try:
+        torch.load(io.BytesIO(content), weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
+        raise ValueError(f"{file} holds a pickle of more than tensors") from None
 
 
 def _load_pyfunc(path: str) -> ServedEnsemble:

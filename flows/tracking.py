@@ -24,14 +24,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from urllib.parse import quote
 
 import psutil
 import yaml
 
-from flows import artifact_addresses, model_notes, processes, project, served
+from flows import artifact_addresses, model_notes, processes, project, served, trusted
 from flows.spread import spread
 from lightning_modules.errors import DamagedError, InputError, UnavailableError, sentence
 
@@ -676,6 +676,7 @@ class Registrar:
             names of the scores that this version has no number for.
         """
         client = connect()
+        trusted.note(self.dataset, files)  # also of one that is registered already: where the record was lost
         with alone_with_runs():
             known = versions_of(client, self.dataset, digest)
             version = known[0].version if known else self.add(client, digest, card, files)
@@ -803,37 +804,14 @@ def champion(dataset: str) -> dict | None:
 
 
 def load_champion(dataset: str):
-    """The champion as a pyfunc model and its card.
+    """The champion, as `load_version` has it, and its card.
 
     Raises:
-        InputError: there is no champion.
+        InputError: there is no champion, or it may not be loaded: see `trusted`.
         UnavailableError: the store does not answer, or the champion cannot be loaded.
     """
     found = champion_or_refuse(dataset)
-    import mlflow
-
-    address = f"models:/{dataset}@{CHAMPION}"
-    with loading(found), tempfile.TemporaryDirectory() as copy:
-        if not writable():  # MLflow notes the version's name among the files that it loads
-            address = mlflow.artifacts.download_artifacts(address, dst_path=copy)
-        return mlflow.pyfunc.load_model(address, suppress_warnings=True), found
-
-
-@contextmanager
-def champion_files(dataset: str) -> Iterator[tuple[Path, dict]]:
-    """The folder that `served_ensemble` loads the champion from, for as long as this context lasts, and the champion's
-    card. What fails inside of it is said to be the champion's fault.
-
-    Raises:
-        InputError: there is no champion.
-        UnavailableError: the store does not answer, or the champion cannot be loaded.
-    """
-    found = champion_or_refuse(dataset)
-    import mlflow
-
-    with tempfile.TemporaryDirectory() as copy, loading(found):
-        folder = mlflow.artifacts.download_artifacts(f"models:/{dataset}/{found['version']}", dst_path=copy)
-        yield Path(folder, mlflow.models.Model.load(folder).flavors["python_function"]["data"]), found
+    return load_version(dataset, found["version"], f"the champion, {dataset} version {found['version']},"), found
 
 
 def champion_or_refuse(dataset: str) -> dict:
@@ -850,37 +828,82 @@ def champion_or_refuse(dataset: str) -> dict:
     return found
 
 
+def load_version(dataset: str, number: str, called: str = ""):
+    """A version of the dataset's model, in memory: a `ServedEnsemble`, or for one of another kind that is trusted, what
+    has its `predict` and `shape`.
+
+    Args:
+        called: what it is to a person, in a message.
+
+    Raises:
+        InputError: this project neither registered nor trusts it; nothing of it is read then.
+        UnavailableError: its files cannot be had, or cannot be loaded.
+    """
+    copy = tempfile.TemporaryDirectory(prefix="trainyard-")
+    with ExitStack() as until_loaded, loading(called or f"{dataset} version {number}"):
+        until_loaded.enter_context(copy)
+        folder, data = fetch(dataset, number, Path(copy.name))
+        trusted.check(dataset, number, folder, data)
+        if data:
+            from flows.served_ensemble import ServedEnsemble
+
+            return ServedEnsemble(data)
+        model = Foreign(folder, copy)
+        until_loaded.pop_all()
+        return model
+
+
 @contextmanager
-def loading(found: dict) -> Iterator[None]:
-    """Makes a sentence of what goes wrong while a champion is loaded, whoever made it and however long ago."""
+def loading(called: str) -> Iterator[None]:
+    """Makes a sentence of what goes wrong while a model is loaded or asked, whoever made it and however long ago."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # MLflow's, torch's or the model's own
-        name = f"{found['name']} version {found['version']}"
-        raise UnavailableError(f"the champion, {name}, cannot be loaded: {sentence(error)}") from None
+        raise UnavailableError(f"{called} cannot be loaded: {sentence(error)}") from None
 
 
-def load_version(dataset: str, number: str):
-    """A version of the dataset's model as a pyfunc model, beside others that this process has loaded.
+def fetch(dataset: str, number: str, place: Path) -> tuple[Path, Path | None]:
+    """Copies a version's model to below a place, without looking into it.
 
-    Raises:
-        UnavailableError: its files cannot be had, or cannot be loaded.
+    Returns:
+        Its folder, and the part of it that `served_ensemble` loads; None in a model that says it is loaded otherwise.
     """
-    path = list(sys.path)
-    # Each model brings its loader under the same name: Python would give the second one the code of the first.
-    sys.modules.pop(LOADER, None)
-    try:
-        connect()  # tells MLflow which store to load from
+    connect()  # tells MLflow which store to ask
+    import mlflow
+
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{dataset}/{number}", dst_path=str(place))).resolve()
+    flavor = mlflow.models.Model.load(str(folder)).flavors.get("python_function", {})
+    data = (folder / str(flavor.get("data", ""))).resolve()
+    ours = flavor.get("loader_module") == LOADER and data != folder and data.is_relative_to(folder)
+    return folder, data if ours else None
+
+
+class Foreign:
+    """A trusted model of another kind than those that are registered here; its code is run by MLflow.
+
+    Args:
+        folder: with all that belongs to it.
+        copy: what removes the folder when the model goes.
+    """
+
+    def __init__(self, folder: Path, copy: tempfile.TemporaryDirectory) -> None:
         import mlflow
 
-        return mlflow.pyfunc.load_model(f"models:/{dataset}/{number}", suppress_warnings=True)
-    except Exception as error:  # MLflow's, torch's or the model's own
-        raise UnavailableError(f"{dataset} version {number} cannot be loaded: {sentence(error)}") from None
-    finally:
-        sys.modules.pop(LOADER, None)
-        sys.path[:] = path
+        self.copy, path, before = copy, list(sys.path), set(sys.modules)
+        try:
+            self.model = mlflow.pyfunc.load_model(str(folder), suppress_warnings=True)
+        finally:
+            # Two models may bring code under one name: Python would give the second one the code of the first.
+            for name in set(sys.modules) - before:
+                if str(getattr(sys.modules[name], "__file__", None)).startswith(str(folder)):
+                    del sys.modules[name]
+            sys.path[:] = path
+        self.shape = tuple(self.model.metadata.get_input_schema().inputs[0].shape[1:])
+
+    def predict(self, images):
+        return self.model.predict(images)
 
 
 def end_stale_runs() -> list[str]:

@@ -14,6 +14,8 @@ from lightning_modules import networks, sealed, views
 from lightning_modules.errors import DamagedError
 from lightning_modules.images import normalize
 
+NEEDED = ("replicas", "recipe", "shape", "class_names", "mean", "std")  # of a card
+
 
 class Predictor(nn.Module):
     """A trained network that takes images as they are stored: uint8 N×H×W×C in, log-probabilities N×classes out.
@@ -62,11 +64,12 @@ def read_card(folder: Path) -> dict:
     """
     file = folder / "member.json"
     try:
-        card = json.loads(file.read_text(encoding="utf-8"))
-        return sealed.opened(card, file)
+        card = sealed.opened(json.loads(file.read_text(encoding="utf-8")), file)
+        [card[name] for name in NEEDED]
+        return card
     except DamagedError:
         raise
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, KeyError):
         raise DamagedError(file, "is no card of a member (emptied or damaged)") from None
 
 

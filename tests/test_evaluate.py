@@ -168,7 +168,7 @@ def test_a_single_replica_has_no_deviation():
 )
 def test_a_damaged_member_is_one_sentence_and_what_to_run(finished_copy, no_store, file, content):
     (finished_copy / "models/digits/wide" / file).write_bytes(content)
-    with pytest.raises(InputError, match=r"models/digits/wide is damaged.*: run dvc repro --force train@wide"):
+    with pytest.raises(InputError, match=rf"models/digits/wide/{file} .*: run `rm -rf models/digits/wide` and"):
         evaluate(read())
     assert not (finished_copy / "ran").exists()
 

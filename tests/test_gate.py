@@ -357,14 +357,6 @@ def test_without_a_challenger_or_a_registry_it_is_said(store, monkeypatch):
         gate.decide("digits", read())
 
 
-def test_a_model_brings_its_own_loader(project_of):
-    """Both are called the same: the second would be run by the code of the first."""
-    project_of(GOOD)
-    loaded = [tracking.load_version("digits", number) for number in (WEAK, GOOD)]
-    codes = {type(model._model_impl).predict.__code__.co_filename for model in loaded}
-    assert len(codes) == 2
-
-
 def test_turning_the_gate_makes_no_stage_stale():
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     for name, stage in stages.items():

@@ -68,6 +68,7 @@ def test_replicas_take_turns_where_a_worker_would_be_idle_at_the_end(tmp_path, m
     monkeypatch.setattr(replicas, "workers", workers)
     monkeypatch.setattr(replicas, "wait", lambda running: running[:1])  # the one that has been at work for longest
     monkeypatch.setattr(replicas, "read_result", lambda work, number: number)
+    monkeypatch.setattr(replicas, "is_finished", lambda work, number: False)
     given = {"jobs": 2, "devices": 1, "tracker": notes, "clock": notes}
     assert replicas.train_replicas(CARD, list(range(count)), tmp_path, **given) == list(range(count))
     assert notes.told == order
