@@ -39,10 +39,11 @@ def stages(root: Path) -> dict[str, list[str]]:
 def uncached(root: Path) -> dict[str, list[str]]:
     """By stage, the paths of what it writes and DVC does not keep, such as metrics: relative to the root. Raises
     InputError like `stages`."""
-    return {
-        name(stage, root): [os.path.relpath(out.fs_path, root) for out in stage.outs if not out.use_cache]
-        for stage in read(root)
-    }
+    with place_to_ask(root) as place:
+        return {
+            name(stage, place): [os.path.relpath(out.fs_path, place) for out in stage.outs if not out.use_cache]
+            for stage in read(place)
+        }
 
 
 def read(root: Path):

@@ -1,19 +1,23 @@
 """The whole pipeline in a clone, as a user runs it: through DVC, killed half-way, and in parallel with Prefect."""
 
+import hashlib
 import os
 import re
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import yaml
 from conftest import LIMIT, ROOT, edit, environment, shrink, soon
+from PIL import Image
 
 from flows import graph
 
@@ -219,6 +223,42 @@ def test_data_that_was_changed_behind_dvcs_back_is_refused_by_a_stage_and_restor
     assert "up to date" in dvc(changeable, "status")
 
 
+@pytest.mark.parametrize(
+    ("name", "reader", "stage"),
+    [
+        ("data/digits/train_images.npy", ["train", "small"], "download"),
+        ("models/digits/wide/weights.safetensors", ["evaluate"], "train@wide"),
+        ("predictions/digits/wide.validation.npy", ["ensemble"], "evaluate"),
+    ],
+)
+def test_a_byte_flipped_in_dvcs_cache_is_found_and_what_the_message_says_heals_it(changeable, name, reader, stage):
+    file = changeable / name
+    before = file.read_bytes()
+    digest = hashlib.md5(before, usedforsecurity=False).hexdigest()
+    kept = changeable / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
+    damaged = bytearray(before)
+    damaged[-1] ^= 1
+    kept.chmod(0o644)
+    kept.write_bytes(damaged)
+    kept.chmod(0o444)  # as DVC leaves it: of what could be written to it makes sure
+    file.unlink()
+    dvc(changeable, "checkout", "--force")
+    assert file.read_bytes() == damaged
+    assert "up to date" in dvc(changeable, "status")  # DVC does not look into its cache
+    module, *arguments = reader
+    said = command(changeable, f"flows.{module}", *arguments, code=2)
+    assert name in said
+    assert kept.relative_to(changeable).as_posix() in said
+    remove, again = re.findall("`(.*?)`", said)[:2]
+    assert remove.startswith("rm -rf ")
+    assert again == f"dvc repro {stage}"
+    subprocess.run(remove, shell=True, check=True, cwd=changeable)
+    dvc(changeable, "repro", stage)
+    assert file.read_bytes() == before
+    command(changeable, f"flows.{module}", *arguments)
+    assert "up to date" in dvc(changeable, "status")
+
+
 def test_track_logs_what_an_outage_kept_back(changeable, monkeypatch):
     from flows import tracking
 
@@ -281,6 +321,27 @@ def test_a_copy_that_is_no_repository_works(tmp_path):
     assert ran(said) == ["check", "download", "settings", "train@wide"]
     assert weights(folder, "wide")
     assert not os.path.lexists(folder / ".git")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("home", [None, "/sys"])
+def test_hardly_any_surroundings(tmp_path, home):
+    """No terminal, no input, no place for a user's own settings, ASCII alone, 40 columns, files for the owner's eyes,
+    and a path of spaces and letters of many scripts."""
+    folder = clone(tmp_path / "ein Proj\u00e9kt \u6570 \u0434\u0430")
+    env = {"PATH": os.environ["PATH"], "LC_ALL": "C", "COLUMNS": "40", "TMPDIR": str(tmp_path), "PYTHONPATH": ""}
+    env |= {} if home is None else {"HOME": home}
+    image = tmp_path / "\u00e4.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(image)
+    for arguments in (["pipeline"], ["results"], ["status"], ["champion"], ["predict", str(image)], ["pipeline"]):
+        done = subprocess.run(
+            ["sh", "-c", 'umask 077; exec "$@" <&-', "sh", sys.executable, "-m", "flows.cli", *arguments],
+            cwd=folder, env=env, capture_output=True, timeout=LIMIT, start_new_session=True,
+        )  # fmt: skip
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+        assert b"Traceback" not in done.stdout + done.stderr
+    assert lock(folder)["stages"].keys() == set(STAGES)
+    assert stat.S_IMODE((folder / "models/digits/wide/weights.safetensors").stat().st_mode) & 0o77 == 0
 
 
 def test_readmes_table_of_experiments_has_their_names(tmp_path):
