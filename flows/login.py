@@ -8,9 +8,12 @@ import secrets
 from filelock import FileLock
 
 from flows import project
+from flows.links import Links
 from flows.private_file import write_private
 
 USER = "trainyard"
+# By which names the servers are asked on the machine that they run on, as MLflow takes it; any port, for a tunnel.
+ALLOWED_HOSTS = "localhost:*,127.0.0.1:*"
 
 
 def password() -> str:
@@ -22,6 +25,26 @@ def password() -> str:
             if not file.exists():
                 write_private(file, secrets.token_hex(24))
     return file.read_text(encoding="utf-8").strip()
+
+
+def links() -> Links:
+    return Links(project.state_folder() / "login" / "links")
+
+
+def link(address: str) -> str:
+    """That opens the pages at the address, once, in the browser of whoever has it."""
+    return f"{address}/login#{links().new()}"
+
+
+def for_mlflow() -> dict[str, str]:
+    """The variables by which MLflow's client logs in. It sends them to whatever server it is told of, so they may only
+    stand beside the address of our own."""
+    return {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": password()}
+
+
+def for_mlflow_server() -> dict[str, str]:
+    """What `flows.mlflow_server` takes."""
+    return {"TRAINYARD_PASSWORD": password(), "TRAINYARD_LINKS": str(links().folder.absolute())}
 
 
 def basic() -> str:

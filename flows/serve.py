@@ -26,7 +26,7 @@ from typing import TextIO
 
 import click
 
-from flows import incoming, ports, prefect_server, project, served
+from flows import incoming, login, ports, prefect_server, project, served
 from flows.console import run
 from flows.deploy import POOL
 from flows.orphan import WITH_PARENT
@@ -206,7 +206,7 @@ def bring_up(
     click.echo(f"Prefect      {api.removesuffix('/api')}{'' if own_prefect else whose}")
 
     shown = served.without_password(mlflow)
-    served.note(api, shown)
+    served.note(api, shown, own_mlflow=own_mlflow or started_here)
     own = ["--own-server"] if own_prefect or started_here else []
     deployed = parts.start("prefect deploy", [sys.executable, "-m", "flows.deploy", *own], env)
     parts.wait(lambda: False, "prefect deploy --all", ends=deployed)
@@ -217,7 +217,10 @@ def bring_up(
         click.echo(f"deployment   {name:<18} {when}")
     parts.wait(worker.up.is_set, "the worker")
     parts.wait(lambda: ports.answers(f"{mlflow}/health"), f"MLflow at {shown}")
-    click.echo(f"MLflow       {shown}{'' if own_mlflow else whose}")
+    if own_mlflow or started_here:
+        click.echo(f"MLflow       {login.link(mlflow)} (good once, within a day)")
+    else:
+        click.echo(f"MLflow       {shown}{whose}")
     incoming.make_folders(read().dataset)
     click.echo("new images   go into data/incoming/<class>/")
     click.echo(f"Ready after {time.monotonic() - started:.1f} s. Logs are in {served.folder()}. Ctrl-C ends it all.")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import click
 
-from flows import ports, postgres, prefect_server, project, serve, served
+from flows import login, ports, postgres, prefect_server, project, serve, served
 from flows.console import run
 from flows.orphan import WITH_PARENT
 from flows.params import read
@@ -35,7 +35,7 @@ MODULES = ("boto3", "psycopg2", "asyncpg")  # of the extra `servers`, and what P
 
 # As in compose.yaml. What differs between there and here is in the variables.
 S3 = ["rclone", "serve", "s3", "store:"]
-MLFLOW = ["mlflow", "server"]
+MLFLOW = ["flows.mlflow_server"]
 PREFECT = ["prefect", "server", "start"]
 
 
@@ -78,11 +78,13 @@ def mlflow_variables(keys: dict, database: str, s3: str, port: int) -> dict[str,
         "AWS_DEFAULT_REGION": "us-east-1",
         "MLFLOW_HOST": "127.0.0.1",
         "MLFLOW_PORT": str(port),
-        # Other names are refused, so that a page of a stranger cannot ask in a browser's name.
-        "MLFLOW_SERVER_ALLOWED_HOSTS": "localhost:*,127.0.0.1:*",
+        # Other names are refused, and pages of other addresses, so that a stranger's cannot ask in a browser's name.
+        "MLFLOW_SERVER_ALLOWED_HOSTS": login.ALLOWED_HOSTS,
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": f"http://localhost:{port}",
         "MLFLOW_WORKERS": "2",  # processes: a second one answers while the first takes in a model
         # Jobs are for MLflow's chat features: without them it starts in half the time.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "TRAINYARD_PASSWORD": keys["password"],
     }
 
 
@@ -127,9 +129,11 @@ def serve_postgres(root: Path, wanted: dict[str, int | None], servers_only: bool
         try:
             where = bring_up(stores, servers, wanted)
             os.environ["PREFECT_API_URL"], os.environ["MLFLOW_TRACKING_URI"] = where["prefect"], where["mlflow"]
+            os.environ |= login.for_mlflow()
             if servers_only:
-                served.note(where["prefect"], where["mlflow"])
-                click.echo(f"Prefect      {where['prefect'].removesuffix('/api')}\nMLflow       {where['mlflow']}")
+                served.note(where["prefect"], where["mlflow"], own_mlflow=True)
+                click.echo(f"Prefect      {where['prefect'].removesuffix('/api')}")
+                click.echo(f"MLflow       {login.link(where['mlflow'])} (good once, within a day)")
                 click.echo(f"Ready after {time.monotonic() - started:.1f} s. Logs are in {served.folder()}.")
             else:
                 serve.bring_up(root, servers, None, None, started_here=True)
@@ -145,7 +149,7 @@ def serve_postgres(root: Path, wanted: dict[str, int | None], servers_only: bool
 
 def bring_up(stores: serve.Parts, servers: serve.Parts, wanted: dict[str, int | None]) -> dict[str, str]:
     """Starts the four servers; returns the addresses of prefect, mlflow and s3 when all answer."""
-    own = keys()
+    own = {**keys(), "password": login.password()}
     password = own["postgres_password"]
     database_port = serve.choose("PostgreSQL", wanted["postgres"], POSTGRES_PORT, "--postgres-port")
     s3_port = serve.choose("the S3 store", wanted["s3"], S3_PORT, "--s3-port")
@@ -154,7 +158,7 @@ def bring_up(stores: serve.Parts, servers: serve.Parts, wanted: dict[str, int | 
     database, s3 = f"127.0.0.1:{database_port}", f"http://127.0.0.1:{s3_port}"
     where = {"prefect": f"http://127.0.0.1:{prefect_port}/api", "mlflow": f"http://127.0.0.1:{mlflow_port}", "s3": s3}
 
-    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):  # they are what these servers will be
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # what these servers will be
         os.environ.pop(name, None)
     env = serve.environment()
     objects().mkdir(mode=0o700, parents=True, exist_ok=True)  # which anybody on this machine could read and change
@@ -172,7 +176,8 @@ def bring_up(stores: serve.Parts, servers: serve.Parts, wanted: dict[str, int | 
 
     python = [sys.executable, "-c", WITH_PARENT]
     servers.start("Prefect's server", [*python, *PREFECT], env | prefect_variables(own, database, prefect_port))
-    servers.start("MLflow", [*python, *MLFLOW], env | mlflow_variables(own, database, s3, mlflow_port))
+    variables = login.for_mlflow_server() | mlflow_variables(own, database, s3, mlflow_port)
+    servers.start("MLflow", [*python, *MLFLOW], env | variables)
     servers.wait(lambda: ports.answers(f"{where['prefect']}/health"), f"Prefect's server at {where['prefect']}")
     servers.wait(lambda: ports.answers(f"{where['mlflow']}/health"), f"MLflow at {where['mlflow']}")
     tell(own, where)
@@ -182,7 +187,8 @@ def bring_up(stores: serve.Parts, servers: serve.Parts, wanted: dict[str, int | 
 def tell(keys: dict, where: dict[str, str]) -> None:
     """Writes what other terminals and DVC need to find the servers."""
     prefect, mlflow = where["prefect"], where["mlflow"]
-    write_private(folder() / "env", f"export PREFECT_API_URL={prefect}\nexport MLFLOW_TRACKING_URI={mlflow}")
+    variables = {"PREFECT_API_URL": prefect, "MLFLOW_TRACKING_URI": mlflow, **login.for_mlflow()}
+    write_private(folder() / "env", "\n".join(f"export {name}={value}" for name, value in variables.items()))
     profile = ["[default]", f"aws_access_key_id = {keys['s3_key']}", f"aws_secret_access_key = {keys['s3_secret']}"]
     write_private(folder() / "credentials", "\n".join(profile))
 

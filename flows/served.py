@@ -20,13 +20,18 @@ def without_password(address: str) -> str:
     return address.replace(f":{password}@", ":***@", 1) if password else address
 
 
-def note(prefect: str, mlflow: str) -> None:
-    """Notes the addresses of Prefect's API and of MLflow, and that this process serves them."""
+def note(prefect: str, mlflow: str, own_mlflow: bool = False) -> None:
+    """Notes the addresses of Prefect's API and of MLflow, and that this process serves them.
+
+    Args:
+        own_mlflow: whether MLflow's server is one of this project, behind its login.
+    """
     about = {
         "pid": os.getpid(),
         "process_started": psutil.Process().create_time(),
         "prefect": prefect,
         "mlflow": mlflow,
+        "own_mlflow": own_mlflow,
     }
     project.write_json(folder() / "addresses.json", about)
 
@@ -36,7 +41,7 @@ def forget() -> None:
 
 
 def addresses() -> dict | None:
-    """pid, prefect and mlflow, or None where nothing is served: a note whose process is gone does not count."""
+    """pid, prefect, mlflow and own_mlflow, or None where nothing is served: a note whose process is gone does not count."""
     try:
         noted = project.read_json(folder() / "addresses.json")
         started = psutil.Process(noted["pid"]).create_time()

@@ -31,7 +31,7 @@ from urllib.parse import quote
 import psutil
 import yaml
 
-from flows import artifact_addresses, model_notes, processes, project, served
+from flows import artifact_addresses, login, model_notes, processes, project, served
 from flows.spread import spread
 from lightning_modules.errors import InputError, UnavailableError, sentence
 
@@ -104,6 +104,9 @@ def connect():
     if uri.startswith(("http://", "https://")):
         import requests
 
+        if is_served_here() and (os.environ.get("MLFLOW_REGISTRY_URI") or uri) == uri:
+            for name, value in login.for_mlflow().items():
+                os.environ.setdefault(name, value)
         try:
             answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5, verify=certificates())
         except requests.RequestException as error:
@@ -191,7 +194,7 @@ def experiment(client, dataset: str) -> str:
 def is_served_here() -> bool:
     """Whether the store is the server that this project has brought up for itself."""
     there = served.addresses()
-    return bool(there) and store().rstrip("/") == there["mlflow"].rstrip("/")
+    return bool(there) and there.get("own_mlflow", False) and store().rstrip("/") == there["mlflow"].rstrip("/")
 
 
 def tidy(client) -> None:
@@ -259,10 +262,7 @@ def pages() -> dict:
 
     params = read()
     address, client = pages_address(), connect()
-    own = experiment(client, params.dataset)
-    for key, value in model_notes.view().items():  # an experiment that was made elsewhere, or long ago, may lack it
-        if client.get_experiment(own).tags.get(key) != value:
-            client.set_experiment_tag(own, key, value)
+    own = shown_experiment(client, params.dataset)
     place = f"{address}/#/experiments/{own}/runs"
     runs = {}
     for name in (*params.members, "ensemble"):
@@ -270,11 +270,35 @@ def pages() -> dict:
         which = f"tags.`trainyard.kind` = '{kind}'" + (f" and tags.`{MEMBER}` = '{name}'" if kind == "member" else "")
         for found in client.search_runs([own], which, max_results=1):
             runs[name] = f"{place}/{found.info.run_id}?{TRAINING}"
-    links = {"experiment": f"{place}?{TRAINING}&viewStateShareKey={model_notes.VIEW}", "runs": runs}
+    links = {"experiment": f"{address}/#{runs_page(own)}", "runs": runs}
     versions = client.search_model_versions(f"name = '{params.dataset}'", max_results=1)
     if versions:
         links["model"] = f"{address}/#/models/{params.dataset}/versions/{versions[0].version}?{TRAINING}"
     return links
+
+
+def shown_experiment(client, dataset: str) -> str:
+    """The id of the dataset's experiment, with its columns: one that was made elsewhere, or long ago, may lack them."""
+    own = experiment(client, dataset)
+    for key, value in model_notes.view().items():
+        if client.get_experiment(own).tags.get(key) != value:
+            client.set_experiment_tag(own, key, value)
+    return own
+
+
+def runs_page(experiment: str) -> str:
+    """The list of an experiment's runs, with this project's columns: what follows # in its address."""
+    return f"/experiments/{experiment}/runs?{TRAINING}&viewStateShareKey={model_notes.VIEW}"
+
+
+def start_page(client) -> str:
+    """Where a visitor of the pages begins: at the runs on the dataset in params.yaml, which may be wrong just now."""
+    from flows.params import read
+
+    try:
+        return runs_page(shown_experiment(client, read().dataset))
+    except InputError:
+        return f"/experiments?{TRAINING}"
 
 
 def provenance(dataset: str) -> dict[str, str]:

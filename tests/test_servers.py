@@ -371,11 +371,11 @@ def test_a_second_one_says_where_the_first_is(servers):
 
 def test_docker_runs_the_same_commands_with_the_same_variables(project):
     services = compose()["services"]
-    keys = {"postgres_password": "p", "s3_key": "k", "s3_secret": "s"}
+    keys = {"postgres_password": "p", "s3_key": "k", "s3_secret": "s", "password": "l"}
     here = {
         "s3": (serve_postgres.S3, serve_postgres.s3_variables(keys, 9000)),
         "mlflow": (
-            serve_postgres.MLFLOW,
+            ["python", "-m", *serve_postgres.MLFLOW],
             serve_postgres.mlflow_variables(keys, "postgres:5432", "http://s3:9000", 5000),
         ),
         "prefect": (serve_postgres.PREFECT, serve_postgres.prefect_variables(keys, "postgres:5432", 4200)),
@@ -383,14 +383,15 @@ def test_docker_runs_the_same_commands_with_the_same_variables(project):
     # Where in a container it listens and keeps its files, by what name it is asked.
     differs = {"RCLONE_ADDR", "RCLONE_CONFIG_STORE_REMOTE", "MLFLOW_HOST", "PREFECT_SERVER_API_HOST"}
     differs |= {"MLFLOW_SERVER_ALLOWED_HOSTS"}
-    given = {"POSTGRES_PASSWORD": "p", "S3_KEY": "k", "S3_SECRET": "s"}
+    given = {"POSTGRES_PASSWORD": "p", "S3_KEY": "k", "S3_SECRET": "s", "LOGIN_PASSWORD": "l"}
+    given |= {"MLFLOW_URL": "http://localhost:5000"}
     for name, (command, variables) in here.items():
         assert services[name]["command"] == command
         for variable, value in variables.items():
             if variable.startswith("PREFECT__"):  # `prefect server start` sets its own
                 continue
             there = services[name]["environment"][variable]
-            there = re.sub(r"\$\{(\w+)(:\?[^}]*)?\}", lambda found: given[found[1]], there) if "$" in there else there
+            there = re.sub(r"\$\{(\w+)(:[?-][^}]*)?\}", lambda found: given[found[1]], there) if "$" in there else there
             assert variable in differs or there == value, variable
 
 
