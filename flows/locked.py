@@ -1,12 +1,12 @@
 """An ASGI application behind a login. It needs the standard library alone, like `flows.links`.
 
-Programs log in by HTTP's basic authentication. A browser does so, too, and has its user and password from a link that is
-good once: the page /login#TOKEN asks for the password in exchange for the token, and gives it to the browser's own store
-of basic authentication. That is by origin, with its port, and forgets with the browser. A cookie would not do: one of
-127.0.0.1 is sent to each of its ports, those too on which another user of the machine listens.
+Programs log in by HTTP's basic authentication. So does a browser, which has user and password from a link that is good
+once: the page /login#TOKEN asks for them in exchange for the token, and gives them to the browser's own store of basic
+authentication. That is by origin, with its port, and ends with the browser. A cookie would not do: one of 127.0.0.1 is
+sent to each of its ports, those too on which another user of the machine listens.
 
-What a browser holds it adds to whatever any page makes it ask for. So what a page of another origin asks for is refused,
-though it came with the password; such a page may do no more than lead to the start page.
+The browser adds what it has to whatever any page makes it ask for. So what a page of another origin asks for is
+refused, though it come with the password; such a page may do no more than lead to the start page.
 """
 
 import base64

@@ -10,6 +10,7 @@ from filelock import FileLock
 from flows import project
 from flows.links import Links
 from flows.private_file import write_private
+from lightning_modules.errors import InputError
 
 USER = "trainyard"
 # By which names the servers are asked on the machine that they run on, as MLflow takes it; any port, for a tunnel.
@@ -24,7 +25,10 @@ def password() -> str:
         with FileLock(f"{file}.lock"):
             if not file.exists():
                 write_private(file, secrets.token_hex(24))
-    return file.read_text(encoding="utf-8").strip()
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except PermissionError:
+        raise InputError(f"{file} is another user's, who alone can start this project's servers") from None
 
 
 def links() -> Links:

@@ -36,13 +36,11 @@ def create():
 class Plugin(metadata.Distribution):
     """MLflow finds apps among the entry points of installed packages, and this project need not be installed."""
 
-    FILES = {
-        "METADATA": "Metadata-Version: 2.1\nName: trainyard-login\nVersion: 1\n",
-        "entry_points.txt": "[mlflow.app]\ntrainyard = flows.mlflow_server:create\n",
-    }
-
     def read_text(self, filename: str) -> str | None:
-        return self.FILES.get(filename)
+        return {
+            "METADATA": "Metadata-Version: 2.1\nName: trainyard-login\nVersion: 1\n",
+            "entry_points.txt": "[mlflow.app]\ntrainyard = flows.mlflow_server:create\n",
+        }.get(filename)
 
     def locate_file(self, path) -> Path:
         return Path(path)

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from flows import ports, project, served
+from flows import ports, private_file, project, served
 from flows.console import LOOPBACK, QUIET, names_proxy, set_variables
 from flows.orphan import WITH_PARENT
 from flows.processes import ClosedError, Processes
@@ -147,6 +147,9 @@ class Database:
                 self.lock.acquire(timeout=0)
             except Timeout:
                 return False
+        private_file.create(self.folder / "prefect.db")
+        if self.folder == project.state_folder() / "prefect":  # else it is the user's, as it is
+            private_file.tighten(self.folder / "prefect.db")
         return True
 
     def prepared(self) -> None:

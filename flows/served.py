@@ -41,7 +41,7 @@ def forget() -> None:
 
 
 def addresses() -> dict | None:
-    """pid, prefect, mlflow and own_mlflow, or None where nothing is served: a note whose process is gone does not count."""
+    """What `note` noted, or None where nothing is served: a note whose process is gone does not count."""
     try:
         noted = project.read_json(folder() / "addresses.json")
         started = psutil.Process(noted["pid"]).create_time()

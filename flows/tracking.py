@@ -31,7 +31,7 @@ from urllib.parse import quote
 import psutil
 import yaml
 
-from flows import artifact_addresses, login, model_notes, processes, project, served
+from flows import artifact_addresses, login, model_notes, private_file, processes, project, served
 from flows.spread import spread
 from lightning_modules.errors import InputError, UnavailableError, sentence
 
@@ -104,7 +104,8 @@ def connect():
     if uri.startswith(("http://", "https://")):
         import requests
 
-        if is_served_here() and (os.environ.get("MLFLOW_REGISTRY_URI") or uri) == uri:
+        # Never to a server of somebody else that has the registry: MLflow's client has one login for both.
+        if is_served_here() and (os.environ.get("MLFLOW_REGISTRY_URI") or uri).rstrip("/") == uri.rstrip("/"):
             for name, value in login.for_mlflow().items():
                 os.environ.setdefault(name, value)
         try:
@@ -131,11 +132,23 @@ def connect():
 
     # Several processes that open a new SQLite store at once trip over each other's migrations.
     with FileLock(f"{file}.lock"):
+        if file == project.home() / "mlflow.db":
+            keep_private(file)
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
         if file.is_file():  # MLflow keeps one open that was deleted under it
             artifact_addresses.follow(file)
     return client
+
+
+@functools.cache  # once a process: of a store that was deleted since, MLflow would go on with what it has open
+def keep_private(file: Path) -> None:
+    """Lets other users neither read nor change the project's own store, which is made where there is none."""
+    private_file.create(file)
+    # With the locks, which who may read may hold.
+    for more in ("", "-wal", "-shm", "-journal", ".lock", ".runs.lock"):
+        private_file.tighten(file.with_name(f"{file.name}{more}"))
+    private_file.make_folder(file.parent / artifact_addresses.ARTIFACTS)
 
 
 def refuse_silence(uri: str) -> None:

@@ -70,8 +70,8 @@ def allowed(host: str, port: int) -> dict[str, str]:
         return {"MLFLOW_SERVER_ALLOWED_HOSTS": login.ALLOWED_HOSTS}
     own = [host]
     if host == "0.0.0.0":
-        cards = psutil.net_if_addrs().values()
-        own = [socket.gethostname(), *(each.address for card in cards for each in card if each.family == socket.AF_INET)]
+        addresses = [each for card in psutil.net_if_addrs().values() for each in card]
+        own = [socket.gethostname(), *(each.address for each in addresses if each.family == socket.AF_INET)]
     return {
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join([login.ALLOWED_HOSTS, *(f"{name}:*" for name in own)]),
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}:{port}" for name in own),
