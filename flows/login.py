@@ -8,13 +8,12 @@ import secrets
 from filelock import FileLock
 
 from flows import project
+from flows.door import WAY_IN
 from flows.links import Links
 from flows.private_file import write_private
 from lightning_modules.errors import InputError
 
 USER = "trainyard"
-# By which names the servers are asked on the machine that they run on, as MLflow takes it; any port, for a tunnel.
-ALLOWED_HOSTS = "localhost:*,127.0.0.1:*"
 
 
 def password() -> str:
@@ -37,7 +36,7 @@ def links() -> Links:
 
 def link(address: str) -> str:
     """That opens the pages at the address, once, in the browser of whoever has it."""
-    return f"{address}/login#{links().new()}"
+    return f"{address}{WAY_IN}#{links().new()}"
 
 
 def for_mlflow() -> dict[str, str]:

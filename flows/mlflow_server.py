@@ -21,16 +21,18 @@ def create():
     """What each process of the server runs."""
     from mlflow.server.fastapi_app import app
 
+    from flows.door import HOSTS, Door
     from flows.links import Links
-    from flows.locked import Locked
+    from flows.locked import Locked, page
 
-    folder = os.environ.get(LINKS)
-    return Locked(
-        app, USER, os.environ[PASSWORD],
-        take=Links(Path(folder)).take if folder else None,
-        start=os.environ.get(START) or EXPERIMENTS,
-        origins=os.environ.get("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", "").split(","),
-    )  # fmt: skip
+    password, folder = os.environ[PASSWORD], os.environ.get(LINKS)
+    return Door(
+        Locked(app, USER, password),
+        (os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS") or HOSTS).split(","),
+        Links(Path(folder)) if folder else None,
+        lambda: ({"user": USER, "password": password}, []),
+        page(os.environ.get(START) or EXPERIMENTS),
+    )
 
 
 class Plugin(metadata.Distribution):

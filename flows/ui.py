@@ -8,7 +8,7 @@ import click
 import psutil
 from click.core import ParameterSource
 
-from flows import login, ports, project, served
+from flows import door, login, ports, project, served
 from flows.console import LOOPBACK, run
 from flows.orphan import WITH_PARENT
 from lightning_modules.errors import InputError
@@ -67,13 +67,13 @@ def allowed(host: str, port: int) -> dict[str, str]:
     """MLflow's variables that say by which names it is asked, and by pages of which address. Others are refused, so
     that a page of a stranger, whose name may lead to this machine, cannot ask in a browser's name."""
     if host in LOOPBACK:
-        return {"MLFLOW_SERVER_ALLOWED_HOSTS": login.ALLOWED_HOSTS}
+        return {"MLFLOW_SERVER_ALLOWED_HOSTS": door.HOSTS}
     own = [host]
     if host == "0.0.0.0":
         addresses = [each for card in psutil.net_if_addrs().values() for each in card]
         own = [socket.gethostname(), *(each.address for each in addresses if each.family == socket.AF_INET)]
     return {
-        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join([login.ALLOWED_HOSTS, *(f"{name}:*" for name in own)]),
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join([door.HOSTS, *(f"{name}:*" for name in own)]),
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}:{port}" for name in own),
     }
 
