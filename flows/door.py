@@ -18,7 +18,6 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from fnmatch import fnmatchcase
-from urllib.parse import urlsplit
 
 HOSTS = "localhost:*,127.0.0.1:*"  # as MLflow writes them
 WAY_IN = "/enter"
@@ -82,6 +81,7 @@ class Door:
         links: of the way in by a link, where there is one.
         given: what a browser that came by a link keeps for this origin (localStorage), which others' pages cannot read,
             and the headers that it is answered with. A cookie, on the contrary, goes to all ports of a machine.
+        page: that of the way in, whose script is given that.
     """
 
     def __init__(
@@ -90,35 +90,38 @@ class Door:
         hosts: Sequence[str] = tuple(HOSTS.split(",")),
         links: Links | None = None,
         given: Callable[[], tuple[dict[str, str], list[tuple[bytes, bytes]]]] = lambda: ({}, []),
+        page: str = PAGE,
     ) -> None:
-        self.app, self.hosts, self.links, self.given = app, hosts, links, given
+        self.app, self.hosts, self.links, self.given, self.page = app, hosts, links, given, page
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
-        elif reason := self.refuses(scope["headers"]):
+        elif reason := self.refuses(scope["headers"], scope.get("method")):
             await refuse(scope, send, reason)
         elif self.links and scope["type"] == "http" and scope["path"] == WAY_IN:
             await self.enter(scope, receive, send)
         else:
             await self.app(scope, receive, unframed(send))
 
-    def refuses(self, headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+    def refuses(self, headers: Sequence[tuple[bytes, bytes]], method: str | None) -> str | None:
         """Why a request with these headers is refused; None for one that may pass."""
         hosts = values(headers, b"host")
         if len(hosts) != 1 or not any(matches(hosts[0], pattern) for pattern in self.hosts):
             return f"this server is asked for by the names {', '.join(self.hosts)} alone"
         # A server behind a proxy that ends TLS does not see the https of its own origin.
-        if any(urlsplit(origin).netloc != hosts[0] for origin in values(headers, b"origin")):
+        if any(origin.rpartition("//")[2] != hosts[0] for origin in values(headers, b"origin")):
             return "this server takes nothing from pages of another origin"
-        site, mode = values(headers, b"sec-fetch-site"), values(headers, b"sec-fetch-mode")
-        if site and site[0] in ("cross-site", "same-site") and mode != ["navigate"]:
+        site, mode, kind = (values(headers, b"sec-fetch-" + name) for name in (b"site", b"mode", b"dest"))
+        # They may lead to it, in sight of the user; a form or a frame of theirs does something else.
+        leads = method in ("GET", "HEAD") and (mode, kind) == (["navigate"], ["document"])
+        if site and site[0] in ("cross-site", "same-site") and not leads:
             return "this server takes nothing from pages of another origin"
         return None
 
     async def enter(self, scope, receive, send) -> None:
         if scope["method"] in ("GET", "HEAD"):
-            await answer(send, 200, b"text/html; charset=utf-8", PAGE)
+            await answer(send, 200, b"text/html; charset=utf-8", self.page)
             return
         token, more = b"", scope["method"] == "POST"
         while more and len(token) <= LONGEST:
@@ -139,6 +142,9 @@ def values(headers: Sequence[tuple[bytes, bytes]], wanted: bytes) -> list[str]:
 def matches(host: str, pattern: str) -> bool:
     """`localhost:*` is localhost at any port, and at the one that need not be named."""
     pattern = pattern.strip().lower()
+    _, colon, port = host.rpartition(":")
+    if colon and not port.isdecimal():
+        return False
     return fnmatchcase(host, pattern) or fnmatchcase(host, pattern.removesuffix(":*"))
 
 

@@ -88,8 +88,14 @@ def mlflow_variables(keys: dict, database: str, s3: str, port: int) -> dict[str,
 
 def prefect_variables(keys: dict, database: str, port: int) -> dict[str, str]:
     url = postgres.url("asyncpg", keys["postgres_password"], database, "prefect")
-    address = {"UVICORN_HOST": "127.0.0.1", "UVICORN_PORT": str(port), "UVICORN_LOG_LEVEL": "error"}
-    return {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url, **address, **prefect_server.lasting(port)}
+    return {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": url,
+        "UVICORN_HOST": "127.0.0.1",
+        "UVICORN_PORT": str(port),
+        "UVICORN_LOG_LEVEL": "error",
+        "UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN": "2",
+        **prefect_server.lasting(port),
+    }
 
 
 def check_installed() -> None:

@@ -22,7 +22,7 @@ def without_password(address: str) -> str:
     return address.replace(f":{password}@", ":***@", 1) if password else address
 
 
-def note(prefect: str, mlflow: str, own: bool) -> None:
+def note(prefect: str, mlflow: str, own: bool = False) -> None:
     """Notes the addresses of Prefect's API and of MLflow, and that this process serves them.
 
     Args:
