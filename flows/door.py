@@ -142,6 +142,9 @@ def values(headers: Sequence[tuple[bytes, bytes]], wanted: bytes) -> list[str]:
 def matches(host: str, pattern: str) -> bool:
     """`localhost:*` is localhost at any port, and at the one that need not be named."""
     pattern = pattern.strip().lower()
+    _, colon, port = host.rpartition(":")
+    if colon and not port.isdecimal():
+        return False
     return fnmatchcase(host, pattern) or fnmatchcase(host, pattern.removesuffix(":*"))
 
 

@@ -31,7 +31,7 @@ def check(root: Path) -> None:
     given = project.read_yaml(file)
     if given.get("pull") or any(one.get("pull") for one in given.get("deployments") or []):
         raise InputError(
-            f"{file} has `pull`, which is not followed: a run starts in the folder of its worker, so update that instead"
+            f"{file} has `pull`, which is not followed: a run starts in the folder of its worker, so update that"
         )
 
 

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -114,7 +115,7 @@ def check(whose: str) -> None:
         whose: who named it, and what to do where it is down.
 
     Raises:
-        InputError: it is no address.
+        InputError: it is no address, or its secret is another one.
         UnavailableError: nobody answers there.
     """
     check_address()
@@ -122,6 +123,20 @@ def check(whose: str) -> None:
     # Prefect's client knows kinds of proxies that Python's own does not.
     if reason and (urlsplit(health()).hostname in LOOPBACK or not names_proxy()):
         raise UnavailableError(f"Prefect's server at {shown()} does not answer ({reason}). {whose}")
+    if not reason:
+        check_secret()
+
+
+def check_secret() -> None:
+    """Raises InputError where the server that PREFECT_API_URL names wants another secret, or one at all."""
+    secret = os.environ.get("PREFECT_API_AUTH_STRING")
+    key = os.environ.get("PREFECT_API_KEY")
+    sent = f"Basic {b64encode(secret.encode()).decode()}" if secret else f"Bearer {key}" if key else None
+    if ports.wants_password(f"{os.environ['PREFECT_API_URL'].rstrip('/')}/version", sent, timeout=10):
+        raise InputError(
+            f"Prefect's server at {shown()} {'does not know this secret' if secret else 'wants its secret'}: set "
+            "PREFECT_API_AUTH_STRING to it; that of `trainyard serve` is in .trainyard/serve/env of its project"
+        )
 
 
 def command(port: int) -> list[str]:

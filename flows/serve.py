@@ -205,6 +205,8 @@ def bring_up(
     parts.wait(lambda: ports.answers(f"{api}/health"), f"Prefect's server at {api}", advice=advice)
     if own_prefect:
         database.prepared()
+    else:
+        prefect_server.check_secret()
     pages = api.removesuffix("/api")
     click.echo(f"Prefect      {door.link(pages, login.basic()) if ours else f'{pages}{whose}'}")
 

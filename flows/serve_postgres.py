@@ -84,14 +84,20 @@ def mlflow_variables(keys: dict, database: str, s3: str, port: int) -> dict[str,
         "MLFLOW_WORKERS": "2",  # processes: a second one answers while the first takes in a model
         # Jobs are for MLflow's chat features: without them it starts in half the time.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "TRAINYARD_PASSWORD": keys["password"],
+        "TRAINYARD_PASSWORD": login.password(),
     }
 
 
 def prefect_variables(keys: dict, database: str, port: int) -> dict[str, str]:
     url = postgres.url("asyncpg", keys["postgres_password"], database, "prefect")
-    address = {"UVICORN_HOST": "127.0.0.1", "UVICORN_PORT": str(port), "UVICORN_LOG_LEVEL": "error"}
-    return {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url, **address, **prefect_server.lasting(port)}
+    return {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": url,
+        "UVICORN_HOST": "127.0.0.1",
+        "UVICORN_PORT": str(port),
+        "UVICORN_LOG_LEVEL": "error",
+        "UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN": "2",
+        **prefect_server.lasting(port),
+    }
 
 
 def check_installed() -> None:
@@ -149,7 +155,7 @@ def serve_postgres(root: Path, wanted: dict[str, int | None], servers_only: bool
 
 def bring_up(stores: serve.Parts, servers: serve.Parts, wanted: dict[str, int | None]) -> dict[str, str]:
     """Starts the four servers; returns the addresses of prefect, mlflow and s3 when all answer."""
-    own = {**keys(), "password": login.password()}
+    own = keys()
     password = own["postgres_password"]
     database_port = serve.choose("PostgreSQL", wanted["postgres"], POSTGRES_PORT, "--postgres-port")
     s3_port = serve.choose("the S3 store", wanted["s3"], S3_PORT, "--s3-port")
