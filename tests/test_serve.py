@@ -252,7 +252,15 @@ def ran(folder: Path, stage: str) -> dict:
 def test_every_address_answers_and_is_printed(serving):
     said = serving.said()
     assert re.search(rf"^Prefect +{serving.prefect}/enter#\S+$", said, re.MULTILINE)
-    assert re.search(rf"^MLflow +{serving.mlflow}$", said, re.MULTILINE)
+    link = re.search(rf"^MLflow +({serving.mlflow}/enter)#(\w+)$", said, re.MULTILINE)
+    with urllib.request.urlopen(link[1]) as page:  # what it opens are the runs, not MLflow's pages for chat models
+        assert b"workflowType=machine_learning&viewStateShareKey=trainyard" in page.read()
+    with urllib.request.urlopen(link[1], link[2].encode()) as answer:
+        assert json.loads(answer.read())["user"] == "trainyard"
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(link[1], link[2].encode())
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(serving.mlflow)
     assert "deployment   nightly-digits     0 2 * * * UTC" in said
     with urllib.request.urlopen(serving.prefect) as page:
         assert b"<title>Prefect" in page.read()
