@@ -127,14 +127,14 @@ def sweep(root: Path) -> dict:
 def per_stage(folder: Path, root: Path) -> list[dict]:
     """Chains of stages that do nothing: as Prefect's tasks, and the same commands of DVC without Prefect. What the
     longer chain costs more, by stage, is what one stage costs; the rest is the flow's own start and end."""
-    from flows import served
+    from flows import login, served
 
     with contextlib.chdir(root):
-        api = served.addresses()["prefect"]
+        prefect = {"PREFECT_API_URL": served.addresses()["prefect"], "PREFECT_API_AUTH_STRING": login.basic()}
     added = []
     loads = []
     for length in CHAINS:
-        times = chain(folder / f"{length} empty stages", length, root, api)
+        times = chain(folder / f"{length} empty stages", length, root, prefect)
         added.append([ours - other for ours, other in zip(times["ours_seconds"], times["other_seconds"])])
         loads.append(times["load"])
     short, long = CHAINS
@@ -156,8 +156,12 @@ def described(what: str, times: list[float], load: float) -> dict:
     }
 
 
-def chain(folder: Path, length: int, root: Path, api: str) -> dict:
-    """With Prefect and without, in turn; see `in_turn`."""
+def chain(folder: Path, length: int, root: Path, prefect: dict[str, str]) -> dict:
+    """With Prefect and without, in turn; see `in_turn`.
+
+    Args:
+        prefect: the variables of its server's clients.
+    """
     folder.mkdir()
     (folder / "params.yaml").write_bytes((root / "params.yaml").read_bytes())
     names = [f"s{number}" for number in range(length)]
@@ -166,7 +170,7 @@ def chain(folder: Path, length: int, root: Path, api: str) -> dict:
         stages[name]["deps"] = [f"{before}.txt"]
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     python("-m", "dvc", "init", "--no-scm", "--quiet", cwd=folder)
-    env = {"PYTHONPATH": os.fspath(root), "PREFECT_API_URL": api}
+    env = {"PYTHONPATH": os.fspath(root), **prefect}
     with_prefect = partial(python, "-m", "flows.pipeline", "--force", cwd=folder, **env)
     without = partial(python, "-c", ONE_AFTER_ANOTHER, *names, cwd=folder, **env)
     return in_turn(with_prefect, without, RUNS)

@@ -5,7 +5,6 @@ Reads   prefect.yaml, by Prefect's own `prefect deploy --all`; PREFECT_API_URL
 Run     python -m flows.deploy
 """
 
-import contextlib
 import runpy
 import sys
 
@@ -16,15 +15,28 @@ from flows import gpu_slots, prefect_server
 POOL = "trainyard"  # prefect.yaml names it, too
 
 
-def create_pool(client) -> None:
-    """A pool for workers that run flows as processes, where there is none of this name."""
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectAlreadyExists
-    from prefect.workers.process import ProcessWorker
+# What a worker runs, and where: without variables, so that no deployment can ask for something else. For Prefect's own
+# worker, since `flows.flow_worker` goes by none of it. Prefect adds a deployment's `env` wherever there is an `env`.
+JOB = {
+    "job_configuration": {"command": "python -m flows.flow_run", "working_dir": ".", "stream_output": True},
+    "variables": {"type": "object", "properties": {}},
+}
 
-    template = ProcessWorker.get_default_base_job_template()
-    with contextlib.suppress(ObjectAlreadyExists):
-        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+
+def create_pool(client, own: bool) -> None:
+    """A pool for workers that run flows as processes, where there is none of this name.
+
+    Args:
+        own: whether the server is this project's own, on which a pool of an earlier version is changed.
+    """
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.exceptions import ObjectAlreadyExists
+
+    try:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=JOB))
+    except ObjectAlreadyExists:
+        if own:  # not by `overwrite`, which would end a pause
+            client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=JOB))
 
 
 def end_lost_runs(client) -> list[str]:
@@ -70,7 +82,7 @@ def main() -> None:
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        create_pool(client)
+        create_pool(client, own)
         for gpu in gpu_slots.create(client):
             print(f"limit {gpu_slots.name(gpu)}: one stage at a time", flush=True)
         for name in end_lost_runs(client) if own else ():

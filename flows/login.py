@@ -8,7 +8,10 @@ import secrets
 from filelock import FileLock
 
 from flows import project
+from flows.door import WAY_IN
+from flows.links import Links
 from flows.private_file import write_private
+from lightning_modules.errors import InputError
 
 USER = "trainyard"
 
@@ -21,7 +24,30 @@ def password() -> str:
         with FileLock(f"{file}.lock"):
             if not file.exists():
                 write_private(file, secrets.token_hex(24))
-    return file.read_text(encoding="utf-8").strip()
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except PermissionError:
+        raise InputError(f"{file} is another user's, who alone can start this project's servers") from None
+
+
+def links() -> Links:
+    return Links(project.state_folder() / "login" / "links")
+
+
+def link(address: str) -> str:
+    """That opens the pages at the address, once, in the browser of whoever has it."""
+    return f"{address}{WAY_IN}#{links().new()}"
+
+
+def for_mlflow() -> dict[str, str]:
+    """The variables by which MLflow's client logs in. It sends them to whatever server it is told of, so they may only
+    stand beside the address of our own."""
+    return {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": password()}
+
+
+def for_mlflow_server() -> dict[str, str]:
+    """What `flows.mlflow_server` takes."""
+    return {"TRAINYARD_PASSWORD": password(), "TRAINYARD_LINKS": str(links().folder.absolute())}
 
 
 def basic() -> str:

@@ -35,6 +35,21 @@ def answers(url: str, timeout: float = 5) -> bool:
         return False
 
 
+def wants_password(url: str, authorization: str | None = None, timeout: float = 5) -> bool:
+    """Whether a server refuses who asks so."""
+    proxies = [urllib.request.ProxyHandler({})] if urlsplit(url).hostname in LOOPBACK else []
+    request = urllib.request.Request(url)
+    if authorization:  # not for where it may be sent on to
+        request.add_unredirected_header("Authorization", authorization)
+    try:
+        with urllib.request.build_opener(*proxies).open(request, timeout=timeout):
+            return False
+    except urllib.error.HTTPError as error:
+        return error.code == 401
+    except (OSError, http.client.HTTPException):
+        return False
+
+
 def why_no_answer(url: str, timeout: float = 5) -> str | None:
     """The reason; None where a server answers.
 

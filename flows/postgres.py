@@ -81,6 +81,8 @@ def create(password: str) -> None:
         UnavailableError: initdb failed, for the reason that it gives.
     """
     target = cluster()
+    if not os.geteuid():  # whoever may not see what lies there has to pass
+        target.parent.chmod(0o711)
     if target.exists():
         return
     initdb = program("initdb")

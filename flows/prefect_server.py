@@ -6,12 +6,15 @@ a minute and more to tell it of the interrupt. This one starts while Prefect is 
 """
 
 import atexit
+import contextlib
 import importlib.metadata
 import os
+import secrets
 import signal
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +22,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from flows import ports, project, served
+from flows import login, ports, private_file, project, served
 from flows.console import LOOPBACK, QUIET, names_proxy, set_variables
 from flows.orphan import WITH_PARENT
 from flows.processes import ClosedError, Processes
@@ -31,6 +34,8 @@ GONE_AFTER = 60.0  # seconds without an answer from the server after which a com
 GRACE = 15.0  # seconds that it is then given to end by itself: Prefect's client would try on for minutes
 INTERVAL = 2.0  # seconds between two looks at whether the server answers
 
+APP = "flows.door:prefect"
+
 # Set while Prefect's server does not answer: each call would hold its caller up for a minute.
 away = threading.Event()
 
@@ -38,10 +43,15 @@ away = threading.Event()
 def configure() -> None:
     """Environment for Prefect, which reads it when it is first imported; what the user set wins."""
     set_variables()
-    if not os.environ.get("PREFECT_API_URL"):
+    if os.environ.get("PREFECT_API_URL"):
+        with contextlib.suppress(InputError):  # outside of a project
+            know_owner()
+    else:
         os.environ.pop("PREFECT_API_URL", None)
         if here := served.addresses():
             os.environ["PREFECT_API_URL"] = here["prefect"]
+            if here.get("own"):
+                os.environ["PREFECT_API_AUTH_STRING"] = login.basic()
         # Else Prefect writes into the user's home. It makes its own folder, but not the one above that.
         os.environ.setdefault("PREFECT_HOME", str(project.state_folder() / "prefect"))
         home = Path(os.environ["PREFECT_HOME"])
@@ -50,6 +60,30 @@ def configure() -> None:
             raise ExhaustedError(disk_is_full(home))
     # The stages' lines are on the terminal already; Prefect keeps them for its UI.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
+def know_owner() -> None:
+    """The secret of this project's own server, where PREFECT_API_URL names that one; and no other server gets it."""
+    here, given = served.addresses(), os.environ.get("PREFECT_API_AUTH_STRING")
+    if here and here.get("own") and same_server(here["prefect"], os.environ["PREFECT_API_URL"]):
+        os.environ["PREFECT_API_AUTH_STRING"] = given or login.basic()
+    elif given and not on_loopback(os.environ["PREFECT_API_URL"]) and given == login.basic():
+        del os.environ["PREFECT_API_AUTH_STRING"]
+
+
+def same_server(one: str, other: str) -> bool:
+    """Whether two addresses are of one server of this machine."""
+    try:
+        return on_loopback(one) and on_loopback(other) and urlsplit(one).port == urlsplit(other).port
+    except ValueError:  # `check_address` says so
+        return False
+
+
+def on_loopback(address: str) -> bool:
+    try:
+        return urlsplit(address).hostname in LOOPBACK
+    except ValueError:
+        return False
 
 
 def shown() -> str:
@@ -85,7 +119,7 @@ def check(whose: str) -> None:
         whose: who named it, and what to do where it is down.
 
     Raises:
-        InputError: it is no address.
+        InputError: it is no address, or its secret is another one.
         UnavailableError: nobody answers there.
     """
     check_address()
@@ -93,20 +127,46 @@ def check(whose: str) -> None:
     # Prefect's client knows kinds of proxies that Python's own does not.
     if reason and (urlsplit(health()).hostname in LOOPBACK or not names_proxy()):
         raise UnavailableError(f"Prefect's server at {shown()} does not answer ({reason}). {whose}")
+    if not reason:
+        check_secret()
+
+
+def check_secret() -> None:
+    """Raises InputError where the server that PREFECT_API_URL names wants another secret, or one at all."""
+    secret = os.environ.get("PREFECT_API_AUTH_STRING")
+    key = os.environ.get("PREFECT_API_KEY")
+    sent = f"Basic {b64encode(secret.encode()).decode()}" if secret else f"Bearer {key}" if key else None
+    if ports.wants_password(f"{os.environ['PREFECT_API_URL'].rstrip('/')}/version", sent, timeout=10):
+        raise InputError(
+            f"Prefect's server at {shown()} {'does not know this secret' if secret else 'wants its secret'}: set "
+            "PREFECT_API_AUTH_STRING to it; that of `trainyard serve` is in .trainyard/serve/env of its project"
+        )
 
 
 def command(port: int) -> list[str]:
-    """With which Prefect 3.8 starts its own temporary server; the variables beside it make it one or another."""
+    """As Prefect 3.8 starts its own temporary server, but behind our door. The variables beside it make it one or
+    another: PREFECT_SERVER_API_AUTH_STRING has to be among them."""
     return [
-        sys.executable, "-c", WITH_PARENT, "uvicorn", "--factory", "prefect.server.api.server:create_app",
+        sys.executable, "-c", WITH_PARENT, "uvicorn", "--app-dir", str(Path(__file__).parents[1]), "--factory", APP,
         "--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on",
         "--timeout-graceful-shutdown", "2",
     ]  # fmt: skip
 
 
+def closed(secret: str, port: int) -> dict[str, str]:
+    """The variables of a server that lets in who knows the secret, and pages of its own alone."""
+    return {
+        "PREFECT_SERVER_API_AUTH_STRING": secret,
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port}",
+    }
+
+
 def lasting(port: int) -> dict[str, str]:
     """The variables of a server that schedules and shows pages, beside those of `configure`."""
     return {
+        **closed(login.basic(), port),
+        "PREFECT_SERVER_UI_API_URL": "/api",  # by whatever name it is opened
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": str(port),
         # By default who holds which slot is kept in memory: a server that was killed would hold a deployment's slot
@@ -151,6 +211,9 @@ class Database:
                 self.lock.acquire(timeout=0)
             except Timeout:
                 return False
+        private_file.create(self.folder / "prefect.db")
+        if self.folder == project.state_folder() / "prefect":  # else it is the user's, as it is
+            private_file.tighten(self.folder / "prefect.db")
         return True
 
     def prepared(self) -> None:
@@ -170,6 +233,7 @@ class TemporaryServer:
         self.lines: deque[str] = deque(maxlen=20)
         self.code: int | None = None
         self.port = ports.free_port()
+        self.secret = f"{login.USER}:{secrets.token_hex(24)}"  # nobody needs it when the server is gone
         self.database = Database()
         self.started = threading.Event()
         # A daemon: Python waits for all other threads before it calls what is registered with atexit.
@@ -178,6 +242,7 @@ class TemporaryServer:
     def start(self) -> None:
         """Starts it and makes it Prefect's server in this process; to be called before Prefect is imported."""
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{self.port}/api"
+        os.environ["PREFECT_API_AUTH_STRING"] = self.secret
         # Of another server; Prefect cannot even be imported with one that it does not understand.
         for name in [name for name in os.environ if name.startswith("PREFECT_SERVER_") and name not in QUIET]:
             del os.environ[name]
@@ -193,7 +258,8 @@ class TemporaryServer:
                 if self.processes.closed.wait(0.2):
                     return
             self.started.set()
-            self.code = self.processes.run(command(self.port), self.lines.append, cwd=folder, env=temporary(folder))
+            env = temporary(folder) | closed(self.secret, self.port)
+            self.code = self.processes.run(command(self.port), self.lines.append, cwd=folder, env=env)
         except ClosedError:
             return
         except OSError as error:

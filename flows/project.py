@@ -1,6 +1,7 @@
 """Where things lie: the project's root, its store and state, and the files that stages exchange."""
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from flows import private_file
 from lightning_modules.errors import DamagedError, InputError, sentence
 
 SPLITS = ("validation", "test")
@@ -38,13 +40,24 @@ def home() -> Path:
 
 
 def state_folder() -> Path:
-    """Git-ignored, outside every DVC `out`: archives, timings, Prefect's own files."""
-    return home() / ".trainyard"
+    """Git-ignored, outside every DVC `out`: archives, timings, passwords, Prefect's own files. Others see nothing of
+    it, whoever makes it first."""
+    folder = home() / ".trainyard"
+    make_private(folder)
+    return folder
+
+
+@functools.cache  # once a process will do
+def make_private(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # where nothing can be written, who needs a file there says so
+        private_file.make_folder(folder)
 
 
 def unfinished_folder(dataset: str) -> Path:
     """What interrupted trainings need to go on, by member. A queued experiment has its own: DVC may run two at once."""
-    return root() / ".trainyard" / "unfinished" / dataset
+    state = root() / ".trainyard"
+    make_private(state)
+    return state / "unfinished" / dataset
 
 
 def data_folder(dataset: str) -> Path:

@@ -12,6 +12,7 @@ database: they are kept while nothing is up, and late runs are made up for.
 
 import os
 import queue
+import shlex
 import signal
 import sys
 import threading
@@ -26,9 +27,8 @@ from typing import TextIO
 
 import click
 
-from flows import incoming, ports, prefect_server, project, served
+from flows import door, incoming, login, ports, prefect_server, project, served
 from flows.console import run
-from flows.deploy import POOL
 from flows.orphan import WITH_PARENT
 from flows.params import read
 from flows.processes import ClosedError, Processes
@@ -172,7 +172,7 @@ def serve(root: Path, prefect_port: int | None, mlflow_port: int | None) -> int:
 def bring_up(
     root: Path, parts: Parts, prefect_port: int | None, mlflow_port: int | None, *, started_here: bool = False
 ) -> None:
-    """Starts everything and prints each address when it answers.
+    """Starts everything and prints each address when it answers, those of the pages as links that let in once.
 
     Args:
         started_here: whether the servers that the environment names, if any, are this command's own and not the user's.
@@ -180,6 +180,7 @@ def bring_up(
     started = time.monotonic()
     env = environment()
     own_prefect = not os.environ.get("PREFECT_API_URL")
+    ours = own_prefect or started_here
     whose = "" if started_here else " (yours)"
     mlflow_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     own_mlflow = not mlflow_uri.startswith(("http://", "https://"))
@@ -189,6 +190,7 @@ def bring_up(
         database = prefect_server.Database()
         parts.wait(database.may_start, "another command that makes Prefect's database", advice="end it")
         parts.start("Prefect's server", prefect_server.command(port), env | prefect_server.lasting(port))
+        env["PREFECT_API_AUTH_STRING"] = login.basic()
     else:
         prefect_server.check_address()
         api = os.environ["PREFECT_API_URL"].rstrip("/")
@@ -203,23 +205,31 @@ def bring_up(
     parts.wait(lambda: ports.answers(f"{api}/health"), f"Prefect's server at {api}", advice=advice)
     if own_prefect:
         database.prepared()
-    click.echo(f"Prefect      {api.removesuffix('/api')}{'' if own_prefect else whose}")
+    else:
+        prefect_server.check_secret()
+    pages = api.removesuffix("/api")
+    click.echo(f"Prefect      {door.link(pages, login.basic()) if ours else f'{pages}{whose}'}")
 
     shown = served.without_password(mlflow)
-    served.note(api, shown)
-    own = ["--own-server"] if own_prefect or started_here else []
+    served.note(api, shown, ours, own_mlflow or started_here)
+    if own_prefect:
+        served.tell({name: env[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")})
+    own = ["--own-server"] if ours else []
     deployed = parts.start("prefect deploy", [sys.executable, "-m", "flows.deploy", *own], env)
     parts.wait(lambda: False, "prefect deploy --all", ends=deployed)
-    command = [sys.executable, "-c", WITH_PARENT, "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-    # Without a limit of its own: a run that it left waiting would not be cancelled by its deployment's limit of one.
-    worker = parts.start("the worker", command, env, sign="started!")
+    worker = parts.start("the worker", [sys.executable, "-c", WITH_PARENT, "flows.flow_worker"], env, sign="started!")
     for name, when in deployments(root):
         click.echo(f"deployment   {name:<18} {when}")
     parts.wait(worker.up.is_set, "the worker")
     parts.wait(lambda: ports.answers(f"{mlflow}/health"), f"MLflow at {shown}")
-    click.echo(f"MLflow       {shown}{'' if own_mlflow else whose}")
+    if own_mlflow or started_here:
+        click.echo(f"MLflow       {login.link(mlflow)}")
+    else:
+        click.echo(f"MLflow       {shown}{whose}")
     incoming.make_folders(read().dataset)
     click.echo("new images   go into data/incoming/<class>/")
+    if own_prefect:
+        click.echo(f"In other terminals, before commands of Prefect's own: . {shlex.quote(str(served.variables()))}")
     click.echo(f"Ready after {time.monotonic() - started:.1f} s. Logs are in {served.folder()}. Ctrl-C ends it all.")
 
 
@@ -228,8 +238,9 @@ def environment() -> dict[str, str]:
     given = os.environ.get("PREFECT_API_URL")
     level = os.environ.get("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
     prefect_server.configure()
-    if not given:
-        os.environ.pop("PREFECT_API_URL", None)
+    if not given:  # nor is another server's secret for one that is started here
+        for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+            os.environ.pop(name, None)
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     return {
         # By itself the worker asks the server every ten seconds, and a person who presses Run waits as long.
@@ -271,6 +282,16 @@ def deployments(root: Path) -> Iterator[tuple[str, str]]:
         yield deployment["name"], ", ".join(when) or "when asked"
 
 
+def links() -> None:
+    """Prints links to the pages of what is served here. Raises UnavailableError where nothing is."""
+    there = served.addresses()
+    if there is None:
+        raise UnavailableError("nothing is served here: trainyard serve does")
+    pages = there["prefect"].removesuffix("/api")
+    click.echo(f"Prefect      {door.link(pages, login.basic()) if there['own'] else pages}")
+    click.echo(f"MLflow       {login.link(there['mlflow']) if there['own_mlflow'] else there['mlflow']}")
+
+
 @contextmanager
 def only_one() -> Iterator[None]:
     """Holds the lock on serving this project. Raises UnavailableError, saying where, if another process has it."""
@@ -293,13 +314,17 @@ def only_one() -> Iterator[None]:
 @click.command()
 @click.option("--prefect-port", type=click.IntRange(1, 65535), help=f"[default: {PREFECT_PORT}, or a free one]")
 @click.option("--mlflow-port", type=click.IntRange(1, 65535), help=f"[default: {MLFLOW_PORT}, or a free one]")
-def command(prefect_port: int | None, mlflow_port: int | None) -> int:
+@click.option("--links", "links_only", is_flag=True, help="Print new links to the pages of what is served, and end.")
+def command(prefect_port: int | None, mlflow_port: int | None, links_only: bool) -> int:
     """Retrain on a schedule: bring up Prefect's server, the deployments of prefect.yaml, a worker and MLflow's pages,
     until Ctrl-C.
 
     PREFECT_API_URL and MLFLOW_TRACKING_URI name servers to use instead. Schedules are kept while nothing is up.
     """
     root = project.root()
+    if links_only:
+        links()
+        return 0
     read()  # a mistake in params.yaml is said now, and not by tonight's run
     os.chdir(root)
     return serve(root, prefect_port, mlflow_port)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import click
 
-from flows import ports, postgres, prefect_server, project, serve, served
+from flows import door, login, ports, postgres, prefect_server, project, serve, served
 from flows.console import run
 from flows.orphan import WITH_PARENT
 from flows.params import read
@@ -35,8 +35,8 @@ MODULES = ("boto3", "psycopg2", "asyncpg")  # of the extra `servers`, and what P
 
 # As in compose.yaml. What differs between there and here is in the variables.
 S3 = ["rclone", "serve", "s3", "store:"]
-MLFLOW = ["mlflow", "server"]
-PREFECT = ["prefect", "server", "start"]
+MLFLOW = ["flows.mlflow_server"]
+PREFECT = ["uvicorn", "--factory", prefect_server.APP]
 
 
 def folder() -> Path:
@@ -79,17 +79,26 @@ def mlflow_variables(keys: dict, database: str, s3: str, port: int) -> dict[str,
         "AWS_DEFAULT_REGION": "us-east-1",
         "MLFLOW_HOST": "127.0.0.1",
         "MLFLOW_PORT": str(port),
-        # Other names are refused, so that a page of a stranger cannot ask in a browser's name.
-        "MLFLOW_SERVER_ALLOWED_HOSTS": "localhost:*,127.0.0.1:*",
+        # Other names are refused, and pages of other addresses, so that a stranger's cannot ask in a browser's name.
+        "MLFLOW_SERVER_ALLOWED_HOSTS": door.HOSTS,
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": f"http://localhost:{port}",
         "MLFLOW_WORKERS": "2",  # processes: a second one answers while the first takes in a model
         # Jobs are for MLflow's chat features: without them it starts in half the time.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "TRAINYARD_PASSWORD": login.password(),
     }
 
 
 def prefect_variables(keys: dict, database: str, port: int) -> dict[str, str]:
     url = postgres.url("asyncpg", keys["postgres_password"], database, "prefect")
-    return {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url, **prefect_server.lasting(port)}
+    return {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": url,
+        "UVICORN_HOST": "127.0.0.1",
+        "UVICORN_PORT": str(port),
+        "UVICORN_LOG_LEVEL": "error",
+        "UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN": "2",
+        **prefect_server.lasting(port),
+    }
 
 
 def check_installed() -> None:
@@ -127,10 +136,11 @@ def serve_postgres(root: Path, wanted: dict[str, int | None], servers_only: bool
         started = time.monotonic()
         try:
             where = bring_up(stores, servers, wanted)
-            os.environ["PREFECT_API_URL"], os.environ["MLFLOW_TRACKING_URI"] = where["prefect"], where["mlflow"]
+            os.environ.update(variables(where))
             if servers_only:
-                served.note(where["prefect"], where["mlflow"])
-                click.echo(f"Prefect      {where['prefect'].removesuffix('/api')}\nMLflow       {where['mlflow']}")
+                served.note(where["prefect"], where["mlflow"], own=True, own_mlflow=True)
+                click.echo(f"Prefect      {door.link(where['prefect'].removesuffix('/api'), login.basic())}")
+                click.echo(f"MLflow       {login.link(where['mlflow'])}")
                 click.echo(f"Ready after {time.monotonic() - started:.1f} s. Logs are in {served.folder()}.")
             else:
                 serve.bring_up(root, servers, None, None, started_here=True)
@@ -155,7 +165,8 @@ def bring_up(stores: serve.Parts, servers: serve.Parts, wanted: dict[str, int | 
     database, s3 = f"127.0.0.1:{database_port}", f"http://127.0.0.1:{s3_port}"
     where = {"prefect": f"http://127.0.0.1:{prefect_port}/api", "mlflow": f"http://127.0.0.1:{mlflow_port}", "s3": s3}
 
-    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):  # they are what these servers will be
+    # They are what these servers will be, who have the registry, too.
+    for name in (*variables(where), "MLFLOW_REGISTRY_URI"):
         os.environ.pop(name, None)
     env = serve.environment()
     objects().mkdir(mode=0o700, parents=True, exist_ok=True)  # which anybody on this machine could read and change
@@ -172,18 +183,30 @@ def bring_up(stores: serve.Parts, servers: serve.Parts, wanted: dict[str, int | 
     click.echo(f"S3           {s3}, buckets {' and '.join(BUCKETS)}")
 
     python = [sys.executable, "-c", WITH_PARENT]
-    servers.start("Prefect's server", [*python, *PREFECT], env | prefect_variables(own, database, prefect_port))
-    servers.start("MLflow", [*python, *MLFLOW], env | mlflow_variables(own, database, s3, mlflow_port))
+    source = {"UVICORN_APP_DIR": str(Path(__file__).parents[1])}
+    env_of_prefect = env | source | prefect_variables(own, database, prefect_port)
+    servers.start("Prefect's server", [*python, *PREFECT], env_of_prefect)
+    env_of_mlflow = env | login.for_mlflow_server() | mlflow_variables(own, database, s3, mlflow_port)
+    servers.start("MLflow", [*python, *MLFLOW], env_of_mlflow)
     servers.wait(lambda: ports.answers(f"{where['prefect']}/health"), f"Prefect's server at {where['prefect']}")
     servers.wait(lambda: ports.answers(f"{where['mlflow']}/health"), f"MLflow at {where['mlflow']}")
     tell(own, where)
     return where
 
 
+def variables(where: dict[str, str]) -> dict[str, str]:
+    """Of clients of the servers."""
+    return {
+        "PREFECT_API_URL": where["prefect"],
+        "PREFECT_API_AUTH_STRING": login.basic(),
+        "MLFLOW_TRACKING_URI": where["mlflow"],
+        **login.for_mlflow(),
+    }
+
+
 def tell(keys: dict, where: dict[str, str]) -> None:
     """Writes what other terminals and DVC need to find the servers."""
-    prefect, mlflow = where["prefect"], where["mlflow"]
-    write_private(folder() / "env", f"export PREFECT_API_URL={prefect}\nexport MLFLOW_TRACKING_URI={mlflow}")
+    served.tell(variables(where), folder() / "env")
     profile = ["[default]", f"aws_access_key_id = {keys['s3_key']}", f"aws_secret_access_key = {keys['s3_secret']}"]
     write_private(folder() / "credentials", "\n".join(profile))
 

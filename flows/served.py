@@ -1,12 +1,14 @@
 """Where `trainyard serve` has brought up this project's servers: a note in .trainyard/serve/, for other commands."""
 
 import os
+import shlex
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
 
 from flows import project
+from flows.private_file import write_private
 
 
 def folder() -> Path:
@@ -20,23 +22,42 @@ def without_password(address: str) -> str:
     return address.replace(f":{password}@", ":***@", 1) if password else address
 
 
-def note(prefect: str, mlflow: str) -> None:
-    """Notes the addresses of Prefect's API and of MLflow, and that this process serves them."""
+def note(prefect: str, mlflow: str, own: bool = False, own_mlflow: bool = False) -> None:
+    """Notes the addresses of Prefect's API and of MLflow, and that this process serves them.
+
+    Args:
+        own: whether Prefect's server is this project's own, and knows its owner by the secret of `flows.login`.
+        own_mlflow: whether MLflow's is.
+    """
     about = {
         "pid": os.getpid(),
         "process_started": psutil.Process().create_time(),
         "prefect": prefect,
         "mlflow": mlflow,
+        "own": own,
+        "own_mlflow": own_mlflow,
     }
     project.write_json(folder() / "addresses.json", about)
 
 
+def variables() -> Path:
+    """A file for a shell to read (`. FILE`), after which commands that are not ours find the servers, too."""
+    return folder() / "env"
+
+
+def tell(given: dict[str, str], file: Path | None = None) -> None:
+    """Writes variables for other terminals."""
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in given.items()]
+    write_private(file or variables(), "\n".join(lines))
+
+
 def forget() -> None:
-    (folder() / "addresses.json").unlink(missing_ok=True)
+    for file in (folder() / "addresses.json", variables()):
+        file.unlink(missing_ok=True)
 
 
 def addresses() -> dict | None:
-    """pid, prefect and mlflow, or None where nothing is served: a note whose process is gone does not count."""
+    """What `note` noted, or None where nothing is served: a note whose process is gone does not count."""
 
     def check(noted: dict) -> dict:
         urlsplit(noted["prefect"]), urlsplit(noted["mlflow"])

@@ -31,7 +31,7 @@ from urllib.parse import quote
 import psutil
 import yaml
 
-from flows import artifact_addresses, model_notes, processes, project, served, trusted
+from flows import artifact_addresses, login, model_notes, private_file, processes, project, served, trusted
 from flows.spread import spread
 from lightning_modules.errors import DamagedError, InputError, UnavailableError, sentence
 
@@ -110,6 +110,10 @@ def connect():
     if uri.startswith(("http://", "https://")):
         import requests
 
+        # Never to a server of somebody else that has the registry: MLflow's client has one login for both.
+        if is_served_here() and (os.environ.get("MLFLOW_REGISTRY_URI") or uri).rstrip("/") == uri.rstrip("/"):
+            for name, value in login.for_mlflow().items():
+                os.environ.setdefault(name, value)
         try:
             answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5, verify=certificates())
         except requests.RequestException as error:
@@ -136,11 +140,23 @@ def connect():
         return mlflow.MlflowClient()  # which only reads; SQLite opens such a file for that alone
     # Several processes that open a new SQLite store at once trip over each other's migrations.
     with FileLock(f"{file}.lock"):
+        if file == project.home() / "mlflow.db":
+            keep_private(file)
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
         if file.is_file():  # MLflow keeps one open that was deleted under it
             artifact_addresses.follow(file)
     return client
+
+
+@functools.cache  # once a process: of a store that was deleted since, MLflow would go on with what it has open
+def keep_private(file: Path) -> None:
+    """Lets other users neither read nor change the project's own store, which is made where there is none."""
+    private_file.create(file)
+    # With the locks, which who may read may hold.
+    for more in ("", "-wal", "-shm", "-journal", ".lock", ".runs.lock"):
+        private_file.tighten(file.with_name(f"{file.name}{more}"))
+    private_file.make_folder(file.parent / artifact_addresses.ARTIFACTS)
 
 
 def refuse_silence(uri: str) -> None:
@@ -199,7 +215,7 @@ def experiment(client, dataset: str) -> str:
 def is_served_here() -> bool:
     """Whether the store is the server that this project has brought up for itself."""
     there = served.addresses()
-    return bool(there) and store().rstrip("/") == there["mlflow"].rstrip("/")
+    return bool(there) and there.get("own_mlflow", False) and store().rstrip("/") == there["mlflow"].rstrip("/")
 
 
 def tidy(client) -> None:
@@ -267,10 +283,7 @@ def pages() -> dict:
 
     params = read()
     address, client = pages_address(), connect()
-    own = experiment(client, params.dataset)
-    for key, value in model_notes.view().items():  # an experiment that was made elsewhere, or long ago, may lack it
-        if client.get_experiment(own).tags.get(key) != value:
-            client.set_experiment_tag(own, key, value)
+    own = shown_experiment(client, params.dataset)
     place = f"{address}/#/experiments/{own}/runs"
     runs = {}
     for name in (*params.members, "ensemble"):
@@ -278,11 +291,35 @@ def pages() -> dict:
         which = f"tags.`trainyard.kind` = '{kind}'" + (f" and tags.`{MEMBER}` = '{name}'" if kind == "member" else "")
         for found in client.search_runs([own], which, max_results=1):
             runs[name] = f"{place}/{found.info.run_id}?{TRAINING}"
-    links = {"experiment": f"{place}?{TRAINING}&viewStateShareKey={model_notes.VIEW}", "runs": runs}
+    links = {"experiment": f"{address}/#{runs_page(own)}", "runs": runs}
     versions = client.search_model_versions(f"name = '{params.dataset}'", max_results=1)
     if versions:
         links["model"] = f"{address}/#/models/{params.dataset}/versions/{versions[0].version}?{TRAINING}"
     return links
+
+
+def shown_experiment(client, dataset: str) -> str:
+    """The id of the dataset's experiment, with its columns: one that was made elsewhere, or long ago, may lack them."""
+    own = experiment(client, dataset)
+    for key, value in model_notes.view().items():
+        if client.get_experiment(own).tags.get(key) != value:
+            client.set_experiment_tag(own, key, value)
+    return own
+
+
+def runs_page(experiment: str) -> str:
+    """The list of an experiment's runs, with this project's columns: what follows # in its address."""
+    return f"/experiments/{experiment}/runs?{TRAINING}&viewStateShareKey={model_notes.VIEW}"
+
+
+def start_page(client) -> str:
+    """Where a visitor of the pages begins: at the runs on the dataset in params.yaml, which may be wrong just now."""
+    from flows.params import read
+
+    try:
+        return runs_page(shown_experiment(client, read().dataset))
+    except InputError:
+        return f"/experiments?{TRAINING}"
 
 
 def provenance(dataset: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ LEARNING = {
 }
 # Who alone may import what.
 KEEPERS = {
-    "mlflow": {"flows/tracking.py"},
+    "mlflow": {"flows/mlflow_server.py", "flows/tracking.py"},
     "prefect": {
         "flows/artifacts.py",
         "flows/cluster.py",

@@ -41,17 +41,18 @@ STAGES = {
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory) -> Iterator[str]:
-    """The address of a Prefect server."""
+def prefect(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """The variables of a Prefect server's clients."""
     port = ports.free_port()
     with contextlib.ExitStack() as stack:
         env = environment(
-            PREFECT_HOME=str(tmp_path_factory.mktemp("prefect")), PREFECT__SERVER_FINAL="1", PREFECT_UI_ENABLED="0"
-        )
+            PREFECT_HOME=str(tmp_path_factory.mktemp("prefect")), PREFECT__SERVER_FINAL="1", PREFECT_UI_ENABLED="0",
+            **prefect_server.closed("me:secret", port),
+        )  # fmt: skip
         start(stack, prefect_server.command(port), env=env)
         api = f"http://127.0.0.1:{port}/api"
         assert soon(lambda: ports.answers(f"{api}/health"))
-        yield api
+        yield {"PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": "me:secret"}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def run(project, prefect, scheduler, monkeypatch):
     with contextlib.ExitStack() as stack:
 
         def run(*folders: Path, options: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess:
-            env = environment(PREFECT_API_URL=prefect, **env)
+            env = environment(**prefect, **env)
             command = [sys.executable, "-m", "flows.worker", scheduler]
             run.workers = {folder: start(stack, command, cwd=folder, env=env) for folder in folders}
             command = [sys.executable, "-m", "flows.pipeline", "--dask", scheduler, *options]

@@ -3,10 +3,10 @@
 import json
 import subprocess
 import sys
-import urllib.request
 
 import pytest
 import yaml
+from attack_prefect import Api
 from conftest import LIMIT, ROOT, environment, make_project, soon
 
 # Brings up Prefect's temporary server, in which triggers are at work too, until its input ends.
@@ -17,7 +17,7 @@ configure()
 server = TemporaryServer()
 server.start()
 server.wait()
-print(os.environ["PREFECT_API_URL"], flush=True)
+print(os.environ["PREFECT_API_URL"], os.environ["PREFECT_API_AUTH_STRING"], flush=True)
 sys.stdin.read()
 """
 DEPLOY = """
@@ -61,8 +61,9 @@ def deployed(tmp_path):
         command, cwd=folder, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
-        api = server.stdout.readline().strip()
-        variables = {"PREFECT_API_URL": api, "PREFECT_HOME": str(folder / ".trainyard" / "prefect")}
+        api, secret = server.stdout.readline().split()
+        variables = {"PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": secret}
+        variables["PREFECT_HOME"] = str(folder / ".trainyard" / "prefect")
         python(folder, DEPLOY, **variables)
         yield folder, variables
     finally:
@@ -70,19 +71,16 @@ def deployed(tmp_path):
         server.wait(LIMIT)
 
 
-def runs(api: str) -> list[dict]:
-    request = urllib.request.Request(f"{api}/flow_runs/filter", b"{}", {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=LIMIT) as answer:
-        return json.load(answer)
+def runs(variables: dict[str, str]) -> list[dict]:
+    return Api(variables["PREFECT_API_URL"], variables["PREFECT_API_AUTH_STRING"]).ask("/flow_runs/filter")
 
 
 def test_the_trigger_of_a_deployment_answers_drift_of_its_dataset_by_a_run(deployed):
     folder, variables = deployed
-    api = variables["PREFECT_API_URL"]
     assert json.loads(python(folder, EMIT, "mnist", **variables)) == []
     assert json.loads(python(folder, EMIT, "digits", **variables)) == ["retrain-digits-on-drift"]
-    assert soon(lambda: runs(api))
-    [run] = runs(api)  # and the event of mnist, which came first, has made none
+    assert soon(lambda: runs(variables))
+    [run] = runs(variables)  # and the event of mnist, which came first, has made none
     assert run["parameters"]["dataset"] == "digits"
     assert run["created_by"]["type"] == "AUTOMATION"
 

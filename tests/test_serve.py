@@ -6,6 +6,7 @@ Bringing it up takes some fifteen seconds: tests share one, which those of bad d
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -13,7 +14,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from attack_prefect import Api, second_user, strangers_are_refused
 from conftest import LIMIT, ROOT, make_project, soon
 from conftest import environment as environment_of_sources
 
@@ -139,19 +140,21 @@ class Served:
     def logs(self, part: str) -> str:
         return (self.folder / ".trainyard" / "serve" / f"{part}.log").read_text()
 
+    @property
+    def secret(self) -> str:
+        return f"trainyard:{(self.folder / '.trainyard' / 'login' / 'password').read_text().strip()}"
+
+    @property
+    def client(self) -> dict[str, str]:
+        """The variables with which commands of Prefect's own find it, and get in."""
+        return {"PREFECT_API_URL": f"{self.prefect}/api", "PREFECT_API_AUTH_STRING": self.secret}
+
+    def api(self) -> Api:
+        return Api(f"{self.prefect}/api", self.secret)
+
     def ask(self, path: str, **body) -> object:
         """Prefect's API."""
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.prefect}/api{path}", json.dumps(body).encode(), headers)
-        for more in range(5, -1, -1):
-            try:
-                with urllib.request.urlopen(request, timeout=LIMIT) as answer:
-                    return json.loads(answer.read() or "null")
-            except urllib.error.HTTPError as error:
-                # Two writers at once in SQLite: Prefect's own client tries again, too.
-                if error.code != 503 or not more:
-                    raise
-                time.sleep(1)
+        return self.api().ask(path, **body)
 
     def runs(self, deployment: str) -> list[dict]:
         chosen = {"deployments": {"name": {"any_": [deployment]}}}
@@ -248,8 +251,16 @@ def ran(folder: Path, stage: str) -> dict:
 
 def test_every_address_answers_and_is_printed(serving):
     said = serving.said()
-    assert re.search(rf"^Prefect +{serving.prefect}$", said, re.MULTILINE)
-    assert re.search(rf"^MLflow +{serving.mlflow}$", said, re.MULTILINE)
+    assert re.search(rf"^Prefect +{serving.prefect}/enter#\S+$", said, re.MULTILINE)
+    link = re.search(rf"^MLflow +({serving.mlflow}/enter)#(\w+)$", said, re.MULTILINE)
+    with urllib.request.urlopen(link[1]) as page:  # what it opens are the runs, not MLflow's pages for chat models
+        assert b"workflowType=machine_learning&viewStateShareKey=trainyard" in page.read()
+    with urllib.request.urlopen(link[1], link[2].encode()) as answer:
+        assert json.loads(answer.read())["user"] == "trainyard"
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(link[1], link[2].encode())
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(serving.mlflow)
     assert "deployment   nightly-digits     0 2 * * * UTC" in said
     with urllib.request.urlopen(serving.prefect) as page:
         assert b"<title>Prefect" in page.read()
@@ -319,6 +330,108 @@ def test_a_second_one_says_where_the_first_is(serving):
     ]
 
 
+def test_nobody_else_gets_in(serving, tmp_path_factory):
+    """Neither another user of this machine nor a page in the owner's browser; a worker would run what they ask for."""
+    strangers_are_refused(f"{serving.prefect}/api", serving.secret)
+    before = serving.ask("/flow_runs/filter")
+    target = Path("/tmp") / f"trainyard-attack-{os.getpid()}"
+    said = second_user(f"{serving.prefect}/api", str(target))
+    assert set(said["codes"]) <= {401, 403}
+    password = serving.secret.partition(":")[2]
+    assert any("flows.door" in line for line in said["lines"])  # it does see the processes of others
+    assert not any(password in line for line in said["lines"])
+    for private in (".trainyard/login/password", ".trainyard/serve/env"):
+        assert (serving.folder / private).stat().st_mode & 0o777 == 0o600
+    assert password not in serving.everything()
+    attacks = [flow for flow in serving.ask("/flows/filter") if flow["name"] == "attack"]
+    assert attacks == []
+    assert len(serving.ask("/flow_runs/filter")) >= len(before)
+    assert not target.exists()
+
+
+def test_a_worker_runs_the_flows_of_prefect_yaml_alone_whatever_a_deployment_asks_for(serving, tmp_path):
+    """Even one who knows the secret, or writes to the server's database, does not choose what runs on this machine."""
+    evil = {name: tmp_path / name for name in ("command", "run", "pull", "hook", "entrypoint", "import")}
+    (tmp_path / "evil.py").write_text(f"open({str(evil['entrypoint'])!r}, 'w')")
+    (tmp_path / "sitecustomize.py").write_text(f"open({str(evil['import'])!r}, 'w')")
+    flow = serving.ask("/flows/", name="tick")["id"]
+
+    def steps(name: str) -> list[dict]:
+        return [{"prefect.deployments.steps.run_shell_script": {"script": f"touch '{evil[name]}'"}}]
+
+    # A pool that asks for it, too, as one of an earlier version of this project.
+    pool = serving.api().send("GET", "/work_pools/trainyard")["base_job_template"]
+    template = {
+        "job_configuration": {"command": "{{ command }}", "env": "{{ env }}", "working_dir": "{{ working_dir }}"},
+        "variables": {"type": "object", "properties": {"command": {}, "env": {}, "working_dir": {}}},
+    }
+    serving.api().send("PATCH", "/work_pools/trainyard", {"base_job_template": template})
+    asked = {"command": f"touch '{evil['command']}'", "env": {"PYTHONPATH": str(tmp_path)}, "working_dir": "/"}
+    wanted = {
+        "command": {"entrypoint": "standin.py:tick", "job_variables": asked},
+        "pull": {"entrypoint": "standin.py:tick", "pull_steps": steps("pull")},
+        "hook": {"entrypoint": "standin.py:tick", "pull_steps": steps("hook")},
+        "entrypoint": {"entrypoint": f"{tmp_path / 'evil.py'}:evil"},
+        "module": {"entrypoint": "os.system"},
+    }
+    try:
+        made = {
+            name: serving.ask("/deployments/", name=name, flow_id=flow, work_pool_name="trainyard", **more)["id"]
+            for name, more in wanted.items()
+        }
+        runs = {
+            name: serving.ask(
+                f"/deployments/{deployment}/create_flow_run",
+                parameters={"file": f"ran {name}", "seconds": 600 if name == "hook" else 0},
+                job_variables={"command": f"touch '{evil['run']}'"} if name == "command" else {},
+            )["id"]
+            for name, deployment in made.items()
+        }
+        # A run that crashes has its worker look for hooks in its flow.
+        crashes = serving.folder / "ran hook"
+        assert soon(lambda: crashes.exists() and crashes.read_text()), serving.everything()
+        os.kill(int(crashes.read_text()), signal.SIGKILL)
+        states = {"command": "Completed", "pull": "Completed", "hook": "Crashed"}
+        states |= {"entrypoint": "Failed", "module": "Failed"}
+        for name, run in runs.items():
+            assert soon(lambda name=name, run=run: serving.state(run) == states[name]), (
+                name,
+                serving.run(run)["state"],
+            )
+        said = serving.run(runs["module"])["state"]["message"]
+        assert said == "os.system is no entrypoint of prefect.yaml on this machine, so it is not run here"
+        assert [name for name, file in evil.items() if file.exists()] == []
+        assert (serving.folder / "ran command").exists()
+    finally:
+        serving.api().send("PATCH", "/work_pools/trainyard", {"base_job_template": pool})
+        for deployment in made.values():
+            serving.api().send("DELETE", f"/deployments/{deployment}")
+
+
+def test_its_owner_gets_in_by_a_link_and_in_another_terminal(serving):
+    links = trainyard(serving, "serve", "--links").stdout
+    token = re.search(rf"^Prefect +{serving.prefect}/enter#(\S+)$", links, re.MULTILINE)[1]
+    request = urllib.request.Request(f"{serving.prefect}/enter", token.encode())
+    with urllib.request.urlopen(request) as answer:  # what the page does, which then shows Prefect's own
+        kept = json.loads(answer.read())["prefect-password"]
+    asked = urllib.request.Request(f"{serving.prefect}/api/version", headers={"Authorization": f"Basic {kept}"})
+    with urllib.request.urlopen(asked) as answer:
+        assert answer.status == 200
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(request)
+    # As it says for other terminals, in any folder.
+    file = re.search(r"^In other terminals, before commands of Prefect's own: \. (.+)$", serving.said(), re.MULTILINE)[
+        1
+    ]
+    shell = f"set -e\n. {file}\n{shlex.quote(sys.executable)} -m prefect --no-prompt deployment run tick/nap"
+    home = {"PREFECT_HOME": str(serving.folder.parent / "home of another terminal")}
+    done = subprocess.run(
+        ["sh", "-c", shell], cwd="/", env=environment(**home), capture_output=True, text=True, timeout=LIMIT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert soon(lambda: serving.runs("nap") and serving.runs("nap")[0]["state"]["name"] == "Completed")
+
+
 def test_a_port_that_is_taken_is_said_at_once(tmp_path):
     folder = prepare(tmp_path / "a project")
     with socket.socket() as taken:
@@ -355,8 +468,8 @@ CustomWebhookNotificationBlock(
 ).save("team")
 Variable.set("trainyard_notify", "custom-webhook/team")
 """
-    api = {"PREFECT_API_URL": f"{serving.prefect}/api"}
-    subprocess.run([sys.executable, "-c", block], cwd=serving.folder, env=environment(**api), check=True, timeout=LIMIT)
+    env = environment(**serving.client)
+    subprocess.run([sys.executable, "-c", block], cwd=serving.folder, env=env, check=True, timeout=LIMIT)
     write_stages(serving.folder, {"first": [], "bad": [], "other": ["first"], "last": ["bad"]})
     (serving.folder / "bad.hold").touch()
     try:
@@ -409,7 +522,7 @@ def test_a_gpu_has_one_stage_at_a_time_over_all_flows_and_a_stage_sees_its_own_a
     folder = serving.folder
     # The deployments are there already.
     deploy = f"{GPUS}; import runpy; runpy.run_module = lambda *_, **__: 0; from flows import deploy; deploy.main()"
-    env = environment(PREFECT_API_URL=f"{serving.prefect}/api", **SEEN)
+    env = environment(**serving.client, **SEEN)
     subprocess.run([sys.executable, "-c", deploy], cwd=folder, env=env, check=True, capture_output=True)
 
     def slots() -> dict[str, tuple[int, int]]:
@@ -494,7 +607,7 @@ with gpu_slots.hold(1, threading.Event(), print):
 
 def test_gpus_are_taken_together_or_not_at_all_and_a_limit_that_does_not_exist_is_no_licence(serving):
     """Who waits for two does not keep the one that is free from others, nor does who was too late for one of two."""
-    env = environment(PREFECT_API_URL=f"{serving.prefect}/api", **SEEN)
+    env = environment(**serving.client, **SEEN)
     done = subprocess.run(
         [sys.executable, "-c", HOLDS], cwd=serving.folder, env=env, capture_output=True, text=True, timeout=LIMIT
     )
@@ -540,14 +653,14 @@ def test_cancel_ends_the_stages(serving):
 
 def test_the_users_own_servers_are_used(serving, tmp_path):
     folder = prepare(tmp_path / "another", ticks=None)
-    env = {"PREFECT_API_URL": f"{serving.prefect}/api", "MLFLOW_TRACKING_URI": serving.mlflow}
+    env = {**serving.client, "MLFLOW_TRACKING_URI": serving.mlflow}
     served = Served(folder, **env)
     try:
         served.ready()
         assert f"Prefect      {serving.prefect} (yours)" in served.said()
         assert f"MLflow       {serving.mlflow} (yours)" in served.said()
         commands = [" ".join(child.cmdline()) for child in psutil.Process(served.process.pid).children(recursive=True)]
-        assert any("worker" in command for command in commands)
+        assert any("flows.flow_worker" in command for command in commands)
         assert not any("uvicorn" in command for command in commands)
         assert served.stop(signal.SIGINT) == 0  # Ctrl-C
         assert "Traceback" not in served.said()
@@ -564,16 +677,22 @@ def test_prefect_deploy_against_a_work_pool_of_processes(serving, tmp_path):
     ]
     tick |= {"name": "tock", "work_pool": {**tick["work_pool"], "name": "cluster"}}
     (folder / "prefect.yaml").write_text(yaml.safe_dump({"deployments": [tick]}))
-    env = environment(PREFECT_API_URL=f"{serving.prefect}/api", PREFECT_HOME=str(tmp_path / "home"))
+    env = environment(**serving.client, PREFECT_HOME=str(tmp_path / "home"))
     prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
     for words in (["work-pool", "create", "cluster", "--type", "process"], ["deploy", "--all"]):
         done = subprocess.run([*prefect, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=LIMIT)
         assert done.returncode == 0, done.stdout + done.stderr
     run = serving.press_run("tock")
-    worker = [*prefect, "worker", "start", "--pool", "cluster", "--run-once"]
-    done = subprocess.run(worker, cwd=folder, env=env, capture_output=True, text=True, timeout=LIMIT)
-    assert serving.state(run) == "Completed", (serving.run(run)["state"], done.stdout + done.stderr)
-    assert (folder / "ticks").is_file()
+    command = [sys.executable, "-m", "flows.flow_worker", "--pool", "cluster"]
+    worker = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert soon(lambda: serving.state(run) == "Completed" or worker.poll() is not None), serving.run(run)["state"]
+        assert worker.poll() is None, worker.communicate()[0]
+        assert (folder / "ticks").is_file()
+    finally:
+        worker.terminate()
+        said = worker.communicate(timeout=LIMIT)[0]
+    assert worker.returncode == 0, said
 
 
 def test_the_server_dies_in_the_middle_of_a_flow_and_comes_back(serving):
@@ -583,11 +702,11 @@ def test_the_server_dies_in_the_middle_of_a_flow_and_comes_back(serving):
     output = folder / "pipeline.log"
     with output.open("w") as file:
         command = [sys.executable, "-m", "flows.pipeline"]
-        env = environment(PREFECT_API_URL=f"{serving.prefect}/api")
+        env = environment(**serving.client)
         flow = subprocess.Popen(command, cwd=folder, env=env, stdout=file, stderr=file)
     try:
         assert soon(lambda: "hello from slow" in output.read_text()), output.read_text()
-        serving.part("uvicorn", "prefect.server").kill()
+        serving.part("uvicorn", "flows.door").kill()
         # What is served ends with it, and says why.
         assert serving.process.wait(LIMIT) == 1
         assert "Prefect's server was ended by SIGKILL" in serving.said()
@@ -616,7 +735,7 @@ def test_a_worker_or_all_killed_in_the_middle_of_a_run(serving):
     run = serving.press_run("nap", seconds=120, file="first nap")
     assert soon(lambda: (folder / "first nap").exists() and serving.state(run) == "Running"), serving.everything()
     flow = psutil.Process(int((folder / "first nap").read_text()))
-    serving.part("worker", "start").kill()
+    serving.part("flows.flow_worker").kill()
     assert serving.process.wait(LIMIT) == 1
     assert "the worker was ended by SIGKILL" in serving.said()
     assert soon(lambda: not running(flow))
@@ -736,10 +855,11 @@ def test_a_deployment_gives_its_flow_what_that_takes(deployment):
 
 
 def test_the_pool_is_the_one_of_prefect_yaml():
-    from flows.deploy import POOL
+    from flows.deploy import JOB, POOL
 
     assert {deployment["work_pool"]["name"] for deployment in deployments()} == {POOL}
-    command = deployments()[0]["work_pool"]["job_variables"]["command"].split()
+    # What a deployment asks for beside its flow is not what a worker does.
+    assert not any("job_variables" in deployment["work_pool"] for deployment in deployments())
+    command = JOB["job_configuration"]["command"].split()
     assert command[:2] == ["python", "-m"]
     assert ROOT.joinpath(*command[2].split(".")).with_suffix(".py").is_file()
-    assert os.path.isfile(ROOT / "flows" / "flow_run.py")

@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -23,9 +22,10 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from attack_prefect import Api, second_user, strangers_are_refused
 from conftest import LIMIT, ROOT, edit, environment, make_project, shrink, soon
 
-from flows import ports, postgres, project, serve_postgres, tracking
+from flows import login, ports, postgres, project, serve_postgres, tracking
 from flows.params import read
 from lightning_modules.errors import InputError, UnavailableError
 
@@ -104,11 +104,7 @@ class Servers:
 
     def ask(self, path: str, **body) -> object:
         """Prefect's API."""
-        headers = {"Content-Type": "application/json"}
-        url = f"{self.env['PREFECT_API_URL']}{path}"
-        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=LIMIT) as answer:
-            return json.loads(answer.read() or "null")
+        return Api(self.env["PREFECT_API_URL"], self.env["PREFECT_API_AUTH_STRING"]).ask(path, **body)
 
     def run(self, *command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess:
         done = subprocess.run(
@@ -251,10 +247,40 @@ def test_only_this_user_reads_the_passwords(servers):
     assert (servers.folder / ".trainyard" / "s3").stat().st_mode & 0o077 == 0
     logs = list((servers.folder / ".trainyard" / "serve").glob("*.log"))
     assert logs
-    for secret in servers.keys.values():
+    for secret in (*servers.keys.values(), password(servers)):
         assert not [log for log in (servers.log, *logs) if secret in log.read_text(errors="replace")]
         # `ps` shows every user what a command was started with.
         assert not any(secret in " ".join(command) for command in commands(servers))
+
+
+def test_mlflow_and_its_artifacts_are_closed_to_who_does_not_log_in(there):
+    import requests
+
+    address = there.env["MLFLOW_TRACKING_URI"]
+    login = (there.env["MLFLOW_TRACKING_USERNAME"], there.env["MLFLOW_TRACKING_PASSWORD"])
+    artifacts = f"{address}/api/2.0/mlflow-artifacts/artifacts"
+    for ask in (requests.get, requests.put, requests.delete):
+        assert ask(f"{artifacts}/planted", timeout=LIMIT).status_code == 401
+    assert requests.get(artifacts, auth=(login[0], "wrong"), timeout=LIMIT).status_code == 401
+    assert requests.get(artifacts, auth=login, headers={"Host": "evil.example"}, timeout=LIMIT).status_code == 403
+    assert requests.get(artifacts, auth=login, timeout=LIMIT).json()["files"]
+    # Each of its processes has the links from one place.
+    page, _, token = re.search(r"^MLflow +(\S+)", there.log.read_text(), re.MULTILINE)[1].partition("#")
+    assert sorted(requests.post(page, token, timeout=LIMIT).status_code for _ in range(6)) == [200] + 5 * [403]
+
+
+def password(servers: Servers) -> str:
+    """Of Prefect."""
+    return servers.env["PREFECT_API_AUTH_STRING"].partition(":")[2]
+
+
+def test_nobody_else_gets_into_prefect(servers):
+    api = servers.env["PREFECT_API_URL"]
+    strangers_are_refused(api, servers.env["PREFECT_API_AUTH_STRING"])
+    said = second_user(api, "/nowhere")
+    assert set(said["codes"]) <= {401, 403}
+    assert not any(password(servers) in line for line in said["lines"])
+    assert [flow for flow in servers.ask("/flows/filter") if flow["name"] == "attack"] == []
 
 
 def commands(servers: Servers) -> list[list[str]]:
@@ -264,7 +290,8 @@ def commands(servers: Servers) -> list[list[str]]:
 def test_the_champion_is_in_the_registry_and_its_model_in_the_store(finished_copy, servers, monkeypatch):
     from flows import dataset, ensemble
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", servers.env["MLFLOW_TRACKING_URI"])
+    for name, value in servers.env.items():
+        monkeypatch.setenv(name, value)
     assert ensemble.ensemble(read())
     aliases = servers.query("mlflow", "SELECT name, alias FROM registered_model_aliases ORDER BY alias")
     assert aliases == [("digits", "challenger"), ("digits", "champion")]
@@ -369,29 +396,29 @@ def test_a_second_one_says_where_the_first_is(servers):
     assert f"served already: Prefect at {servers.env['PREFECT_API_URL'].removesuffix('/api')}" in second.stderr
 
 
-def test_docker_runs_the_same_commands_with_the_same_variables(project):
+def test_docker_runs_the_same_commands_with_the_same_variables(project, monkeypatch):
+    monkeypatch.setattr(login, "password", lambda: "l")
     services = compose()["services"]
     keys = {"postgres_password": "p", "s3_key": "k", "s3_secret": "s"}
     here = {
         "s3": (serve_postgres.S3, serve_postgres.s3_variables(keys, 9000)),
         "mlflow": (
-            serve_postgres.MLFLOW,
+            ["python", "-m", *serve_postgres.MLFLOW],
             serve_postgres.mlflow_variables(keys, "postgres:5432", "http://s3:9000", 5000),
         ),
         "prefect": (serve_postgres.PREFECT, serve_postgres.prefect_variables(keys, "postgres:5432", 4200)),
     }
     # Where in a container it listens and keeps its files, by what name it is asked.
     differs = {"RCLONE_ADDR", "RCLONE_CONFIG_STORE_REMOTE", "MLFLOW_HOST", "PREFECT_SERVER_API_HOST"}
-    differs |= {"MLFLOW_SERVER_ALLOWED_HOSTS"}
-    given = {"POSTGRES_PASSWORD": "p", "S3_KEY": "k", "S3_SECRET": "s"}
+    differs |= {"MLFLOW_SERVER_ALLOWED_HOSTS", "UVICORN_HOST", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"}
+    given = {"POSTGRES_PASSWORD": "p", "S3_KEY": "k", "S3_SECRET": "s", "LOGIN_PASSWORD": "l"}
+    given |= {"MLFLOW_URL": "http://localhost:5000"}
     for name, (command, variables) in here.items():
         assert services[name]["command"] == command
         for variable, value in variables.items():
-            if variable.startswith("PREFECT__"):  # `prefect server start` sets its own
-                continue
             there = services[name]["environment"][variable]
-            there = re.sub(r"\$\{(\w+)(:\?[^}]*)?\}", lambda found: given[found[1]], there) if "$" in there else there
-            assert variable in differs or there == value, variable
+            if variable not in differs:
+                assert re.sub(r"\$\{(\w+)(:[?-][^}]*)?\}", lambda found: given[found[1]], there) == value, variable
 
 
 def test_docker_makes_the_same_databases_and_buckets():
@@ -414,6 +441,28 @@ def test_the_example_of_env_names_all_that_docker_asks_for():
     # No password comes with the project; the rest is what compose.yaml falls back to.
     for name, value in given.items():
         assert f"${{{name}:-{value}}}" in text if value else f"${{{name}:?" in text
+
+
+def test_dockers_door_is_a_file_that_needs_no_other(tmp_path):
+    """compose.yaml copies it, and its package, alone."""
+    recipe = compose()["x-servers"]["build"]["dockerfile_inline"]
+    copied = re.search(r"COPY (flows/.+) /trainyard/flows/", recipe)[1].split()
+    assert {"flows/__init__.py", "flows/door.py"} <= set(copied)
+    (tmp_path / "flows").mkdir()
+    for name in copied:
+        shutil.copy(ROOT / name, tmp_path / "flows")
+    code = "from flows import door; assert door.prefect; print(door.__file__)"
+    env = {**environment(), "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd="/", env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(tmp_path / "flows" / "door.py")
+
+
+def test_docker_is_asked_by_the_names_of_env_and_for_its_health():
+    services = compose()["services"]
+    names = services["prefect"]["environment"]["TRAINYARD_ALLOWED_HOSTS"]
+    assert names.startswith("${ALLOWED_HOSTS:-")
+    asked = re.search(r"http://([\d.]+:\d+)/", services["prefect"]["healthcheck"]["test"][-1])[1]
+    assert asked in names.rpartition("}")[2].split(",")
 
 
 def test_docker_has_the_versions_that_are_tested_here():

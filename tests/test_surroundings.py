@@ -162,6 +162,7 @@ def test_prefects_server_goes_away_for_good(tmp_path, own):
     if own:
         port = ports.free_port()
         env = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(tmp_path / "home")}
+        env |= {"PREFECT_API_AUTH_STRING": "me:secret", "PREFECT_SERVER_API_AUTH_STRING": "me:secret"}
         server = subprocess.Popen(prefect_server.command(port), cwd=tmp_path, env=environment(**env))
     flow = None
     try:

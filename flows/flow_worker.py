@@ -1,0 +1,86 @@
+"""The worker of the work pool: runs what is due of prefect.yaml, in this working copy, until Ctrl-C.
+
+Reads   prefect.yaml, for the name of the pool, unless one is given; PREFECT_API_URL
+Run     python -m flows.flow_worker
+
+Prefect's own worker for processes runs whatever command, in whatever folder and environment, a deployment asks for,
+runs its `pull` steps and imports its flow to look for hooks: who may write to the server has this machine. This one
+runs `python -m flows.flow_run` in the folder where it was started, and nothing else; that loads the flows of
+prefect.yaml alone.
+"""
+
+import abc
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from flows import prefect_server, project
+from flows.console import run
+from flows.deploy import POOL
+from lightning_modules.errors import InputError
+
+
+def check(root: Path) -> None:
+    """Raises InputError where prefect.yaml is not there, or asks for what this worker does not do."""
+    file = root / "prefect.yaml"
+    if not file.is_file():
+        raise InputError(f"{file} does not exist: it names the flows that a worker may run")
+    given = project.read_yaml(file)
+    if given.get("pull") or any(one.get("pull") for one in given.get("deployments") or []):
+        raise InputError(
+            f"{file} has `pull`, which is not followed: a run starts in the folder of its worker, so update that"
+        )
+
+
+async def work(pool: str) -> None:
+    from prefect import Flow
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.utilities.processutils import command_to_string, setup_signal_handlers_worker
+    from prefect.workers import process
+
+    async def without_hooks(flow_run: FlowRun) -> Flow:
+        return Flow(lambda: None, name="without hooks")
+
+    class Configuration(process.ProcessJobConfiguration):
+        @classmethod
+        async def from_template_and_values(cls, base_job_template: dict, values: dict, client=None):
+            command = command_to_string([sys.executable, "-m", "flows.flow_run"])
+            return cls(command=command, working_dir=Path.cwd())
+
+    # Prefect registers no class as abstract as this one, which would take the place of its own.
+    class Worker(process.ProcessWorker, abc.ABC):
+        job_configuration = Configuration
+
+    process.load_flow_from_flow_run  # noqa: B018  fails where Prefect loads flows in another way than this one
+    process.load_flow_from_flow_run = without_hooks
+    setup_signal_handlers_worker(os.getpid(), "the worker", print)
+    # Without a limit: a run that it left waiting would not be cancelled by its deployment's limit of one.
+    try:
+        await Worker(pool, name=f"{POOL} {os.uname().nodename} {os.getpid()}").start()
+    except asyncio.CancelledError:
+        print("the worker has stopped", flush=True)
+
+
+@click.command()
+@click.option("--pool", default=POOL, show_default=True, help="Another work pool of processes.")
+def command(pool: str) -> int:
+    """Run what is due of prefect.yaml, in this working copy, until Ctrl-C.
+
+    PREFECT_API_URL names the server, and PREFECT_API_AUTH_STRING is its secret.
+    """
+    root = project.root()
+    check(root)
+    os.chdir(root)
+    prefect_server.configure()
+    if not os.environ.get("PREFECT_API_URL"):
+        raise InputError("a worker asks Prefect's server what is due: set PREFECT_API_URL, or use trainyard serve")
+    prefect_server.check("PREFECT_API_URL names it: start it")
+    asyncio.run(work(pool))
+    return 0
+
+
+if __name__ == "__main__":
+    run(command)

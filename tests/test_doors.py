@@ -1,0 +1,207 @@
+"""Who gets in: the door before Prefect's server and its links, secrets that no other server gets, the temporary server.
+
+What is served for good is attacked in test_serve.py, where it runs.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from attack_prefect import Api, strangers_are_refused
+from conftest import ROOT, environment, make_project
+
+from flows import door, login, prefect_server, served
+from lightning_modules.errors import InputError
+
+HERE = {"host": "127.0.0.1:4200"}
+LINK = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}  # on a page of another origin, which was clicked
+
+
+async def behind(scope, receive, send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"behind"})
+
+
+def ask(app: door.Door, path: str = "/", method: str = "GET", body: bytes = b"", **headers: str) -> tuple[int, str]:
+    """Status and body of the answer."""
+    sent = []
+    given = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "path": path, "method": method, "headers": given}
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent).decode()
+
+
+@pytest.mark.parametrize(
+    ("headers", "passes"),
+    [
+        (HERE, True),
+        ({"host": "LOCALHOST:9"}, True),
+        ({"host": "localhost"}, True),
+        ({"host": "localhost.evil.example:4200"}, False),
+        ({"host": "127.0.0.1:4200.evil.example"}, False),
+        ({"host": "evil.example"}, False),
+        ({}, False),
+        ({**HERE, "Host": "evil.example"}, False),  # two of them
+        ({**HERE, "origin": "http://127.0.0.1:4200"}, True),
+        ({**HERE, "origin": "http://127.0.0.1:4201"}, False),
+        ({**HERE, "origin": "http://localhost:4200"}, False),
+        ({**HERE, "origin": "null"}, False),
+        ({**HERE, "origin": "http://[::1"}, False),
+        ({**HERE, **LINK, "sec_fetch_dest": "document"}, True),
+        ({**HERE, **LINK, "sec_fetch_dest": "iframe"}, False),
+        ({**HERE, "sec_fetch_site": "same-site", "sec_fetch_mode": "cors"}, False),
+        ({**HERE, "sec_fetch_site": "same-origin", "sec_fetch_mode": "cors"}, True),
+    ],
+)
+def test_who_may_pass(headers, passes):
+    assert ask(door.Door(behind), **headers)[0] == (200 if passes else 403)
+
+
+def test_names_are_the_users_to_choose():
+    app = door.Door(behind, hosts=["trainyard.example:*"])
+    assert ask(app, host="trainyard.example")[0] == 200
+    assert ask(app, host="trainyard.example:4200")[0] == 200
+    assert ask(app, **HERE)[0] == 403
+
+
+def test_a_link_lets_in_once_and_none_of_before_the_start():
+    old = door.new_token("secret")
+    app = door.Door(behind, links=door.Links("secret"), given=lambda: ({"key": "kept"}, []))
+    token = door.new_token("secret")
+    assert door.link("http://127.0.0.1:4200", "secret").startswith("http://127.0.0.1:4200/enter#")
+    assert "<script>" in ask(app, "/enter", **HERE)[1]
+
+    def enter(token: str, **headers: str) -> tuple[int, str]:
+        return ask(app, "/enter", "POST", token.encode(), **HERE | headers)
+
+    number, rest = token.split("-", 1)
+    later = f"{int(number) + 1}-{rest}"
+    for wrong in ("", "-", "x", "é", old, door.new_token("another"), later, token[:-1], token + "0", "1" * 10_000):
+        assert enter(wrong)[0] == 403, wrong
+    assert enter(token, origin="http://evil.example")[0] == 403
+    assert enter(token) == (200, json.dumps({"key": "kept"}))
+    assert enter(token)[0] == 403
+    assert enter(door.new_token("secret"))[0] == 200
+
+
+def test_a_server_does_not_start_without_a_secret(monkeypatch):
+    monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING", raising=False)
+    with pytest.raises(SystemExit, match="PREFECT_SERVER_API_AUTH_STRING is not set"):
+        door.prefect()
+
+
+@pytest.fixture
+def settings(project, monkeypatch) -> pytest.MonkeyPatch:
+    """Of Prefect: none, in a project of which nothing is served."""
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME"):
+        monkeypatch.setenv(name, "")  # so that what is set is taken back
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+OURS, THEIRS = "http://127.0.0.1:4200/api", "https://prefect.example/api"
+
+
+@pytest.mark.parametrize(
+    ("own", "url", "given", "sent"),
+    [
+        (True, None, None, "ours"),
+        (True, None, "theirs:1", "ours"),  # of a server that is not meant
+        (True, OURS, None, "ours"),
+        (True, "http://localhost:4200/api/", None, "ours"),
+        (True, OURS, "theirs:1", "theirs:1"),
+        (True, "http://127.0.0.1:4201/api", None, None),
+        (True, THEIRS, None, None),
+        (True, THEIRS, "theirs:1", "theirs:1"),
+        (True, THEIRS, "ours", None),  # left from a shell that was made for our own
+        (True, "http://127.0.0.1:no/api", None, None),
+        (False, None, None, None),  # `serve` uses a server of somebody else's
+        (False, None, "theirs:1", "theirs:1"),
+        (False, OURS, None, None),
+        (None, THEIRS, "ours", None),
+        (None, OURS, "ours", "ours"),  # through a tunnel
+    ],
+)
+def test_our_secret_is_for_our_server(settings, own, url, given, sent):
+    if own is not None:
+        served.note(OURS if own or url else THEIRS, "http://127.0.0.1:5000", own)
+    if url:
+        settings.setenv("PREFECT_API_URL", url)
+    if given:
+        settings.setenv("PREFECT_API_AUTH_STRING", login.basic() if given == "ours" else given)
+    prefect_server.configure()
+    expected = login.basic() if sent == "ours" else sent
+    assert os.environ.get("PREFECT_API_AUTH_STRING") == expected
+
+
+def test_what_holds_secrets_is_for_this_user_alone(settings):
+    secret = login.basic()
+    served.tell({"PREFECT_API_AUTH_STRING": secret, "OTHER": "a 'b"})
+    folder = served.variables().parents[1]
+    assert (folder / "login").stat().st_mode & 0o077 == 0
+    for file in (folder / "login" / "password", served.variables()):
+        assert file.stat().st_mode & 0o777 == 0o600
+    shell = f'. "{served.variables()}"; printf %s "$PREFECT_API_AUTH_STRING $OTHER"'
+    assert subprocess.run(["sh", "-c", shell], capture_output=True, text=True).stdout == f"{secret} a 'b"
+
+
+# Brings up Prefect's temporary server until its input ends.
+SERVE = """
+import json, os, sys
+from flows.prefect_server import TemporaryServer, check, configure
+from lightning_modules.errors import InputError
+configure()
+server = TemporaryServer()
+server.start()
+server.wait()
+check("")
+secret = os.environ["PREFECT_API_AUTH_STRING"]
+said = []
+for wrong in ("trainyard:wrong", ""):
+    os.environ["PREFECT_API_AUTH_STRING"] = wrong
+    try:
+        check("")
+    except InputError as error:
+        said.append(str(error))
+print(json.dumps([os.environ["PREFECT_API_URL"], secret, said]), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_temporary_server_lets_in_the_command_that_started_it_alone(tmp_path):
+    folder = make_project(tmp_path / "a project")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", SERVE], cwd=folder, env=environment(), **pipes) as server:
+        try:
+            api, secret, said = json.loads(server.stdout.readline())
+            strangers_are_refused(api, secret)
+            assert Api(api, secret).ask("/flows/filter") == []
+            assert "does not know this secret: set PREFECT_API_AUTH_STRING to it" in said[0]
+            assert "wants its secret: set PREFECT_API_AUTH_STRING to it" in said[1]
+        finally:
+            server.stdin.close()
+    assert not (folder / ".trainyard" / "login").exists()  # its secret is for it alone
+
+
+@pytest.mark.parametrize("where", ["pull", "deployment"])
+def test_a_worker_says_what_it_does_not_follow(project, where):
+    from flows import flow_worker
+
+    with pytest.raises(InputError, match=r"prefect\.yaml does not exist"):
+        flow_worker.check(project)
+    steps = "pull: [{prefect.deployments.steps.set_working_directory: {directory: /tmp}}]"
+    deployments = f"deployments:\n  - name: one\n    {steps}\n" if where == "deployment" else f"{steps}\n"
+    (project / "prefect.yaml").write_text(deployments)
+    with pytest.raises(InputError, match=r"has `pull`, which is not followed"):
+        flow_worker.check(project)
+    flow_worker.check(ROOT)
