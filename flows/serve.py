@@ -285,7 +285,7 @@ def links() -> None:
     if there is None:
         raise UnavailableError("nothing is served here: trainyard serve does")
     pages = there["prefect"].removesuffix("/api")
-    click.echo(f"Prefect      {door.link(pages, login.basic()) if there['own'] else pages}")
+    click.echo(f"Prefect      {door.link(pages, login.basic()) if there.get('own') else pages}")
     click.echo(f"MLflow       {there['mlflow']}")
 
 
