@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from flows import login, ports, private_file, project, served
+from flows import ports, private_file, project, served
 from flows.console import LOOPBACK, QUIET, names_proxy, set_variables
 from flows.orphan import WITH_PARENT
 from flows.processes import ClosedError, Processes
@@ -51,7 +51,7 @@ def configure() -> None:
         if here := served.addresses():
             os.environ["PREFECT_API_URL"] = here["prefect"]
             if here.get("own"):
-                os.environ["PREFECT_API_AUTH_STRING"] = login.basic()
+                os.environ["PREFECT_API_AUTH_STRING"] = own_secret()
         # Else Prefect writes into the user's home. It makes its own folder, but not the one above that.
         os.environ.setdefault("PREFECT_HOME", str(project.state_folder() / "prefect"))
         home = Path(os.environ["PREFECT_HOME"])
@@ -62,12 +62,19 @@ def configure() -> None:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
+def own_secret() -> str:
+    """Of this project's own server for good."""
+    from flows import login  # which takes a library of locks: a command with a temporary server does without
+
+    return login.basic()
+
+
 def know_owner() -> None:
     """The secret of this project's own server, where PREFECT_API_URL names that one; and no other server gets it."""
     here, given = served.addresses(), os.environ.get("PREFECT_API_AUTH_STRING")
     if here and here.get("own") and same_server(here["prefect"], os.environ["PREFECT_API_URL"]):
-        os.environ["PREFECT_API_AUTH_STRING"] = given or login.basic()
-    elif given and not on_loopback(os.environ["PREFECT_API_URL"]) and given == login.basic():
+        os.environ["PREFECT_API_AUTH_STRING"] = given or own_secret()
+    elif given and not on_loopback(os.environ["PREFECT_API_URL"]) and given == own_secret():
         del os.environ["PREFECT_API_AUTH_STRING"]
 
 
@@ -165,7 +172,7 @@ def closed(secret: str, port: int) -> dict[str, str]:
 def lasting(port: int) -> dict[str, str]:
     """The variables of a server that schedules and shows pages, beside those of `configure`."""
     return {
-        **closed(login.basic(), port),
+        **closed(own_secret(), port),
         "PREFECT_SERVER_UI_API_URL": "/api",  # by whatever name it is opened
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": str(port),
@@ -233,7 +240,7 @@ class TemporaryServer:
         self.lines: deque[str] = deque(maxlen=20)
         self.code: int | None = None
         self.port = ports.free_port()
-        self.secret = f"{login.USER}:{secrets.token_hex(24)}"  # nobody needs it when the server is gone
+        self.secret = f"temporary:{secrets.token_hex(24)}"  # nobody needs it when the server is gone
         self.database = Database()
         self.started = threading.Event()
         # A daemon: Python waits for all other threads before it calls what is registered with atexit.

@@ -288,8 +288,8 @@ def links() -> None:
     if there is None:
         raise UnavailableError("nothing is served here: trainyard serve does")
     pages = there["prefect"].removesuffix("/api")
-    click.echo(f"Prefect      {door.link(pages, login.basic()) if there['own'] else pages}")
-    click.echo(f"MLflow       {login.link(there['mlflow']) if there['own_mlflow'] else there['mlflow']}")
+    click.echo(f"Prefect      {door.link(pages, login.basic()) if there.get('own') else pages}")
+    click.echo(f"MLflow       {login.link(there['mlflow']) if there.get('own_mlflow') else there['mlflow']}")
 
 
 @contextmanager
