@@ -13,7 +13,7 @@ import os
 
 import click
 
-from flows import bounded_yaml, project
+from flows import bounded_yaml, project, site_cache
 from flows.console import run
 from flows.params import Params, parse, read
 from lightning_modules.errors import InputError
@@ -66,6 +66,8 @@ def command(changes: tuple[str, ...]) -> None:
         params = changed(changes)
     else:
         params = read()
+        # DVC is what comes next, by hand or by make; where it runs this, the stages after it are ours.
+        site_cache.keep_private(project.root())
         if "DVC_STAGE" in os.environ:  # a person who asks changes nothing
             note()
     click.echo(f"params.yaml: dataset {params.dataset}, members {', '.join(params.members)}")

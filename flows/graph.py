@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from flows import project, untouched
+from flows import project, site_cache, untouched
 from lightning_modules.errors import InputError, sentence, unknown
 
 # What `dvc repro` takes when nothing is named: studies have a dvc.yaml of their own and run when asked for.
@@ -48,6 +48,7 @@ def read(root: Path):
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
+    site_cache.keep_private(root)
     try:
         return Repo(os.fspath(root)).index.graph
     except DvcException as error:
@@ -71,6 +72,7 @@ def stale(root: Path) -> dict[str, list[str]]:
     Raises:
         InputError: DVC cannot say, because there is no repository or no valid dvc.yaml.
     """
+    site_cache.keep_private(root)
     if untouched.since_nothing_was_stale(root):
         return {}
     before = untouched.look(root)

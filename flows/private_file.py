@@ -1,7 +1,11 @@
 """Files that hold secrets: for the eyes of this user alone."""
 
+import contextlib
 import os
+import stat
 from pathlib import Path
+
+OTHERS = 0o077  # the bits of a mode that are about anybody else
 
 
 def write_private(path: Path, text: str) -> None:
@@ -11,3 +15,16 @@ def write_private(path: Path, text: str) -> None:
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.write(f"{text}\n")
     os.replace(temporary, path)
+
+
+def is_private(path: Path) -> bool:
+    """Whether nobody else can read it or write to it."""
+    return not path.stat().st_mode & OTHERS
+
+
+def hide(path: Path) -> None:
+    """Makes a file of this user's private, where there is one."""
+    with contextlib.suppress(FileNotFoundError):
+        found = path.stat()
+        if found.st_mode & OTHERS and found.st_uid == os.geteuid():
+            path.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS)
