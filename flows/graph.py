@@ -12,8 +12,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from flows import project, site_cache, untouched
-from lightning_modules.errors import InputError, sentence, unknown
+from flows import masked, project, site_cache, untouched
+from flows.masked import sentence
+from lightning_modules.errors import InputError, unknown
 
 # What `dvc repro` takes when nothing is named: studies have a dvc.yaml of their own and run when asked for.
 MAIN = "dvc.yaml"
@@ -81,7 +82,7 @@ def stale(root: Path) -> dict[str, list[str]]:
         [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json"], cwd=root, capture_output=True, text=True
     )
     if asked.returncode != 0:
-        said = " ".join(asked.stderr.split()).removeprefix("ERROR: ")
+        said = masked.text(" ".join(asked.stderr.split()).removeprefix("ERROR: "))
         raise InputError(f"DVC cannot tell what is stale: {said}")
     answer = json.loads(asked.stdout)
     if not answer:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from flows import ports, project, served
+from flows import masked, ports, project, served
 from flows.console import LOOPBACK, QUIET, names_proxy, set_variables
 from flows.orphan import WITH_PARENT
 from flows.processes import ClosedError, Processes
@@ -50,10 +50,7 @@ def configure() -> None:
 
 def shown() -> str:
     """The address of Prefect's server, for a person to read."""
-    try:
-        return served.without_password(os.environ["PREFECT_API_URL"])
-    except ValueError:  # it is none
-        return os.environ["PREFECT_API_URL"]
+    return masked.address(os.environ["PREFECT_API_URL"])
 
 
 def health() -> str:
@@ -88,7 +85,7 @@ def check(whose: str) -> None:
     reason = ports.why_no_answer(health(), timeout=10)
     # Prefect's client knows kinds of proxies that Python's own does not.
     if reason and (urlsplit(health()).hostname in LOOPBACK or not names_proxy()):
-        raise UnavailableError(f"Prefect's server at {shown()} does not answer ({reason}). {whose}")
+        raise UnavailableError(f"Prefect's server at {shown()} does not answer ({masked.text(reason)}). {whose}")
 
 
 def command(port: int) -> list[str]:

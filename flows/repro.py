@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows import hardware, site_cache
+from flows import hardware, masked, site_cache
 from flows.foreign_text import printable
 from flows.orphan import WITH_PARENT
 from flows.processes import ClosedError, Processes, TimeLimitError
@@ -123,7 +123,8 @@ class Repro:
 
         def on_line(line: str) -> None:
             if line.strip() and not ADVICE.match(line):
-                line = printable(line.expandtabs())  # DVC shows names of files as they are
+                # DVC shows names of files and addresses of remotes as they are.
+                line = masked.text(printable(line.expandtabs()))
                 lines.append(line)
                 self.tell(stage, line, log)
 

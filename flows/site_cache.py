@@ -17,7 +17,7 @@ import threading
 from pathlib import Path
 
 from flows import project
-from flows.private_file import hide, is_private, write_private
+from flows.private_file import is_private, tighten, write_private
 from lightning_modules.errors import InputError, sentence
 
 VARIABLE = "DVC_SITE_CACHE_DIR"  # which wins over every configuration
@@ -43,7 +43,7 @@ def keep_private(root: Path) -> None:
         InputError: the folder cannot be made private, or not be named.
     """
     local = root / ".dvc" / "config.local"
-    hide(local)  # where DVC keeps passwords of remotes, in a file that it makes for all to read
+    tighten(local)  # where DVC keeps passwords of remotes, in a file that it makes for all to read
     if os.environ.get(VARIABLE) or not local.parent.is_dir():
         return
     wanted = own(root)

@@ -15,7 +15,8 @@ import click
 
 from flows import graph, params, project, site_cache
 from flows.console import run
-from lightning_modules.errors import UnavailableError, counted, sentence
+from flows.masked import sentence
+from lightning_modules.errors import UnavailableError, counted
 
 
 def status(root: Path) -> dict:

@@ -4,7 +4,7 @@ import sys
 from collections import deque
 from pathlib import Path
 
-from flows import site_cache
+from flows import masked, site_cache
 from flows.processes import Processes, TimeLimitError
 from lightning_modules.errors import InputError, UnavailableError
 
@@ -21,7 +21,7 @@ def dvc(folder: Path, *arguments: str, time_limit: float | None = None) -> tuple
             code = processes.run(command, lines.append, cwd=folder, time_limit=time_limit)
         except TimeLimitError as error:
             return 1, [str(error)]
-    return code, [line for line in lines if line.strip()]
+    return code, [masked.text(line) for line in lines if line.strip()]
 
 
 def add(root: Path, folder: Path) -> None:
