@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from flows import masked, project, site_cache, untouched
+from flows import masked, project, site_cache, special_files, untouched
 from flows.masked import sentence
 from lightning_modules.errors import InputError, unknown
 
@@ -74,6 +74,7 @@ def stale(root: Path) -> dict[str, list[str]]:
         InputError: DVC cannot say, because there is no repository or no valid dvc.yaml.
     """
     site_cache.keep_private(root)
+    special_files.refuse(root)
     if untouched.since_nothing_was_stale(root):
         return {}
     before = untouched.look(root)

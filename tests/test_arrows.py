@@ -55,6 +55,7 @@ NO_RESULT = {
     "flows/private_file.py": "who may read a file",
     "flows/project.py": "where things lie; DVC names the same places in `outs`",
     "flows/site_cache.py": "where DVC keeps its notes",
+    "flows/special_files.py": "what DVC cannot read",
     "flows/tracking.py": "tells MLflow what was measured",
     "lightning_modules/__init__.py": "holds a docstring",
     "lightning_modules/errors.py": "how a stage fails",

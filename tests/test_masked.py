@@ -1,6 +1,7 @@
 """Nothing secret is shown, logged, noted or passed on: every command, with secrets in all that it is told."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from urllib.parse import quote
 
 import psutil
 import pytest
-from conftest import LIMIT, edit, environment, make_project, shrink, soon
+from conftest import LIMIT, ROOT, edit, environment, make_project, shrink, soon
 
 from flows import fetch, masked
 from flows.cli import COMMANDS
@@ -155,10 +156,9 @@ def leaked(text: str) -> list[str]:
 @pytest.fixture(scope="module")
 def told(finished_once, tmp_path_factory) -> Path:
     """A project in which all stages have run, with a remote of DVC's behind a password."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("told") / "a project"
     shutil.copytree(finished_once, folder)
+    shutil.copy(ROOT / "prefect.yaml", folder)
     dvc = [sys.executable, "-m", "dvc"]
     remote = f"https://me:{CODED['remote']}@{NOBODY}/x"
     for command in (["init", "--no-scm", "-q"], ["remote", "add", "-q", "--local", "--default", "far", remote]):
@@ -192,8 +192,9 @@ def test_a_command_keeps_secrets(told, name):
         watcher = threading.Thread(target=watch, args=(process, seen))
         watcher.start()
         if name == "serve":  # it waits for the servers that it was told of
-            assert soon((told / ".trainyard" / "serve" / "lock").exists)
-            time.sleep(2)
+            lock = told / ".trainyard" / "serve" / "lock"
+            assert soon(lambda: lock.exists() or process.poll() is not None)
+            time.sleep(2)  # seconds in which it asks for them
             process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=LIMIT)
         watcher.join()
@@ -219,10 +220,12 @@ def holders(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def test_secrets_would_be_found(told, tmp_path):
-    (tmp_path / "note").write_text(f"it is {CODED['mirror']}")
-    assert dict(holders(tmp_path)) == {"note": ["mirror"]}
-    (tmp_path / "note").chmod(0o600)
-    assert dict(holders(tmp_path)) == {}
+    (tmp_path / "notes").mkdir()
+    note = tmp_path / "notes" / "note"
+    note.write_text(f"it is {CODED['mirror']}")
+    assert dict(holders(tmp_path / "notes")) == {"note": ["mirror"]}
+    note.chmod(0o600)
+    assert dict(holders(tmp_path / "notes")) == {}
     assert leaked(f"mysql://me:{SECRETS['word']}@x") == ["word"]
 
 
