@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK ?= 1
 export DVC_NO_ANALYTICS ?= true
 
-.PHONY: help setup repro exp pipeline results status test test-all test-long test-avx2 lint bench ui serve serve-postgres setup-servers
+.PHONY: help setup repro exp pipeline results status test test-all test-long test-avx2 lint audit bench ui serve serve-postgres setup-servers
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -85,6 +85,14 @@ test-avx2: setup ## Run the tests of lightning_modules as on a processor without
 lint: setup ## Check style and format
 	@python -m ruff check .
 	@python -m ruff format --check .
+
+# With an environment of its own: its packages are none of ours.
+audit: setup ## Look up known holes of the pinned packages, where that can be done
+	@test -x .venv/audit/bin/pip-audit || \
+	  { $(PYTHON) -m venv .venv/audit && \
+	    .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1; } || \
+	  echo "audit: pip-audit cannot be installed from here" >&2
+	@python .ci/audit.py .venv/audit/bin/pip-audit
 
 bench: setup ## Measure speed against what a user would pick instead: 20 minutes
 	@python -m benchmarks

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows import foreign_files
-from flows.untouched import ignored_folders, is_ignored
 from lightning_modules.errors import InputError, shown
 
-# What stages read and write.
+# What stages read and write. What has just come in is for `flows.incoming` to refuse, and DVC does not look there.
 FOLDERS = (
     "data", "flows", "lightning_modules", "metrics", "models", "plots", "predictions", "settings", "sources",
 )  # fmt: skip
+OTHERS = ("data/incoming", "data/rejected")
 
 
 def refuse(root: Path) -> None:
@@ -30,7 +30,6 @@ def refuse(root: Path) -> None:
 
 def special(root: Path) -> Iterator[tuple[str, int]]:
     """The place in the project and the mode of each file that is none. Links are followed, as DVC does."""
-    ignored = ignored_folders(root)
     seen: set[tuple[int, int]] = set()  # folders behind links, which may lead round in circles
     left = [name for name in FOLDERS if (root / name).is_dir()]
     while left:
@@ -48,7 +47,7 @@ def special(root: Path) -> Iterator[tuple[str, int]]:
             if not stat.S_ISDIR(about.st_mode):
                 if not stat.S_ISREG(about.st_mode):
                     yield place, about.st_mode
-            elif not is_ignored(place, ignored):
+            elif place not in OTHERS:
                 if entry.is_symlink():
                     if (about.st_dev, about.st_ino) in seen:
                         continue

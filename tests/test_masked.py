@@ -257,6 +257,9 @@ def test_a_pipeline_keeps_secrets_out_of_its_stores(tmp_path):
     """The one run of it has MLflow's store in the project and a temporary server of Prefect's: both note what ran."""
     folder = make_project(tmp_path / "a project")
     edit(folder, shrink)
+    shutil.copy(ROOT / ".dvcignore", folder)
+    for name in ("flows", "lightning_modules"):
+        (folder / name).symlink_to(ROOT / name)
     subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, env=environment(), check=True)
     given = {name: value for name, value in variables().items() if not name.startswith(("MLFLOW", "PREFECT"))}
     done = subprocess.run(
@@ -267,6 +270,7 @@ def test_a_pipeline_keeps_secrets_out_of_its_stores(tmp_path):
     assert done.returncode == 0, done.stdout
     assert leaked(done.stdout) == []
     assert {"mlflow.db", "mlartifacts", ".trainyard"} <= {entry.name for entry in folder.iterdir()}
-    for file in folder.rglob("*"):
+    assert (folder / ".trainyard" / "prefect" / "prefect.db").is_file()
+    for file in folder.rglob("*"):  # but for what is behind links
         if file.is_file():
             assert leaked(file.read_bytes().decode("latin-1")) == [], file

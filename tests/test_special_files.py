@@ -66,7 +66,6 @@ def test_what_may_be_there(repository, tmp_path):
     (repository / "sources" / "folder" / "round").symlink_to(repository / "sources")
     (repository / "sources" / "folder" / "nothing").symlink_to(tmp_path / "nothing")
     (repository / "data" / "incoming").mkdir(parents=True)
-    (repository / ".dvcignore").write_text("data/incoming/\n/mine/\n")
     os.mkfifo(repository / "data" / "incoming" / "pipe")
     os.mkfifo(repository / "pipe")
     special_files.refuse(repository)
