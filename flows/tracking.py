@@ -521,7 +521,7 @@ class Tracker:
         stopped = isinstance(error, (SystemExit, KeyboardInterrupt))
         status, reason = ("KILLED", "interrupted") if stopped else ("FAILED", str(error) or type(error).__name__)
         for run in self.ids.values():
-            self.client.set_tag(run, ERROR, reason[:5000])
+            self.client.set_tag(run, ERROR, masked.text(reason)[:5000])
             self.client.set_terminated(run, status)
 
     @unless_unreachable
@@ -699,7 +699,7 @@ class Registrar:
             model = self.log_model(run, card, files)
         except BaseException as error:
             with uninterrupted():
-                client.set_tag(run, ERROR, str(error)[:5000])
+                client.set_tag(run, ERROR, masked.text(str(error))[:5000])
                 client.set_terminated(run, "FAILED")
             raise
         with uninterrupted():
