@@ -83,7 +83,7 @@ def stale(root: Path) -> dict[str, list[str]]:
         [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json"], cwd=root, capture_output=True, text=True
     )
     if asked.returncode != 0:
-        said = masked.text(" ".join(asked.stderr.split()).removeprefix("ERROR: "))
+        said = masked.text(" ".join(asked.stderr.partition("Having any troubles?")[0].split()).removeprefix("ERROR: "))
         raise InputError(f"DVC cannot tell what is stale: {said}")
     answer = json.loads(asked.stdout)
     if not answer:
