@@ -73,7 +73,8 @@ def say_unforeseen(kind: type[BaseException], error: BaseException, trace: Trace
     """A mistake of ours, or what no command foresaw: as Python says it, but for secrets that it quotes."""
     import traceback
 
-    sys.stderr.write(masked.text("".join(traceback.format_exception(kind, error, trace))))
+    if sys.stderr is not None:
+        sys.stderr.write(masked.text("".join(traceback.format_exception(kind, error, trace))))
 
 
 def set_variables() -> None:

@@ -25,9 +25,10 @@ HARMLESS = {
 }  # fmt: skip
 # In the addresses of databases the user's name is half of what one needs to know. Elsewhere it may be the token.
 DATABASES = ("mssql", "mysql", "oracle", "postgres", "postgresql", "sqlite")
-# Variables that are secret as a whole, and some values that such a name does not make secret.
+# Variables that are secret as a whole; those among them that name a file; and values that are no secret.
 SECRET = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|ACCESS_?KEY|AUTH_?(STRING|KEY)|CREDENTIAL", re.IGNORECASE)
-NO_SECRET = re.compile(r"[~./].*|true|false|none|\d{1,7}", re.IGNORECASE)
+FILE = re.compile(r"(FILE|PATH|DIR|FOLDER|CREDENTIALS)$", re.IGNORECASE)
+NO_SECRET = re.compile(r"true|false|none|\d{1,7}", re.IGNORECASE)
 # Passwords that are none: as secrets they would be hidden in all that is said.
 WORDS = {"mlflow", "prefect", "postgres", "trainyard"}
 SHORTEST, SURE = 5, 8  # signs: fewer stand in any text; from so many on also in the midst of other signs
@@ -112,7 +113,7 @@ def known(
     whole, secrets = {}, set()
     for name, value in environment:
         value = value.strip()
-        if SECRET.search(name) and not NO_SECRET.fullmatch(value):
+        if SECRET.search(name) and not FILE.search(name) and not NO_SECRET.fullmatch(value):
             secrets.update([value, value.partition(":")[2]])
         if "://" in value or ("@" in value and name.upper().endswith(("_PROXY", "_MIRROR", "_URI", "_URL"))):
             if (shown := address(value)) != value:

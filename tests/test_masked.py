@@ -74,11 +74,11 @@ def test_text_that_quotes_an_address_nobody_knows(said):
 def test_text_that_quotes_a_part_of_what_the_environment_holds(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "me:pr0xy-pass@proxy:3128")
     monkeypatch.setenv("TRAINYARD_MIRROR", "https://me:odd pass'word@host/x?key=abc%2Bdefgh")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "/wJalrXUtnFEMI")
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "someone:pre-fect")
     for said in (
         "it is https://me:odd pass'word@host/x?key=abc%2Bdefgh, but", "odd pass'word", "odd%20pass%27word",
-        "abc+defgh", "abc%2Bdefgh", "pr0xy-pass", "the key wJalrXUtnFEMI is unknown", "someone:pre-fect", "pre-fect",
+        "abc+defgh", "abc%2Bdefgh", "pr0xy-pass", "the key /wJalrXUtnFEMI is unknown", "someone:pre-fect", "pre-fect",
     ):  # fmt: skip
         shown = masked.text(said)
         for secret in ("pass", "abc", "defgh", "wJal", "pre-fect"):
