@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK ?= 1
 export DVC_NO_ANALYTICS ?= true
 
-.PHONY: help setup repro exp pipeline results status test test-all test-long test-avx2 lint bench ui serve serve-postgres setup-servers
+.PHONY: help setup repro exp pipeline results status test test-all test-long test-avx2 lint audit bench ui serve serve-postgres setup-servers
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -19,6 +19,8 @@ setup: .venv/ready ## Make .venv with the pinned packages and the project: about
 	@python -m pip install --quiet --disable-pip-version-check --editable '.[test]' --constraint constraints.txt
 	@# DVC looks for git unless it is told that this copy has none.
 	@git rev-parse --git-dir >/dev/null 2>&1 || python -m dvc config --quiet --local core.no_scm true
+	@# Where DVC keeps what it unpickles, by default, everybody may write: from here on also `dvc` by hand keeps it private.
+	@python -c 'from flows import project, site_cache; site_cache.keep_private(project.root())'
 	@touch .venv/ready
 
 repro: setup ## Run every stage that is stale with dvc repro, then print the results
@@ -83,6 +85,14 @@ test-avx2: setup ## Run the tests of lightning_modules as on a processor without
 lint: setup ## Check style and format
 	@python -m ruff check .
 	@python -m ruff format --check .
+
+# With an environment of its own: its packages are none of ours.
+audit: setup ## Look up known holes of the pinned packages, where that can be done
+	@test -x .venv/audit/bin/pip-audit || \
+	  { $(PYTHON) -m venv .venv/audit && \
+	    .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1; } || \
+	  echo "audit: pip-audit cannot be installed from here" >&2
+	@python .ci/audit.py .venv/audit/bin/pip-audit
 
 bench: setup ## Measure speed against what a user would pick instead: 20 minutes
 	@python -m benchmarks

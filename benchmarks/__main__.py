@@ -16,13 +16,14 @@ A key that a row has no use for may be missing.
 import importlib
 import os
 import platform
+import tempfile
 import time
 import traceback
 from pathlib import Path
 
 import click
 
-from flows import hardware, project
+from flows import hardware, project, site_cache
 from flows.tracking import git_state
 
 NAMES = ("data_path", "training", "replicas", "step", "logged_run", "share", "start", "memory", "pipeline", "gpu")
@@ -41,6 +42,9 @@ def main(names: tuple[str, ...]) -> None:
     # A user's own server is not for runs of benchmarks.
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         os.environ.pop(name, None)
+    # DVC's own is open to all users of the machine.
+    folder = click.get_current_context().with_resource(tempfile.TemporaryDirectory(prefix="site-cache-"))
+    os.environ.setdefault(site_cache.VARIABLE, folder)
     rows, seconds = [], {}
     found = conditions()
     for name in names or NAMES:

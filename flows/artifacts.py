@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from flows import results
 from flows.foreign_text import fenced, in_markdown
+from flows.masked import sentence
 from flows.params import Params
 from flows.prefect_server import away
 from flows.repro import Outcome
-from lightning_modules.errors import InputError, counted, sentence
+from lightning_modules.errors import InputError, counted
 
 MOST_ROWS = 100  # of stages in a table; the rest is counted
 

@@ -13,7 +13,7 @@ import os
 
 import click
 
-from flows import bounded_yaml, project
+from flows import bounded_yaml, project, site_cache, special_files
 from flows.console import run
 from flows.params import Params, parse, read
 from lightning_modules.errors import InputError
@@ -62,6 +62,10 @@ def note() -> None:
 )
 def command(changes: tuple[str, ...]) -> None:
     """Check params.yaml: every key, name and range."""
+    # DVC is what comes next, by hand or by make; where it runs this, the stages after it are meant.
+    root = project.root()
+    site_cache.keep_private(root)
+    special_files.refuse(root)
     if changes:
         params = changed(changes)
     else:

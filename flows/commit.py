@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from flows import added
+from flows import added, masked
 from lightning_modules.errors import InputError
 
 
@@ -48,5 +48,6 @@ def commit(root: Path, names: list[str], message: str) -> str:
     done = git(root, "commit", "--quiet", "--message", message, "--", *names)
     if done.returncode:
         git(root, "reset", "--quiet", "--", *names)
-        raise InputError(f"not committed: {' '.join((done.stderr or done.stdout).split())[:500]}")
+        said = masked.text(" ".join((done.stderr or done.stdout).split()))  # also of hooks
+        raise InputError(f"not committed: {said[:500]}")
     return git(root, "rev-parse", "--short", "HEAD").stdout.strip()

@@ -7,10 +7,12 @@ import io
 import os
 import stat
 import sys
+from types import TracebackType
 from typing import TextIO
 
 import click
 
+from flows import masked
 from flows.foreign_text import printable
 from lightning_modules.errors import (
     DivergedError,
@@ -46,6 +48,7 @@ def run(command: click.Command, libraries: bool = False) -> None:
     """
     set_variables()
     sys.stdout, sys.stderr = outlives_reader(sys.stdout), outlives_reader(sys.stderr)
+    sys.excepthook = say_unforeseen
     gc.set_threshold(YOUNG)
     # Else Python looks through all of these once more as it ends, which takes up to two seconds.
     atexit.register(gc.freeze)
@@ -64,18 +67,27 @@ def run(command: click.Command, libraries: bool = False) -> None:
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
+        error.message = masked.text(error.message)
         error.show()
         sys.exit(error.exit_code)
     except (InputError, DivergedError, WorkerError, ExhaustedError) as error:
-        click.echo(f"trainyard: {printable(str(error))}", err=True)
+        click.echo(f"trainyard: {printable(masked.text(str(error)))}", err=True)
         sys.exit(2 if isinstance(error, InputError) and not isinstance(error, UnavailableError) else 1)
     except Exception as error:  # of any library: a full disk is said by each in a way of its own
         said = exhausted(error)
         if said is None:
             raise
-        click.echo(f"trainyard: {printable(said)}", err=True)
+        click.echo(f"trainyard: {printable(masked.text(said))}", err=True)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def say_unforeseen(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A mistake of ours, or what no command foresaw: as Python says it, but for secrets that it quotes."""
+    import traceback
+
+    if sys.stderr is not None:
+        sys.stderr.write(masked.text("".join(traceback.format_exception(kind, error, trace))))
 
 
 def set_variables() -> None:
@@ -98,9 +110,18 @@ def names_proxy() -> bool:
 
 class Output(io.FileIO):
     """An output whose reader may go away (`| head -1`, a closed terminal): what is written from then on goes nowhere,
-    also by processes that are started later, and the work goes on."""
+    also by processes that are started later, and the work goes on. And one in which the environment's secrets are not
+    seen, whichever library prints them."""
 
     def write(self, data) -> int | None:
+        shown = masked.output(data)
+        if shown is None:
+            return self.write_as_it_is(data)
+        while shown:
+            shown = shown[self.write_as_it_is(shown) or 0 :]
+        return len(data)
+
+    def write_as_it_is(self, data) -> int | None:
         try:
             return super().write(data)
         except OSError as error:

@@ -3,7 +3,8 @@
 import os
 
 from flows import prefect_server
-from lightning_modules.errors import InputError, UnavailableError, sentence
+from flows.masked import sentence
+from lightning_modules.errors import InputError, UnavailableError
 
 EVENT = "trainyard.drift"
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 from filelock import FileLock
 
-from flows import hardware, project
+from flows import hardware, masked, project, site_cache
 from flows.orphan import WITH_PARENT
 from flows.processes import ClosedError, Processes, TimeLimitError
 from flows.repro import Outcome, Repro
@@ -223,6 +223,7 @@ def dvc(
     variables: Mapping[str, str] | None = None,
 ) -> None:
     """Raises UnavailableError with DVC's own words where it fails."""
+    site_cache.keep_private(root)
     lines: deque[str] = deque(maxlen=20)
     log(f"dvc {arguments[0]}")
     command = [sys.executable, "-c", WITH_PARENT, "dvc", "--wait-for-lock", *arguments]
@@ -233,7 +234,7 @@ def dvc(
         raise UnavailableError(f"dvc {arguments[0]}: {error}") from None
     if code:
         said = [line for line in lines if line.startswith("ERROR")] or [line for line in lines if line.strip()]
-        raise UnavailableError(f"dvc {arguments[0]} failed: {' '.join(said)}")
+        raise UnavailableError(f"dvc {arguments[0]} failed: {masked.text(' '.join(said))}")
 
 
 # --- Here ----------------------------------------------------------------------------------------------------------

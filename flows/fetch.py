@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from flows import foreign_files, project
+from flows import foreign_files, masked, project
 from flows.foreign_text import printable
 from lightning_modules.errors import InputError, UnavailableError
 
@@ -113,7 +113,7 @@ def from_mirror(mirror: str, archive: Archive, take: Callable[[Path, Archive], A
     """The file from a folder or URL laid out as torchvision's data root; Absent where it is not there."""
     if "://" in mirror:
         if not mirror.lower().startswith("https://"):
-            raise InputError(f"{MIRROR} is {mirror}, but has to be a folder or an https:// URL")
+            raise InputError(f"{MIRROR} is {masked.address(mirror)}, but has to be a folder or an https:// URL")
         try:
             download(f"{mirror.rstrip('/')}/{archive.path}", archive, cache_file(archive))
         except Interrupted as interrupted:
@@ -122,10 +122,10 @@ def from_mirror(mirror: str, archive: Archive, take: Callable[[Path, Archive], A
     # Not relative to the working folder: DVC runs a queued experiment in a copy of the project somewhere else.
     folder = project.home() / Path(mirror).expanduser()
     if not folder.is_dir():
-        raise InputError(f"{MIRROR} is {mirror}, but there is no folder {folder}")
+        raise InputError(f"{MIRROR} is {masked.address(mirror)}, but there is no folder {folder}")
     file = folder / archive.path
     if not file.is_file():
-        raise Absent(f"the mirror {mirror} has no {archive.path}")
+        raise Absent(f"the mirror {masked.address(mirror)} has no {archive.path}")
     return take(file, archive)
 
 
@@ -255,44 +255,44 @@ def transfer(url: str, archive: Archive, file: Path, responses: list) -> None:
     """Reads no further than the size that is known, and checks the SHA-256. The open response is put into the list."""
     import requests
 
-    digest, received = hashlib.sha256(), 0
+    digest, received, shown = hashlib.sha256(), 0, masked.address(url)
     with requests.Session() as session, file.open("wb") as stream:
         session.adapters.pop("http://")  # so that a redirect to plain http fails too
         with answer(session, url) as response:
             responses.append(response)
             for chunk in body(response, archive):
                 if received == 0:
-                    refuse_page(chunk, url)
+                    refuse_page(chunk, shown)
                 received += len(chunk)
                 if received > archive.bytes:
-                    raise InputError(f"{url} sends more than the {archive.bytes:,} bytes of {archive.path}: refused")
+                    raise InputError(f"{shown} sends more than the {archive.bytes:,} bytes of {archive.path}: refused")
                 digest.update(chunk)
                 stream.write(chunk)
     # urllib3 itself raises where a declared length is not reached: then a short body is whole, and another file.
     if received < archive.bytes and "Content-Length" not in response.headers:
-        raise Interrupted(f"{url} ended after {received:,} of {archive.bytes:,} bytes")
-    refuse_other(digest.hexdigest(), url, archive)
+        raise Interrupted(f"{shown} ended after {received:,} of {archive.bytes:,} bytes")
+    refuse_other(digest.hexdigest(), shown, archive)
 
 
 def answer(session: Any, url: str) -> Any:
     """The open response, its body not yet read."""
     import requests
 
-    host = urlsplit(url).hostname
+    host, shown = urlsplit(url).hostname, masked.address(url)
     try:
         response = session.get(url, stream=True, timeout=TIMEOUT, headers={"Accept-Encoding": "identity"})
     except requests.exceptions.InvalidSchema:
-        raise InputError(f"{url} leads to an address that is not https: refused") from None
+        raise InputError(f"{shown} leads to an address that is not https: refused") from None
     except requests.exceptions.SSLError as error:
         raise InputError(f"{host} has no certificate that this machine trusts: {reason(error)}") from None
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
         raise Interrupted(f"{host} cannot be reached ({reason(error)})") from None
     except requests.exceptions.RequestException as error:
-        raise InputError(f"{url} cannot be fetched: {reason(error)}") from None
+        raise InputError(f"{shown} cannot be fetched: {reason(error)}") from None
     if response.status_code != 200:
         response.close()
         said = printable(f"{response.status_code} {response.reason}".strip()[:100])
-        raise (Interrupted if response.status_code in PASSING else Absent)(f"{url} answers {said}")
+        raise (Interrupted if response.status_code in PASSING else Absent)(f"{shown} answers {said}")
     return response
 
 
@@ -314,7 +314,7 @@ def body(response: Any, archive: Archive) -> Iterator[bytes]:
                 progress.advance(task, len(chunk))
                 yield chunk
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise Interrupted(f"{response.url} broke off ({reason(error)})") from None
+            raise Interrupted(f"{masked.address(response.url)} broke off ({reason(error)})") from None
 
 
 def refuse_page(head: bytes, place: str) -> None:
@@ -348,7 +348,7 @@ def reason(error: BaseException) -> str:
     inner = next((part for part in wrapped if isinstance(part, BaseException)), error.__cause__)
     if inner is not None:
         return reason(inner)
-    return str(getattr(error, "strerror", None) or error).rsplit(": ", 1)[-1]
+    return masked.text(str(getattr(error, "strerror", None) or error).rsplit(": ", 1)[-1])
 
 
 def say(line: str) -> None:

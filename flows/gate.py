@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flows import comparison, decisions, promotion
+from flows.masked import sentence
 from flows.params import Gate, Params
 from flows.registry import Registry
 from flows.tracking import CHALLENGER, CHAMPION, SCORES, TEST, load_version, shown_store
-from lightning_modules.errors import InputError, sentence
+from lightning_modules.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np

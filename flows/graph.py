@@ -14,8 +14,9 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from flows import project, untouched
-from lightning_modules.errors import InputError, sentence, unknown
+from flows import masked, project, site_cache, special_files, untouched
+from flows.masked import sentence
+from lightning_modules.errors import InputError, unknown
 
 # What `dvc repro` takes when nothing is named: studies have a dvc.yaml of their own and run when asked for.
 MAIN = "dvc.yaml"
@@ -52,6 +53,7 @@ def read(root: Path):
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
+    site_cache.keep_private(root)
     try:
         return Repo(os.fspath(root)).index.graph
     except DvcException as error:
@@ -75,17 +77,17 @@ def stale(root: Path) -> dict[str, list[str]]:
     Raises:
         InputError: DVC cannot say, because there is no repository or no valid dvc.yaml.
     """
+    special_files.refuse(root)
     if untouched.since_nothing_was_stale(root):
         return {}
     before = untouched.look(root)
     # Of the whole repository: at a thousand stages this takes 3 s, and a multiple of it with --with-deps.
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json"]
     with place_to_ask(root) as place:
-        # What DVC remembers of a place that goes is no use to it later.
-        own = {} if place == root else {"DVC_SITE_CACHE_DIR": os.fspath(place / ".dvc" / "site")}
-        asked = subprocess.run(command, cwd=place, env=os.environ | own, capture_output=True, text=True)
+        site_cache.keep_private(place)
+        asked = subprocess.run(command, cwd=place, capture_output=True, text=True)
     if asked.returncode != 0:
-        said = " ".join(asked.stderr.split()).removeprefix("ERROR: ")
+        said = masked.text(" ".join(asked.stderr.partition("Having any troubles?")[0].split()).removeprefix("ERROR: "))
         raise InputError(f"DVC cannot tell what is stale: {said}")
     answer = json.loads(asked.stdout)
     if not answer:

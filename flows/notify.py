@@ -6,7 +6,7 @@ Prefect has blocks for Slack, Microsoft Teams, e-mail, webhooks and more; one is
 
 from collections.abc import Callable
 
-from lightning_modules.errors import sentence
+from flows.masked import sentence
 
 VARIABLE = "trainyard_notify"
 

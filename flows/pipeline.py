@@ -28,11 +28,12 @@ import click
 
 from flows import artifacts, capacity, core_slots, gpu_slots, graph, hardware, notify, params, prefect_server, project
 from flows.console import run
+from flows.masked import sentence
 from flows.params import Params
 from flows.preloaded import libraries
 from flows.processes import ClosedError, Processes, TimeLimitError
 from flows.repro import Outcome, Repro
-from lightning_modules.errors import InputError, UnavailableError, counted, sentence
+from lightning_modules.errors import InputError, UnavailableError, counted
 
 # Seconds before each further try, for the stages that can fail for a reason outside this machine. A training
 # that failed fails again: it gets none.

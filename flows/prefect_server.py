@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from flows import ports, private_file, project, served
+from flows import masked, ports, private_file, project, served
 from flows.console import LOOPBACK, QUIET, names_proxy, set_variables
 from flows.orphan import WITH_PARENT
 from flows.processes import ClosedError, Processes
@@ -95,10 +95,7 @@ def on_loopback(address: str) -> bool:
 
 def shown() -> str:
     """The address of Prefect's server, for a person to read."""
-    try:
-        return served.without_password(os.environ["PREFECT_API_URL"])
-    except ValueError:  # it is none
-        return os.environ["PREFECT_API_URL"]
+    return masked.address(os.environ["PREFECT_API_URL"])
 
 
 def health() -> str:
@@ -133,7 +130,7 @@ def check(whose: str) -> None:
     reason = ports.why_no_answer(health(), timeout=10)
     # Prefect's client knows kinds of proxies that Python's own does not.
     if reason and (urlsplit(health()).hostname in LOOPBACK or not names_proxy()):
-        raise UnavailableError(f"Prefect's server at {shown()} does not answer ({reason}). {whose}")
+        raise UnavailableError(f"Prefect's server at {shown()} does not answer ({masked.text(reason)}). {whose}")
     if not reason:
         check_secret()
 

@@ -48,3 +48,8 @@ def tighten(path: Path) -> None:
 
 def is_shared(folder: Path) -> bool:
     return bool(folder.stat().st_mode & stat.S_ISGID)
+
+
+def is_private(path: Path) -> bool:
+    """Whether nobody else may do anything with it."""
+    return not path.stat().st_mode & 0o077

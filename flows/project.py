@@ -32,7 +32,11 @@ def root() -> Path:
 def home() -> Path:
     """The folder that keeps MLflow's store and the archives: the root, or for a queued experiment,
     which DVC runs in a copy below `.dvc/tmp/exps` and then deletes, the project it was queued in."""
-    folder = root()
+    return home_of(root())
+
+
+def home_of(folder: Path) -> Path:
+    """The same of a working copy other than this one."""
     for parent in folder.parents:
         if parent.parts[-3:] == (".dvc", "tmp", "exps"):
             return parent.parents[2]

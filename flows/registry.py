@@ -8,7 +8,8 @@ import json
 from collections.abc import Callable
 
 from flows import tracking
-from lightning_modules.errors import InputError, UnavailableError, sentence
+from flows.masked import sentence
+from lightning_modules.errors import InputError, UnavailableError
 
 PREVIOUS = "previous_champion"
 

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows import hardware
+from flows import hardware, masked, site_cache
 from flows.foreign_text import printable
 from flows.orphan import WITH_PARENT
 from flows.processes import ClosedError, Processes, TimeLimitError
+from lightning_modules.errors import InputError
 
 BAD_INPUT = 2  # the exit code of a stage that was given what it cannot use
 
@@ -85,6 +86,11 @@ class Repro:
             log: told each line.
             gpus: the only ones that the stage sees, by what CUDA_VISIBLE_DEVICES calls them; by default all.
         """
+        try:
+            site_cache.keep_private(self.root)
+        except InputError as error:
+            self.tell(stage, f"FAILED: {error}", log)
+            return Outcome(stage, 0.0, str(error))
         started = time.monotonic()
         delays = iter(BUSY_DELAYS)
         delay = BUSY_DELAYS[-1]
@@ -117,7 +123,8 @@ class Repro:
 
         def on_line(line: str) -> None:
             if line.strip() and not ADVICE.match(line):
-                line = printable(line.expandtabs())  # DVC shows names of files as they are
+                # DVC shows names of files and addresses of remotes as they are.
+                line = masked.text(printable(line.expandtabs()))
                 lines.append(line)
                 self.tell(stage, line, log)
 

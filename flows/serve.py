@@ -27,10 +27,11 @@ from typing import TextIO
 
 import click
 
-from flows import door, incoming, login, ports, prefect_server, project, served
+from flows import door, incoming, login, masked, ports, prefect_server, project, served
 from flows.console import run
 from flows.orphan import WITH_PARENT
 from flows.params import read
+from flows.private_file import tighten
 from flows.processes import ClosedError, Processes
 from lightning_modules.errors import InputError, UnavailableError
 
@@ -55,6 +56,7 @@ class Part:
     sign: str | None = None
 
     def keep(self, line: str, file: TextIO) -> None:
+        line = masked.text(line)
         self.lines.append(line)
         if self.sign and self.sign in line:
             self.up.set()
@@ -144,6 +146,7 @@ def open_log(path: Path) -> TextIO:
     if path.exists() and path.stat().st_size > LOG_SIZE:
         os.replace(path, path.with_name(f"{path.name}.1"))
     file = path.open("a", encoding="utf-8")
+    tighten(path)
     print(f"--- started at {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}", file=file, flush=True)
     return file
 

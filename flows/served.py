@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from flows import project
+from flows import masked, project
 from flows.private_file import write_private
 
 
@@ -16,10 +16,7 @@ def folder() -> Path:
     return project.state_folder() / "serve"
 
 
-def without_password(address: str) -> str:
-    """A URI for a person to read: with *** for its password, as SQLAlchemy has it."""
-    password = urlsplit(address).password
-    return address.replace(f":{password}@", ":***@", 1) if password else address
+without_password = masked.address
 
 
 def note(prefect: str, mlflow: str, own: bool = False, own_mlflow: bool = False) -> None:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import psutil
 
-from flows import fetch, image_file, npz, project
+from flows import fetch, image_file, masked, npz, project
 from flows.foreign_text import printable
 from flows.image_file import SUFFIXES
 from flows.params import BY_DEFAULT, Limits
@@ -219,7 +219,12 @@ def decode_cifar10(scratch: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def origin(file: fetch.Archive, published: fetch.Archive) -> dict:
-    return {"file": file.path, "from": published.url, "bytes": file.bytes, "sha256": file.sha256}
+    return {
+        "file": file.path,
+        "from": published.url and masked.address(published.url),
+        "bytes": file.bytes,
+        "sha256": file.sha256,
+    }
 
 
 def members(packed: BinaryIO, parts: list[fetch.Archive]) -> Iterator[tuple[fetch.Archive, bytes]]:

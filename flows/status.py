@@ -13,9 +13,10 @@ from pathlib import Path
 
 import click
 
-from flows import graph, params, project
+from flows import graph, params, project, site_cache
 from flows.console import run
-from lightning_modules.errors import UnavailableError, counted, sentence
+from flows.masked import sentence
+from lightning_modules.errors import UnavailableError, counted
 
 
 def status(root: Path) -> dict:
@@ -40,6 +41,7 @@ def status(root: Path) -> dict:
         "champion": best,
         "challenger": next_one,
         "not_registered": None if stale else unregistered,  # what is stale is made anew, and then registered
+        "site_cache": site_cache.problem(root),
     }
 
 
@@ -120,6 +122,8 @@ def show(found: dict) -> None:
         click.echo(f"challenger  {describe(next_one)}")
     if found["not_registered"]:
         click.echo(f"ensemble    {found['not_registered']}")
+    if found["site_cache"]:
+        click.echo(f"warning     {found['site_cache']}")
 
 
 def describe(challenger: dict) -> str:

@@ -31,9 +31,10 @@ from urllib.parse import quote
 import psutil
 import yaml
 
-from flows import artifact_addresses, login, model_notes, private_file, processes, project, served, trusted
+from flows import artifact_addresses, login, masked, model_notes, private_file, processes, project, served, trusted
+from flows.foreign_text import printable
 from flows.spread import spread
-from lightning_modules.errors import DamagedError, InputError, UnavailableError, sentence
+from lightning_modules.errors import DamagedError, InputError, UnavailableError
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 WEIGHTS = "trainyard.weights_sha256"
@@ -80,7 +81,7 @@ def artifacts_address() -> str | None:
 
 def shown_store() -> str:
     """The tracking URI for a person to read."""
-    return served.without_password(store())
+    return masked.address(store())
 
 
 def store_exists() -> bool:
@@ -119,7 +120,8 @@ def connect():
         except requests.RequestException as error:
             raise ConnectionError(f"{shown_store()} does not answer: {type(error).__name__}") from None
         if answer.status_code >= 500:
-            raise ConnectionError(f"{shown_store()} answers {answer.status_code} {answer.reason}")
+            said = printable(f"{answer.status_code} {answer.reason}"[:100])
+            raise ConnectionError(f"{shown_store()} answers {said}")
     elif not in_sqlite():
         refuse_silence(uri)
     import logging
@@ -164,8 +166,12 @@ def refuse_silence(uri: str) -> None:
     import socket
     from urllib.parse import urlsplit
 
-    parts = urlsplit(uri)
-    port = parts.port or {"postgresql": 5432, "mysql": 3306, "mssql": 1433}.get(parts.scheme.partition("+")[0])
+    try:
+        parts = urlsplit(uri)
+        port = parts.port
+    except ValueError:
+        raise ConnectionError(f"{shown_store()} is no address of a server") from None
+    port = port or {"postgresql": 5432, "mysql": 3306, "mssql": 1433}.get(parts.scheme.partition("+")[0])
     if parts.hostname and port:
         try:
             socket.create_connection((parts.hostname, port), 5).close()
@@ -267,7 +273,7 @@ def pages_address() -> str:
     `trainyard ui` opens when it is asked for no other port."""
     uri = store()
     if uri.startswith(("http://", "https://")):
-        return served.without_password(uri).rstrip("/")
+        return masked.address(uri).rstrip("/")
     there = served.addresses()
     return there["mlflow"] if there else "http://127.0.0.1:5000"
 
@@ -403,8 +409,8 @@ def unless_unreachable(method: Callable) -> Callable:
         except Exception as error:  # whatever the store's trouble is, the training is worth more
             self.lost = True
             print(
-                f"trainyard: MLflow at {shown_store()} cannot be used ({sentence(error)}). The work goes on without "
-                "it; `trainyard track` logs it later",
+                f"trainyard: MLflow at {shown_store()} cannot be used ({masked.sentence(error)}). The work goes on "
+                "without it; `trainyard track` logs it later",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
             return None
@@ -562,7 +568,7 @@ class Tracker:
         stopped = isinstance(error, (SystemExit, KeyboardInterrupt))
         status, reason = ("KILLED", "interrupted") if stopped else ("FAILED", str(error) or type(error).__name__)
         for run in self.ids.values():
-            self.client.set_tag(run, ERROR, reason[:5000])
+            self.client.set_tag(run, ERROR, masked.text(reason)[:5000])
             self.client.set_terminated(run, status)
 
     @unless_unreachable
@@ -741,7 +747,7 @@ class Registrar:
             model = self.log_model(run, card, files)
         except BaseException as error:
             with uninterrupted():
-                client.set_tag(run, ERROR, str(error)[:5000])
+                client.set_tag(run, ERROR, masked.text(str(error))[:5000])
                 client.set_terminated(run, "FAILED")
             raise
         with uninterrupted():
@@ -856,7 +862,7 @@ def champion_or_refuse(dataset: str) -> dict:
     try:
         found = champion(dataset)
     except Exception as error:  # each kind of store fails in a way of its own
-        raise UnavailableError(f"MLflow at {shown_store()} cannot be used: {sentence(error)}") from None
+        raise UnavailableError(f"MLflow at {shown_store()} cannot be used: {masked.sentence(error)}") from None
     if found is None:
         raise InputError(
             f"there is no champion for {dataset} in {shown_store()}: `make repro` trains and registers one, "
@@ -898,7 +904,7 @@ def loading(called: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # MLflow's, torch's or the model's own
-        raise UnavailableError(f"{called} cannot be loaded: {sentence(error)}") from None
+        raise UnavailableError(f"{called} cannot be loaded: {masked.sentence(error)}") from None
 
 
 def fetch(dataset: str, number: str, place: Path) -> tuple[Path, Path | None]:

@@ -20,7 +20,7 @@ DVC = ".dvc"
 CACHE = os.path.join(DVC, "cache")
 # What changes often and no stage is about: notes of DVC, of Git and of this project, MLflow's store. With the folders
 # that .dvcignore lists, it is all that is left out.
-NOTES = {".git", ".trainyard", os.path.join(DVC, "tmp")}
+NOTES = {".git", ".trainyard", os.path.join(DVC, "tmp"), os.path.join(DVC, "site-cache")}
 NOTES |= {f"mlflow.db{more}" for more in ("", ".lock", "-journal", "-shm", "-wal")}
 # A line of .dvcignore that names folders, and one that takes back what another one says.
 IGNORED = re.compile(r"^(/?)([\w.-]+)/[ \t\r]*$", re.MULTILINE)

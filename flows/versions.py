@@ -4,6 +4,7 @@ import sys
 from collections import deque
 from pathlib import Path
 
+from flows import masked, site_cache
 from flows.processes import Processes, TimeLimitError
 from lightning_modules.errors import InputError, UnavailableError
 
@@ -11,7 +12,8 @@ PUSH_LIMIT = 3600.0  # seconds after which a push has hung
 
 
 def dvc(folder: Path, *arguments: str, time_limit: float | None = None) -> tuple[int, list[str]]:
-    """DVC's exit code and last lines."""
+    """DVC's exit code and last lines. Raises InputError where it has no site cache of its own to use."""
+    site_cache.keep_private(folder)
     lines: deque[str] = deque(maxlen=5)
     command = [sys.executable, "-m", "dvc", *arguments]
     with Processes() as processes:
@@ -19,7 +21,7 @@ def dvc(folder: Path, *arguments: str, time_limit: float | None = None) -> tuple
             code = processes.run(command, lines.append, cwd=folder, time_limit=time_limit)
         except TimeLimitError as error:
             return 1, [str(error)]
-    return code, [line for line in lines if line.strip()]
+    return code, [masked.text(line) for line in lines if line.strip()]
 
 
 def add(root: Path, folder: Path) -> None:

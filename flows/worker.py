@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from flows import prefect_server, project
+from flows import masked, prefect_server, project
 from flows.console import LOOPBACK, run
 from lightning_modules.errors import InputError, UnavailableError
 
@@ -31,14 +31,16 @@ def check(address: str) -> None:
     except ValueError:
         host = port = None
     if not (host and port and address.startswith(("tcp://", "tls://"))):
-        raise InputError(f"{address} is no address of a Dask scheduler, which looks like tcp://HOST:8786")
+        raise InputError(
+            f"{masked.address(address)} is no address of a Dask scheduler, which looks like tcp://HOST:8786"
+        )
     if not importlib.util.find_spec("prefect_dask"):
         raise InputError("Dask needs the extra of that name: pip install -e '.[dask]' -c constraints.txt")
     try:
         socket.create_connection((host, port), PATIENCE).close()
     except OSError as error:
         raise UnavailableError(
-            f"no Dask scheduler answers at {address} ({error}): `dask scheduler` starts one"
+            f"no Dask scheduler answers at {masked.address(address)} ({error}): `dask scheduler` starts one"
         ) from None
 
 

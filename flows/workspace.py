@@ -13,13 +13,15 @@ from pathlib import Path
 
 import yaml
 
-from flows import bounded_yaml, params, project
+from flows import bounded_yaml, params, project, site_cache
+from flows.private_file import is_private, write_private
 
 # Of a project's folder, what is a copy's own: what stages write, what describes them, and what tools keep.
 OWN = {
     ".dvc", ".dvcignore", ".git", ".trainyard", ".venv", "data", "dvc.lock", "dvc.yaml", "metrics", "mlartifacts",
     "mlruns", "models", "params.yaml", "plots", "predictions", "reports", "settings",
 }  # fmt: skip
+CONFIG = ".dvc/config"  # with what the project keeps for itself in config.local, such as passwords of remotes
 STORE = "mlflow.db"  # with its lock and journals
 # Settings of DVC that are paths, which it takes to be relative to the folder of their file.
 PATHS = ("url", "dir", "keyfile", "credentialpath", "configpath", "cert_path", "key_path", "ssl_verify")
@@ -44,10 +46,13 @@ def is_current(root: Path, name: str, changes: Mapping[str, object]) -> bool:
     if not copy.is_dir():
         return False
     found = {entry.name: entry.readlink() for entry in copy.iterdir() if entry.is_symlink()}
-    files = {copy / file: text for file, text in texts(root, content).items()}
-    return found == links(root) and all(
-        file.is_file() and file.read_text(encoding="utf-8") == text for file, text in files.items()
-    )
+    return found == links(root) and all(is_written(copy, name, text) for name, text in texts(root, content).items())
+
+
+def is_written(copy: Path, name: str, text: str) -> bool:
+    """Whether a copy's own file is as it should be."""
+    file = copy / name
+    return file.is_file() and file.read_text(encoding="utf-8") == text and (name != CONFIG or is_private(file))
 
 
 def make(root: Path, name: str, changes: Mapping[str, object]) -> Path:
@@ -60,6 +65,7 @@ def make(root: Path, name: str, changes: Mapping[str, object]) -> Path:
         InputError: params.yaml with the changes is refused.
     """
     content = given(root, changes)
+    site_cache.keep_private(root)  # before its settings are copied
     copy = folder(root, name)
     (copy / ".dvc").mkdir(parents=True, exist_ok=True)
     wanted = links(root)
@@ -69,8 +75,11 @@ def make(root: Path, name: str, changes: Mapping[str, object]) -> Path:
     for entry, target in wanted.items():
         if not (copy / entry).is_symlink():
             (copy / entry).symlink_to(target)
-    for file, text in texts(root, content).items():
-        project.write_if_changed(copy / file, text)
+    for name, text in texts(root, content).items():
+        if name != CONFIG:
+            project.write_if_changed(copy / name, text)
+        elif not is_written(copy, name, text):
+            write_private(copy / name, text.removesuffix("\n"))
     if (root / ".dvc" / "plots").is_dir():
         shutil.copytree(root / ".dvc" / "plots", copy / ".dvc" / "plots", dirs_exist_ok=True)
     return copy
@@ -90,7 +99,7 @@ def texts(root: Path, content: dict) -> dict[str, str]:
     }
     return described | {
         "params.yaml": yaml.safe_dump(content, sort_keys=False, allow_unicode=True),
-        ".dvc/config": config(root / ".dvc"),
+        CONFIG: config(root / ".dvc"),
     }
 
 

@@ -224,7 +224,7 @@ def shown(process: psutil.Process) -> str:
 
 def clone(folder: Path) -> None:
     """What a clone of this working tree has, and no more."""
-    ignored = shutil.ignore_patterns("__pycache__", "tmp", "cache", "config.local", "added", "*.npz")
+    ignored = shutil.ignore_patterns("__pycache__", "tmp", "cache", "site-cache", "config.local", "added", "*.npz")
     for name in (".dvc", "flows", "lightning_modules", "sources"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in (".dvcignore", ".gitignore", "dvc.yaml", "prefect.yaml"):

@@ -53,7 +53,11 @@ def mounted(place: Path, size: str, *command: str) -> subprocess.CompletedProces
     if subprocess.run([*alone, mount, place], capture_output=True).returncode:
         pytest.skip("needs to be allowed to mount a small disk (unshare --map-root-user --mount)")
     script = f'{mount} && cp -r "$0.files/." "$0" && cd "$0" && exec "$@"'
-    env = environment(MLFLOW_TRACKING_URI="http://127.0.0.1:9")  # which does not answer
+    # DVC's own notes are on another disk: on a full one it cannot even say what is stale.
+    notes = place.with_name("site-cache")
+    notes.mkdir(mode=0o700)
+    # MLflow does not answer.
+    env = environment(DVC_SITE_CACHE_DIR=str(notes), MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     return subprocess.run([*alone, script, place, *command], env=env, capture_output=True, text=True)
 
 

@@ -46,7 +46,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 def copy_of_sources(folder: Path) -> Path:
     """What a clone has, and no more, with small params; its sizes are those of a training that can be killed."""
-    not_tracked = shutil.ignore_patterns("__pycache__", "tmp", "cache", "config.local")
+    not_tracked = shutil.ignore_patterns("__pycache__", "tmp", "cache", "site-cache", "config.local")
     for name in SOURCES:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -135,7 +135,9 @@ def test_members_that_differ_have_commands_that_differ(project):
 
 def test_an_edited_member_alone_is_stale_and_says_where(noted):
     """By DVC, which has no run of these stages but is told that their outputs are theirs."""
-    shutil.copytree(ROOT / ".dvc", noted / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
+    shutil.copytree(
+        ROOT / ".dvc", noted / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "site-cache", "config.local")
+    )
     for name in read().members:
         (project.model_folder("digits", name)).mkdir(parents=True)
         (project.model_folder("digits", name) / "member.json").write_text("{}")

@@ -232,7 +232,7 @@ def test_who_is_given_up(monkeypatch, capsys, answers, patience, lost):
     ("address", "code", "said"),
     [
         (f"{DEAD}/api", 1, f"Prefect's server at {DEAD}/api does not answer ([Errno 111] Connection refused). "),
-        ("http://me:secret@127.0.0.1:9/api", 1, "http://me:***@127.0.0.1:9/api does not answer"),
+        ("http://me:secret@127.0.0.1:9/api", 1, "http://***@127.0.0.1:9/api does not answer"),
         ("127.0.0.1:4200", 2, "PREFECT_API_URL is '127.0.0.1:4200', but has to be the address of a server's API"),
         ("http://[::1/api", 2, "has to be the address of a server's API"),
     ],
