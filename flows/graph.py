@@ -78,13 +78,13 @@ def stale(root: Path) -> dict[str, list[str]]:
         InputError: DVC cannot say, because there is no repository or no valid dvc.yaml.
     """
     special_files.refuse(root)
-    if untouched.since_nothing_was_stale(root):
-        return {}
-    before = untouched.look(root)
     # Of the whole repository: at a thousand stages this takes 3 s, and a multiple of it with --with-deps.
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json"]
     with place_to_ask(root) as place:
         site_cache.keep_private(place)
+        if untouched.since_nothing_was_stale(root):
+            return {}
+        before = untouched.look(root)
         asked = subprocess.run(command, cwd=place, capture_output=True, text=True)
     if asked.returncode != 0:
         said = masked.text(" ".join(asked.stderr.partition("Having any troubles?")[0].split()).removeprefix("ERROR: "))

@@ -160,6 +160,7 @@ def test_a_version_of_somebody_else_is_loaded_only_where_it_is_trusted_by_name(p
     capfd.readouterr()
     answered()
     assert Path(MARK).exists()
+    capfd.readouterr()
     assert "was not made by this project" in refused(capfd, drift.command, "images")
     shutil.rmtree(MARK)
     # What was trusted were the files as they were.
