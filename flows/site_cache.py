@@ -127,6 +127,7 @@ def close(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     if not is_private(folder):
         raise PermissionError(None, "the file system lets all users in")
+    (folder / ".gitignore").write_text("*\n", encoding="utf-8")  # also where .dvc/.gitignore is a user's own
 
 
 def trusted(project_folder: Path) -> set[int]:
