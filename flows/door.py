@@ -10,14 +10,13 @@ It imports nothing of this project: compose.yaml copies it into an image without
 """
 
 import base64
-import hashlib
-import hmac
 import json
 import os
-import secrets
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
+
+from flows.links import Links
 
 HOSTS = "localhost:*,127.0.0.1:*"  # as MLflow writes them
 WAY_IN = "/enter"
@@ -38,39 +37,7 @@ fetch(location.pathname, {method: "POST", body: token}).then(async answer => {
 }).catch(error => { document.getElementById("said").textContent = error.message; });
 </script>
 """
-USED = "This link was used, or is of an earlier start: `trainyard serve --links`, in the project, prints another one"
-
-
-class Links:
-    """Tokens that are good once, for a server that lives in one process: which were used, it keeps in memory."""
-
-    def __init__(self, secret: str) -> None:
-        self.secret = secret
-        self.since = time.time_ns()  # older ones are refused: they may have been used before a restart
-        self.used: set[str] = set()
-
-    def take(self, token: str) -> bool:
-        """Whether it lets in, which it does once."""
-        made, _, _ = token.partition("-")
-        body = token.rpartition("-")[0]
-        good = hmac.compare_digest(token.encode(), signed(self.secret, body).encode())
-        if not good or int(made) < self.since or token in self.used:
-            return False
-        self.used.add(token)
-        return True
-
-
-def new_token(secret: str) -> str:
-    """For any process that knows the server's secret, which cannot be told from it."""
-    return signed(secret, f"{time.time_ns()}-{secrets.token_hex(8)}")
-
-
-def signed(secret: str, body: str) -> str:
-    return f"{body}-{hmac.new(secret.encode(), f'link {body}'.encode(), hashlib.sha256).hexdigest()}"
-
-
-def link(address: str, secret: str) -> str:
-    return f"{address}{WAY_IN}#{new_token(secret)}"
+USED = "This link was used, or is more than a day old: `trainyard serve --links`, in the project, prints another one"
 
 
 class Door:
@@ -173,7 +140,8 @@ def unframed(send):
 
 
 def prefect() -> Door:
-    """Prefect's server, which checks the secret of each request itself. It does not start without one."""
+    """Prefect's server, which checks the secret of each request itself. It does not start without one. TRAINYARD_LINKS
+    is the folder of links that are good once; without it there are none."""
     secret = os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
     if not secret:
         raise SystemExit("PREFECT_SERVER_API_AUTH_STRING is not set: without it anybody could run commands here")
@@ -182,4 +150,5 @@ def prefect() -> Door:
     hosts = (os.environ.get("TRAINYARD_ALLOWED_HOSTS") or HOSTS).split(",")
     # Where Prefect's own page for the secret keeps it, and how.
     kept = {"prefect-password": base64.b64encode(secret.encode()).decode()}
-    return Door(create_app(), hosts, Links(secret), lambda: (kept, []))
+    folder = os.environ.get("TRAINYARD_LINKS")
+    return Door(create_app(), hosts, Links(Path(folder)) if folder else None, lambda: (kept, []))

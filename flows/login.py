@@ -45,9 +45,14 @@ def for_mlflow() -> dict[str, str]:
     return {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": password()}
 
 
+def for_links() -> dict[str, str]:
+    """Where a server finds the links that are good once."""
+    return {"TRAINYARD_LINKS": str(links().folder.absolute())}
+
+
 def for_mlflow_server() -> dict[str, str]:
     """What `flows.mlflow_server` takes."""
-    return {"TRAINYARD_PASSWORD": password(), "TRAINYARD_LINKS": str(links().folder.absolute())}
+    return {"TRAINYARD_PASSWORD": password(), **for_links()}
 
 
 def basic() -> str:

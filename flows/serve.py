@@ -27,7 +27,7 @@ from typing import TextIO
 
 import click
 
-from flows import door, incoming, login, masked, ports, prefect_server, project, served
+from flows import incoming, login, masked, ports, prefect_server, project, served
 from flows.console import run
 from flows.orphan import WITH_PARENT
 from flows.params import read
@@ -192,7 +192,8 @@ def bring_up(
         api = f"http://127.0.0.1:{port}/api"
         database = prefect_server.Database()
         parts.wait(database.may_start, "another command that makes Prefect's database", advice="end it")
-        parts.start("Prefect's server", prefect_server.command(port), env | prefect_server.lasting(port))
+        of_server = prefect_server.lasting(port) | login.for_links()
+        parts.start("Prefect's server", prefect_server.command(port), env | of_server)
         env["PREFECT_API_AUTH_STRING"] = login.basic()
     else:
         prefect_server.check_address()
@@ -211,9 +212,9 @@ def bring_up(
     else:
         prefect_server.check_secret()
     pages = api.removesuffix("/api")
-    click.echo(f"Prefect      {door.link(pages, login.basic()) if ours else f'{pages}{whose}'}")
+    click.echo(f"Prefect      {login.link(pages) if ours else f'{pages}{whose}'}")
 
-    shown = served.without_password(mlflow)
+    shown = masked.address(mlflow)
     served.note(api, shown, ours, own_mlflow or started_here)
     if own_prefect:
         served.tell({name: env[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")})
@@ -291,7 +292,7 @@ def links() -> None:
     if there is None:
         raise UnavailableError("nothing is served here: trainyard serve does")
     pages = there["prefect"].removesuffix("/api")
-    click.echo(f"Prefect      {door.link(pages, login.basic()) if there.get('own') else pages}")
+    click.echo(f"Prefect      {login.link(pages) if there.get('own') else pages}")
     click.echo(f"MLflow       {login.link(there['mlflow']) if there.get('own_mlflow') else there['mlflow']}")
 
 

@@ -139,7 +139,7 @@ def serve_postgres(root: Path, wanted: dict[str, int | None], servers_only: bool
             os.environ.update(variables(where))
             if servers_only:
                 served.note(where["prefect"], where["mlflow"], own=True, own_mlflow=True)
-                click.echo(f"Prefect      {door.link(where['prefect'].removesuffix('/api'), login.basic())}")
+                click.echo(f"Prefect      {login.link(where['prefect'].removesuffix('/api'))}")
                 click.echo(f"MLflow       {login.link(where['mlflow'])}")
                 click.echo(f"Ready after {time.monotonic() - started:.1f} s. Logs are in {served.folder()}.")
             else:
@@ -184,7 +184,7 @@ def bring_up(stores: serve.Parts, servers: serve.Parts, wanted: dict[str, int | 
 
     python = [sys.executable, "-c", WITH_PARENT]
     source = {"UVICORN_APP_DIR": str(Path(__file__).parents[1])}
-    env_of_prefect = env | source | prefect_variables(own, database, prefect_port)
+    env_of_prefect = env | source | login.for_links() | prefect_variables(own, database, prefect_port)
     servers.start("Prefect's server", [*python, *PREFECT], env_of_prefect)
     env_of_mlflow = env | login.for_mlflow_server() | mlflow_variables(own, database, s3, mlflow_port)
     servers.start("MLflow", [*python, *MLFLOW], env_of_mlflow)

@@ -7,16 +7,13 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from flows import masked, project
+from flows import project
 from flows.private_file import write_private
 
 
 def folder() -> Path:
     """The note, the lock and the logs."""
     return project.state_folder() / "serve"
-
-
-without_password = masked.address
 
 
 def note(prefect: str, mlflow: str, own: bool = False, own_mlflow: bool = False) -> None:
