@@ -14,6 +14,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,6 +23,9 @@ from flows.console import run
 from flows.foreign_text import printable
 from flows.params import BY_DEFAULT, Drift, Limits, read
 from lightning_modules.errors import InputError, counted
+
+if TYPE_CHECKING:
+    from flows.two_sample import ClassShares
 
 FEWEST = 20  # images; with less, next to nothing but a wholly black picture would be found
 DRIFT = 3  # exit code, beside 0, 1 and 2, which all commands have
@@ -62,36 +66,20 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
         )
     known, labels = held_out(data, settings.images, seed)
 
-    from flows import embeddings, pixel_statistics, tracking, two_sample
+    from flows import tracking
     from flows.served_ensemble import ServedEnsemble
 
-    sides = {"incoming": arrivals.images, "reference": known}
-    pixels = {side: pixel_statistics.statistics(images) for side, images in sides.items()}
-    probabilities, inside = {}, {}
     served, champion = tracking.load_champion(dataset)
     if not isinstance(served, ServedEnsemble):
         raise InputError(
             f"the champion, {dataset} version {champion['version']}, was not made by this project: drift looks into "
             "the networks of those that were"
         )
+    all_labels = np.concatenate([data.labels("validation"), data.labels("test")])
     with tracking.loading(f"the champion, {dataset} version {champion['version']},"):
         agree(data, served, champion)
-        for side, images in sides.items():
-            probabilities[side], inside[side] = embeddings.look(served, images)
-    views = {
-        "pixels": {name: (values, pixels["reference"][name]) for name, values in pixels["incoming"].items()},
-        "predictions": {"confidence": tuple(probabilities[side].max(1) for side in sides)}
-        | {
-            f"probability of {name}": tuple(probabilities[side][:, number] for side in sides)
-            for number, name in enumerate(served.class_names)
-        },
-    }
-    if inside["incoming"].shape[1]:  # a champion without a linear layer has none
-        views["embeddings"] = {"classifier score": two_sample.classifier_scores(*inside.values(), seed)}
-    predicted = {side: values.argmax(1) for side, values in probabilities.items()}
-    all_labels = np.concatenate([data.labels("validation"), data.labels("test")])
-    classes = two_sample.class_shares(*predicted.values(), labels, all_labels)
-    tests = [asdict(test) | {"verdict": verdict(test, settings)} for test in two_sample.compare(views, classes)]
+        views, predicted, classes = look(served, arrivals.images, known, labels, all_labels, seed)
+    tests = judged(views, classes, settings)
     drifted = [test["name"] for test in tests if test["verdict"] == "drift"]
     result = {
         "drift": bool(drifted),
@@ -119,6 +107,47 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
     drift_figure.draw(result, views, target / "drift.png")
     project.write_json(target / "drift.json", result)
     return result
+
+
+def look(served, incoming, reference, labels, all_labels, seed: int) -> tuple[dict, dict, "ClassShares"]:
+    """What there is to be compared.
+
+    Args:
+        served: the champion, a `ServedEnsemble`.
+        incoming, reference: uint8, N×H×W×C each.
+        labels: of the reference, int64.
+        all_labels: of all held-out images, of which the reference is a sample.
+        seed: of the classifier that tries to tell embeddings apart.
+
+    Returns:
+        By view, by quantity, its values on either side; the predicted classes by side; and see `class_shares`.
+    """
+    from flows import embeddings, pixel_statistics, two_sample
+
+    sides = {"incoming": incoming, "reference": reference}
+    pixels = {side: pixel_statistics.statistics(images) for side, images in sides.items()}
+    probabilities, inside = {}, {}
+    for side, images in sides.items():
+        probabilities[side], inside[side] = embeddings.look(served, images)
+    views = {
+        "pixels": {name: (values, pixels["reference"][name]) for name, values in pixels["incoming"].items()},
+        "predictions": {"confidence": tuple(probabilities[side].max(1) for side in sides)}
+        | {
+            f"probability of {name}": tuple(probabilities[side][:, number] for side in sides)
+            for number, name in enumerate(served.class_names)
+        },
+    }
+    if inside["incoming"].shape[1]:  # a champion without a linear layer has none
+        views["embeddings"] = {"classifier score": two_sample.classifier_scores(*inside.values(), seed)}
+    predicted = {side: values.argmax(1) for side, values in probabilities.items()}
+    return views, predicted, two_sample.class_shares(*predicted.values(), labels, all_labels)
+
+
+def judged(views: dict, classes: "ClassShares", settings: Drift) -> list[dict]:
+    """Every test with its verdict, see `drift`."""
+    from flows import two_sample
+
+    return [asdict(test) | {"verdict": verdict(test, settings)} for test in two_sample.compare(views, classes)]
 
 
 def agree(data, served, champion: dict) -> None:

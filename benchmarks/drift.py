@@ -1,0 +1,94 @@
+"""`python -m benchmarks.drift`, in a project with a champion: how often drift is found, by change and number of images.
+
+Samples of the test split, changed in a known way, are compared with the held-out images as `trainyard drift` does. For
+no change the shares are those of false alarms.
+"""
+
+from collections.abc import Callable
+
+import click
+import numpy as np
+from scipy import ndimage
+
+from flows import dataset, drift, tracking
+from flows.params import read
+
+COUNTS = (50, 200, 1000)
+TRIES, UNCHANGED = 20, 50  # samples of each change, and of none
+
+
+def noise(deviation: float) -> Callable:
+    return lambda images, rng: rounded(images + rng.normal(0, deviation, images.shape))
+
+
+def blur(sigma: float) -> Callable:
+    return lambda images, rng: rounded(ndimage.gaussian_filter(images.astype(float), (0, sigma, sigma, 0)))
+
+
+def contrast(factor: float) -> Callable:
+    def change(images: np.ndarray, rng) -> np.ndarray:
+        mean = images.mean((1, 2), keepdims=True)
+        return rounded((images - mean) * factor + mean)
+
+    return change
+
+
+def rounded(images: np.ndarray) -> np.ndarray:
+    return images.round().clip(0, 255).astype(np.uint8)
+
+
+def rotated(images: np.ndarray, rng) -> np.ndarray:
+    return ndimage.rotate(images, 15, axes=(1, 2), reshape=False, order=1)
+
+
+CHANGES: dict[str, Callable] = {
+    "none": lambda images, rng: images,
+    "inverted": lambda images, rng: 255 - images,
+    "blurred, σ 0.5 pixels": blur(0.5),
+    "noise, standard deviation 10 of 255": noise(10),
+    "noise, 40": noise(40),
+    "contrast × 0.8": contrast(0.8),
+    "moved by 1 pixel": lambda images, rng: np.roll(images, 1, axis=2),
+    "rotated by 15°": rotated,
+}
+FREQUENT = (1.5, 2, 3)  # times as many images of class 3
+
+
+def sample(labels: np.ndarray, count: int, times: float, rng: np.random.Generator) -> np.ndarray:
+    """Numbers of images: without replacement, where each class is as frequent as it is."""
+    if times == 1 and count <= len(labels):
+        return rng.choice(len(labels), count, replace=False)
+    weights = np.where(labels == 3, times, 1.0)
+    return rng.choice(len(labels), count, p=weights / weights.sum())
+
+
+def share_found(served, data, change: Callable, times: float, count: int, tries: int) -> float:
+    images, labels = data.split("test")
+    settings, found = read().drift, 0
+    all_labels = np.concatenate([data.labels("validation"), data.labels("test")])
+    for number in range(tries):
+        rng = np.random.default_rng([number, count])
+        some = change(images[sample(labels, count, times, rng)], rng)
+        known, known_labels = drift.held_out(data, settings.images, number)
+        views, _, classes = drift.look(served, some, known, known_labels, all_labels, number)
+        found += any(test["verdict"] == "drift" for test in drift.judged(views, classes, settings))
+    return found / tries
+
+
+@click.command()
+def main() -> None:
+    """Print the share of samples that are called drift, as a markdown table."""
+    name = read().dataset
+    data, (served, champion) = dataset.load(name), tracking.load_champion(name)
+    rows = {label: (change, 1.0) for label, change in CHANGES.items()}
+    rows |= {f"one class {times:g} times as frequent": (CHANGES["none"], times) for times in FREQUENT}
+    print(f"{name} version {champion['version']}: {UNCHANGED} samples without a change, {TRIES} with one\n")
+    print(f"| change | {' | '.join(f'{count:,} images' for count in COUNTS)} |\n|---|{'---:|' * len(COUNTS)}")
+    for label, (change, times) in rows.items():
+        tries = UNCHANGED if label == "none" else TRIES
+        shares = [share_found(served, data, change, times, count, tries) for count in COUNTS]
+        print(f"| {label} | {' | '.join(f'{share:.2f}' for share in shares)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
