@@ -12,6 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 600  # seconds
+# What pip-audit's errors of a network say.
+UNREACHABLE = ("ConnectionError", "Connection", "Timeout", "timed out", "Max retries", "HTTPError", "ServiceError")
 
 
 def audit(program: str, constraints: Path, known: dict[str, str]) -> int:
@@ -35,8 +37,11 @@ def audit(program: str, constraints: Path, known: dict[str, str]) -> int:
         try:
             packages = json.loads(answer.read_text(encoding="utf-8"))["dependencies"]
         except (OSError, ValueError, KeyError):
-            said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-            return unreachable(said[-1] if said else "no reason is given")
+            said = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["no reason is given"]
+            if any(word in done.stderr for word in UNREACHABLE):
+                return unreachable(said[-1])
+            print(f"audit: pip-audit failed with exit code {done.returncode}: {said[-1]}")
+            return 1
     looked_up = [package for package in packages if "skip_reason" not in package]
     if not looked_up:
         return unreachable("it knows none of our packages")

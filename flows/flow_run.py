@@ -22,22 +22,34 @@ from flows.orphan import die_with_parent
 GONE_AFTER = 600.0  # seconds
 
 
-def flows() -> set[str]:
-    """The entrypoints that prefect.yaml in the working folder names."""
-    return {one["entrypoint"] for one in project.read_yaml(Path("prefect.yaml")).get("deployments") or []}
+def named() -> list[dict]:
+    """The deployments in prefect.yaml of the working folder."""
+    return project.read_yaml(Path("prefect.yaml")).get("deployments") or []
+
+
+def refusal(entrypoint: str | None, parameters: dict, deployments: list[dict]) -> str | None:
+    """Why a run is not done here; None where prefect.yaml, of which these are the deployments, names its flow. A Dask
+    scheduler may have any code run by who connects to it, so it has to be named there, too."""
+    own = [one for one in deployments if one["entrypoint"] == entrypoint]
+    if not own:
+        return f"{printable(str(entrypoint))} is no entrypoint of prefect.yaml on this machine, so it is not run here"
+    dask = parameters.get("dask")
+    if dask is not None and dask not in [(one.get("parameters") or {}).get("dask") for one in own]:
+        return f"{printable(str(dask))} is no Dask scheduler of prefect.yaml on this machine, so it is not asked"
+    return None
 
 
 def entrypoint(run_id: str) -> str | None:
-    """Where the flow of a run lies; None, and the run has failed and says why, where prefect.yaml does not name it."""
+    """Where the flow of a run lies; None, and the run has failed and says why, where it is not done here."""
     from prefect.client.orchestration import get_client
     from prefect.states import Failed
 
     with get_client(sync_client=True) as client:
-        deployment = client.read_flow_run(run_id).deployment_id
-        asked = client.read_deployment(deployment).entrypoint if deployment else None
-        if asked in flows():
+        run = client.read_flow_run(run_id)
+        asked = client.read_deployment(run.deployment_id).entrypoint if run.deployment_id else None
+        reason = refusal(asked, run.parameters, named())
+        if reason is None:
             return asked
-        reason = f"{printable(str(asked))} is no entrypoint of prefect.yaml on this machine, so it is not run here"
         client.set_flow_run_state(run_id, Failed(message=reason), force=True)
     print(reason, flush=True)
     return None
@@ -48,10 +60,10 @@ def main() -> None:
     set_variables()
     if os.environ.get("PREFECT_API_URL"):
         prefect_server.Watch(GONE_AFTER).start()
-    named = entrypoint(os.environ["PREFECT__FLOW_RUN_ID"])
-    if named is None:
+    place = entrypoint(os.environ["PREFECT__FLOW_RUN_ID"])
+    if place is None:
         return
-    os.environ["PREFECT__FLOW_ENTRYPOINT"] = named  # is loaded from here, without `pull` steps of the deployment
+    os.environ["PREFECT__FLOW_ENTRYPOINT"] = place  # is loaded from here, without `pull` steps of the deployment
     sys.argv = sys.argv[:1]
     runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
 

@@ -1,9 +1,11 @@
 """The secret by which this project's own servers know its owner: Prefect's server and MLflow's pages.
 
-It is made once, at random, and kept in .trainyard/login, which the owner alone can read.
+It is random, made anew by each start of `trainyard serve`, and kept in .trainyard/login, which the owner alone can
+read.
 """
 
 import secrets
+from pathlib import Path
 
 from filelock import FileLock
 
@@ -14,20 +16,36 @@ from flows.private_file import write_private
 from lightning_modules.errors import InputError
 
 USER = "trainyard"
+BYTES = 24
+
+
+def file() -> Path:
+    return project.state_folder() / "login" / "password"
 
 
 def password() -> str:
-    """Letters and digits alone, so that it can stand in an address and in a variable as it is."""
-    file = project.state_folder() / "login" / "password"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with FileLock(f"{file}.lock"):
-            if not file.exists():
-                write_private(file, secrets.token_hex(24))
+    """Letters and digits alone, so that it can stand in an address and in a variable as it is.
+
+    Raises:
+        InputError: it cannot be read, or is damaged.
+    """
+    if not file().exists():
+        renew(only_if_missing=True)
     try:
-        return file.read_text(encoding="utf-8").strip()
+        kept = file().read_text(encoding="utf-8").strip()
     except PermissionError:
-        raise InputError(f"{file} is another user's, who alone can start this project's servers") from None
+        raise InputError(f"{file()} is another user's, who alone can start this project's servers") from None
+    if len(kept) < 2 * BYTES:  # an empty one would let everybody in
+        raise InputError(f"{file()} is damaged: remove it, and start the servers again")
+    return kept
+
+
+def renew(only_if_missing: bool = False) -> None:
+    """Makes another password."""
+    file().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with FileLock(f"{file()}.lock"):
+        if not (only_if_missing and file().exists()):
+            write_private(file(), secrets.token_hex(BYTES))
 
 
 def links() -> Links:

@@ -1,10 +1,12 @@
 """Ports of this machine: which are free, and what answers on them."""
 
 import http.client
+import os
 import socket
 import ssl
 import urllib.error
 import urllib.request
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from flows.console import LOOPBACK
@@ -33,6 +35,20 @@ def answers(url: str, timeout: float = 5) -> bool:
         return why_no_answer(url, timeout) is None
     except ValueError:
         return False
+
+
+def is_ours(url: str) -> bool:
+    """Whether who listens at a local address is this user; True where the system does not tell. Any user of a machine
+    may take a port that is free, and would be sent what is meant for the server that was there or was to come."""
+    parts = urlsplit(url)
+    try:
+        rows = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    except OSError:
+        return True
+    places = [f"{address}:{parts.port or 80:04X}" for address in ("0100007F", "00000000")]  # 127.0.0.1 and 0.0.0.0
+    listening = [row.split() for row in rows]
+    users = {int(row[7]) for row in listening if row[3] == "0A" and row[1] in places}
+    return users == {os.geteuid()}
 
 
 def wants_password(url: str, authorization: str | None = None, timeout: float = 5) -> bool:

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from flows import project
+from flows import private_file, project
 from lightning_modules.errors import InputError, UnavailableError
 
 USER = "trainyard"
@@ -83,6 +83,9 @@ def create(password: str) -> None:
     target = cluster()
     if not os.geteuid():  # whoever may not see what lies there has to pass
         target.parent.chmod(0o711)
+        for other in target.parent.iterdir():
+            if other != target:
+                private_file.tighten(other)
     if target.exists():
         return
     initdb = program("initdb")

@@ -51,7 +51,8 @@ def configure() -> None:
         if here := served.addresses():
             os.environ["PREFECT_API_URL"] = here["prefect"]
             if here.get("own"):
-                os.environ["PREFECT_API_AUTH_STRING"] = own_secret()
+                os.environ.pop("PREFECT_API_AUTH_STRING", None)  # of a server that is not meant
+                know_owner()
         # Else Prefect writes into the user's home. It makes its own folder, but not the one above that.
         os.environ.setdefault("PREFECT_HOME", str(project.state_folder() / "prefect"))
         home = Path(os.environ["PREFECT_HOME"])
@@ -70,26 +71,27 @@ def own_secret() -> str:
 
 
 def know_owner() -> None:
-    """The secret of this project's own server, where PREFECT_API_URL names that one; and no other server gets it."""
+    """The secret of this project's own server, where PREFECT_API_URL names that one, which then has the address that it
+    listens at; and no other server gets it."""
     here, given = served.addresses(), os.environ.get("PREFECT_API_AUTH_STRING")
     if here and here.get("own") and same_server(here["prefect"], os.environ["PREFECT_API_URL"]):
+        if not ports.is_ours(here["prefect"]):  # it has gone, and its port is anybody's
+            os.environ.pop("PREFECT_API_AUTH_STRING", None)
+            return
+        os.environ["PREFECT_API_URL"] = here["prefect"]
         os.environ["PREFECT_API_AUTH_STRING"] = given or own_secret()
-    elif given and not on_loopback(os.environ["PREFECT_API_URL"]) and given == own_secret():
+    elif given and given == own_secret():
         del os.environ["PREFECT_API_AUTH_STRING"]
 
 
 def same_server(one: str, other: str) -> bool:
-    """Whether two addresses are of one server of this machine."""
+    """Whether two addresses are of one server of this machine. By the name localhost another one may be reached, by
+    IPv6."""
     try:
-        return on_loopback(one) and on_loopback(other) and urlsplit(one).port == urlsplit(other).port
+        parts = [urlsplit(one), urlsplit(other)]
+        alike = all(part.scheme == "http" and part.hostname in ("127.0.0.1", "localhost") for part in parts)
+        return alike and parts[0].port == parts[1].port
     except ValueError:  # `check_address` says so
-        return False
-
-
-def on_loopback(address: str) -> bool:
-    try:
-        return urlsplit(address).hostname in LOOPBACK
-    except ValueError:
         return False
 
 
@@ -287,7 +289,7 @@ class TemporaryServer:
                 )
             deadline = time.monotonic() + PATIENCE
             while time.monotonic() < deadline and self.thread.is_alive():
-                if ports.answers(health()):
+                if ports.is_ours(health()) and ports.answers(health()):
                     self.database.prepared()
                     return
                 time.sleep(0.1)

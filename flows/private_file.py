@@ -16,6 +16,8 @@ def write_private(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.write(f"{text}\n")
+        file.flush()
+        os.fsync(file.fileno())  # a power failure would leave it empty
     os.replace(temporary, path)
 
 

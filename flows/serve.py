@@ -5,9 +5,9 @@ Writes  .trainyard/prefect/ (Prefect's database), .trainyard/serve/ (addresses a
 Run     python -m flows.serve
 
 Prefect's server, the deployments of prefect.yaml, a worker that runs what is due, and MLflow's pages. A server that
-PREFECT_API_URL or MLFLOW_TRACKING_URI names is used instead of one of its own. The worker is Prefect's own for the
-process work pool of prefect.yaml, so `prefect deploy --all` changes what is served. Schedules live in the server's
-database: they are kept while nothing is up, and late runs are made up for.
+PREFECT_API_URL or MLFLOW_TRACKING_URI names is used instead of one of its own. The worker (`flows.flow_worker`) works
+on the pool of prefect.yaml, so `prefect deploy --all` changes what is served. Schedules live in the server's database:
+they are kept while nothing is up, and late runs are made up for.
 """
 
 import os
@@ -206,13 +206,13 @@ def bring_up(
         mlflow = mlflow_uri.rstrip("/")
     env["PREFECT_API_URL"] = api
     advice = None if own_prefect else "start it, or unset PREFECT_API_URL for one of this project's own"
-    parts.wait(lambda: ports.answers(f"{api}/health"), f"Prefect's server at {api}", advice=advice)
+    parts.wait(lambda: answers(api, ours), f"Prefect's server at {masked.address(api)}", advice=advice)
     if own_prefect:
         database.prepared()
     else:
         prefect_server.check_secret()
     pages = api.removesuffix("/api")
-    click.echo(f"Prefect      {login.link(pages) if ours else f'{pages}{whose}'}")
+    click.echo(f"Prefect      {login.link(pages) if ours else f'{masked.address(pages)}{whose}'}")
 
     shown = masked.address(mlflow)
     served.note(api, shown, ours, own_mlflow or started_here)
@@ -225,7 +225,7 @@ def bring_up(
     for name, when in deployments(root):
         click.echo(f"deployment   {name:<18} {when}")
     parts.wait(worker.up.is_set, "the worker")
-    parts.wait(lambda: ports.answers(f"{mlflow}/health"), f"MLflow at {shown}")
+    parts.wait(lambda: answers(mlflow, own_mlflow or started_here), f"MLflow at {shown}")
     if own_mlflow or started_here:
         click.echo(f"MLflow       {login.link(mlflow)}")
     else:
@@ -235,6 +235,11 @@ def bring_up(
     if own_prefect:
         click.echo(f"In other terminals, before commands of Prefect's own: . {shlex.quote(str(served.variables()))}")
     click.echo(f"Ready after {time.monotonic() - started:.1f} s. Logs are in {served.folder()}. Ctrl-C ends it all.")
+
+
+def answers(address: str, own: bool) -> bool:
+    """Whether a server answers; of one of our own, whether it is that which listens there."""
+    return (ports.is_ours(address) or not own) and ports.answers(f"{address}/health")
 
 
 def environment() -> dict[str, str]:
@@ -292,7 +297,7 @@ def links() -> None:
     if there is None:
         raise UnavailableError("nothing is served here: trainyard serve does")
     pages = there["prefect"].removesuffix("/api")
-    click.echo(f"Prefect      {login.link(pages) if there.get('own') else pages}")
+    click.echo(f"Prefect      {login.link(pages) if there.get('own') else masked.address(pages)}")
     click.echo(f"MLflow       {login.link(there['mlflow']) if there.get('own_mlflow') else there['mlflow']}")
 
 
@@ -310,6 +315,8 @@ def only_one() -> Iterator[None]:
         where = f"Prefect at {there['prefect'].removesuffix('/api')}, MLflow at {there['mlflow']}" if there else ""
         raise UnavailableError(f"this project is served already: {where or 'it is just coming up'}") from None
     try:
+        # Whoever took a port of an earlier start may have been sent the secret of then.
+        login.renew()
         yield
     finally:
         lock.release()

@@ -188,8 +188,8 @@ def bring_up(stores: serve.Parts, servers: serve.Parts, wanted: dict[str, int | 
     servers.start("Prefect's server", [*python, *PREFECT], env_of_prefect)
     env_of_mlflow = env | login.for_mlflow_server() | mlflow_variables(own, database, s3, mlflow_port)
     servers.start("MLflow", [*python, *MLFLOW], env_of_mlflow)
-    servers.wait(lambda: ports.answers(f"{where['prefect']}/health"), f"Prefect's server at {where['prefect']}")
-    servers.wait(lambda: ports.answers(f"{where['mlflow']}/health"), f"MLflow at {where['mlflow']}")
+    servers.wait(lambda: serve.answers(where["prefect"], own=True), f"Prefect's server at {where['prefect']}")
+    servers.wait(lambda: serve.answers(where["mlflow"], own=True), f"MLflow at {where['mlflow']}")
     tell(own, where)
     return where
 

@@ -1,5 +1,6 @@
 """Where `trainyard serve` has brought up this project's servers: a note in .trainyard/serve/, for other commands."""
 
+import json
 import os
 import shlex
 from pathlib import Path
@@ -31,7 +32,7 @@ def note(prefect: str, mlflow: str, own: bool = False, own_mlflow: bool = False)
         "own": own,
         "own_mlflow": own_mlflow,
     }
-    project.write_json(folder() / "addresses.json", about)
+    write_private(folder() / "addresses.json", json.dumps(about, indent=2))  # the address may hold a password
 
 
 def variables() -> Path:

@@ -5,13 +5,15 @@ images in, log-probabilities out) and weights-<n>.npz (those of all networks of 
 of all networks in, of the ensemble out) and ensemble.json (shape, class names, each network's program and weights, and
 the SHA-256 of each file and of itself, by which a damaged model is refused).
 
-Nothing is unpickled but tensors and plain values: a pickle of anything else could run code.
+An exported program could have code of its own run, by a pickle among other ways. So torch gets no more of one than
+tensors and a graph of its own operators.
 """
 
 import hashlib
 import io
 import json
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -20,6 +22,19 @@ import pandas as pd
 import torch
 
 BATCH = 1000
+# What is in the archive of an exported program, below its root.
+PARTS = (
+    r"models/model\.json", r"data/weights/(weight_\d+|model_weights_config\.json)", r"data/sample_inputs/model\.pt",
+    r"data/constants/(tensor_\d+|model_constants_config\.json)", r"archive_(format|version)", "byteorder",
+    r"\.data/(version|serialization_id)",
+)  # fmt: skip
+OPERATOR = re.compile(
+    r"torch\.ops\.aten\.\w+\.\w+|_operator\.(add|sub|mul|floordiv|mod|neg|eq|ne|lt|le|gt|ge|getitem)|"
+)
+SYMBOL = r"Symbol\('\w+'(, (positive|integer|nonnegative)=True)*\)"
+EXPRESSION = re.compile(
+    rf"({SYMBOL}|Integer\(-?\d+\)|(Mul|Add|Pow|Max|Min|FloorDiv|Mod|Eq|Ne|Lt|Le|Gt|Ge)\(|[-\d(), ]|true|false)*"
+)
 
 
 class ServedEnsemble:
@@ -79,22 +94,48 @@ def read_card(folder: Path) -> dict:
 
 
 def load_program(file: Path):
-    """An exported program as a module. Raises ValueError where there is more in it than tensors, plain values and the
-    steps of the computation: torch would unpickle it, whatever it is."""
+    """An exported program as a module.
+
+    Raises:
+        ValueError: there is more in it than tensors and a graph of torch's own operators on them. Torch would unpickle
+            it, evaluate it as an expression of Python, or call whatever function it names.
+    """
+    parts = {}
     with zipfile.ZipFile(file) as archive:
-        parts = [name.split("/")[1:] for name in archive.namelist()]
-        if len(set(archive.namelist())) < len(parts):
-            raise ValueError(f"{file} has two parts of one name")
-        for name, part in zip(archive.namelist(), parts):
-            content = archive.read(name)
-            if part[:2] == ["data", "sample_inputs"]:
-                tensors_only(file, content)
-            elif part[:1] == ["data"] and name.endswith("_config.json"):
-                if any(entry["use_pickle"] for entry in json.loads(content)["config"].values()):
-                    raise ValueError(f"{file} holds a pickle")
-            elif part[:1] == ["data"] and not part[-1].startswith(("weight_", "tensor_")):
-                raise ValueError(f"{file} holds {part[-1]}, which is no tensor")
-    return torch.export.load(file).module()
+        for name in archive.namelist():
+            part = name.partition("/")[2]
+            if part in parts:
+                raise ValueError(f"{file} has two parts of one name")
+            if not any(re.fullmatch(pattern, part) for pattern in PARTS):
+                raise ValueError(f"{file} holds {part[:100]!r}, which is no part of a program that is exported here")
+            parts[part] = archive.read(name)
+    check_graph(file, json.loads(parts["models/model.json"]))
+    for kind in ("weights", "constants"):
+        for entry in json.loads(parts[f"data/{kind}/model_{kind}_config.json"])["config"].values():
+            if entry["use_pickle"] or not re.fullmatch(r"(weight|tensor)_\d+", entry["path_name"]):
+                raise ValueError(f"{file} holds a pickle")
+    tensors_only(file, parts["data/sample_inputs/model.pt"])
+    # Written anew: of an archive that two readers could read in two ways, torch gets what was looked at.
+    checked = io.BytesIO()
+    with zipfile.ZipFile(checked, "w", zipfile.ZIP_STORED) as archive:
+        for part, content in parts.items():
+            archive.writestr(f"program/{part}", content)
+    checked.seek(0)
+    # Guards are code, too. The shape of what is given is checked here, see `predict`.
+    return torch.export.load(checked).module(check_guards=False)
+
+
+def check_graph(file: Path, value: object) -> None:
+    """Raises ValueError for an operator or an expression in a graph that is not one of those that networks have."""
+    if isinstance(value, list):
+        for one in value:
+            check_graph(file, one)
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            allowed = {"target": OPERATOR, "expr_str": EXPRESSION}.get(key)
+            if allowed and isinstance(one, str) and not allowed.fullmatch(one):
+                raise ValueError(f"{file} holds {one[:100]!r}, which is no {key} of a network")
+            check_graph(file, one)
 
 
 def tensors_only(file: Path, content: bytes) -> None:

@@ -26,12 +26,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import psutil
 import yaml
 
-from flows import artifact_addresses, login, masked, model_notes, private_file, processes, project, served, trusted
+from flows import (
+    artifact_addresses,
+    bounded_yaml,
+    login,
+    masked,
+    model_notes,
+    ports,
+    private_file,
+    processes,
+    project,
+    served,
+    trusted,
+)
 from flows.foreign_text import printable
 from flows.spread import spread
 from lightning_modules.errors import DamagedError, InputError, UnavailableError
@@ -221,7 +233,8 @@ def experiment(client, dataset: str) -> str:
 def is_served_here() -> bool:
     """Whether the store is the server that this project has brought up for itself."""
     there = served.addresses()
-    return bool(there) and there.get("own_mlflow", False) and store().rstrip("/") == there["mlflow"].rstrip("/")
+    same = bool(there) and there.get("own_mlflow", False) and store().rstrip("/") == there["mlflow"].rstrip("/")
+    return same and ports.is_ours(store())
 
 
 def tidy(client) -> None:
@@ -913,14 +926,39 @@ def fetch(dataset: str, number: str, place: Path) -> tuple[Path, Path | None]:
     Returns:
         Its folder, and the part of it that `served_ensemble` loads; None in a model that says it is loaded otherwise.
     """
-    connect()  # tells MLflow which store to ask
+    client = connect()
     import mlflow
 
+    source = files_of(client, dataset, number)
+    refuse_elsewhere(source, f"{dataset} version {number}")
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{dataset}/{number}", dst_path=str(place))).resolve()
-    flavor = mlflow.models.Model.load(str(folder)).flavors.get("python_function", {})
+    (folder / "registered_model_meta").unlink(missing_ok=True)  # MLflow's, of this download
+    try:
+        flavor = bounded_yaml.read(folder / "MLmodel")["flavors"]["python_function"]
+    except InputError as error:  # which would be one of this user
+        raise ValueError(str(error)) from None
     data = (folder / str(flavor.get("data", ""))).resolve()
     ours = flavor.get("loader_module") == LOADER and data != folder and data.is_relative_to(folder)
     return folder, data if ours else None
+
+
+def files_of(client, dataset: str, number: str) -> str:
+    """The address of a version's files."""
+    address = client.get_model_version_download_uri(dataset, number)
+    if address.startswith("models:/"):
+        return client.get_logged_model(address.removeprefix("models:/").strip("/")).artifact_location
+    return address
+
+
+def refuse_elsewhere(address: str, called: str) -> None:
+    """Raises InputError for the address of files that another server than the store's has. Whoever may write to the
+    store chooses it, and MLflow's client would send the store's password there."""
+    parts, own = urlsplit(address), urlsplit(store())
+    if parts.scheme in ("http", "https", "mlflow-artifacts") and parts.netloc not in ("", own.netloc):
+        raise InputError(
+            f"{called} is not loaded: its files are on {printable(parts.hostname or parts.netloc)}, which is not the "
+            f"server of {shown_store()}"
+        )
 
 
 class Foreign:

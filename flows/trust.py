@@ -32,8 +32,10 @@ def command(version: str, dataset: str | None, withdraw: bool) -> None:
 
     dataset = dataset or read().dataset
     registry = Registry(dataset)
-    number = registry.aliases().get(version, version)
+    number = version if version.isdecimal() else registry.aliases().get(version, version)
     if withdraw:
+        if not version.isdecimal():  # an alias may be another version's by now
+            raise InputError(f"{version} is no number of a version: --withdraw takes that which was trusted")
         if not trusted.distrust(dataset, number):
             raise InputError(f"{dataset} version {number} was not trusted by name: there is nothing to take back")
         click.echo(f"{dataset} version {number} is trusted no longer")
@@ -43,7 +45,7 @@ def command(version: str, dataset: str | None, withdraw: bool) -> None:
         folder, data = fetch(dataset, number, Path(place))
         known = trusted.trust(dataset, number, folder)
         files = sum(path.is_file() for path in folder.rglob("*"))
-    what = "programs and weights alone" if data else "code of its own, which runs when it is loaded"
+    what = "networks of this project's kind" if data else "code of its own, which runs when it is loaded"
     click.echo(
         f"{dataset} version {number} may be loaded from now on: run {about['run_id']}, {counted(files, 'file')} "
         f"({what}), SHA-256 {known[:16]}…; `trainyard trust {number} --withdraw` takes it back"

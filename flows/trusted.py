@@ -2,7 +2,7 @@
 
 A model that MLflow hands out may bring programs and code of its own, and whoever may write to MLflow can put another
 one in the place of ours. So the SHA-256 of what is registered here is noted in .trainyard/registered/, where this user
-alone writes, and is looked up before anything of a model is read.
+alone writes, and is looked up before anything of a model is loaded.
 """
 
 import hashlib
@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows import project
+from flows.foreign_text import printable
 from flows.private_file import write_private
 from lightning_modules.errors import InputError
 
 REGISTERED, TRUSTED = "registered", "trusted"
-MADE_BY_MLFLOW = "registered_model_meta"  # beside a model's files, when it is loaded
 
 
 def record_file(dataset: str) -> Path:
@@ -60,17 +60,18 @@ def trust(dataset: str, version: str, folder: Path) -> str:
     Returns their digest."""
     known = digest(folder)
     with changed(dataset) as now:
-        now[TRUSTED][known] = {"version": version, "noted_at": moment()}
+        versions = {*now[TRUSTED].get(known, {}).get("versions", []), version}
+        now[TRUSTED][known] = {"versions": sorted(versions), "noted_at": moment()}
     return known
 
 
 def distrust(dataset: str, version: str) -> bool:
     """Takes that back; whether there was anything to be taken back."""
     with changed(dataset) as now:
-        kept = {known: about for known, about in now[TRUSTED].items() if about["version"] != version}
-        found = len(kept) < len(now[TRUSTED])
-        now[TRUSTED] = kept
-    return found
+        found = [known for known, about in now[TRUSTED].items() if version in about["versions"]]
+        for known in found:
+            del now[TRUSTED][known]
+    return bool(found)
 
 
 def check(dataset: str, version: str, folder: Path, data: Path | None) -> None:
@@ -97,12 +98,21 @@ def check(dataset: str, version: str, folder: Path, data: Path | None) -> None:
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 of the names and contents of all files in a folder and below it."""
-    whole = hashlib.sha256()
-    files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
-    for file in sorted(files, key=lambda file: file.relative_to(folder).as_posix().encode(errors="surrogateescape")):
-        if file.name == MADE_BY_MLFLOW and file.parent == folder:
-            continue
+    """SHA-256 of the names and contents of all files in a folder and below it.
+
+    Raises:
+        InputError: there is something else than files and folders, such as a link, that leads to what it does not know.
+    """
+    whole, left, files = hashlib.sha256(), [folder], []
+    while left:
+        for entry in os.scandir(left.pop()):
+            if entry.is_dir(follow_symlinks=False):
+                left.append(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                files.append(Path(entry.path))
+            else:
+                raise InputError(f"{printable(entry.name)} in a registered model is no file: it is not loaded")
+    for file in sorted(files, key=lambda file: os.fsencode(file.relative_to(folder))):
         with file.open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         whole.update(f"{json.dumps(file.relative_to(folder).as_posix())} {content}\n".encode())

@@ -27,15 +27,15 @@ def command(context: click.Context, port: int, host: str, with_parent: bool) -> 
     """
     from flows import tracking
 
-    uri = tracking.store()
+    uri, there = tracking.store(), served.addresses()
+    asked = any(context.get_parameter_source(name) != ParameterSource.DEFAULT for name in ("port", "host"))
+    if there and there.get("own_mlflow") and (not asked or uri.rstrip("/") == there["mlflow"].rstrip("/")):
+        print(f"MLflow's UI, by `trainyard serve`: {login.link(there['mlflow'])} (good once, within a day)")
+        return
     if uri.startswith(("http://", "https://")):
         raise InputError(
             f"MLFLOW_TRACKING_URI is {tracking.shown_store()}, which has a UI of its own: open it in a browser"
         )
-    asked = any(context.get_parameter_source(name) != ParameterSource.DEFAULT for name in ("port", "host"))
-    if (there := served.addresses()) and there.get("own_mlflow") and not asked:
-        print(f"MLflow's UI, by `trainyard serve`: {login.link(there['mlflow'])} (good once, within a day)")
-        return
     if reason := ports.why_not(host, port):
         raise InputError(f"port {port} on {host} cannot be used ({reason}): choose another with --port")
     client = tracking.connect()

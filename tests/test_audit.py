@@ -24,9 +24,9 @@ def audit(tmp_path):
         answer = json.dumps({"dependencies": packages, "fixes": []}) if packages is not None else ""
         program.write_text(
             f"#!{sys.executable}\n"
-            "import pathlib, sys\n"
+            "import os, pathlib, sys\n"
             f"if {answer!r}: pathlib.Path(sys.argv[sys.argv.index('--output') + 1]).write_text({answer!r})\n"
-            "print('ERROR: nobody there', file=sys.stderr)\n"
+            "print('ERROR: ' + os.environ.get('SAID', 'Connection refused, nobody there'), file=sys.stderr)\n"
             f"sys.exit({code})\n"
         )
         program.chmod(0o755)
@@ -61,7 +61,7 @@ def test_a_known_one_that_is_gone_is_said(audit, capsys):
 @pytest.mark.parametrize(
     ("packages", "why"),
     [
-        (None, "ERROR: nobody there"),
+        (None, "ERROR: Connection refused, nobody there"),
         # What pip-audit says, with success, where a registry's mirror answers that it knows nothing.
         ([{"name": "sound", "skip_reason": "Dependency not found"}], "it knows none of our packages"),
     ],
@@ -72,6 +72,12 @@ def test_data_that_cannot_be_reached_is_said_and_no_success(audit, capsys, packa
     assert "nothing was looked up" in said
     assert why in said
     assert said.count("\n") == 1
+
+
+def test_a_failure_of_another_kind_is_one(audit, capsys, monkeypatch):
+    monkeypatch.setenv("SAID", "no such option: --requirement")
+    assert audit(None, 2) == 1
+    assert "pip-audit failed with exit code 2: ERROR: no such option" in capsys.readouterr().out
 
 
 def test_without_pip_audit(audit, capsys):

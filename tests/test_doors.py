@@ -6,14 +6,16 @@ What is served for good is attacked in test_serve.py, where it runs.
 import asyncio
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 
 import pytest
 from attack_prefect import Api, strangers_are_refused
-from conftest import ROOT, environment, make_project
+from conftest import ROOT, environment, make_project, soon
 
-from flows import door, login, prefect_server, served
+from flows import door, flow_run, login, ports, prefect_server, served
 from flows.links import Links
 from lightning_modules.errors import InputError
 
@@ -128,10 +130,13 @@ OURS, THEIRS = "http://127.0.0.1:4200/api", "https://prefect.example/api"
         (False, None, "theirs:1", "theirs:1"),
         (False, OURS, None, None),
         (None, THEIRS, "ours", None),
-        (None, OURS, "ours", "ours"),  # through a tunnel
+        (None, OURS, "ours", None),  # which is not up any more: whoever has its port now
+        (True, "https://127.0.0.1:4200/api", None, None),
+        (True, "http://[::1]:4200/api", None, None),
     ],
 )
 def test_our_secret_is_for_our_server(settings, own, url, given, sent):
+    settings.setattr(ports, "is_ours", lambda url: True)
     if own is not None:
         served.note(OURS if own or url else THEIRS, "http://127.0.0.1:5000", own)
     if url:
@@ -141,6 +146,63 @@ def test_our_secret_is_for_our_server(settings, own, url, given, sent):
     prefect_server.configure()
     expected = login.basic() if sent == "ours" else sent
     assert os.environ.get("PREFECT_API_AUTH_STRING") == expected
+
+
+def test_our_secret_is_not_for_who_took_our_servers_port(settings):
+    served.note(OURS, "http://127.0.0.1:5000", own=True)
+    settings.setattr(ports, "is_ours", lambda url: False)
+    settings.setenv("PREFECT_API_AUTH_STRING", login.basic())
+    prefect_server.configure()
+    assert "PREFECT_API_AUTH_STRING" not in os.environ
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
+def test_another_users_server_is_not_taken_for_ours():
+    port = ports.free_port()
+    code = f"import http.server as h; h.HTTPServer(('127.0.0.1', {port}), h.SimpleHTTPRequestHandler).serve_forever()"
+    python = shutil.which("python3", path="/usr/bin:/bin")
+    if not python:
+        pytest.skip("needs a Python that every user can run")
+    as_nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    address = f"http://127.0.0.1:{port}"
+    assert not ports.is_ours(address)  # nobody is there
+    with subprocess.Popen([*as_nobody, python, "-c", code], cwd="/", stderr=subprocess.DEVNULL) as theirs:
+        try:
+            assert soon(lambda: ports.answers(address))
+            assert not ports.is_ours(address)
+        finally:
+            theirs.kill()
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        assert ports.is_ours(f"http://127.0.0.1:{ours.getsockname()[1]}")
+
+
+def test_a_damaged_password_lets_nobody_in(settings):
+    login.password()
+    login.file().write_text("\n")
+    with pytest.raises(InputError, match="is damaged: remove it, and start the servers again"):
+        login.basic()
+    before = login.renew() or login.password()
+    login.renew()
+    assert len(before) == len(login.password()) == 2 * login.BYTES
+    assert before != login.password()
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "parameters", "said"),
+    [
+        ("flows/a.py:a", {}, None),
+        ("flows/a.py:a", {"dask": None}, None),
+        ("flows/a.py:a", {"dask": "tcp://here:1"}, None),
+        ("flows/a.py:a", {"dask": "tcp://127.0.0.1:666"}, "no Dask scheduler of prefect.yaml"),
+        ("flows/b.py:b", {"dask": "tcp://here:1"}, "no Dask scheduler of prefect.yaml"),
+        ("flows/c.py:c", {}, "no entrypoint of prefect.yaml"),
+        (None, {}, "no entrypoint of prefect.yaml"),
+    ],
+)
+def test_what_a_worker_runs(entrypoint, parameters, said):
+    own = [{"entrypoint": "flows/a.py:a", "parameters": {"dask": "tcp://here:1"}}, {"entrypoint": "flows/b.py:b"}]
+    reason = flow_run.refusal(entrypoint, parameters, own)
+    assert reason is None if said is None else said in reason
 
 
 def test_what_holds_secrets_is_for_this_user_alone(settings):

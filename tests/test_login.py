@@ -318,6 +318,7 @@ def test_the_owners_programs_log_in_by_variables(pages, finished_copy, monkeypat
 def test_no_other_server_is_sent_the_secret(project, monkeypatch):
     address = "http://127.0.0.1:5000"
     monkeypatch.setattr("requests.get", lambda *_, **__: answer)
+    monkeypatch.setattr(ports, "is_ours", lambda url: True)
     answer = type("Answer", (), {"status_code": 200})()
     variables = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 

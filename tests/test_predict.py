@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from conftest import edit, refused
 from PIL import Image
 
-from flows import dataset, predict
+from flows import dataset, masked, predict
 from lightning_modules.errors import InputError
 
 
@@ -206,7 +206,7 @@ def test_a_store_that_does_not_answer_is_named(project, no_store, black, capfd):
 @pytest.mark.parametrize("uri", ["sqlite:////dev/null/x.db", "foo://bar", "postgresql://nobody@127.0.0.1:9/x"])
 def test_a_store_that_cannot_be_used_is_not_one_without_a_champion(project, monkeypatch, black, capfd, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert f"MLflow at {uri} cannot be used" in refused(capfd, predict.command, black, code=1)
+    assert f"MLflow at {masked.address(uri)} cannot be used" in refused(capfd, predict.command, black, code=1)
 
 
 def test_a_champion_whose_files_are_gone_is_said(finished_copy, no_store, monkeypatch):

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import zipfile
@@ -81,7 +82,8 @@ def change(file: Path, part: str, content: bytes) -> None:
     """Another content of one part of an exported program."""
     with zipfile.ZipFile(file) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
-    name = next((name for name in parts if name.endswith(part)), next(iter(parts)).split("/")[0] + part)
+    of_archive = next(iter(parts)).split("/")[0]
+    name = next((name for name in parts if name.endswith(part) and part[0] != "/"), of_archive + part)
     parts[name] = content
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, content in parts.items():
@@ -172,6 +174,7 @@ def test_a_version_of_somebody_else_is_loaded_only_where_it_is_trusted_by_name(p
     trust_it(another, "--withdraw")
     everyone_refuses(capfd, f"`trainyard trust {another}`")
     assert "nothing to take back" in refused(capfd, trust.command, another, "--withdraw")
+    assert "no number of a version" in refused(capfd, trust.command, "champion", "--withdraw")
 
 
 def test_a_lost_record_is_made_again_by_track_alone(project, capfd):
@@ -201,24 +204,74 @@ def exported(tmp_path, finished) -> Path:
     return folder
 
 
+HIDDEN = b'{"config": {"a": {"path_name": "opaque_obj_/tensor_0", "use_pickle": false}}}'
+PICKLED = b'{"config": {"a": {"path_name": "weight_0", "use_pickle": true}}}'
+
+
 @pytest.mark.parametrize("file", ["vote.pt2", "network-0.pt2"])
 @pytest.mark.parametrize(
     ("part", "content"),
     [
         ("sample_inputs/model.pt", None),
-        ("/data/constants/opaque_object_0", None),
-        ("/data/weights/x_config.json", b'{"config": {"a": {"path_name": "weight_0", "use_pickle": true}}}'),
         ("sample_inputs/model.pt", b""),
         ("sample_inputs/model.pt", b"\x80\x04cposix\nmkdir\n(X\x03\x00\x00\x00rantR."),
+        ("/data/constants/opaque_object_0", None),
+        ("/data/constants/opaque_obj_/tensor_0", None),
+        ("data/constants/model_constants_config.json", HIDDEN),
+        ("data/weights/model_weights_config.json", PICKLED),
+        ("/data/weights/weight_a.pt", None),
+        ("/models/weight_a.json", b"{}"),
+        ("/data/aotinductor/model/weight_0.so", b""),
+        ("/version", b"3"),
     ],
 )
 def test_a_program_with_a_pickle_of_more_than_tensors_is_refused(exported, tmp_path, monkeypatch, file, part, content):
     monkeypatch.chdir(tmp_path)
     served_ensemble.load_program(exported / file)
     change(exported / file, part, evil() if content is None else content)
-    with pytest.raises(ValueError, match=r"holds .*(pickle|no tensor)"):
+    with pytest.raises(ValueError, match=r"holds .*(pickle|no part of a program)"):
         served_ensemble.load_program(exported / file)
     assert not Path(MARK).exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("target", "torch.os.mkdir"),
+        ("target", "torch.ops.load_library"),
+        ("target", "_operator.methodcaller"),
+        ("target", "math.__loader__.load_module"),
+        ("target", "#mine:op"),
+        ("expr_str", f"__import__('os').mkdir('{MARK}')"),
+        ("expr_str", "Symbol('s8', positive=True).func"),
+    ],
+)
+def test_a_graph_of_other_operators_or_expressions_is_refused(exported, tmp_path, monkeypatch, key, value):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile(exported / "vote.pt2") as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("models/model.json"))
+        graph, count = re.subn(
+            rf'("{key}": ?)"[^"]*"', lambda found: found[1] + json.dumps(value), archive.read(name).decode()
+        )
+    assert count
+    change(exported / "vote.pt2", "models/model.json", graph.encode())
+    with pytest.raises(ValueError, match=f"which is no {key} of a network"):
+        served_ensemble.load_program(exported / "vote.pt2")
+    assert not Path(MARK).exists()
+
+
+def test_torch_reads_the_archive_that_was_looked_at(exported, tmp_path, monkeypatch):
+    """Of two in one file, readers may take either."""
+    monkeypatch.chdir(tmp_path)
+    file = exported / "vote.pt2"
+    clean = file.read_bytes()
+    change(file, "sample_inputs/model.pt", evil())
+    other = file.read_bytes()
+    for both in (other + clean, clean + other):
+        file.write_bytes(both)
+        with contextlib.suppress(ValueError):
+            served_ensemble.load_program(file)
+        assert not Path(MARK).exists()
 
 
 def test_two_parts_of_one_name_are_refused(exported):
