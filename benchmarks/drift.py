@@ -76,17 +76,21 @@ def share_found(served, data, change: Callable, times: float, count: int, tries:
 
 
 @click.command()
-def main() -> None:
+@click.option("--only", metavar="TEXT", default="", help="Changes with this text in their name alone.")
+def main(only: str) -> None:
     """Print the share of samples that are called drift, as a markdown table."""
     name = read().dataset
     data, (served, champion) = dataset.load(name), tracking.load_champion(name)
     rows = {label: (change, 1.0) for label, change in CHANGES.items()}
     rows |= {f"one class {times:g} times as frequent": (CHANGES["none"], times) for times in FREQUENT}
+    counts = [count for count in COUNTS if count <= len(data.test_images)]
     print(f"{name} version {champion['version']}: {UNCHANGED} samples without a change, {TRIES} with one\n")
-    print(f"| change | {' | '.join(f'{count:,} images' for count in COUNTS)} |\n|---|{'---:|' * len(COUNTS)}")
+    print(f"| change | {' | '.join(f'{count:,} images' for count in counts)} |\n|---|{'---:|' * len(counts)}")
     for label, (change, times) in rows.items():
+        if only not in label:
+            continue
         tries = UNCHANGED if label == "none" else TRIES
-        shares = [share_found(served, data, change, times, count, tries) for count in COUNTS]
+        shares = [share_found(served, data, change, times, count, tries) for count in counts]
         print(f"| {label} | {' | '.join(f'{share:.2f}' for share in shares)} |", flush=True)
 
 

@@ -247,7 +247,7 @@ def test_a_mirror_folder_is_read_where_it_lies(project, monkeypatch, name):
     (project / "sources" / "below").mkdir()
     monkeypatch.chdir(project / "sources" / "below")
     assert fetch.read(archive()) == CONTENT
-    assert not (project / ".trainyard").exists()
+    assert not files_in(project / ".trainyard")
 
 
 @pytest.mark.parametrize(

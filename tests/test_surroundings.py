@@ -292,7 +292,8 @@ def test_a_database_is_prepared_by_one_server_at_a_time_and_once(tmp_path, monke
 def test_loopback_is_added_to_what_goes_through_no_proxy(monkeypatch, given, made):
     for name in (*console.PROXIES, "no_proxy"):
         for spelt in (name, name.upper()):
-            monkeypatch.delenv(spelt, raising=False)
+            monkeypatch.setenv(spelt, "")  # so that what is set is taken back
+            monkeypatch.delenv(spelt)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     console.set_variables()
