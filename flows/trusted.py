@@ -92,8 +92,8 @@ def check(dataset: str, version: str, folder: Path, data: Path | None) -> None:
     raise InputError(
         f"{dataset} version {version} is not loaded: its files are none that this project registered "
         f"({project.shown(record_file(dataset))} has the digests), and loading a model can run code of whoever made "
-        f"it. Where it was made here, `trainyard track` notes it; where you know who made it, `trainyard trust "
-        f"{version}`"
+        f"it. Where it was made here, `trainyard track` notes it; where you know who made it, such as this project "
+        f"before there were digests, `trainyard trust {version}` lets it in"
     )
 
 
