@@ -26,10 +26,13 @@ def mean_and_std(numbers: dict[str, float]) -> str:
 def wilson(accuracy: float, images: int, level: float = 0.95) -> tuple[float, float]:
     """The interval in which an accuracy lies that was measured on so many images, all from 0 to 1.
 
-    What replicas differ by is not in it: it says how much other test images would change the number.
+    What replicas differ by is not in it: it says how much other test images would change the number. Of NaN nothing is
+    known.
 
     Source: Wilson, Probable inference, the law of succession, and statistical inference, 1927 (the score interval).
     """
+    if math.isnan(accuracy):
+        return math.nan, math.nan
     z = statistics.NormalDist().inv_cdf((1 + level) / 2)
     centre = accuracy + z**2 / (2 * images)
     half = z * math.sqrt(accuracy * (1 - accuracy) / images + (z / (2 * images)) ** 2)

@@ -1,5 +1,7 @@
 """The table of members and ensembles."""
 
+import math
+
 import pytest
 from click.testing import CliRunner
 from scipy.stats import binomtest
@@ -48,6 +50,10 @@ def test_the_table_is_whole_where_there_is_no_terminal(finished):
     said = CliRunner().invoke(results.command, catch_exceptions=False).stdout
     for row in results.rows(read()):
         assert any(all(cell in line for cell in row) for line in said.splitlines()), row
+
+
+def test_of_no_accuracy_there_is_no_interval():
+    assert all(map(math.isnan, wilson(math.nan, 100)))
 
 
 @pytest.mark.parametrize(("right", "images"), [(348, 359), (0, 10), (10, 10), (9958, 10_000)])
