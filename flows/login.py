@@ -1,7 +1,7 @@
 """The secret by which this project's own servers know its owner: Prefect's server and MLflow's pages.
 
-It is random, made anew by each start of `trainyard serve`, and kept in .trainyard/login, which the owner alone can
-read.
+It is random, made once, and kept in .trainyard/login, which the owner alone can read. A start keeps it: what was at work
+when a server died goes on with the next one.
 """
 
 import secrets
@@ -30,7 +30,10 @@ def password() -> str:
         InputError: it cannot be read, or is damaged.
     """
     if not file().exists():
-        renew(only_if_missing=True)
+        file().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with FileLock(f"{file()}.lock"):
+            if not file().exists():
+                write_private(file(), secrets.token_hex(BYTES))
     try:
         kept = file().read_text(encoding="utf-8").strip()
     except PermissionError:
@@ -38,14 +41,6 @@ def password() -> str:
     if len(kept) < 2 * BYTES:  # an empty one would let everybody in
         raise InputError(f"{file()} is damaged: remove it, and start the servers again")
     return kept
-
-
-def renew(only_if_missing: bool = False) -> None:
-    """Makes another password."""
-    file().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with FileLock(f"{file()}.lock"):
-        if not (only_if_missing and file().exists()):
-            write_private(file(), secrets.token_hex(BYTES))
 
 
 def links() -> Links:

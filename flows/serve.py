@@ -315,8 +315,6 @@ def only_one() -> Iterator[None]:
         where = f"Prefect at {there['prefect'].removesuffix('/api')}, MLflow at {there['mlflow']}" if there else ""
         raise UnavailableError(f"this project is served already: {where or 'it is just coming up'}") from None
     try:
-        # Whoever took a port of an earlier start may have been sent the secret of then.
-        login.renew()
         yield
     finally:
         lock.release()
