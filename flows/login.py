@@ -1,7 +1,7 @@
 """The secret by which this project's own servers know its owner: Prefect's server and MLflow's pages.
 
-It is random, made once, and kept in .trainyard/login, which the owner alone can read. A start keeps it: what was at work
-when a server died goes on with the next one.
+It is random, made once, and kept in .trainyard/login, which the owner alone can read. A start keeps it: what was at
+work when a server died goes on with the next one.
 """
 
 import secrets

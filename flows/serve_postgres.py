@@ -137,8 +137,8 @@ def serve_postgres(root: Path, wanted: dict[str, int | None], servers_only: bool
         try:
             where = bring_up(stores, servers, wanted)
             os.environ.update(variables(where))
+            served.note(where["prefect"], where["mlflow"], own=True, own_mlflow=True)  # by which their secret is known
             if servers_only:
-                served.note(where["prefect"], where["mlflow"], own=True, own_mlflow=True)
                 click.echo(f"Prefect      {login.link(where['prefect'].removesuffix('/api'))}")
                 click.echo(f"MLflow       {login.link(where['mlflow'])}")
                 click.echo(f"Ready after {time.monotonic() - started:.1f} s. Logs are in {served.folder()}.")

@@ -22,7 +22,9 @@ class Api:
     def __init__(self, address: str, secret: str) -> None:
         self.address, self.client = address, str(uuid.uuid4())
         self.headers = {"Authorization": f"Basic {b64encode(secret.encode()).decode()}"}
-        self.token = self.send("GET", f"/csrf-token?client={self.client}")["token"]
+        self.token = ""  # a temporary server does without
+        if status(f"{address}/csrf-token?client={self.client}", **self.headers)[0] != 422:
+            self.token = self.send("GET", f"/csrf-token?client={self.client}")["token"]
 
     def send(self, method: str, path: str, body: dict | None = None) -> object:
         headers = {**self.headers, "Content-Type": "application/json"}
