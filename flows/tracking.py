@@ -500,7 +500,7 @@ class Tracker:
         self.lost = False
         self.client = None
         self.ids: dict[str, str] = {}
-        self.logged: dict[str, dict[int, float]] = {}  # by run, before an interruption
+        self.logged: dict[str, dict[int, float]] = {}  # by run, what is there, also of before an interruption
 
     @unless_unreachable
     def start(self) -> None:
@@ -565,9 +565,11 @@ class Tracker:
     def epoch(self, number: int, row: dict) -> None:
         """Logs one row of a replica's history, unless it is there: a training goes on from its last checkpoint, and
         comes to the same epochs again."""
-        if self.logged.get(str(number), {}).get(row["epoch"]) == row[MONITORED]:
+        logged = self.logged.setdefault(str(number), {})
+        if logged.get(row["epoch"]) == row[MONITORED]:
             return
         self.log(str(number), {key: value for key, value in row.items() if key != "epoch"}, row["epoch"])
+        logged[row["epoch"]] = row[MONITORED]  # a replica whose process was killed comes to it again, too
 
     def log(self, key: str, metrics: dict[str, float], step: int = 0) -> None:
         self.client.log_batch(self.ids[key], metrics=entities(metrics, step))
