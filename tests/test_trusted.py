@@ -22,6 +22,7 @@ from flows import drift, predict, promote, served_ensemble, tracking, trust, tru
 from flows.export import export
 from flows.params import read
 from lightning_modules import voting
+from lightning_modules.errors import InputError
 
 MARK = "ran"  # a file that code of the attacker makes
 
@@ -301,3 +302,23 @@ def test_the_programs_carry_no_code(exported):
     for file in exported.glob("*.pt2"):
         with zipfile.ZipFile(file) as archive:
             assert not [name for name in archive.namelist() if name.endswith((".py", ".so", ".cpp"))]
+
+
+@pytest.mark.parametrize(
+    ("address", "store", "refused"),
+    [
+        ("http://evil.example/api/2.0/mlflow-artifacts/artifacts/x", "http://127.0.0.1:5000", True),
+        ("mlflow-artifacts://evil.example/x", "http://127.0.0.1:5000", True),
+        ("http://127.0.0.1:5001/x", "http://127.0.0.1:5000", True),
+        ("https://evil.example/x", "sqlite:///mlflow.db", True),
+        ("mlflow-artifacts:/x", "http://127.0.0.1:5000", False),
+        ("http://127.0.0.1:5000/x", "http://127.0.0.1:5000", False),
+        ("file:///project/mlartifacts/x", "sqlite:///mlflow.db", False),
+        ("s3://mlflow/x", "http://127.0.0.1:5000", False),
+    ],
+)
+def test_files_on_another_server_are_not_fetched(monkeypatch, address, store, refused):
+    """MLflow's client would send the store's password there."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    with pytest.raises(InputError, match="is not the server of") if refused else contextlib.nullcontext():
+        tracking.refuse_elsewhere(address, "digits version 2")
