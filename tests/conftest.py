@@ -250,6 +250,16 @@ def finished_copy(finished_once, empty_store, tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def finished_with_store(finished_once, tmp_path, monkeypatch) -> Path:
+    """Its copy, to change, with its MLflow store and all that it keeps, and the working folder."""
+    folder = tmp_path / "a project"
+    shutil.copytree(finished_once, folder)
+    monkeypatch.chdir(folder)
+    forget_stores(monkeypatch)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def real_mirror():
     """A folder with the published archives, where whoever runs the tests has named one."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import ROOT, environment, forget_stores
+from conftest import ROOT, environment
 from PIL import Image
 
 from flows import champion, download, ensemble, evaluate, results, status, track, train
@@ -28,15 +28,11 @@ CONTENTS = {"empty": b"", "cut": None, "list": b"[]", "null": b"null", "no text"
 
 
 @pytest.fixture
-def project(finished_once, tmp_path, monkeypatch) -> Path:
-    """A copy of a finished project with all that it keeps, and the working folder."""
-    folder = tmp_path / "a project"
-    shutil.copytree(finished_once, folder)
-    monkeypatch.chdir(folder)
-    forget_stores(monkeypatch)
+def project(finished_with_store, monkeypatch) -> Path:
+    """A finished project of which DVC says that nothing is stale."""
     monkeypatch.setattr("flows.graph.stale", lambda root: {})
     monkeypatch.setattr("flows.graph.stages", lambda root: {})
-    return folder
+    return finished_with_store
 
 
 def kept(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ import pytest
 from attack_prefect import status, strangers_are_refused
 from conftest import ROOT, environment, make_project, soon
 
-from flows import door, flow_run, login, ports, prefect_server, served
+from flows import door, flow_run, login, ports, prefect_server, private_file, served
 from flows.links import Links
 from lightning_modules.errors import InputError
 
@@ -175,6 +175,16 @@ def test_another_users_server_is_not_taken_for_ours():
             theirs.kill()
     with socket.create_server(("127.0.0.1", 0)) as ours:
         assert ports.is_ours(f"http://127.0.0.1:{ours.getsockname()[1]}")
+
+
+def test_of_a_secret_that_cannot_be_written_no_part_stays(tmp_path, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        private_file.write_private(tmp_path / "secret", "hunter2")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_damaged_password_lets_nobody_in(settings):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import forget_stores, refused
+from conftest import refused
 from PIL import Image
 
 from flows import drift, predict, promote, served_ensemble, tracking, trust, trusted
@@ -35,14 +35,10 @@ class Runs:
 
 
 @pytest.fixture
-def project(finished_once, tmp_path, monkeypatch) -> Path:
-    """A copy of a finished project with its champion, and the working folder."""
-    folder = tmp_path / "a project"
-    shutil.copytree(finished_once, folder)
-    monkeypatch.chdir(folder)
-    forget_stores(monkeypatch)
+def project(finished_with_store) -> Path:
+    """A finished project with its champion."""
     Image.fromarray(np.zeros((8, 8), np.uint8)).save("image.png")
-    return folder
+    return finished_with_store
 
 
 @pytest.fixture
