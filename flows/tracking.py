@@ -103,8 +103,8 @@ def store_exists() -> bool:
 
 def writable() -> bool:
     """Whether the store is anything else than a file that cannot be written to, with its lock and journal beside it."""
-    file = Path(store().removeprefix("sqlite:///").partition("?")[0])
-    return not (in_sqlite() and file.exists() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)))
+    file = store_file()
+    return not file or not file.exists() or (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
 
 
 def connect():
@@ -208,11 +208,9 @@ def experiment(client, dataset: str) -> str:
         found = client.get_experiment_by_name(dataset)
         if found and found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
-            print(
-                f"trainyard: the experiment {dataset} was deleted in MLflow. It is needed, so it is restored with its "
-                "runs",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+            project.warn(
+                f"the experiment {dataset} was deleted in MLflow. It is needed, so it is restored with its runs"
+            )
         if found:
             return found.experiment_id
         root = artifacts_address()
@@ -383,9 +381,7 @@ def git_state() -> tuple[str, bool]:
     return commit.stdout.strip(), bool(changed)
 
 
-@functools.cache
-def warn_once(text: str) -> None:
-    print(f"trainyard: {text}", file=sys.stderr, flush=True)
+warn_once = functools.cache(project.warn)
 
 
 def data_hash(dataset: str) -> str:
