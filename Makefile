@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK ?= 1
 export DVC_NO_ANALYTICS ?= true
 
-.PHONY: help setup repro exp pipeline results status test test-all test-long test-avx2 lint audit bench ui serve serve-postgres setup-servers
+.PHONY: help setup repro exp pipeline results status test test-all test-long test-avx2 lint audit schema bench ui serve serve-postgres setup-servers
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -85,6 +85,9 @@ test-avx2: setup ## Run the tests of lightning_modules as on a processor without
 lint: setup ## Check style and format
 	@python -m ruff check .
 	@python -m ruff format --check .
+
+schema: setup ## Write params.schema.json anew, after params.yaml has got another key or name
+	@python -m flows.params_schema
 
 # With an environment of its own: its packages are none of ours.
 audit: setup ## Look up known holes of the pinned packages, where that can be done

@@ -1,31 +1,37 @@
 """The one reader of params.yaml: frozen typed models that refuse what cannot work, before anything runs."""
 
+import dataclasses
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     PlainValidator,
     ValidationError,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from flows import bounded_yaml, project
 from lightning_modules import known
 from lightning_modules.errors import InputError, counted, quoted, shown, unknown
 
 DATASETS = ("digits", "blobs", "mnist", "fashion_mnist", "cifar10", "folder")
+WITH_TEST_SPLIT = ("mnist", "fashion_mnist", "cifar10")
+WITHOUT_TEST_SPLIT = ("digits", "blobs")  # `folder` may have one
 MOST_ENTRIES = 2000  # of a list or mapping
 MOST_TOLD = 10  # mistakes of one file
 # Names that a member cannot have: its files would lie where others lie.
 RESERVED = ("ensemble", "members")
+MEMBER_NAME = r"[a-z][a-z0-9_-]*"
 
 
 def no_boolean(value: Any) -> Any:
@@ -42,13 +48,13 @@ def few_enough(value: Any) -> Any:
     return value
 
 
-Real = Annotated[float, BeforeValidator(no_boolean)]
-Whole = Annotated[int, BeforeValidator(no_boolean)]
-Fraction = Annotated[Real, Field(gt=0, lt=1)]
-Share = Annotated[Real, Field(ge=0, lt=1)]
-Positive = Annotated[Real, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[Whole, Field(ge=1, le=10**9)]
-Size = Annotated[Whole, Field(ge=1, le=10**15)]  # bytes or pixels
+# Behind the bounds, which pydantic leaves out of the JSON Schema where they come after it.
+NUMBER = BeforeValidator(no_boolean)
+Fraction = Annotated[float, Field(gt=0, lt=1), NUMBER]
+Share = Annotated[float, Field(ge=0, lt=1), NUMBER]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), NUMBER]
+Count = Annotated[int, Field(ge=1, le=10**9), NUMBER]
+Size = Annotated[int, Field(ge=1, le=10**15), NUMBER]  # bytes or pixels
 
 
 def official_or_fraction(value: Any) -> str | float:
@@ -64,20 +70,30 @@ def official_or_fraction(value: Any) -> str | float:
 
 
 def member_name(name: Any) -> str:
-    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+    if not isinstance(name, str) or not re.fullmatch(MEMBER_NAME, name):
         raise InputError(
             'a member\'s name is made of lower-case letters, digits, "-" and "_", and starts with a letter'
         )
     return name
 
 
-def one_of(kind: str, names) -> AfterValidator:
-    def check(name: str) -> str:
-        if name not in names:
-            raise unknown(kind, name, names)
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """Annotates a name out of a table: any other is refused with the known ones, which the JSON Schema lists."""
+
+    kind: str
+    names: Collection[str]
+
+    def check(self, name: str) -> str:
+        if name not in self.names:
+            raise unknown(self.kind, name, self.names)
         return name
 
-    return AfterValidator(check)
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict:
+        return handler(schema) | {"enum": sorted(self.names)}
 
 
 class Section(BaseModel):
@@ -88,25 +104,40 @@ class Feed(Section):
     """How one dataset is split and fed."""
 
     test: Annotated[str | float, PlainValidator(official_or_fraction)]
+    """official, where the dataset has a test split; else the fraction set aside, the same images for every seed."""
     validation: Fraction
+    """Fraction of the training split, stratified; every choice is made on it."""
     batch_size: Count
+    """Images in a training step."""
     epochs: Count
-    augment: Annotated[str, one_of("augmentation", known.AUGMENTATIONS)] = "none"
+    """Passes over the training split at most: early stopping may end a replica before."""
+    augment: Annotated[str, OneOf("augmentation", known.AUGMENTATIONS)] = "none"
+    """How training images are changed at random. Flips suit photographs, not digits."""
 
 
 class Training(Section):
     """What holds for every member."""
 
     early_stopping: Count
+    """Epochs without a better validation `monitor` before a replica stops."""
     monitor: Literal["nll", "accuracy"]
+    """What early stopping and the best epoch go by, on validation images."""
     accelerator: Literal["auto", "cpu", "gpu"]
+    """auto: a GPU where there is one."""
     devices: Count
+    """GPUs of a node, to spread the replicas over, or the stacks of at most 32 of them."""
     num_nodes: Count
+    """Machines; more than one needs strategy ddp."""
     strategy: Literal["auto", "ddp"]
+    """ddp: each mini-batch is divided among all devices, of which a CPU has any number."""
     precision: Literal["auto", "float32", "bfloat16"]
+    """auto: mixed bfloat16 where the hardware has it, else float32."""
     threads: Count
+    """CPU threads of one training process."""
     parallel: Literal["auto", "processes", "stacked"]
+    """How replicas train together: in a process each, or stacked as one computation."""
     deterministic: bool
+    """Same params, same machine: same weights, bit for bit."""
 
     @model_validator(mode="after")
     def one_node_by_default(self) -> "Training":
@@ -131,7 +162,8 @@ class Network(BaseModel):
     """A network's name and its own settings, completed with their defaults."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
-    name: Annotated[str, one_of("network", known.NETWORKS)]
+    name: Annotated[str, OneOf("network", known.NETWORKS)]
+    """The network, which fits itself to the size and number of classes of the images."""
 
     @model_validator(mode="before")
     @classmethod
@@ -166,9 +198,12 @@ class Optimizer(BaseModel):
     """An optimizer's name, learning rate, weight decay and own hyper-parameters."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
-    name: Annotated[str, one_of("optimizer", known.OPTIMIZERS)]
+    name: Annotated[str, OneOf("optimizer", known.OPTIMIZERS)]
+    """torch.optim's by their names in lower case; momentum and nag are variants of its SGD; and muon."""
     lr: Positive
-    weight_decay: Annotated[Real, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """The learning rate that the schedule starts from."""
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False), NUMBER] = 0.0
+    """Of all weights, biases and batch normalisation's too."""
 
     @model_validator(mode="before")
     @classmethod
@@ -225,19 +260,31 @@ class Member(Section):
     """One recipe and the number of networks trained by it."""
 
     network: Network
-    activation: Annotated[str, one_of("activation", known.ACTIVATIONS)] = known.DEFAULTS["activation"]
-    initializer: Annotated[str, one_of("initializer", known.INITIALIZERS)] = known.DEFAULTS["initializer"]
+    """The network and its sizes."""
+    activation: Annotated[str, OneOf("activation", known.ACTIVATIONS)] = known.DEFAULTS["activation"]
+    """Between the layers."""
+    initializer: Annotated[str, OneOf("initializer", known.INITIALIZERS)] = known.DEFAULTS["initializer"]
+    """Of the weights that are trained."""
     dropout: Share = known.DEFAULTS["dropout"]
+    """Share of activations that a training step drops, rounded to 1/256."""
     label_smoothing: Share = known.DEFAULTS["label_smoothing"]
+    """Share of the probability that is spread over all classes in the loss."""
     optimizer: Optimizer
-    schedule: Annotated[str, one_of("schedule", known.SCHEDULES)] = known.DEFAULTS["schedule"]
-    test_time_views: Annotated[str, one_of("test-time views", known.VIEWS)] = known.DEFAULTS["test_time_views"]
-    replicas: Annotated[Whole, Field(ge=1, le=1000)] = known.DEFAULTS["replicas"]
-    # Where a member is fed otherwise than its dataset's block says, or has its own number of threads.
+    """The optimizer and its hyper-parameters."""
+    schedule: Annotated[str, OneOf("schedule", known.SCHEDULES)] = known.DEFAULTS["schedule"]
+    """Of the learning rate over the epochs."""
+    test_time_views: Annotated[str, OneOf("test-time views", known.VIEWS)] = known.DEFAULTS["test_time_views"]
+    """Views of an image over which logits are averaged, never in training."""
+    replicas: Annotated[int, Field(ge=1, le=1000), NUMBER] = known.DEFAULTS["replicas"]
+    """Networks of this recipe that differ in their seed alone."""
     batch_size: Count | None = None
+    """Instead of the dataset's."""
     epochs: Count | None = None
-    augment: Annotated[str, one_of("augmentation", known.AUGMENTATIONS)] | None = None
+    """Instead of the dataset's."""
+    augment: Annotated[str, OneOf("augmentation", known.AUGMENTATIONS)] | None = None
+    """Instead of the dataset's."""
     threads: Count | None = None
+    """Instead of training's."""
 
     @property
     def recipe(self) -> dict:
@@ -247,54 +294,76 @@ class Member(Section):
 
 class Ensemble(Section):
     methods: Annotated[
-        list[Annotated[str, one_of("ensemble method", known.VOTES)]], BeforeValidator(few_enough), Field(min_length=1)
+        list[Annotated[str, OneOf("ensemble method", known.VOTES)]], Field(min_length=1), BeforeValidator(few_enough)
     ]
+    """The ways to vote that are compared on validation."""
     select_by: Literal["nll", "accuracy"]
+    """Which way is chosen, on validation; it is scored once on test."""
 
 
 class Gate(Section):
     """When a challenger replaces the champion. A limit that is null is none."""
 
     alpha: Fraction = 0.05
-    class_drop: Annotated[Real, Field(ge=0, le=100)] | None = None
-    ece_increase: Annotated[Real, Field(ge=0, le=1)] | None = None
+    """Chance that a challenger which is no better is ever promoted, over all decisions on the same test images."""
+    class_drop: Annotated[float, Field(ge=0, le=100), NUMBER] | None = None
+    """Most points of accuracy that a class may lose, such as 5; null: no limit."""
+    ece_increase: Annotated[float, Field(ge=0, le=1), NUMBER] | None = None
+    """Most that the calibration error may grow, such as 0.02; null: no limit."""
     latency_ms: Positive | None = None
+    """Most milliseconds an image may take on this machine's CPU, in batches; null: no limit."""
 
 
 class Drift(Section):
     """When incoming images count as others than those that the champion was made for."""
 
     alpha: Fraction = 0.01
+    """Significance level of a comparison as a whole: about one false alarm in 1 / alpha."""
     effect: Share = 0.1
+    """Least distance of two distributions (Kolmogorov-Smirnov, 0 to 1) that matters."""
     class_share: Share = 0.03
-    images: Annotated[Whole, Field(ge=20)] = 1000
+    """Least change of a class's share of the images (0 to 1) that matters."""
+    images: Annotated[int, Field(ge=20), NUMBER] = 1000
+    """Most images on either side of a comparison."""
 
 
 class Limits(Section):
     """How large a file from outside may be. It is refused by what it claims, before anything of it is decoded."""
 
     image_bytes: Size = 100_000_000
+    """Of an image file."""
     image_pixels: Size = 100_000_000
+    """Width × height: a pixel takes up to four bytes of memory while it is decoded."""
     array_bytes: Size = 16_000_000_000
+    """Of an .npz file, and of all that it unpacks to."""
 
 
 BY_DEFAULT = Limits()
 
 
 class Params(Section):
-    seed: Annotated[Whole, Field(ge=0, lt=2**32)]
-    dataset: Annotated[str, one_of("dataset", DATASETS)]
-    data: Annotated[dict[Annotated[str, one_of("dataset", DATASETS)], Feed], BeforeValidator(few_enough)]
+    seed: Annotated[int, Field(ge=0, lt=2**32), NUMBER]
+    """Of the validation split, initial weights, batch order, dropout and augmentation."""
+    dataset: Annotated[str, OneOf("dataset", DATASETS)]
+    """Which block of `data` is used."""
+    data: Annotated[dict[Annotated[str, OneOf("dataset", DATASETS)], Feed], BeforeValidator(few_enough)]
+    """How each dataset is split and fed."""
     training: Training
+    """What holds for every member."""
     members: Annotated[
         dict[Annotated[str, PlainValidator(member_name)], Member],
-        BeforeValidator(few_enough),
         Field(min_length=1),
+        BeforeValidator(few_enough),
     ]
+    """Who is trained: a recipe, a DVC stage and a folder of models each."""
     ensemble: Ensemble
+    """The ways to vote that are compared, and by what."""
     gate: Gate = Gate()
+    """When a challenger replaces the champion. Turning it makes no stage stale."""
     drift: Drift = Drift()
+    """When incoming images count as others than those known. Turning it makes no stage stale."""
     limits: Limits = BY_DEFAULT
+    """How large a file from outside may be, by what it claims. Turning it makes no stage stale."""
 
     @model_validator(mode="after")
     def across_sections(self) -> "Params":
@@ -305,13 +374,13 @@ class Params(Section):
                 raise InputError(f"members.{name}: this name is taken by files of the project; choose another")
         if len(set(self.ensemble.methods)) < len(self.ensemble.methods):
             raise InputError("ensemble.methods names a method twice")
-        for dataset in ("digits", "blobs"):
+        for dataset in WITHOUT_TEST_SPLIT:
             if dataset in self.data and self.data[dataset].test == "official":
                 raise InputError(
                     f"data.{dataset}.test is official, but {dataset} has no official test split: "
                     "give a fraction such as 0.2"
                 )
-        for dataset in ("mnist", "fashion_mnist", "cifar10"):
+        for dataset in WITH_TEST_SPLIT:
             if dataset in self.data and self.data[dataset].test != "official":
                 raise InputError(f"data.{dataset}.test has to be official: {dataset} comes with its test split")
         for name in self.members:
