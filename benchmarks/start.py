@@ -63,7 +63,6 @@ ITEMS = {
     "Python and the stage's own code": "import gc, flows.console, flows.train; gc.set_threshold(flows.console.YOUNG)",
     "torch": "import torch",
     "torch's compiler, which its optimizers import": "import torch._dynamo",
-    "torchmetrics": "import lightning_modules.torchmetrics_alone",
     "Lightning": "import flows.replicas",
     "MLflow, while the replicas train": "import mlflow",
 }

@@ -5,8 +5,6 @@ Run     uvicorn --factory flows.door:prefect    Prefect's server behind it, see 
 A browser reaches the servers of its own machine for any page that it shows: by their address, or by a name of the
 page's owner that leads there (DNS rebinding). So what asks for another name than those of the server is refused, and
 what another origin's page asks for, another port of this machine included: there other users' servers may be.
-
-It imports nothing of this project: compose.yaml copies it into an image without the rest.
 """
 
 import base64

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from flows import masked, project, site_cache, special_files, untouched
+from flows import masked, project, site_cache, special_files
 from flows.masked import sentence
 from lightning_modules.errors import InputError, unknown
 
@@ -82,16 +82,11 @@ def stale(root: Path) -> dict[str, list[str]]:
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json"]
     with place_to_ask(root) as place:
         site_cache.keep_private(place)
-        if untouched.since_nothing_was_stale(root):
-            return {}
-        before = untouched.look(root)
         asked = subprocess.run(command, cwd=place, capture_output=True, text=True)
     if asked.returncode != 0:
         said = masked.text(" ".join(asked.stderr.partition("Having any troubles?")[0].split()).removeprefix("ERROR: "))
         raise InputError(f"DVC cannot tell what is stale: {said}")
     answer = json.loads(asked.stdout)
-    if not answer:
-        untouched.remember(root, before)
     stages_of = functools.cache(described)  # a thousand stages are described in one file
     # Metrics are not in DVC's cache: git has them. Looked up only where something that was written is another one now.
     not_kept = uncached(root) if any(map(written, answer.values())) else {}

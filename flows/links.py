@@ -1,7 +1,6 @@
 """Links into this project's pages that are good once: a token each, by a file that whoever uses it deletes.
 
-So it does not matter which of a server's processes is asked, nor which process made it. It needs the standard library
-alone: the image of compose.yaml has nothing else of this project.
+So it does not matter which of a server's processes is asked, nor which process made it.
 """
 
 import contextlib

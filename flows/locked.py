@@ -2,8 +2,6 @@
 
 A browser has them from a link that is good once: the page of the way in gets them in exchange for the token, and gives
 them to the browser's own store of basic authentication. That is by origin, with its port, and ends with the browser.
-
-It imports no more of this project than `flows.door`, like `flows.links`: compose.yaml copies these files alone.
 """
 
 import base64

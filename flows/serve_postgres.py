@@ -6,9 +6,8 @@ Writes  .trainyard/postgres/ (the databases), .trainyard/s3/ (artifacts and the 
 Run     python -m flows.serve_postgres
 
 MLflow and Prefect each on a database of PostgreSQL, MLflow's artifacts in an S3 store, and a bucket there for a DVC
-remote: without Docker, on the loopback of this machine. compose.yaml says the same for Docker, with the very commands
-and variables; tests/test_servers.py holds that they are the same. The S3 store is rclone's, which keeps objects as
-plain files and checks signatures.
+remote, on the loopback of this machine. The S3 store is rclone's, which keeps objects as plain files and checks
+signatures.
 """
 
 import json
@@ -33,7 +32,6 @@ STORES_GRACE = 30.0  # seconds: PostgreSQL writes all that it holds to disk
 BUCKETS = ("mlflow", "dvc")
 MODULES = ("boto3", "psycopg2", "asyncpg")  # of the extra `servers`, and what Prefect brings
 
-# As in compose.yaml. What differs between there and here is in the variables.
 S3 = ["rclone", "serve", "s3", "store:"]
 MLFLOW = ["flows.mlflow_server"]
 PREFECT = ["uvicorn", "--factory", prefect_server.APP]
@@ -80,8 +78,10 @@ def mlflow_variables(keys: dict, database: str, s3: str, port: int) -> dict[str,
         "MLFLOW_HOST": "127.0.0.1",
         "MLFLOW_PORT": str(port),
         # Other names are refused, and pages of other addresses, so that a stranger's cannot ask in a browser's name.
-        "MLFLOW_SERVER_ALLOWED_HOSTS": door.HOSTS,
-        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": f"http://localhost:{port}",
+        # Behind a proxy it is asked by the proxy's name.
+        "MLFLOW_SERVER_ALLOWED_HOSTS": os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS") or door.HOSTS,
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": os.environ.get("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS")
+        or f"http://localhost:{port}",
         "MLFLOW_WORKERS": "2",  # processes: a second one answers while the first takes in a model
         # Jobs are for MLflow's chat features: without them it starts in half the time.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

@@ -79,8 +79,6 @@ def is_ours(place: str) -> bool:
 
 def configured(root: Path) -> str | None:
     """What DVC's configurations of this machine, this user, the project and this copy say, the last of them first."""
-    from flows.untouched import configurations
-
     for file in (root / ".dvc" / "config.local", root / ".dvc" / "config", *reversed(configurations())):
         with contextlib.suppress(InputError):  # one that is no configuration DVC itself refuses, in its own words
             content = parsed(file)
@@ -89,6 +87,17 @@ def configured(root: Path) -> str | None:
                     if section.lower() == "core" and key.lower() == KEY and isinstance(value, str):
                         return value
     return None
+
+
+def configurations() -> list[Path]:
+    """DVC's configuration of this machine and of this user: see dvc/dirs.py, which takes long to import."""
+    import platformdirs
+
+    found = {
+        "DVC_SYSTEM_CONFIG_DIR": platformdirs.site_config_dir,
+        "DVC_GLOBAL_CONFIG_DIR": platformdirs.user_config_dir,
+    }
+    return [Path(os.environ.get(name) or default("dvc", "iterative"), "config") for name, default in found.items()]
 
 
 def parsed(file: Path):

@@ -1,7 +1,7 @@
 """`trainyard status`: what is stale and why, what would run, what is unfinished, who is champion, who waits.
 
 Reads   DVC's status and graph, the unfinished trainings below .trainyard/, and MLflow's registry if there is one
-Writes  a note in .trainyard/ where nothing is stale, see `flows.untouched`
+Writes  nothing
 Run     python -m flows.status
 """
 

@@ -83,7 +83,6 @@ def train(params: Params, member: str) -> dict:
 
     import torch
 
-    from flows import calibration
     from flows.divided import train_divided
     from flows.replicas import train_replicas
     from flows.tracking import Tracker
@@ -109,7 +108,7 @@ def train(params: Params, member: str) -> dict:
     jobs = side_by_side(recipe.replicas, settings["threads"], accelerator, params.training.devices)
     if part and settings["parallel"] == "auto":
         settings["parallel"] = "processes"
-    settings["parallel"] = calibration.way(card, recipe.replicas, jobs)
+    settings["parallel"] = processes_or_stacked(card, recipe.replicas, jobs)
     seeds = [replica_seed(params.seed, member, number) for number in range(recipe.replicas)]
 
     unfinished = project.unfinished_folder(params.dataset) / member
@@ -225,6 +224,37 @@ def side_by_side(replicas: int, threads: int, accelerator: str, devices: int) ->
     if accelerator == "gpu":
         return min(replicas, devices)
     return max(1, min(replicas, hardware.allotted_cores() // threads))
+
+
+def processes_or_stacked(card: dict, replicas: int, jobs: int) -> str:
+    """Resolves `training.parallel`: replicas in processes of their own, or stacked into one computation.
+
+    A rule by network and device, not a measurement, which may come out differently the next time, while the two round
+    differently. Each replica has its process on a CPU or where there are several GPUs. One GPU, far too large for one
+    small network of fully connected layers, trains those, all of which can be, stacked.
+
+    Args:
+        card: recipe, shape, class_names, settings (of which `parallel` may be "auto").
+        jobs: processes that may run side by side.
+
+    Raises:
+        InputError: stacked is asked for, and the network cannot be stacked.
+    """
+    from lightning_modules import networks
+    from lightning_modules.stacked import NotStackableError, stack
+
+    settings, name = card["settings"], card["recipe"]["network"]["name"]
+    if settings["parallel"] == "processes" or replicas == 1:
+        return "processes"
+    if settings["parallel"] == "auto":
+        return "stacked" if settings["accelerator"] == "gpu" and name == "mlp" and jobs == 1 else "processes"
+    try:
+        stack([networks.build(card["recipe"], card["shape"], len(card["class_names"]))])
+    except NotStackableError as error:
+        raise InputError(
+            f"params.yaml: training.parallel is stacked, but {error} (network {name}): use auto or processes"
+        ) from None
+    return "stacked"
 
 
 def try_out(card: dict) -> int:

@@ -44,7 +44,7 @@ KEEPERS = {
     "lightning": set(),  # a second namespace of pytorch_lightning's: isinstance fails across the two
     "lightning_fabric": {"lightning_modules/lightning.py"},
     "pytorch_lightning": {"lightning_modules/lightning.py"},
-    "torchmetrics": set(),  # lightning_modules/torchmetrics_alone.py imports it by name
+    "torchmetrics": set(),
 }
 
 # What a stage may import without naming it in its `deps`, since it cannot change the stage's result.
@@ -64,7 +64,6 @@ NO_RESULT = {
     "lightning_modules/__init__.py": "holds a docstring",
     "lightning_modules/errors.py": "how a stage fails",
     "lightning_modules/lightning.py": "how Lightning is loaded",
-    "lightning_modules/torchmetrics_alone.py": "how torchmetrics is loaded",
 }
 # Of a trained network: when one of these changes, so do the weights, which evaluate and ensemble depend on.
 IN_THE_WEIGHTS = {

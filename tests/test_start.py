@@ -1,4 +1,4 @@
-"""What a stage loads before it gets to work, and that it can still load what was hidden from torchmetrics."""
+"""What a stage loads before it gets to work, and that it can still load what was hidden from Lightning."""
 
 import subprocess
 import sys
@@ -8,14 +8,12 @@ from conftest import environment, soon
 
 from flows import tracking, train
 from flows.params import read
-from lightning_modules.torchmetrics_alone import HIDDEN
+from lightning_modules.lightning import HIDDEN
 
 
-def ran(code: str, *paths) -> list[str]:
+def ran(code: str) -> list[str]:
     """The words that a fresh Python prints."""
-    env = environment()
-    env["PYTHONPATH"] = ":".join([*map(str, paths), env["PYTHONPATH"]])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
@@ -54,15 +52,9 @@ print(*map(importlib.metadata.version, ("matplotlib", "scipy", "torchvision")))
     assert len(ran(code)) == 3
 
 
-def test_a_torchmetrics_that_needs_what_is_hidden_is_imported_all_the_same(tmp_path):
-    package = tmp_path / "torchmetrics"
-    package.mkdir()
-    about = "try:\n    import scipy as seen\nexcept ImportError:\n    seen = None\n"
-    (package / "about.py").write_text(about)
-    code = "from torchmetrics import about\nimport scipy\nwhole = about.seen is not None\n"
-    (package / "__init__.py").write_text(code)
-    code = "from lightning_modules.torchmetrics_alone import torchmetrics; print(torchmetrics.whole)"
-    assert ran(code, tmp_path) == ["True"]
+def test_what_is_loaded_already_is_not_hidden():
+    code = "import scipy, lightning_modules.lightning; import torchmetrics.utilities.imports as seen; "
+    assert ran(code + "print(bool(seen._SCIPY_AVAILABLE), bool(seen._TORCHVISION_AVAILABLE))") == ["True", "False"]
 
 
 def test_replicas_train_while_the_store_is_opened(tiny, store, monkeypatch):
