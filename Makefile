@@ -12,7 +12,7 @@ export DVC_NO_ANALYTICS ?= true
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/ready ## Make .venv with the pinned packages and the project, once: 6.5 GB, four minutes, or one with uv
 

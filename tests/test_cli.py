@@ -87,7 +87,8 @@ def test_a_commands_name_is_its_modules_name():
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "Makefile", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]
+    "document",
+    ["README.md", "CONTRIBUTING.md", "Makefile", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))],
 )
 def test_documents_name_commands_that_exist(document):
     if not (ROOT / document).is_file():
@@ -100,8 +101,8 @@ def test_documents_name_commands_that_exist(document):
         assert f"\nRun     python -m flows.{name}\n" in (ROOT / "flows" / f"{name}.py").read_text(encoding="utf-8"), (
             name
         )
-    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
+    targets = set(re.findall(r"^([a-z0-9-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z0-9-]+)", text)) <= targets
 
 
 def test_the_installed_script_is_this_one():
