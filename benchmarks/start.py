@@ -23,7 +23,7 @@ from benchmarks.pipeline import copy, row
 TRAINING = """
 import sys, time
 from flows import train
-from flows.console import run
+from flows.commands.console import run
 
 build = train.try_out
 
@@ -55,15 +55,15 @@ STAGES = {
     "check": "flows.check",
     "download": "flows.download",
     "settings": "flows.settings",
-    "evaluate": "flows.evaluate, flows.dataset, torch, flows.tracking, lightning_modules.scores",
-    "ensemble": "flows.ensemble, flows.dataset, torch, flows.tracking, lightning_modules.scores",
+    "evaluate": "flows.evaluate, flows.data.dataset, torch, flows.tracking, lightning_modules.scores",
+    "ensemble": "flows.ensemble, flows.data.dataset, torch, flows.tracking, lightning_modules.scores",
 }
 # What is loaded one after another in a training, and how it is done; MLflow while the replicas train already.
 ITEMS = {
-    "Python and the stage's own code": "import gc, flows.console, flows.train; gc.set_threshold(flows.console.YOUNG)",
+    "Python and the stage's own code": "import gc, flows.commands.console, flows.train; gc.set_threshold(flows.commands.console.YOUNG)",
     "torch": "import torch",
     "torch's compiler, which its optimizers import": "import torch._dynamo",
-    "Lightning": "import flows.replicas",
+    "Lightning": "import flows.training.replicas",
     "MLflow, while the replicas train": "import mlflow",
 }
 

@@ -14,9 +14,11 @@ a change of a setting in place of which it has its own, train it again.
 
 import click
 
-from flows import dataset, project
-from flows.console import run
-from flows.params import PLACES, Params, read
+from flows.commands.console import run
+from flows.data import dataset
+from flows.params.params_file import Params, read
+from flows.params.sections import PLACES
+from flows.project import file_io, paths
 from lightning_modules.errors import InputError, counted
 
 
@@ -26,7 +28,7 @@ def settings(params: Params) -> dict:
     Raises:
         InputError: a file is not there.
     """
-    stage = project.read_yaml(project.root() / "dvc.yaml")["stages"]["settings"]
+    stage = file_io.read_yaml(paths.root() / "dvc.yaml")["stages"]["settings"]
     content = params.model_dump()
     found: dict[str, dict] = {"params": {}, "files": {}}
     for key in named(stage["params"], params):
@@ -39,10 +41,10 @@ def settings(params: Params) -> dict:
         found["params"].pop(f"training.{key}", None)
     found["params"]["processes"] = params.training.processes
     for file in named(stage["deps"], params):
-        found["files"][file] = dataset.file_sha256(project.root() / file)
+        found["files"][file] = dataset.file_sha256(paths.root() / file)
         if found["files"][file] is None:
             raise InputError(f"{file} does not exist: run dvc repro settings")
-    project.write_json(project.settings_file(params.dataset), found)
+    file_io.write_json(paths.settings_file(params.dataset), found)
     return found
 
 

@@ -23,24 +23,24 @@ LEARNING = {
 }
 # Who alone may import what.
 KEEPERS = {
-    "mlflow": {"flows/mlflow_server.py", "flows/tracking.py"},
+    "mlflow": {"flows/tracking/mlflow_server.py", "flows/tracking/"},
     "prefect": {
-        "flows/artifacts.py",
-        "flows/cluster.py",
+        "flows/orchestration/artifacts.py",
+        "flows/orchestration/cluster.py",
         "flows/deploy.py",
-        "flows/door.py",
-        "flows/drift_event.py",
+        "flows/access/door.py",
+        "flows/orchestration/drift_event.py",
         "flows/flow_run.py",
         "flows/flow_worker.py",
-        "flows/gpu_slots.py",
-        "flows/notify.py",
+        "flows/orchestration/gpu_slots.py",
+        "flows/orchestration/notifications.py",
         "flows/pipeline.py",
         "flows/retrain_flow.py",
         "flows/watch.py",
     },
-    "prefect_dask": {"flows/cluster.py"},
-    "dvc": {"flows/graph.py"},
-    "psycopg2": {"flows/postgres.py"},
+    "prefect_dask": {"flows/orchestration/cluster.py"},
+    "dvc": {"flows/graph/dvc_graph.py"},
+    "psycopg2": {"flows/servers/postgres.py"},
     "lightning": set(),  # a second namespace of pytorch_lightning's: isinstance fails across the two
     "lightning_fabric": {"lightning_modules/lightning.py"},
     "pytorch_lightning": {"lightning_modules/lightning.py"},
@@ -50,17 +50,17 @@ KEEPERS = {
 # What a stage may import without naming it in its `deps`, since it cannot change the stage's result.
 NO_RESULT = {
     "flows/__init__.py": "holds a docstring",
-    "flows/cached.py": "says what heals a damaged file",
-    "flows/console.py": "how a command ends",
-    "flows/hardware.py": "what there is to compute with is the machine's, not the code's",
-    "flows/orphan.py": "ends a stage whose DVC is gone",
-    "flows/params.py": "reads params.yaml; what it read is among the stage's `params`",
-    "flows/progress.py": "shows",
-    "flows/private_file.py": "who may read a file",
-    "flows/project.py": "where things lie; DVC names the same places in `outs`",
-    "flows/site_cache.py": "where DVC keeps its notes",
-    "flows/special_files.py": "what DVC cannot read",
-    "flows/tracking.py": "tells MLflow what was measured",
+    "flows/graph/healing.py": "says what heals a damaged file",
+    "flows/commands/console.py": "how a command ends",
+    "flows/machine/hardware.py": "what there is to compute with is the machine's, not the code's",
+    "flows/machine/orphans.py": "ends a stage whose DVC is gone",
+    "flows/params/": "reads params.yaml; what it read is among the stage's `params`",
+    "flows/training/progress.py": "shows",
+    "flows/project/private_files.py": "who may read a file",
+    "flows/project/": "where things lie; DVC names the same places in `outs`",
+    "flows/graph/site_cache.py": "where DVC keeps its notes",
+    "flows/untrusted/special_files.py": "what DVC cannot read",
+    "flows/tracking/": "tells MLflow what was measured",
     "lightning_modules/__init__.py": "holds a docstring",
     "lightning_modules/errors.py": "how a stage fails",
     "lightning_modules/lightning.py": "how Lightning is loaded",
@@ -117,7 +117,7 @@ def reached(file: Path, but: Iterable[str] = ()) -> set[Path]:
 
 
 def test_there_is_something_to_walk():
-    assert {"flows/train.py", "flows/tracking.py", "lightning_modules/fit.py"} <= {name_of(file) for file in FILES}
+    assert {"flows/train.py", "flows/tracking/", "lightning_modules/fit.py"} <= {name_of(file) for file in FILES}
     # A lazy import inside of a function is seen.
     assert "lightning_modules/weights.py" in {name_of(file) for file in reached(ROOT / "flows/train.py")}
 
@@ -143,7 +143,7 @@ def test_who_alone_may_import():
 
 
 def test_what_reads_params_yaml_does_not_wait_for_torch():
-    for name in ("flows/params.py", "flows/check.py", "flows/cli.py"):
+    for name in ("flows/params/", "flows/check.py", "flows/cli.py"):
         reachable = set().union(*(tops(file) for file in reached(ROOT / name)))
         assert not reachable & {"torch", "numpy", "pytorch_lightning", "mlflow", "prefect", "dvc"}, name
 

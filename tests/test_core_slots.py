@@ -9,9 +9,9 @@ from contextlib import ExitStack
 import pytest
 from conftest import LIMIT, environment, soon
 
-from flows import core_slots, hardware
-from flows.capacity import Share, kept_from_other_flows
-from flows.core_slots import Cores
+from flows.machine import core_slots, hardware
+from flows.machine.core_slots import Cores
+from flows.orchestration.capacity import Share, kept_from_other_flows
 
 
 @pytest.fixture(autouse=True)

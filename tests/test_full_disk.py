@@ -25,8 +25,8 @@ RUN = """
 import json, subprocess, sys
 from pathlib import Path
 from flows import graph
-from flows.processes import Processes
-from flows.repro import Repro
+from flows.machine.processes import Processes
+from flows.graph.repro import Repro
 
 root = Path.cwd()
 
@@ -92,8 +92,8 @@ STAGES_RUN = """
 import contextlib, json, os, sys
 from pathlib import Path
 from flows import download, ensemble, evaluate, train
-from flows.console import run
-import lightning_modules.fit, flows.tracking, flows.replicas, flows.export, lightning_modules.voting
+from flows.commands.console import run
+import lightning_modules.fit, flows.tracking, flows.training.replicas, flows.models.export, lightning_modules.voting
 
 def files():
     return sorted(path.as_posix() for path in Path().rglob("*") if ".trainyard" not in path.parts and path.is_file())

@@ -10,8 +10,9 @@ import pytest
 from conftest import peak
 from PIL import Image
 
-from flows import added, image_file, predict, sources
-from flows.params import Limits
+from flows.commands import predict
+from flows.data import added, class_folders, image_file
+from flows.params.sections import Limits
 from lightning_modules.errors import InputError
 
 MIB = 1 << 20
@@ -63,7 +64,7 @@ def decode(which: str, file, limits: Limits):
     if which == "added":
         return added.decode(file, (8, 8, 3), limits)
     if which == "sources":
-        return sources.decode_files([file], file.parent, limits)[0][0]
+        return class_folders.decode_files([file], file.parent, limits)[0][0]
     return predict.fitted(predict.read_image(file, limits), [8, 8, 3])
 
 

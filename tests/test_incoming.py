@@ -16,9 +16,10 @@ import pytest
 from conftest import environment, peak
 from PIL import Image
 
-from flows import added, incoming, retrain_report, sources
+from flows.data import added, sources
 from flows.download import download
-from flows.params import read
+from flows.params.params_file import read
+from flows.retraining import incoming, retrain_report
 from lightning_modules.errors import InputError
 
 REASONS = {
@@ -442,10 +443,10 @@ def test_an_image_is_on_the_disk_before_it_goes_from_where_it_was(project, monke
 
 
 def test_the_folders_of_the_classes_are_made_once_these_are_known(project):
-    incoming.make_folders("digits")
+    added.make_folders("digits")
     assert not (project / "data").exists()
     download(read())
-    incoming.make_folders("digits")
+    added.make_folders("digits")
     assert {path.name for path in (project / "data/incoming").iterdir()} == set("0123456789")
     assert incoming.waiting() == []
 

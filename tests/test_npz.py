@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import peak
 
-from flows import image_folder, npz, sources
-from flows.params import Limits
+from flows.data import image_folder, labelled_arrays, npz
+from flows.params.sections import Limits
 from lightning_modules.errors import InputError
 
 MIB = 1 << 20
@@ -68,7 +68,7 @@ def from_folder(file, limits: Limits):
 
 
 def from_sources(file, limits: Limits):
-    return sources.from_archive(file, 0.2, limits)
+    return labelled_arrays.from_archive(file, 0.2, limits)
 
 
 READERS = [from_folder, from_sources]

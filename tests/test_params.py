@@ -11,8 +11,8 @@ import pytest
 import yaml
 from conftest import LIMIT
 
-from flows import params
-from flows.params import parse
+from flows.params import fields, params_file
+from flows.params.params_file import parse
 from lightning_modules import known
 from lightning_modules.errors import DivergedError, InputError
 
@@ -48,21 +48,21 @@ def refusal(content: dict, key: str, value: object) -> str:
 def test_what_is_shipped_is_valid(content):
     shipped = parse(content)
     assert shipped.dataset == "digits"
-    assert set(shipped.data) == set(params.DATASETS)
+    assert set(shipped.data) == set(fields.DATASETS)
     assert shipped.feed == shipped.data["digits"]
     assert list(shipped.members) == list(content["members"])
-    assert shipped == params.read(SHIPPED)
-    assert params.read(SHIPPED.parents[1] / "params.yaml").members
+    assert shipped == params_file.read(SHIPPED)
+    assert params_file.read(SHIPPED.parents[1] / "params.yaml").members
 
 
-@pytest.mark.parametrize("dataset", params.DATASETS)
+@pytest.mark.parametrize("dataset", fields.DATASETS)
 def test_moving_to_another_dataset_is_one_word(content, dataset):
     assert parse(put(content, "dataset", dataset)).feed.epochs == content["data"][dataset]["epochs"]
 
 
 def test_the_comments_name_what_is_known():
     text = SHIPPED.read_text(encoding="utf-8")
-    for names in (params.DATASETS, known.AUGMENTATIONS, known.SCHEDULES):
+    for names in (fields.DATASETS, known.AUGMENTATIONS, known.SCHEDULES):
         line = next(line for line in text.splitlines() if all(name in line for name in names))
         assert "|" in line
 
@@ -316,16 +316,16 @@ def test_a_file_that_is_no_mapping_is_told_in_one_line(tmp_path, text, word):
     file = tmp_path / "params.yaml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=word) as error:
-        params.read(file)
+        params_file.read(file)
     assert "\n" not in str(error.value)
 
 
 def test_a_file_that_is_no_text_or_not_there(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
-        params.read(tmp_path / "params.yaml")
+        params_file.read(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="no valid YAML"):
-        params.read(tmp_path / "params.yaml")
+        params_file.read(tmp_path / "params.yaml")
 
 
 def check(folder: Path) -> subprocess.CompletedProcess:
@@ -375,7 +375,7 @@ def test_the_command_outside_of_a_project(tmp_path):
 def test_every_command_ends_bad_input_with_2_and_a_failed_training_with_1(error, code, capsys, monkeypatch):
     import click
 
-    from flows.console import run
+    from flows.commands.console import run
 
     @click.command()
     def command():

@@ -4,7 +4,7 @@ Python imports this file by itself when its folder is in PYTHONPATH. The time of
 was in at each moment, the innermost of:
 
 import X       loading the package X of IMPORTS, with all that X loads but another one of them
-MLflow         a function of flows/tracking.py, the one file that knows MLflow; "MLflow epochs" those told every epoch
+MLflow         a function of flows/tracking/, the one file that knows MLflow; "MLflow epochs" those told every epoch
 Lightning      pytorch_lightning's Trainer, with the checkpoints that it saves
 training       the steps that the Trainer calls: what a bare loop would do too
 waiting        a command that it has started

@@ -1,0 +1,13 @@
+"""What is said on standard error, beside the result."""
+
+import functools
+import sys
+
+from flows.project import messages
+
+
+def warn(message: str) -> None:
+    print(f"trainyard: {message}", file=sys.stderr, flush=True)
+
+
+warn_once = functools.cache(messages.warn)
