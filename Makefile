@@ -25,7 +25,7 @@ setup: .venv/ready ## Make .venv with the pinned packages and the project, once:
 	@# DVC looks for git unless it is told that this copy has none.
 	@git rev-parse --git-dir >/dev/null 2>&1 || python -m dvc config --quiet --local core.no_scm true
 	@# Where DVC keeps what it unpickles, by default, everybody may write: from here on also `dvc` by hand keeps it private.
-	@python -c 'from flows import project, site_cache; site_cache.keep_private(project.root())'
+	@python -c 'from flows.graph import site_cache; from flows.project import paths; site_cache.keep_private(paths.root())'
 	@touch .venv/ready
 
 repro: setup ## Run every stage that is stale with dvc repro, then print the results

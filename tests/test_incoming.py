@@ -238,7 +238,7 @@ def test_what_claims_to_be_huge_is_refused_before_it_is_decoded(project):
     os.truncate(place / "sparse.webp", 3 << 30)
     settle(place / "sparse.webp")
     assert (place / "sparse.webp").stat().st_blocks * 512 < 1 << 20
-    taken = "from flows import incoming; from flows.params import read; incoming.take_in(read())"
+    taken = "from flows.retraining import incoming; from flows.params.params_file import read; incoming.take_in(read())"
     assert peak(taken) < 256 << 20
     [row] = rejected(project)
     assert "has 3,221,225,472 bytes, and limits.image_bytes in params.yaml allows 100,000,000" in row["reason"]

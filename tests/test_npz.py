@@ -175,7 +175,7 @@ def test_of_a_large_archive_a_sample_takes_the_memory_of_a_sample(file, monkeypa
     end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, len(central), len(local), 0)
     file.write_bytes(local + central + end)
     read = (
-        "from pathlib import Path; from flows import image_folder\n"
+        "from pathlib import Path; from flows.data import image_folder\n"
         "found = image_folder.read(Path('images.npz'), (8, 8, 1), 10, 0)\n"
         f"assert (found.images.shape, found.found) == ((10, 8, 8, 1), {count})\n"
     )

@@ -512,7 +512,7 @@ Variable.set("trainyard_notify", "custom-webhook/team")
 
 
 # A machine that is said to have two GPUs, of which the user lets this project see the fourth and the sixth.
-GPUS = "from flows import hardware; hardware.gpus = lambda: 2"
+GPUS = "from flows.machine import hardware; hardware.gpus = lambda: 2"
 SEEN = {"CUDA_VISIBLE_DEVICES": "3,5"}
 LIMITS = {gpu: f"gpu-{socket.gethostname()}-{gpu}" for gpu in ("3", "5")}
 

@@ -37,7 +37,7 @@ def blobs(test: float) -> source_images.Images:
     points = 128 + 90 * np.stack([np.cos(angles), np.sin(angles)], 1) + 13 * generator.standard_normal((2000, 2))
     images = np.clip(np.rint(points), 0, 255).astype(np.uint8).reshape(-1, 1, 2, 1)
     provenance = [
-        {"file": "blobs", "from": "flows/data/sources.py, generated"} | source_images.size_and_hash(images.tobytes())
+        {"file": "blobs", "from": "flows/data/built_in.py, generated"} | source_images.size_and_hash(images.tobytes())
     ]
     return source_images.carve(
         images, labels.astype(np.int64), test, source_images.describe("blobs")["class_names"], provenance

@@ -14,7 +14,7 @@ from flows.machine.preloaded_server import libraries
 from flows.machine.processes import ClosedError, Processes, TimeLimitError
 
 # In a process of its own, beside Prefect's start: MLflow takes seconds to import.
-PREPARE = "from flows import tracking; tracking.prepare()"
+PREPARE = "from flows.tracking import experiments; experiments.prepare()"
 
 
 def prepare_tracking(root: Path, processes: Processes) -> None:

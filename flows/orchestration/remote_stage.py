@@ -32,7 +32,7 @@ from flows.untrusted import masking
 from lightning_modules.errors import InputError, UnavailableError, counted
 
 # What both copies must have alike, for a stage runs the code that lies there.
-CODE = ("dvc.yaml", "flows/*.py", "lightning_modules/*.py")
+CODE = ("dvc.yaml", "flows/**/*.py", "lightning_modules/**/*.py")
 EMPTY = "schema: '2.0'\nstages: {}\n"  # a dvc.lock
 NOTE = "errand.json"  # in .trainyard/: the digests of what errands have written over, by path
 LIMIT = 6 * 3600  # seconds for data to be pulled or pushed: a remote that hangs must not hold a flow for ever

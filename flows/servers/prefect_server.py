@@ -139,7 +139,7 @@ def command(port: int) -> list[str]:
     """As Prefect 3.8 starts its own temporary server, but behind our door. The variables beside it make it one or
     another: PREFECT_SERVER_API_AUTH_STRING has to be among them."""
     return [
-        sys.executable, "-c", WITH_PARENT, "uvicorn", "--app-dir", str(Path(__file__).parents[1]), "--factory", APP,
+        sys.executable, "-c", WITH_PARENT, "uvicorn", "--app-dir", str(Path(__file__).parents[2]), "--factory", APP,
         "--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on",
         "--timeout-graceful-shutdown", "2",
     ]  # fmt: skip

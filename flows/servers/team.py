@@ -180,7 +180,7 @@ def bring_up(stores: children.Parts, servers: children.Parts, wanted: dict[str, 
     click.echo(f"S3           {s3}, buckets {' and '.join(BUCKETS)}")
 
     python = [sys.executable, "-c", WITH_PARENT]
-    source = {"UVICORN_APP_DIR": str(Path(__file__).parents[1])}
+    source = {"UVICORN_APP_DIR": str(Path(__file__).parents[2])}
     env_of_prefect = env | source | login.for_links() | prefect_variables(own, database, prefect_port)
     servers.start("Prefect's server", [*python, *PREFECT], env_of_prefect)
     env_of_mlflow = env | login.for_mlflow_server() | mlflow_variables(own, database, s3, mlflow_port)

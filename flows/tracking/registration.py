@@ -129,7 +129,7 @@ class Registrar:
         columns = [ColSpec("string", "label"), *(ColSpec("double", name) for name in card["class_names"])]
         with tempfile.TemporaryDirectory() as folder:
             code = Path(folder) / f"{LOADER}.py"
-            shutil.copy(Path(__file__).with_name("served_ensemble.py"), code)
+            shutil.copy(served_ensemble.__file__, code)
             with mlflow.start_run(run_id=run):
                 return mlflow.pyfunc.log_model(
                     name="model",

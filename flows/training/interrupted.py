@@ -24,7 +24,7 @@ def fingerprint(*parts: object) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(repr(part).encode())
-    for source in sorted((Path(__file__).parents[1] / "lightning_modules").glob("*.py")):
+    for source in sorted((Path(__file__).parents[2] / "lightning_modules").glob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 
