@@ -126,6 +126,8 @@ class Registrar:
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, Schema, TensorSpec
 
+        from flows.models import served_ensemble
+
         columns = [ColSpec("string", "label"), *(ColSpec("double", name) for name in card["class_names"])]
         with tempfile.TemporaryDirectory() as folder:
             code = Path(folder) / f"{LOADER}.py"
