@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from flows.params import fields, params_file
-from lightning_modules import known
+from lightning_modules import names
 
 FILE = "params.schema.json"
 DRAFT = "http://json-schema.org/draft-07/schema#"  # a name, not an address: the newest that all editors know
@@ -51,7 +51,7 @@ def networks(made: dict) -> None:
             return {"type": ["array", "null"], "items": SIZE, "minItems": 1, "default": like}
         return {"type": "array", "items": SIZE, "minItems": len(like), "maxItems": len(like), "default": like}
 
-    tables = {name: {key: sizes(key, like) for key, like in own.items()} for name, own in known.NETWORKS.items()}
+    tables = {name: {key: sizes(key, like) for key, like in own.items()} for name, own in names.NETWORKS.items()}
     by_name(made, tables)
 
 
@@ -66,7 +66,7 @@ def optimizers(made: dict) -> None:
             return {"type": "array", "items": items, "minItems": len(like), "maxItems": len(like), "default": like}
         return {"type": "number", "default": like}
 
-    tables = {name: {key: like_default(like) for key, like in own.items()} for name, own in known.OPTIMIZERS.items()}
+    tables = {name: {key: like_default(like) for key, like in own.items()} for name, own in names.OPTIMIZERS.items()}
     by_name(made, tables)
 
 

@@ -83,6 +83,11 @@ def settings_file(dataset: str) -> Path:
     return root() / "settings" / f"{dataset}.json"
 
 
+def code_file(stage: str) -> Path:
+    """The digest of the code that a stage runs."""
+    return root() / "settings" / f"{stage}.code"
+
+
 def model_folder(dataset: str, member: str) -> Path:
     """weights.safetensors, member.json and history.csv."""
     return root() / "models" / dataset / member
