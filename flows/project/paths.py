@@ -5,16 +5,16 @@ import functools
 import os
 from pathlib import Path
 
-from flows.project import paths, private_files
+from flows.project import private_files
 from lightning_modules.errors import InputError
 
 
 def incoming_folder() -> Path:
-    return paths.root() / "data" / "incoming"
+    return root() / "data" / "incoming"
 
 
 def rejected_folder() -> Path:
-    return paths.root() / "data" / "rejected"
+    return root() / "data" / "rejected"
 
 
 SPLITS = ("validation", "test")
@@ -110,6 +110,11 @@ def member_metrics_file(dataset: str, member: str) -> Path:
 
 def ensemble_metrics_file(dataset: str) -> Path:
     return root() / "metrics" / dataset / "ensemble.json"
+
+
+def ensemble_file(dataset: str) -> Path:
+    """All that the ensemble is made of."""
+    return root() / "ensembles" / f"{dataset}.json"
 
 
 def plots_folder(dataset: str) -> Path:

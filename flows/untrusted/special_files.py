@@ -10,7 +10,7 @@ from lightning_modules.errors import InputError, shown
 
 # What stages read and write. What has just come in is for `flows.retraining.incoming` to refuse, and DVC does not look there.
 FOLDERS = (
-    "data", "flows", "lightning_modules", "metrics", "models", "plots", "predictions", "settings", "sources",
+    "data", "ensembles", "flows", "lightning_modules", "metrics", "models", "plots", "predictions", "settings", "sources",
 )  # fmt: skip
 OTHERS = ("data/incoming", "data/rejected")
 
