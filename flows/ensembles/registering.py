@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from flows.data import dataset
 from flows.graph import healing
@@ -12,9 +11,6 @@ from flows.models import measurements, trained_members
 from flows.params.params_file import Params
 from flows.project import file_io, paths
 from lightning_modules.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 
 def digest_of(method: str, weights: list[float] | None, cards: Iterable[dict], test_sha256: str) -> str:
