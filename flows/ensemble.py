@@ -9,21 +9,17 @@ Run     python -m flows.ensemble
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from flows.commands.console import run
 from flows.data import dataset
+from flows.ensembles import choice, predictions, registering
 from flows.models import measurements, trained_members
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
 from flows.reporting import dvc_plots
 from lightning_modules.errors import InputError, counted
-
-if TYPE_CHECKING:
-    pass
-from flows.ensembles import choice, predictions, registering
 
 
 def ensemble(params: Params) -> dict:

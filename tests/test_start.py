@@ -27,7 +27,8 @@ def ran(code: str) -> list[str]:
         ("flows.training.replicas", {"mlflow", *HIDDEN}),
         ("flows.evaluate, flows.data.dataset, lightning_modules.scores, lightning_modules.weights",
          {"mlflow", "pytorch_lightning", "torchmetrics", *HIDDEN}),
-        ("flows.ensemble, flows.data.dataset, lightning_modules.scores, lightning_modules.voting, lightning_modules.weights",
+        ("flows.ensemble, flows.data.dataset, lightning_modules.scores, lightning_modules.voting, "
+         "lightning_modules.weights",
          {"mlflow", "pytorch_lightning", "torchmetrics", *HIDDEN}),
     ],
     ids=["before the work", "train", "evaluate", "ensemble"],

@@ -6,14 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flows.project import file_io
 from lightning_modules.errors import InputError
-
-if TYPE_CHECKING:
-    pass
-
 
 # How long an interrupted training can be gone on with, once the member has been trained by another recipe.
 KEPT_DAYS = 30
