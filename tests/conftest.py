@@ -91,7 +91,7 @@ def clean_workers():
     import multiprocessing
 
     mlflow = ["mlflow", "mlflow.store.tracking.sqlalchemy_store"]
-    multiprocessing.set_forkserver_preload(["flows.training.replicas", *mlflow, "flows.promotion", "flows.tracking"])
+    multiprocessing.set_forkserver_preload(["flows.training.replicas", *mlflow, "flows.promotion.promoting"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flows.training.worker_pool.start_method", lambda accelerator: "forkserver")
         yield

@@ -23,7 +23,7 @@ def ran(code: str) -> list[str]:
     ("modules", "not_loaded"),
     [
         # What the first line of a training, and of the others, imports is what they all wait for.
-        ("flows.train, flows.data.dataset, flows.tracking", {"torch", "mlflow"}),
+        ("flows.train, flows.data.dataset, flows.tracking.member_runs", {"torch", "mlflow"}),
         ("flows.training.replicas", {"mlflow", *HIDDEN}),
         ("flows.evaluate, flows.data.dataset, lightning_modules.scores, lightning_modules.weights",
          {"mlflow", "pytorch_lightning", "torchmetrics", *HIDDEN}),

@@ -8,13 +8,7 @@ import psutil
 
 from flows.project import file_io, paths
 from flows.statistics.replicates import spread
-from flows.tracking import (
-    artifact_addresses,
-    experiments,
-    mlflow_runs,
-    mlflow_store,
-    provenance,
-)
+from flows.tracking import artifact_addresses, experiments, mlflow_runs, mlflow_store, provenance
 from flows.untrusted import masking
 
 MONITORED = "validation_nll"  # which every epoch has
