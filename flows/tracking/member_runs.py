@@ -135,9 +135,8 @@ class Tracker:
         for number, (replica, predictor) in enumerate(zip(card["replicas"], predictors)):
             run = self.client.get_run(self.ids[str(number)])
             mlflow_runs.log_once(self.client, run, best[number])
-            if (
-                run.data.tags.get(mlflow_runs.WEIGHTS) != replica["weights_sha256"]
-            ):  # else it is there since before an interruption
+            # Else it is there since before an interruption.
+            if run.data.tags.get(mlflow_runs.WEIGHTS) != replica["weights_sha256"]:
                 log_network(run.info.run_id, predictor, card)
                 self.client.set_tag(run.info.run_id, mlflow_runs.WEIGHTS, replica["weights_sha256"])
             self.client.set_terminated(run.info.run_id)
