@@ -91,7 +91,8 @@ def clean_workers():
     import multiprocessing
 
     mlflow = ["mlflow", "mlflow.store.tracking.sqlalchemy_store"]
-    multiprocessing.set_forkserver_preload(["flows.training.replicas", *mlflow, "flows.promotion.promoting"])
+    ours = ["flows.training.replicas", "flows.promotion.promoting", "flows.tracking.registration"]
+    multiprocessing.set_forkserver_preload([*ours, *mlflow])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flows.training.worker_pool.start_method", lambda accelerator: "forkserver")
         yield

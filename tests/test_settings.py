@@ -15,7 +15,7 @@ from flows import settings
 from flows.graph import dvc_graph
 from flows.params.params_file import read
 from flows.project import file_io, paths
-from lightning_modules import known
+from lightning_modules import names
 from lightning_modules.errors import InputError
 
 
@@ -99,12 +99,12 @@ def variants() -> dict[str, dict]:
         section[path[-1]] = value
         found[name] = member
 
-    for network, own in known.NETWORKS.items():
+    for network, own in names.NETWORKS.items():
         for key, value in own.items():
             other = [size + 1 for size in value] if isinstance(value, list) else value + 1
             vary(f"{network}-{key}", "network", value={"name": network, key: other})
     vary("none", "network", "hidden", value=None)
-    for optimizer, own in known.OPTIMIZERS.items():
+    for optimizer, own in names.OPTIMIZERS.items():
         for key, value in own.items():
             other = not value if isinstance(value, bool) else [0.5] * len(value) if isinstance(value, list) else 0.5
             vary(f"{optimizer}-{key}", "optimizer", value={"name": optimizer, "lr": 0.1, key: other})
@@ -114,7 +114,7 @@ def variants() -> dict[str, dict]:
         vary(key, key, value=3)
     vary("augment", "augment", value="flip")
     vary("test_time_views", "test_time_views", value="mirror")
-    for key, names in (("activation", known.ACTIVATIONS), ("schedule", known.SCHEDULES)):
+    for key, names in (("activation", names.ACTIVATIONS), ("schedule", names.SCHEDULES)):
         vary(key, key, value=names[1])
     vary("initializer", "initializer", value="zeros")
     vary("replicas", "replicas", value=2)

@@ -1,6 +1,6 @@
 """The JSON Schema of params.yaml, by which an editor underlines a mistake while one types.
 
-Reads   the models in flows/params/ and the tables in lightning_modules/known.py
+Reads   the models in flows/params/ and the tables in lightning_modules/names.py
 Makes   params.schema.json, which the first line of params.yaml names: `python -m flows.commands.params_schema`
 
 Pydantic makes the schema of the models; the rules that they hold in code are added here. The reader of params.yaml
@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from flows.params import fields, params_file, recipes, sections
-from lightning_modules import known
+from lightning_modules import names
 
 FILE = "params.schema.json"
 DRAFT = "http://json-schema.org/draft-07/schema#"  # a name, not an address: the newest that all editors know
@@ -58,7 +58,7 @@ def networks(made: dict) -> None:
             return {"type": ["array", "null"], "items": SIZE, "minItems": 1, "default": like}
         return {"type": "array", "items": SIZE, "minItems": len(like), "maxItems": len(like), "default": like}
 
-    tables = {name: {key: sizes(key, like) for key, like in own.items()} for name, own in known.NETWORKS.items()}
+    tables = {name: {key: sizes(key, like) for key, like in own.items()} for name, own in names.NETWORKS.items()}
     by_name(made, tables)
 
 
@@ -73,7 +73,7 @@ def optimizers(made: dict) -> None:
             return {"type": "array", "items": items, "minItems": len(like), "maxItems": len(like), "default": like}
         return {"type": "number", "default": like}
 
-    tables = {name: {key: like_default(like) for key, like in own.items()} for name, own in known.OPTIMIZERS.items()}
+    tables = {name: {key: like_default(like) for key, like in own.items()} for name, own in names.OPTIMIZERS.items()}
     by_name(made, tables)
 
 

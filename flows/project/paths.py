@@ -84,6 +84,11 @@ def settings_file(dataset: str) -> Path:
     return root() / "settings" / f"{dataset}.json"
 
 
+def code_file(stage: str) -> Path:
+    """The digest of the code that a stage runs."""
+    return root() / "settings" / f"{stage}.code"
+
+
 def model_folder(dataset: str, member: str) -> Path:
     """weights.safetensors, member.json and history.csv."""
     return root() / "models" / dataset / member
@@ -106,6 +111,11 @@ def member_metrics_file(dataset: str, member: str) -> Path:
 
 def ensemble_metrics_file(dataset: str) -> Path:
     return root() / "metrics" / dataset / "ensemble.json"
+
+
+def ensemble_file(dataset: str) -> Path:
+    """All that the ensemble is made of."""
+    return root() / "ensembles" / f"{dataset}.json"
 
 
 def plots_folder(dataset: str) -> Path:

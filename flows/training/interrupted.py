@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from flows.graph import code_digest
 from flows.project import file_io
 from lightning_modules.errors import InputError
 
@@ -19,8 +20,7 @@ def fingerprint(*parts: object) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(repr(part).encode())
-    for source in sorted((Path(__file__).parents[2] / "lightning_modules").glob("*.py")):
-        digest.update(source.read_bytes())
+    digest.update(code_digest.digest("train").encode())
     return digest.hexdigest()[:16]
 
 

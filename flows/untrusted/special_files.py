@@ -10,7 +10,8 @@ from lightning_modules.errors import InputError, shown
 
 # What stages read and write. DVC does not look at what has just come in, which `flows.retraining.incoming` refuses.
 FOLDERS = (
-    "data", "flows", "lightning_modules", "metrics", "models", "plots", "predictions", "settings", "sources",
+    "data", "ensembles", "flows", "lightning_modules", "metrics", "models", "plots", "predictions", "settings",
+    "sources",
 )  # fmt: skip
 OTHERS = ("data/incoming", "data/rejected")
 
