@@ -74,7 +74,7 @@ def errand(root: Path, stage: str, needs: Iterable[str], uncached: dict[str, lis
 
     Args:
         needs: all the stages that it needs, directly or not.
-        uncached: see `graph.uncached`.
+        uncached: see `dvc_graph.uncached`.
         options: force and time_limit.
     """
     needs = list(needs)

@@ -8,15 +8,6 @@ from pathlib import Path
 from flows.project import private_files
 from lightning_modules.errors import InputError
 
-
-def incoming_folder() -> Path:
-    return root() / "data" / "incoming"
-
-
-def rejected_folder() -> Path:
-    return root() / "data" / "rejected"
-
-
 SPLITS = ("validation", "test")
 
 
@@ -71,6 +62,16 @@ def unfinished_folder(dataset: str) -> Path:
 def data_folder(dataset: str) -> Path:
     """train_images.npy, train_labels.npy, test_*.npy, validation_indices.npy and dataset.json."""
     return root() / "data" / dataset
+
+
+def incoming_folder() -> Path:
+    """People's labelled images: <class>/<image file>."""
+    return root() / "data" / "incoming"
+
+
+def rejected_folder() -> Path:
+    """What of them was refused, and reasons.csv."""
+    return root() / "data" / "rejected"
 
 
 def checked_file() -> Path:
