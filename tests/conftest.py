@@ -16,11 +16,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # A shell starts what goes on in its background with the interrupt ignored, and so would be all processes of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The threads of torch's pools wait for each other without turning in circles. As many processes run tests as there are
+# cores, and each thread that waits in a circle keeps the one that it waits for from its core: of small networks that
+# takes twenty times the work itself. Read when torch is first imported, here and in what tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Flows on one machine share its cores, by files in this folder: those of the tests have theirs to themselves. All may
 # enter it, since PostgreSQL runs as another user.
@@ -181,16 +187,34 @@ def make_dvc_project(folder: Path, stages: str, **files: str) -> Path:
     return folder
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that takes long to make: `make` fills it once for all processes that run tests, and each has a copy."""
+    place = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent  # the folder of the whole run
+    first, whole = place / "made once" / name, place / "made once" / f"{name} is whole"
+    first.parent.mkdir(exist_ok=True)
+    with FileLock(f"{first}.lock"):
+        if not whole.exists():
+            shutil.rmtree(first, ignore_errors=True)  # of a process that died
+            first.mkdir()
+            with contextlib.chdir(first), pytest.MonkeyPatch.context() as patch:
+                forget_stores(patch)
+                make(first)
+            whole.touch()
+    return shutil.copytree(first, factory.mktemp(name) / "copy", symlinks=True)
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory) -> Path:
     """An MLflow store without a run, to copy: making one takes seconds."""
     from flows import tracking
 
-    folder = make_project(tmp_path_factory.mktemp("store") / "empty")
-    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
-        forget_stores(patch)
+    def make(place: Path) -> None:
+        os.chdir(make_project(place / "empty"))
         tracking.connect()
-    return folder / "mlflow.db"
+
+    return made_once(tmp_path_factory, "store", make) / "empty" / "mlflow.db"
 
 
 @pytest.fixture
@@ -220,16 +244,28 @@ def tiny(project) -> Path:
 def finished_once(tmp_path_factory, empty_store) -> Path:
     from flows import download, ensemble, evaluate, train
 
-    folder = make_project(tmp_path_factory.mktemp("finished") / "a project")
-    shutil.copy(empty_store, folder)
-    params = edit(folder, shrink)
-    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
-        forget_stores(patch)
+    def make(place: Path) -> None:
+        (place / "made by").write_text(str(os.getpid()))
+        folder = make_project(place / "a project")
+        shutil.copy(empty_store, folder)
+        params = edit(folder, shrink)
+        os.chdir(folder)
         download.download(params)
         for member in params.members:
             train.train(params, member)
         evaluate.evaluate(params)
         ensemble.ensemble(params)
+
+    return at_home(made_once(tmp_path_factory, "finished", make) / "a project")
+
+
+def at_home(folder: Path) -> Path:
+    """A copied project whose store has found its own files."""
+    from flows import tracking
+
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        forget_stores(patch)
+        tracking.connect()
     return folder
 
 

@@ -99,6 +99,7 @@ def test_again_and_in_another_order_gives_the_same_numbers(finished_copy, no_sto
 def test_each_replica_has_its_classes_and_confusion_on_both_splits(finished):
     predictions = project.replica_scores_file("digits").parent
     each_class = project.read_json(predictions / "classes.json")
+    assert {member: len(replicas) for member, replicas in each_class.items()} == {"small": 2, "wide": 1}
     for member, replicas in each_class.items():
         for number, replica in enumerate(replicas):
             for split in project.SPLITS:

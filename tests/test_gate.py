@@ -1,7 +1,7 @@
 """Who passes the gate, on real registered models; and every way not to."""
 
-import contextlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, edit, forget_stores, make_project, shrink
+from conftest import ROOT, at_home, edit, made_once, make_project, shrink
 
 from flows import champion, dataset, gate, promote, rollback, status, tracking
 from flows.console import run
@@ -230,11 +230,10 @@ def judged_once(tmp_path_factory, empty_store) -> Path:
     """A project with digits and eight versions of its model, of which the first is champion."""
     from flows.download import download
 
-    place = tmp_path_factory.mktemp("gate")
-    folder = make_project(place / "a project")
-    shutil.copy(empty_store, folder)
-    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
-        forget_stores(patch)
+    def make(place: Path) -> None:
+        folder = make_project(place / "a project")
+        shutil.copy(empty_store, folder)
+        os.chdir(folder)
         download(edit(folder, shrink))
         register("weak", nearest(100), place / "1")
         register("good", nearest(1), place / "2")
@@ -246,7 +245,8 @@ def judged_once(tmp_path_factory, empty_store) -> Path:
         register("nan", nearest(1), place / "6", metrics={"test_nll": float("nan")})
         register("missing", nearest(1), place / "7", leave_out=["test_ece"])
         register("wrong", nearest(1), place / "8", metrics={"test_accuracy": 0.99})
-    return folder
+
+    return at_home(made_once(tmp_path_factory, "gate", make) / "a project")
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_who_gets_which_step():
     weights = [layer.weight for layer in layers if hasattr(layer, "weight")]
     assert [id(parameter) for parameter in inside["params"]] == [id(weight) for weight in weights[:-1]]
     assert [id(parameter) for parameter in head["params"]] == [id(weights[-1])]
-    assert all(parameter.ndim == 1 for parameter in biases["params"])
+    assert [id(parameter) for parameter in biases["params"]] == [id(it) for it in layers.parameters() if it.ndim == 1]
     assert [group["lr"] for group in optimizer.param_groups] == [0.2, 0.3, 0.4]
     # A step takes the same share of all, whatever its learning rate.
     assert [group["lr"] * group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([0.03] * 3)

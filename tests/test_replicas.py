@@ -3,37 +3,68 @@
 import contextlib
 import os
 import signal
-from collections import deque
+import threading
 from multiprocessing import Pipe
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
+import torch
+from conftest import LIMIT
 
 from flows import hardware, replicas
+from flows.params import read
 from lightning_modules.errors import InputError
 
-SETTINGS = {"epochs": 4, "parallel": "processes", "accelerator": "cpu"}
+EPOCHS = 4
+SETTINGS = {"epochs": EPOCHS, "batch_size": 64, "parallel": "processes", "accelerator": "cpu"}
 CARD = {"member": "small", "dataset": "digits", "recipe": {}, "settings": SETTINGS}
-CARD |= {"class_names": ["a", "b"], "mean": [0.5], "std": [0.2]}
+CARD |= {"class_names": list("0123456789"), "mean": [0.5], "std": [0.2]}
 
 
-class Worker:
-    """Reports at once what a worker reports in time: the epochs of a turn."""
+class Clocked:
+    """Workers with a clock of their own: an epoch takes a second of it, however busy the machine is.
 
-    def __init__(self, turn: int, done: dict[int, int]) -> None:
-        self.turn, self.done, self.said = turn, done, deque()
+    They speak over real pipes, in a thread that takes one step at a time, always the earliest.
+    """
 
-    def send(self, numbers: list[int]) -> None:
-        [number] = numbers
-        for _ in range(self.turn):
-            if self.done.setdefault(number, 0) < SETTINGS["epochs"]:
-                self.done[number] += 1
-                row = {"epoch": self.done[number], "validation_nll": 1.0, "validation_accuracy": 0.5}
-                self.said.append({"replica": number, "epoch": row["epoch"], "done": 1.0, "row": row, "best_epoch": 1})
-        self.said.append({"free": True, "finished": self.done[number] == SETTINGS["epochs"]})
+    def __init__(self, workers: int, replicas: int, work: Path, turn: int) -> None:
+        self.connections, self.ends = map(list, zip(*(Pipe() for _ in range(workers))))
+        self.work, self.turn = work, turn
+        self.done = dict.fromkeys(range(replicas), 0)  # epochs of each replica
+        self.seconds = [0] * workers  # at which each worker has ended its last epoch
+        self.thread = threading.Thread(target=self.live, daemon=True)
 
-    def recv(self) -> dict:
-        return self.said.popleft()
+    def live(self) -> None:
+        try:
+            hands = {place: self.taken(place) for place in range(len(self.ends))}
+            while hands:
+                place = min(hands, key=lambda place: (self.seconds[place], place))
+                number, left = hands[place]
+                if left and self.done[number] < EPOCHS:
+                    self.done[number] += 1
+                    self.seconds[place] += 1
+                    row = {"epoch": self.done[number], "validation_nll": 1.0, "validation_accuracy": 0.5}
+                    event = {"replica": number, "epoch": row["epoch"], "done": 1.0, "row": row, "best_epoch": 1}
+                    self.ends[place].send(event)
+                    hands[place] = number, left - 1
+                    continue
+                finished = self.done[number] == EPOCHS
+                if finished:
+                    result = replicas.Fitted({"weight": torch.tensor([float(number)])}, [], 1)
+                    replicas.write_result(self.work, number, result)
+                del hands[place]
+                self.ends[place].send({"free": True, "finished": finished})
+                in_hand = {number for number, _ in hands.values()}
+                if any(done < EPOCHS for number, done in self.done.items() if number not in in_hand):
+                    hands[place] = self.taken(place)
+        finally:
+            for end in self.ends:
+                end.close()
+
+    def taken(self, place: int) -> tuple[int, int]:
+        assert self.ends[place].poll(LIMIT), "a worker is idle while a replica waits"
+        [number] = self.ends[place].recv()
+        return number, self.turn
 
 
 class Notes:
@@ -51,48 +82,75 @@ class Notes:
         self.told.append((number, row["epoch"]))
 
 
-@pytest.mark.parametrize(
-    ("count", "order"),
-    [
-        (3, [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2), (0, 3), (0, 4), (1, 3), (1, 4), (2, 3), (2, 4)]),
-        (2, [(number, epoch) for number in range(2) for epoch in range(1, 5)]),
-    ],
-)
-def test_replicas_take_turns_where_a_worker_would_be_idle_at_the_end(tmp_path, monkeypatch, count, order):
-    done, notes = {}, Notes()
+@pytest.mark.parametrize(("count", "jobs", "seconds"), [(2, 2, 4), (3, 2, 6), (5, 2, 10), (4, 3, 6), (3, 1, 12)])
+def test_no_worker_is_idle_while_a_replica_has_epochs_left(tmp_path, monkeypatch, count, jobs, seconds):
+    """Of three replicas two workers train one and a half each, not one of them two."""
+    notes, crews = Notes(), []
 
     @contextlib.contextmanager
-    def workers(count, life, card, seeds, work, devices, turn):
-        yield SimpleNamespace(connections=[Worker(turn, done) for _ in range(count)])
+    def workers(size, life, card, seeds, work, devices, turn):
+        crews.append(crew := Clocked(size, len(seeds), work, turn))
+        crew.thread.start()
+        yield crew
+        crew.thread.join()
 
     monkeypatch.setattr(replicas, "workers", workers)
-    monkeypatch.setattr(replicas, "wait", lambda running: running[:1])  # the one that has been at work for longest
-    monkeypatch.setattr(replicas, "read_result", lambda work, number: number)
-    monkeypatch.setattr(replicas, "is_finished", lambda work, number: False)
-    given = {"jobs": 2, "devices": 1, "tracker": notes, "clock": notes}
-    assert replicas.train_replicas(CARD, list(range(count)), tmp_path, **given) == list(range(count))
-    assert notes.told == order
+    given = {"jobs": jobs, "devices": 1, "tracker": notes, "clock": notes}
+    found = replicas.train_replicas(CARD, list(range(count)), tmp_path, **given)
+    assert [result.state["weight"].item() for result in found] == list(range(count))
+    for number in range(count):
+        assert [epoch for told, epoch in notes.told if told == number] == list(range(1, EPOCHS + 1))
+    [crew] = crews
+    assert len(crew.seconds) == jobs
+    assert max(crew.seconds) == seconds
+
+
+def events(connection) -> list[dict]:
+    """What a worker tells until it is free."""
+    told = []
+    while not told or "free" not in told[-1]:
+        assert connection.poll(LIMIT)
+        told.append(connection.recv())
+    return told
+
+
+def test_a_worker_trains_for_a_turn_and_goes_on_at_the_next(tiny):
+    card = CARD | {"recipe": read().member("small").recipe}
+    with replicas.workers(1, replicas.serve, card, [7, 8], tiny, 1, 3) as crew:
+        [connection] = crew.connections
+        rows, left = [], []
+        for _ in range(2):
+            connection.send([1])
+            *told, end = events(connection)
+            rows.append([(event["replica"], event["row"]["epoch"]) for event in told if "row" in event])
+            left.append((end["finished"], replicas.checkpoint_file(tiny, [1]).exists()))
+    assert rows == [[(1, 1), (1, 2), (1, 3)], [(1, 4)]]
+    assert left == [(False, True), (True, False)]
+    [expected] = replicas.train_portion(card["recipe"], [8], replicas.given_to_fit(card))  # at once, by the second seed
+    found = replicas.read_result(tiny, 1)
+    assert found.history == expected.history
+    assert all(torch.equal(tensor, expected.state[name]) for name, tensor in found.state.items())
 
 
 @pytest.mark.parametrize(("accelerator", "visible"), [("cpu", ""), ("gpu", "1,0")])
-def test_a_worker_trains_a_turn_and_sees_gpus_where_it_trains_on_one(tiny, monkeypatch, accelerator, visible):
-    seen = {}
-
-    def train_portion(recipe, seeds, given):
-        seen.update(given, seeds=seeds, visible=os.environ["CUDA_VISIBLE_DEVICES"])
-        raise InputError("enough")
-
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
-    monkeypatch.setattr(replicas, "train_portion", train_portion)
-    monkeypatch.setattr(replicas, "die_with_parent", lambda: None)
-    monkeypatch.setattr("signal.signal", lambda *_: None)
-    here, there = Pipe()
-    here.send([1])
+def test_a_worker_sees_gpus_where_it_trains_on_one(tiny, accelerator, visible):
     card = CARD | {"settings": SETTINGS | {"accelerator": accelerator}}
-    replicas.serve(there, 0, card, [7, 8], tiny, 1, 3)
-    assert here.recv()["failed"] is InputError
-    assert (seen["seeds"], seen["turn"], seen["visible"]) == ([8], 3, visible)
-    assert seen["checkpoint"] == replicas.checkpoint_file(tiny, [1])
+    with replicas.workers(1, tells_what_it_sees, card, [7, 8], tiny, 1, 3) as crew:
+        [connection] = crew.connections
+        connection.send([1])
+        assert connection.poll(LIMIT)
+        assert connection.recv()["message"] == visible
+
+
+def tells_what_it_sees(connection, *given) -> None:
+    """A worker that trains nothing: here there may be no GPU."""
+
+    def look(*_):
+        raise InputError(os.environ["CUDA_VISIBLE_DEVICES"])
+
+    os.environ["CUDA_VISIBLE_DEVICES"] = "1,0"
+    replicas.train_portion = look
+    replicas.serve(connection, *given)
 
 
 @pytest.mark.parametrize(("before", "said"), [(0, "the system was out of memory and killed for it; "), (3, "")])

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from conftest import LIMIT, ROOT, edit, environment, shrink, soon
+from conftest import LIMIT, ROOT, at_home, edit, environment, made_once, shrink, soon
 from PIL import Image
 
 from flows import graph
@@ -80,8 +80,12 @@ def clone(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def done_once(tmp_path_factory) -> tuple[Path, str]:
     """A clone, in a path with a space, after `dvc repro` from nothing; and what that said."""
-    folder = clone(tmp_path_factory.mktemp("repro") / "a clone")
-    return folder, dvc(folder, "repro")
+
+    def make(place: Path) -> None:
+        (place / "said").write_text(dvc(clone(place / "a clone"), "repro"))
+
+    folder = made_once(tmp_path_factory, "repro", make)
+    return at_home(folder / "a clone"), (folder / "said").read_text()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 One that trains takes a minute: a single one is killed between training and promotion, and the tests go on from there.
 """
 
-import contextlib
 import json
 import os
 import resource
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
-from conftest import ROOT, edit, environment, forget_stores, make_project, shrink
+from conftest import ROOT, at_home, edit, environment, forget_stores, made_once, make_project, shrink
 from PIL import Image
 
 from flows import (
@@ -113,17 +112,18 @@ def nothing_runs(folder: Path, plan: Plan):
 @pytest.fixture(scope="session")
 def poor_once(tmp_path_factory, empty_store) -> Path:
     """A project in git whose champion is poor, and nothing stale."""
-    folder = make_project(tmp_path_factory.mktemp("retrain") / "a project")
-    shutil.copy(empty_store, folder)
-    shutil.copy(ROOT / ".gitignore", folder)
-    shutil.copy(ROOT / ".dvcignore", folder)
-    for name in ("flows", "lightning_modules"):
-        (folder / name).symlink_to(ROOT / name)
-    edit(folder, poor)
-    git(folder, "init", "--quiet")
-    dvc(folder, "init", "--quiet")
-    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
-        forget_stores(patch)
+
+    def make(place: Path) -> None:
+        folder = make_project(place / "a project")
+        shutil.copy(empty_store, folder)
+        shutil.copy(ROOT / ".gitignore", folder)
+        shutil.copy(ROOT / ".dvcignore", folder)
+        for name in ("flows", "lightning_modules"):
+            (folder / name).symlink_to(ROOT / name)
+        edit(folder, poor)
+        git(folder, "init", "--quiet")
+        dvc(folder, "init", "--quiet")
+        os.chdir(folder)
         given = read()
         check.note()
         download.download(given)
@@ -132,22 +132,32 @@ def poor_once(tmp_path_factory, empty_store) -> Path:
             train.train(given, member)
         evaluate.evaluate(given)
         ensemble.ensemble(given)
-    dvc(folder, "commit", "--force", "--quiet")  # as if DVC had run the stages, each of which takes seconds to start
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "first")
-    return folder
+        dvc(
+            folder, "commit", "--force", "--quiet"
+        )  # as if DVC had run the stages, each of which takes seconds to start
+        git(folder, "add", "--all")
+        git(folder, "commit", "--quiet", "--message", "first")
+
+    return at_home(made_once(tmp_path_factory, "poor", make) / "a project")
 
 
 @pytest.fixture(scope="session")
 def killed_once(poor_once, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """Better params, new images, and a retrain that was killed between training and promotion."""
-    folder = copied(poor_once, tmp_path_factory.mktemp("killed") / "a project")
-    edit(folder, better)
-    git(folder, "commit", "--quiet", "--all", "--message", "better")
-    for number in range(10):
-        drop_image(folder / "data/incoming" / str(number) / "new.png", seed=number)
-    drop_text(folder / "data/incoming/3/broken.png")
-    return folder, python(folder, KILLED)
+
+    def make(place: Path) -> None:
+        folder = copied(poor_once, place / "a project")
+        edit(folder, better)
+        git(folder, "commit", "--quiet", "--all", "--message", "better")
+        for number in range(10):
+            drop_image(folder / "data/incoming" / str(number) / "new.png", seed=number)
+        drop_text(folder / "data/incoming/3/broken.png")
+        done = python(folder, KILLED)
+        (place / "ended").write_text(json.dumps([done.returncode, done.stdout, done.stderr]))
+
+    folder = made_once(tmp_path_factory, "killed", make)
+    ended = subprocess.CompletedProcess("retrain", *json.loads((folder / "ended").read_text()))
+    return at_home(folder / "a project"), ended
 
 
 def drop_image(file: Path, seed: int = 0) -> None:
