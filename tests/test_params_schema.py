@@ -10,12 +10,15 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from flows import params, params_schema, project
-from lightning_modules import known
+from flows.commands import params_schema
+from flows.params import params_file
+from flows.params import schema as flows_schema
+from flows.project import paths
+from lightning_modules import names
 from lightning_modules.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
-EDITOR = jsonschema.Draft7Validator(params_schema.schema())
+EDITOR = jsonschema.Draft7Validator(flows_schema.schema())
 
 NOTHING = object()
 # Of every type, in and out of bounds; but for 1.0, which is a whole number to JSON and none to a network's sizes.
@@ -31,28 +34,28 @@ def content() -> dict:
     """Small, and with every section."""
     shipped = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text(encoding="utf-8"))
     shipped["members"] = {"mlp": shipped["members"]["mlp"]}
-    sections = params.parse(shipped).model_dump()
+    sections = params_file.parse(shipped).model_dump()
     return shipped | {name: sections[name] for name in ("gate", "drift", "limits")}
 
 
 def test_the_file_is_that_of_the_models():
-    assert (ROOT / params_schema.FILE).read_text(encoding="utf-8") == params_schema.text(), "make schema writes it"
+    assert (ROOT / flows_schema.FILE).read_text(encoding="utf-8") == flows_schema.text(), "make schema writes it"
 
 
 def test_the_command_writes_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(project, "root", lambda: tmp_path)
+    monkeypatch.setattr(paths, "root", lambda: tmp_path)
     assert CliRunner().invoke(params_schema.command).exit_code == 0
-    assert (tmp_path / params_schema.FILE).read_text(encoding="utf-8") == params_schema.text()
+    assert (tmp_path / flows_schema.FILE).read_text(encoding="utf-8") == flows_schema.text()
 
 
 def test_params_yaml_names_it_in_its_first_line():
     first = (ROOT / "params.yaml").read_text(encoding="utf-8").partition("\n")[0]
-    assert first == f"# yaml-language-server: $schema={params_schema.FILE}"
+    assert first == f"# yaml-language-server: $schema={flows_schema.FILE}"
 
 
 def test_it_is_a_json_schema_of_the_draft_that_it_names():
-    jsonschema.Draft7Validator.check_schema(json.loads(params_schema.text()))
-    assert jsonschema.Draft7Validator.META_SCHEMA["$schema"] == params_schema.DRAFT
+    jsonschema.Draft7Validator.check_schema(json.loads(flows_schema.text()))
+    assert jsonschema.Draft7Validator.META_SCHEMA["$schema"] == flows_schema.DRAFT
 
 
 @pytest.mark.parametrize("file", ["params.yaml", "tests/params.yaml"])
@@ -87,11 +90,11 @@ def test_a_mistake_is_underlined_where_it_is(content, key, value, where):
     mistakes = list(EDITOR.iter_errors(put(content, key, value)))
     assert where in {".".join(map(str, mistake.absolute_path)) for mistake in mistakes}
     with pytest.raises(InputError):
-        params.parse(put(content, key, value))
+        params_file.parse(put(content, key, value))
 
 
 def test_every_key_is_explained():
-    schema = params_schema.schema()
+    schema = flows_schema.schema()
     models = {"params.yaml": schema, **schema["definitions"]}
     assert set(models) == {"params.yaml", "Feed", "Training", "Network", "Optimizer", "Member", "Ensemble", "Gate",
                            "Drift", "Limits"}  # fmt: skip
@@ -107,19 +110,19 @@ def test_of_any_value_of_any_key_it_says_what_the_reader_says(content):
         agree(content, key)
 
 
-@pytest.mark.parametrize("name", known.NETWORKS)
+@pytest.mark.parametrize("name", names.NETWORKS)
 def test_of_each_network_too(content, name):
-    content = put(content, "members.mlp.network", {"name": name, **known.NETWORKS[name]})
-    for key in known.NETWORKS[name]:
+    content = put(content, "members.mlp.network", {"name": name, **names.NETWORKS[name]})
+    for key in names.NETWORKS[name]:
         agree(content, f"members.mlp.network.{key}")
 
 
-@pytest.mark.parametrize("name", known.OPTIMIZERS)
+@pytest.mark.parametrize("name", names.OPTIMIZERS)
 def test_of_each_optimizer_too(content, name):
-    content = put(content, "members.mlp.optimizer", {"name": name, "lr": 0.1, **known.OPTIMIZERS[name]})
-    for key in ("lr", "weight_decay", *known.OPTIMIZERS[name]):
+    content = put(content, "members.mlp.optimizer", {"name": name, "lr": 0.1, **names.OPTIMIZERS[name]})
+    for key in ("lr", "weight_decay", *names.OPTIMIZERS[name]):
         agree(content, f"members.mlp.optimizer.{key}")
-    other = next(key for own in known.OPTIMIZERS.values() for key in own if key not in known.OPTIMIZERS[name])
+    other = next(key for own in names.OPTIMIZERS.values() for key in own if key not in names.OPTIMIZERS[name])
     assert not right(put(content, f"members.mlp.optimizer.{other}", 0.5))
 
 
@@ -128,7 +131,7 @@ def agree(content: dict, key: str) -> None:
     for value in VALUES:
         turned = put(content, key, value)
         try:
-            params.parse(turned)
+            params_file.parse(turned)
             accepted = True
         except InputError:
             accepted = False

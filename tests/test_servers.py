@@ -25,8 +25,11 @@ import yaml
 from attack_prefect import Api, second_user, strangers_are_refused
 from conftest import LIMIT, edit, environment, make_project, shrink, soon
 
-from flows import ports, postgres, project, serve_postgres, tracking
-from flows.params import read
+from flows.machine import ports
+from flows.params.params_file import read
+from flows.project import paths
+from flows.servers import postgres, team
+from flows.tracking import experiments, loading, mlflow_runs, mlflow_store
 from lightning_modules.errors import InputError, UnavailableError
 
 MEMBERS = [f"m{number}" for number in range(8)]
@@ -42,7 +45,7 @@ def tick():
 
 def require_servers() -> None:
     try:
-        serve_postgres.check_installed()
+        team.check_installed()
         postgres.owner()
     except InputError as error:
         pytest.skip(f"needs real servers: {error}")
@@ -55,7 +58,7 @@ class Servers:
         self.folder, self.log = folder, folder / "log"
         self.port = {name: ports.free_port() for name in ("postgres", "s3", "mlflow", "prefect")}
         options = [word for name, port in self.port.items() for word in (f"--{name}-port", str(port))]
-        command = [sys.executable, "-m", "flows.serve_postgres", *options]
+        command = [sys.executable, "-m", "flows.commands.serve_postgres", *options]
         with self.log.open("w") as file:
             self.process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=file, stderr=file)
 
@@ -176,18 +179,18 @@ def there(trained, monkeypatch) -> Servers:
 
 def replicas_of(client, member: str) -> list:
     """The runs of a member's replicas, in their order."""
-    place = [tracking.experiment(client, "digits")]
-    found = client.search_runs(place, f"tags.`{tracking.MEMBER}` = '{member}' and tags.`trainyard.kind` = 'replica'")
+    place = [experiments.experiment(client, "digits")]
+    found = client.search_runs(place, f"tags.`{mlflow_runs.MEMBER}` = '{member}' and tags.`trainyard.kind` = 'replica'")
     return sorted(found, key=lambda run: run.info.run_name)
 
 
 def test_eight_stages_at_once_lose_no_metric(there):
-    client = tracking.connect()
+    client = mlflow_store.connect()
     values = 0
     for member in MEMBERS:
         runs = replicas_of(client, member)
         assert len(runs) == read().members[member].replicas
-        with (project.model_folder("digits", member) / "history.csv").open(newline="") as file:
+        with (paths.model_folder("digits", member) / "history.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         for number, run in enumerate(runs):
             assert run.info.status == "FINISHED"
@@ -207,8 +210,8 @@ def test_eight_stages_at_once_lose_no_metric(there):
 def test_an_artifact_lies_in_the_store_and_comes_back_as_it_was(there):
     import mlflow
 
-    client = tracking.connect()
-    history = project.model_folder("digits", "m3") / "history.csv"
+    client = mlflow_store.connect()
+    history = paths.model_folder("digits", "m3") / "history.csv"
     run = replicas_of(client, "m3")[0].data.tags["mlflow.parentRunId"]
     fetched = Path(mlflow.artifacts.download_artifacts(run_id=run, artifact_path="history.csv"))
     assert digest(fetched.read_bytes()) == digest(history.read_bytes())
@@ -284,14 +287,15 @@ def commands(servers: Servers) -> list[list[str]]:
 
 
 def test_the_champion_is_in_the_registry_and_its_model_in_the_store(finished_copy, servers, monkeypatch):
-    from flows import dataset, ensemble
+    from flows import ensemble
+    from flows.data import dataset
 
     for name, value in servers.env.items():
         monkeypatch.setenv(name, value)
     assert ensemble.ensemble(read())
     aliases = servers.query("mlflow", "SELECT name, alias FROM registered_model_aliases ORDER BY alias")
     assert aliases == [("digits", "challenger"), ("digits", "champion")]
-    model, about = tracking.load_champion("digits")
+    model, about = loading.load_champion("digits")
     assert about["version"] == "1"
     images = dataset.load("digits").test_images[:3]
     assert len(model.predict(images)) == 3
@@ -387,7 +391,7 @@ def test_dvc_says_why_a_remote_cannot_be_used(remote, settings, reason):
 
 
 def test_a_second_one_says_where_the_first_is(servers):
-    second = servers.run("flows.serve_postgres", check=False)
+    second = servers.run("flows.commands.serve_postgres", check=False)
     assert second.returncode == 1
     assert f"served already: Prefect at {servers.env['PREFECT_API_URL'].removesuffix('/api')}" in second.stderr
 
@@ -400,7 +404,7 @@ def test_behind_a_proxy_mlflow_is_asked_by_the_proxys_name(project, monkeypatch)
     keys = {"postgres_password": "p", "s3_key": "k", "s3_secret": "s"}
 
     def named() -> dict[str, str]:
-        variables = serve_postgres.mlflow_variables(keys, "127.0.0.1:5433", "http://127.0.0.1:9000", 5000)
+        variables = team.mlflow_variables(keys, "127.0.0.1:5433", "http://127.0.0.1:9000", 5000)
         return {name: variables[name] for name in names}
 
     assert named() == dict(zip(names, ("localhost:*,127.0.0.1:*", "http://localhost:5000")))
@@ -413,7 +417,7 @@ def test_without_postgresql_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(postgres, "DEBIAN", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="apt-get install postgresql"):
-        serve_postgres.check_installed()
+        team.check_installed()
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch, tmp_path):
@@ -421,9 +425,9 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch, tmp_path):
     initdb = tmp_path / "15" / "bin" / "initdb"
     initdb.parent.mkdir(parents=True)
     initdb.touch()
-    monkeypatch.setattr(serve_postgres, "MODULES", ("no_such_module",))
+    monkeypatch.setattr(team, "MODULES", ("no_such_module",))
     with pytest.raises(InputError, match=r"no_such_module.*make setup-servers"):
-        serve_postgres.check_installed()
+        team.check_installed()
 
 
 def test_a_cluster_is_run_by_the_version_that_made_it(project, monkeypatch, tmp_path):
