@@ -1,11 +1,13 @@
 """What people read is true where that can be looked up: links, files and targets that are named, and numbers."""
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT
+from test_arrows import FLOORS
 
 from flows.cli import COMMANDS
 from lightning_modules import names
@@ -63,6 +65,13 @@ def test_the_readme_leads_to_every_page():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     pages = {page.relative_to(ROOT).as_posix() for page in PAGES} - {"README.md"}
     assert {name for name in pages if f"]({name})" not in text} == set()
+
+
+def test_the_architecture_has_the_rooms_in_their_order_with_their_door_plates():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    said = re.findall(r"^\| `flows/(\w+)/` \| (.+) \|$", text, re.MULTILINE)
+    rooms = [name for name in reversed(FLOORS) if name]
+    assert said == [(name, importlib.import_module(f"flows.{name}").__doc__) for name in rooms]
 
 
 def targets() -> set[str]:
