@@ -42,12 +42,30 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors(file), target
 
 
+PATHS = r"\b(?:flows|lightning_modules|tests|benchmarks|docs|sources|\.ci|\.github)/[\w./-]*"
+
+
 def test_files_that_are_named_are_there(page):
     if page.name == "CHANGELOG.md":
         return  # it names what is gone
-    named = re.findall(
-        r"`((?:flows|lightning_modules|tests|benchmarks|docs|sources|\.ci|\.github)/[\w./-]*)`", prose(page)
+    named = re.findall(f"`({PATHS})`", prose(page))
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
+def test_so_are_those_that_the_code_names():
+    patterns = (
+        "flows/**/*.py",
+        "lightning_modules/*.py",
+        "benchmarks/**/*.py",
+        "*.yaml",
+        "sources/*/*.yaml",
+        ".ci/*",
+        "Makefile",
     )
+    files = [file for pattern in patterns for file in ROOT.glob(pattern) if file.is_file()]
+    assert len(files) > 100
+    named = {name for file in files for name in re.findall(PATHS + r"\.py\b", file.read_text(encoding="utf-8"))}
+    assert len(named) > 3
     assert {name for name in named if not (ROOT / name).exists()} == set()
 
 
