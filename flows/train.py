@@ -15,7 +15,6 @@ unfinished is kept in .trainyard/unfinished, so that the next run goes on from i
 import shutil
 import signal
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
@@ -23,12 +22,9 @@ from flows.commands.console import run
 from flows.machine import hardware
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
+from flows.training import interrupted, member_files, resolving
 from flows.training.launch import launch, launcher
 from lightning_modules.errors import InputError, counted
-
-if TYPE_CHECKING:
-    pass
-from flows.training import interrupted, member_files, resolving
 
 
 def train(params: Params, member: str) -> dict:

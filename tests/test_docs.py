@@ -8,7 +8,7 @@ import yaml
 from conftest import ROOT
 
 from flows.cli import COMMANDS
-from lightning_modules import known
+from lightning_modules import names
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -52,10 +52,10 @@ def test_files_that_are_named_are_there(page):
 def test_the_readme_is_short_and_counts_right():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
-    networks = ", ".join(f"`{name}`" for name in known.NETWORKS)
+    networks = ", ".join(f"`{name}`" for name in names.NETWORKS)
     assert f"four networks ({networks})" in text
-    assert len(known.NETWORKS) == 4
-    counts = (len(known.OPTIMIZERS), len(known.ACTIVATIONS), len(known.INITIALIZERS))
+    assert len(names.NETWORKS) == 4
+    counts = (len(names.OPTIMIZERS), len(names.ACTIVATIONS), len(names.INITIALIZERS))
     assert "{} optimizers, {} activations and {} initializers".format(*counts) in text
 
 

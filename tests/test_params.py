@@ -13,7 +13,7 @@ from conftest import LIMIT
 
 from flows.params import fields, params_file
 from flows.params.params_file import parse
-from lightning_modules import known
+from lightning_modules import names
 from lightning_modules.errors import DivergedError, InputError
 
 SHIPPED = Path(__file__).resolve().with_name("params.yaml")
@@ -62,8 +62,8 @@ def test_moving_to_another_dataset_is_one_word(content, dataset):
 
 def test_the_comments_name_what_is_known():
     text = SHIPPED.read_text(encoding="utf-8")
-    for names in (fields.DATASETS, known.AUGMENTATIONS, known.SCHEDULES):
-        line = next(line for line in text.splitlines() if all(name in line for name in names))
+    for known in (fields.DATASETS, names.AUGMENTATIONS, names.SCHEDULES):
+        line = next(line for line in text.splitlines() if all(name in line for name in known))
         assert "|" in line
 
 
@@ -247,13 +247,13 @@ def test_two_mistakes_are_told_at_once(content):
     assert '"sed"' in said
 
 
-@pytest.mark.parametrize("name", known.OPTIMIZERS)
+@pytest.mark.parametrize("name", names.OPTIMIZERS)
 def test_every_optimizer_takes_its_defaults_and_no_others(content, name):
-    settings = {"name": name, "lr": 0.1, **known.OPTIMIZERS[name]}
+    settings = {"name": name, "lr": 0.1, **names.OPTIMIZERS[name]}
     optimizer = parse(put(content, "members.mlp.optimizer", settings)).member("mlp").optimizer
     assert optimizer.model_dump() == settings | {"weight_decay": 0.0}
     assert "unknown setting" in refusal(content, "members.mlp.optimizer", settings | {"speed": 1})
-    for key, value in known.OPTIMIZERS[name].items():
+    for key, value in names.OPTIMIZERS[name].items():
         wrong = "x" if not isinstance(value, list) else ["x"] * len(value)
         assert f"{key} is " in refusal(content, "members.mlp.optimizer", settings | {key: wrong})
 
@@ -275,10 +275,10 @@ def test_what_yaml_reads_as_a_string_becomes_a_float(content):
     assert parse(put(content, "data.digits.test", "2e-1")).feed.test == 0.2
 
 
-@pytest.mark.parametrize("name", known.NETWORKS)
+@pytest.mark.parametrize("name", names.NETWORKS)
 def test_a_networks_settings_are_completed_with_their_defaults(content, name):
     network = parse(put(content, "members.mlp.network", {"name": name})).member("mlp").network
-    assert network.model_dump() == {"name": name, **known.NETWORKS[name]}
+    assert network.model_dump() == {"name": name, **names.NETWORKS[name]}
 
 
 def test_an_unknown_member_is_told_the_known_ones(content):

@@ -14,7 +14,7 @@ from flows.commands import params_schema
 from flows.params import params_file
 from flows.params import schema as flows_schema
 from flows.project import paths
-from lightning_modules import known
+from lightning_modules import names
 from lightning_modules.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,19 +110,19 @@ def test_of_any_value_of_any_key_it_says_what_the_reader_says(content):
         agree(content, key)
 
 
-@pytest.mark.parametrize("name", known.NETWORKS)
+@pytest.mark.parametrize("name", names.NETWORKS)
 def test_of_each_network_too(content, name):
-    content = put(content, "members.mlp.network", {"name": name, **known.NETWORKS[name]})
-    for key in known.NETWORKS[name]:
+    content = put(content, "members.mlp.network", {"name": name, **names.NETWORKS[name]})
+    for key in names.NETWORKS[name]:
         agree(content, f"members.mlp.network.{key}")
 
 
-@pytest.mark.parametrize("name", known.OPTIMIZERS)
+@pytest.mark.parametrize("name", names.OPTIMIZERS)
 def test_of_each_optimizer_too(content, name):
-    content = put(content, "members.mlp.optimizer", {"name": name, "lr": 0.1, **known.OPTIMIZERS[name]})
-    for key in ("lr", "weight_decay", *known.OPTIMIZERS[name]):
+    content = put(content, "members.mlp.optimizer", {"name": name, "lr": 0.1, **names.OPTIMIZERS[name]})
+    for key in ("lr", "weight_decay", *names.OPTIMIZERS[name]):
         agree(content, f"members.mlp.optimizer.{key}")
-    other = next(key for own in known.OPTIMIZERS.values() for key in own if key not in known.OPTIMIZERS[name])
+    other = next(key for own in names.OPTIMIZERS.values() for key in own if key not in names.OPTIMIZERS[name])
     assert not right(put(content, f"members.mlp.optimizer.{other}", 0.5))
 
 

@@ -194,7 +194,7 @@ def test_a_library_that_cannot_be_loaded_costs_no_stage(folder, monkeypatch, cod
 def test_no_room_for_a_process_leaves_the_others_at_work(folder, monkeypatch):
     program = """
         import errno, os, sys
-        from flows import preloaded
+        from flows.machine import preloaded_server
         fork, forks = os.fork, []
         def failing():
             forks.append(1)
@@ -202,7 +202,7 @@ def test_no_room_for_a_process_leaves_the_others_at_work(folder, monkeypatch):
                 raise OSError(errno.EAGAIN, "no room")
             return fork()
         os.fork = failing
-        preloaded.main(sys.argv[1], sys.argv[2:])
+        preloaded_server.main(sys.argv[1], sys.argv[2:])
     """
     with serving(folder, monkeypatch, ["-c", textwrap.dedent(program)], "colorsys") as server:
         first, fork, _ = begin(folder)

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -476,9 +477,9 @@ class Machines:
         self.paused = threading.Semaphore(0)
         self.said: dict[str, object] = {}
         registry.turn = self.wait
-        patch.setattr(promoting, "Registry", lambda dataset: registry)
-        patch.setattr(promoting, "FileLock", lambda *arguments, **options: threading.Lock())  # a folder each
-        patch.setattr(promoting.socket, "gethostname", lambda: self.here.name)
+        patch.setattr(alias_moves, "Registry", lambda dataset: registry)
+        patch.setattr(alias_moves, "FileLock", lambda *arguments, **options: threading.Lock())  # a folder each
+        patch.setattr(socket, "gethostname", lambda: self.here.name)
 
     def wait(self) -> None:
         self.paused.release()
@@ -565,7 +566,7 @@ def test_another_machine_at_work_is_waited_for_and_a_dead_one_not(registered, mo
     intent = f"{alias_moves.INTENT}another-1"
 
     def noted(tag: str, age: float) -> None:
-        began = by | {"time": promoting.time.time() - age}
+        began = by | {"time": time.time() - age}
         Registry("digits").note(tag, json.dumps(move | {"by": began} if tag == alias_moves.MOVE else began))
 
     for tag in (intent, alias_moves.MOVE):

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 from scipy.stats import binomtest
 
-from flows.commands import results
+from flows.commands.results import command
 from flows.params.params_file import read
 from flows.project import file_io, paths
 from flows.reporting import results
@@ -42,14 +42,14 @@ def test_rows_are_members_then_ways_to_vote_of_which_one_has_test_scores(finishe
 
 
 def test_markdown_has_a_row_each_of_as_many_cells(finished):
-    said = CliRunner().invoke(results.command, ["--markdown"], catch_exceptions=False).stdout.splitlines()
+    said = CliRunner().invoke(command, ["--markdown"], catch_exceptions=False).stdout.splitlines()
     assert len(said) == 2 + len(results.rows(read()))
     assert {line.count("|") for line in said} == {len(results.HEADINGS) + 1}
     assert said[2].startswith("| small | 2 | ")
 
 
 def test_the_table_is_whole_where_there_is_no_terminal(finished):
-    said = CliRunner().invoke(results.command, catch_exceptions=False).stdout
+    said = CliRunner().invoke(command, catch_exceptions=False).stdout
     for row in results.rows(read()):
         assert any(all(cell in line for cell in row) for line in said.splitlines()), row
 

@@ -29,6 +29,7 @@ from flows.machine.processes import Processes
 from flows.params.params_file import read
 from flows.promotion import promoting
 from flows.retraining import incoming
+from flows.retraining.place import Place
 from flows.retraining.steps import COMPLETED, FAILED, Options, work
 from flows.tracking import registration
 from flows.tracking.registry import Registry
@@ -42,7 +43,8 @@ GIT = {f"GIT_{who}_{what}": "tester" for who in ("AUTHOR", "COMMITTER") for what
 # The command, and the power fails when the gate is about to be asked.
 KILLED = """
 import os, signal
-from flows import gate, retrain
+from flows import retrain
+from flows.promotion import gate
 gate.decide = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
 retrain.command([], standalone_mode=False)
 """
@@ -343,8 +345,9 @@ def test_a_full_disk_is_told_and_the_next_run_goes_on(up_to_date):
 FLOWS = """
 import json, sys
 from pathlib import Path
-from flows import notify, pipeline
-server = pipeline.server_if_none()
+from flows.orchestration import notifications
+from flows.servers import running_server
+server = running_server.server_if_none()
 server.start()
 server.wait()
 from prefect.client.orchestration import get_client
@@ -352,7 +355,7 @@ from flows.retrain_flow import retrain
 from flows.watch import watch
 
 sent = []
-notify.notify = lambda subject, body, log: sent.append([subject, body])
+notifications.notify = lambda subject, body, log: sent.append([subject, body])
 states = [retrain(return_state=True)]
 Path("new.png").rename("data/incoming/7/new.png")  # whose folder that run has made
 states += [watch(return_state=True), watch(return_state=True), retrain(dataset="minst", return_state=True)]
@@ -397,12 +400,12 @@ def test_the_flows_say_what_they_did(up_to_date):
 
 def test_a_move_that_is_cut_off_is_finished_by_the_next_run(killed):
     cut = (
-        "import os, signal\nfrom flows import retrain\nfrom flows.tracking.registry import Registry\n"
+        "import os, signal\nfrom flows.retraining import steps\nfrom flows.tracking.registry import Registry\n"
         "point = Registry.point\n"
         "def once(self, alias, version):\n"
         "    point(self, alias, version)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         "Registry.point = once\n"
-        "retrain.work(retrain.Options(), print, None)"
+        "steps.work(steps.Options(), print, None)"
     )
     assert python(killed, cut).returncode == -signal.SIGKILL
     assert aliases()["champion"] == "1"
@@ -483,7 +486,7 @@ def test_of_two_at_once_the_second_says_so_and_ends(up_to_date):
         assert (second.returncode, second.stdout) == (1, "[]\n")
         first.kill()
         first.wait()
-        with retrain.Place(up_to_date, None, False).alone() as alone:
+        with Place(up_to_date, None, False).alone() as alone:
             assert alone
     finally:
         first.kill()

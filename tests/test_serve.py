@@ -218,12 +218,11 @@ def serving(served) -> Served:
     return served.ready()
 
 
-def trainyard(served: Served, command: str, *arguments: str, code: str = "", **env: str) -> subprocess.CompletedProcess:
+def trainyard(served: Served, *arguments: str) -> subprocess.CompletedProcess:
     """A command of this project in another terminal."""
-    start = ["-c", f"{code}\nfrom flows.{command} import command\nfrom flows.commands.console import run\nrun(command)"]
     return subprocess.run(
-        [sys.executable, *start, *arguments], cwd=served.folder, env=environment(**env), capture_output=True, text=True,
-        timeout=LIMIT,
+        [sys.executable, "-m", "flows.cli", *arguments], cwd=served.folder, env=environment(), capture_output=True,
+        text=True, timeout=LIMIT,
     )  # fmt: skip
 
 
@@ -575,7 +574,7 @@ def test_a_gpu_has_one_stage_at_a_time_over_all_flows_and_a_stage_sees_its_own_a
 HOLDS = f"""
 import contextlib, queue, socket, threading
 {GPUS}
-from flows import gpu_slots
+from flows.orchestration import gpu_slots
 from prefect.client.orchestration import get_client
 
 with get_client(sync_client=True) as client:
@@ -761,15 +760,15 @@ def test_a_worker_or_all_killed_in_the_middle_of_a_run(serving):
 
 
 def test_a_server_that_does_not_answer_is_named(tmp_path, monkeypatch):
-    from flows.commands import serve
     from flows.servers import children, local
+    from lightning_modules.errors import UnavailableError
 
     monkeypatch.setattr(children, "PATIENCE", 1)
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     folder = prepare(tmp_path / "a project")
     monkeypatch.chdir(folder)
-    with pytest.raises(serve.UnavailableError, match=r"Prefect's server at http://127\.0\.0\.1:9/api does not answer"):
+    with pytest.raises(UnavailableError, match=r"Prefect's server at http://127\.0\.0\.1:9/api does not answer"):
         local.serve(folder, None, None)
 
 

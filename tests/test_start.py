@@ -23,11 +23,12 @@ def ran(code: str) -> list[str]:
     ("modules", "not_loaded"),
     [
         # What the first line of a training, and of the others, imports is what they all wait for.
-        ("flows.train, flows.data.dataset, flows.tracking", {"torch", "mlflow"}),
+        ("flows.train, flows.data.dataset, flows.tracking.member_runs", {"torch", "mlflow"}),
         ("flows.training.replicas", {"mlflow", *HIDDEN}),
         ("flows.evaluate, flows.data.dataset, lightning_modules.scores, lightning_modules.weights",
          {"mlflow", "pytorch_lightning", "torchmetrics", *HIDDEN}),
-        ("flows.ensemble, flows.data.dataset, lightning_modules.scores, lightning_modules.voting, lightning_modules.weights",
+        ("flows.ensemble, flows.data.dataset, lightning_modules.scores, lightning_modules.voting, "
+         "lightning_modules.weights",
          {"mlflow", "pytorch_lightning", "torchmetrics", *HIDDEN}),
     ],
     ids=["before the work", "train", "evaluate", "ensemble"],

@@ -150,9 +150,10 @@ def test_the_terminal_is_closed(tmp_path):
 
 # The same in less time than a minute.
 HURRIED = """
-from flows import pipeline, prefect_server
+from flows import pipeline
 from flows.commands.console import run
-prefect_server.GONE_AFTER, prefect_server.GRACE, prefect_server.INTERVAL = 4, 4, 0.5
+from flows.servers import watch_server
+watch_server.GONE_AFTER, watch_server.GRACE, watch_server.INTERVAL = 4, 4, 0.5
 run(pipeline.command)
 """
 
@@ -216,9 +217,9 @@ def test_who_is_given_up(monkeypatch, capsys, answers, patience, lost):
     monkeypatch.setattr(watch_server, "INTERVAL", 0.0)
     monkeypatch.setattr(watch_server, "GRACE", 0.0)
     monkeypatch.setattr(watch_server, "away", threading.Event())
-    monkeypatch.setattr(prefect_server.ports, "answers", answer)
-    monkeypatch.setattr(prefect_server.os, "kill", lambda pid, number: sent.append(number))
-    monkeypatch.setattr(prefect_server.os, "_exit", leave)
+    monkeypatch.setattr(watch_server.ports, "answers", answer)
+    monkeypatch.setattr(watch_server.os, "kill", lambda pid, number: sent.append(number))
+    monkeypatch.setattr(watch_server.os, "_exit", leave)
     watch = watch_server.Watch(patience, lambda: print("last words"))
     if lost:
         with pytest.raises(SystemExit, match="1"):
@@ -305,15 +306,16 @@ def test_loopback_is_added_to_what_goes_through_no_proxy(monkeypatch, given, mad
 
 CLIENTS = """
 import json, os, sys
-from flows import console
-console.set_variables()
+from flows.machine import environment_variables
+environment_variables.set_variables()
 address = sys.argv[1]
 os.environ["MLFLOW_TRACKING_URI"] = address
 import httpx, requests
-from flows import ports, tracking
+from flows.machine import ports
+from flows.tracking import mlflow_store
 assert ports.answers(f"{address}/health")
 assert requests.get(f"{address}/health").status_code == httpx.get(f"{address}/health").status_code == 200
-assert tracking.connect().search_experiments() == []
+assert mlflow_store.connect().search_experiments() == []
 try:
     requests.get("http://example.invalid")
 except requests.exceptions.ProxyError:

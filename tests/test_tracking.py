@@ -303,8 +303,8 @@ def test_stale_runs_are_ended_however_many_there_are(project, store, monkeypatch
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_ends_as_killed_wherever_the_interrupt_meets_the_store(project, store, number):
     settings = {"accelerator": "cpu", "precision": "float32"}
-    tracker = member_runs.Tracker({"member": "small", "dataset": "digits", "seed": 0, "recipe": {}, "settings": settings},
-                               [1])  # fmt: skip
+    card = {"member": "small", "dataset": "digits", "seed": 0, "recipe": {}, "settings": settings}
+    tracker = member_runs.Tracker(card, [1])
     tracker.start()
     sent = []
 
@@ -335,8 +335,8 @@ def test_a_run_ends_as_killed_wherever_the_interrupt_meets_the_store(project, st
 def test_epochs_that_were_kept_back_are_logged_together(project, store):
     """A request for each epoch of each of a thousand replicas would take minutes."""
     settings = {"accelerator": "cpu", "precision": "float32"}
-    tracker = member_runs.Tracker({"member": "small", "dataset": "digits", "seed": 0, "recipe": {}, "settings": settings},
-                               [1, 2])  # fmt: skip
+    card = {"member": "small", "dataset": "digits", "seed": 0, "recipe": {}, "settings": settings}
+    tracker = member_runs.Tracker(card, [1, 2])
     tracker.start()
     tracker.epoch(0, {"epoch": 1, "validation_nll": 9.0, "validation_accuracy": 0.5, "lr": 0.1})
     numbers = [(replica, epoch, epoch / 7, epoch / 900, 0.1) for replica in range(2) for epoch in range(1, 401)]

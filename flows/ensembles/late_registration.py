@@ -27,7 +27,7 @@ def track(params: Params) -> bool:
     Raises:
         InputError: nothing is trained yet, or the data was changed.
     """
-    from flows.ensemble import ensemble
+    from flows.ensembles.registering import register
     from flows.graph import healing
     from flows.models import trained_members
     from flows.models.measurements import flat
@@ -45,7 +45,7 @@ def track(params: Params) -> bool:
         if scores.lost:
             return False
         click.echo(f"{member}: in {mlflow_store.shown_store()}")
-    ensemble(params)
+    register(params.dataset)
     return True
 
 
@@ -56,12 +56,12 @@ def not_registered(params: Params) -> str | None:
     Raises:
         UnavailableError: MLflow does not answer.
     """
-    from flows.ensembles.registering import digest_here
+    from flows.ensembles import record
     from flows.tracking import mlflow_store
     from flows.tracking.registry import Registry
 
     try:
-        digest = digest_here(params)
+        digest = record.read(params.dataset).digest
     except InputError:
         return None
     if mlflow_store.store_exists() and Registry(params.dataset).knows(digest):

@@ -1,47 +1,57 @@
-"""The digest by which the registry knows an ensemble."""
+"""Registers the ensemble that lies here: as challenger, and as champion where there is none."""
 
-import csv
-import hashlib
-import json
-from collections.abc import Iterable
+import tempfile
+from pathlib import Path
 
-from flows.data import dataset
-from flows.graph import healing
-from flows.models import measurements, trained_members
-from flows.params.params_file import Params
-from flows.project import file_io, paths
+from flows.ensembles import record
+from flows.ensembles.record import Record
+from flows.models import trained_members
 from lightning_modules.errors import InputError
 
 
-def digest_of(method: str, weights: list[float] | None, cards: Iterable[dict], test_sha256: str) -> str:
-    """Of all that makes an ensemble: the way to vote, its weights if it has some, the networks by their members' cards,
-    and the test data."""
-    networks = [replica["weights_sha256"] for card in cards for replica in card["replicas"]]
-    made_of = {"method": method, "weights": weights, "networks": networks, "test": test_sha256}
-    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-
-
-def digest_here(params: Params) -> str:
-    """That of the ensemble whose files lie here, by which the registry knows it.
+def register(dataset: str) -> None:
+    """Exports the ensemble of ensembles/<dataset>.json and registers it in MLflow, unless it is there; says so. Where
+    MLflow cannot be used that is said, and `trainyard track` does it later.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no ensemble, or its networks are not here.
     """
-    name = params.dataset
-    try:
-        method = measurements.ensemble_metrics(name)["method"]
-        weights = vote_weights(name) if method == "weighted_vote" else None
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename} does not exist: run dvc repro ensemble") from None
-    cards = [trained_members.card(name, member) for member in params.members]
-    return digest_of(method, weights, cards, dataset.read_card(name)["test_sha256"])
+    import torch
+
+    from flows.models.export import export
+    from flows.tracking.registration import Registrar
+    from lightning_modules import voting
+
+    made = record.read(dataset)
+    predictors = [predictor for member in made.networks for predictor in networks(made, member)]
+    weights = None if made.weights is None else torch.tensor(made.weights)
+    with tempfile.TemporaryDirectory() as folder:
+        export(predictors, voting.Vote(made.method, weights), list(made.shape), list(made.class_names), Path(folder))
+        card = {
+            "method": made.method,
+            "members": ", ".join(made.networks),
+            "networks": made.size,
+            "shape": list(made.shape),
+            "class_names": list(made.class_names),
+            "test_sha256": made.test_sha256,
+            "metrics": made.metrics,
+        }
+        version = Registrar(dataset).register(made.digest, card, Path(folder))
+    if version:
+        if "champion" in version["aliases"]:
+            stays = ""
+        elif version["champion"]:
+            stays = f"; the champion is version {version['champion']}"
+        else:
+            stays = f"; not champion, since it has no number for {', '.join(version['unknown'])}"
+        print(f"registered: {version['name']} version {version['version']}, {' and '.join(version['aliases'])}{stays}")
 
 
-def vote_weights(name: str) -> list[float]:
-    """Those that were fitted, by network. Raises DamagedError, and what opening a file raises."""
-    path = paths.plots_folder(name) / "ensemble" / "weights.csv"
-    with path.open(newline="", encoding="utf-8") as file:
-        try:
-            return [float(row["weight"]) for row in csv.DictReader(file)]
-        except (ValueError, KeyError, TypeError):
-            raise file_io.damaged(path, "is damaged", healing.heal(path, "ensemble")) from None
+def networks(made: Record, member: str) -> list:
+    """The predictors of a member. Raises InputError where they are not those that the ensemble was made of."""
+    card, predictors = trained_members.load(made.dataset, member)
+    if tuple(replica["weights_sha256"] for replica in card["replicas"]) != made.networks[member]:
+        raise InputError(
+            f"models/{made.dataset}/{member} holds other networks than the ensemble was made of: run dvc repro ensemble"
+        )
+    return predictors

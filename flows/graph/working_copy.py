@@ -21,8 +21,8 @@ from flows.untrusted import bounded_yaml
 
 # Of a project's folder, what is a copy's own: what stages write, what describes them, and what tools keep.
 OWN = {
-    ".dvc", ".dvcignore", ".git", ".trainyard", ".venv", "data", "dvc.lock", "dvc.yaml", "metrics", "mlartifacts",
-    "mlruns", "models", "params.yaml", "plots", "predictions", "reports", "settings",
+    ".dvc", ".dvcignore", ".git", ".trainyard", ".venv", "data", "dvc.lock", "dvc.yaml", "ensembles", "metrics",
+    "mlartifacts", "mlruns", "models", "params.yaml", "plots", "predictions", "reports", "settings",
 }  # fmt: skip
 CONFIG = ".dvc/config"  # with what the project keeps for itself in config.local, such as passwords of remotes
 STORE = "mlflow.db"  # with its lock and journals

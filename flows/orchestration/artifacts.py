@@ -80,7 +80,7 @@ def account(
         why: the reason of each stage that had to run, in their order.
         up_to_date: the stages that did not have to.
         outcomes: of the stages that ran.
-        pages: as `tracking.pages` gives them, or {}.
+        pages: as `page_links.pages` gives them, or {}.
     """
     lines = [f"# {name}", ""]
     failed = [outcome for outcome in outcomes.values() if outcome.problem]

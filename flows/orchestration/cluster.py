@@ -1,7 +1,7 @@
 """Stages on the workers of a Dask cluster, by Prefect's task runner for it: `trainyard pipeline --dask tcp://HOST:8786`.
 
 The workers stand in the project's own folder, which they share with this machine; or, with a DVC remote to carry
-data and results, each in a working copy of its own (see `flows.orchestration.remote_stage`). `trainyard worker` starts one.
+data and results, each in a working copy of its own (see `remote_stage`). `trainyard worker` starts one.
 """
 
 import contextlib

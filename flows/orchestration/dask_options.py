@@ -29,11 +29,9 @@ def on_dask(command: Callable) -> Callable:
 
 def check_dask(address: str | None, remote: bool) -> None:
     """Raises InputError and UnavailableError before anything is started."""
-    from flows.orchestration import dask_options
-
     if address:
-        dask_options.check(address)
-        dask_options.check_servers(address, remote)
+        check(address)
+        check_servers(address, remote)
     elif remote:
         raise InputError("--remote is for --dask: without it stages run in this working copy")
 

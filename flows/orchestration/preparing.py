@@ -42,7 +42,7 @@ def prepare_tracking(root: Path, processes: Processes) -> None:
 @contextlib.contextmanager
 def prepared(root: Path, plan: planning.Plan, dask: str | None) -> Iterator[tuple[Processes, dict]]:
     """What can begin before Prefect is there: MLflow's store, and the libraries of stages on this machine. Yields the
-    processes of a run, which end with it, and options of `run_stages`."""
+    processes of a run, which end with it, and options of `tasks.run_stages`."""
     with libraries(root, [] if dask else plan.stages) as variables, Processes() as processes:
         preparing = threading.Thread(target=prepare_tracking, args=(root, processes))
         preparing.start()

@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 from filelock import FileLock
 
-from flows.graph import site_cache
+from flows.graph import code_digest, site_cache
 from flows.graph.repro import Outcome, Repro
 from flows.machine import hardware
 from flows.machine.orphans import WITH_PARENT
@@ -31,8 +31,6 @@ from flows.project import file_io
 from flows.untrusted import masking
 from lightning_modules.errors import InputError, UnavailableError, counted
 
-# What both copies must have alike, for a stage runs the code that lies there.
-CODE = ("dvc.yaml", "flows/**/*.py", "lightning_modules/**/*.py")
 EMPTY = "schema: '2.0'\nstages: {}\n"  # a dvc.lock
 NOTE = "errand.json"  # in .trainyard/: the digests of what errands have written over, by path
 LIMIT = 6 * 3600  # seconds for data to be pulled or pushed: a remote that hangs must not hold a flow for ever
@@ -76,7 +74,7 @@ def errand(root: Path, stage: str, needs: Iterable[str], uncached: dict[str, lis
 
     Args:
         needs: all the stages that it needs, directly or not.
-        uncached: see `graph.uncached`.
+        uncached: see `dvc_graph.uncached`.
         options: force and time_limit.
     """
     needs = list(needs)
@@ -86,16 +84,15 @@ def errand(root: Path, stage: str, needs: Iterable[str], uncached: dict[str, lis
         settings={"dvc.lock": EMPTY}
         | texts(root, ["params.yaml", "dvc.lock", *(name for name in needs if name.endswith(".dvc"))]),
         files=texts(root, [path for needed in needs for path in uncached.get(needed, ())]),
-        code=code(root),
+        code=code(root, stage),
         uncached=uncached.get(stage, []),
         **options,
     )
 
 
-def code(root: Path) -> dict[str, str]:
-    """The digests of what must be alike, by path."""
-    files = sorted(file for pattern in CODE for file in root.glob(pattern))
-    return {file.relative_to(root).as_posix(): md5(file) for file in files}
+def code(root: Path, stage: str) -> dict[str, str]:
+    """The digests of what both copies must have alike, by path: a stage runs the code that lies there."""
+    return {"dvc.yaml": md5(root / "dvc.yaml")} | code_digest.by_file(stage.partition("@")[0], root)
 
 
 def md5(file: Path) -> str:
@@ -164,7 +161,7 @@ def prepare(task: Errand, root: Path) -> None:
     Raises:
         InputError: this copy has other code, or a person's changes would be lost.
     """
-    mine = code(root)
+    mine = code(root, task.stage)
     differing = sorted(path for path in task.code.keys() | mine.keys() if task.code.get(path) != mine.get(path))
     if differing:
         more = f" and {counted(len(differing) - 3, 'more file')}" if len(differing) > 3 else ""

@@ -180,7 +180,7 @@ def show(
 
 
 def mlflow_pages(repro: Repro) -> dict:
-    """As `tracking.pages`; empty where MLflow cannot be asked."""
+    """As `page_links.pages`; empty where MLflow cannot be asked."""
     lines: deque[str] = deque(maxlen=1)
     command, env = [sys.executable, "-m", "flows.commands.pages"], {**os.environ, **repro.variables}
     try:

@@ -3,13 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    PlainValidator,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, model_validator
 
 from flows.params import fields, recipes, sections
 from flows.project import paths

@@ -2,15 +2,10 @@
 
 from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flows.params import fields
-from lightning_modules import known
+from lightning_modules import names
 from lightning_modules.errors import InputError, quoted, unknown
 
 
@@ -18,15 +13,15 @@ class Network(BaseModel):
     """A network's name and its own settings, completed with their defaults."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
-    name: Annotated[str, fields.OneOf("network", known.NETWORKS)]
+    name: Annotated[str, fields.OneOf("network", names.NETWORKS)]
     """The network, which fits itself to the size and number of classes of the images."""
 
     @model_validator(mode="before")
     @classmethod
     def complete(cls, given: Any) -> Any:
-        if not fields.names_one_of(known.NETWORKS, given):
+        if not fields.names_one_of(names.NETWORKS, given):
             return given
-        defaults = known.NETWORKS[given["name"]]
+        defaults = names.NETWORKS[given["name"]]
         for key, value in given.items():
             if key != "name":
                 if key not in defaults:
@@ -54,7 +49,7 @@ class Optimizer(BaseModel):
     """An optimizer's name, learning rate, weight decay and own hyper-parameters."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
-    name: Annotated[str, fields.OneOf("optimizer", known.OPTIMIZERS)]
+    name: Annotated[str, fields.OneOf("optimizer", names.OPTIMIZERS)]
     """torch.optim's by their names in lower case; momentum and nag are variants of its SGD; and muon."""
     lr: fields.Positive
     """The learning rate that the schedule starts from."""
@@ -64,9 +59,9 @@ class Optimizer(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def own_settings(cls, given: Any) -> Any:
-        if not fields.names_one_of(known.OPTIMIZERS, given):
+        if not fields.names_one_of(names.OPTIMIZERS, given):
             return given
-        own = known.OPTIMIZERS[given["name"]]
+        own = names.OPTIMIZERS[given["name"]]
         for key in given:
             if key not in ("name", "lr", "weight_decay", *own):
                 raise unknown(f"setting of optimizer {given['name']}", key, ("lr", "weight_decay", *own))
@@ -101,27 +96,27 @@ class Member(fields.Section):
 
     network: Network
     """The network and its sizes."""
-    activation: Annotated[str, fields.OneOf("activation", known.ACTIVATIONS)] = known.DEFAULTS["activation"]
+    activation: Annotated[str, fields.OneOf("activation", names.ACTIVATIONS)] = names.DEFAULTS["activation"]
     """Between the layers."""
-    initializer: Annotated[str, fields.OneOf("initializer", known.INITIALIZERS)] = known.DEFAULTS["initializer"]
+    initializer: Annotated[str, fields.OneOf("initializer", names.INITIALIZERS)] = names.DEFAULTS["initializer"]
     """Of the weights that are trained."""
-    dropout: fields.Share = known.DEFAULTS["dropout"]
+    dropout: fields.Share = names.DEFAULTS["dropout"]
     """Share of activations that a training step drops, rounded to 1/256."""
-    label_smoothing: fields.Share = known.DEFAULTS["label_smoothing"]
+    label_smoothing: fields.Share = names.DEFAULTS["label_smoothing"]
     """Share of the probability that is spread over all classes in the loss."""
     optimizer: Optimizer
     """The optimizer and its hyper-parameters."""
-    schedule: Annotated[str, fields.OneOf("schedule", known.SCHEDULES)] = known.DEFAULTS["schedule"]
+    schedule: Annotated[str, fields.OneOf("schedule", names.SCHEDULES)] = names.DEFAULTS["schedule"]
     """Of the learning rate over the epochs."""
-    test_time_views: Annotated[str, fields.OneOf("test-time views", known.VIEWS)] = known.DEFAULTS["test_time_views"]
+    test_time_views: Annotated[str, fields.OneOf("test-time views", names.VIEWS)] = names.DEFAULTS["test_time_views"]
     """Views of an image over which logits are averaged, never in training."""
-    replicas: Annotated[int, Field(ge=1, le=1000), fields.NUMBER] = known.DEFAULTS["replicas"]
+    replicas: Annotated[int, Field(ge=1, le=1000), fields.NUMBER] = names.DEFAULTS["replicas"]
     """Networks of this recipe that differ in their seed alone."""
     batch_size: fields.Count | None = None
     """Instead of the dataset's."""
     epochs: fields.Count | None = None
     """Instead of the dataset's."""
-    augment: Annotated[str, fields.OneOf("augmentation", known.AUGMENTATIONS)] | None = None
+    augment: Annotated[str, fields.OneOf("augmentation", names.AUGMENTATIONS)] | None = None
     """Instead of the dataset's."""
     threads: fields.Count | None = None
     """Instead of training's."""

@@ -1,4 +1,11 @@
-"""TODO"""
+"""The JSON Schema of params.yaml, by which an editor underlines a mistake while one types.
+
+Reads   the models in flows/params/ and the tables in lightning_modules/names.py
+Makes   params.schema.json, which the first line of params.yaml names: `python -m flows.commands.params_schema`
+
+Pydantic makes the schema of the models; the rules that they hold in code are added here. The reader of params.yaml
+stays the judge: the schema takes no number in quotes, and does not know that a batch is divided among processes.
+"""
 
 import ast
 import inspect
@@ -8,8 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flows.params import fields, params_file
-from lightning_modules import known
+from flows.params import fields, params_file, recipes, sections
+from lightning_modules import names
 
 FILE = "params.schema.json"
 DRAFT = "http://json-schema.org/draft-07/schema#"  # a name, not an address: the newest that all editors know
@@ -23,7 +30,7 @@ def schema() -> dict:
     models = made.pop("$defs")
     described(made, params_file.Params)
     for name, model in models.items():
-        described(model, getattr(params_file, name))
+        described(model, getattr(recipes if hasattr(recipes, name) else sections, name))
     networks(models["Network"])
     optimizers(models["Optimizer"])
     several_nodes(models["Training"])
@@ -42,7 +49,7 @@ def described(made: dict, model: type[BaseModel]) -> None:
 
 
 def networks(made: dict) -> None:
-    """Each network's own sizes: those that `params.check_sizes` lets through."""
+    """Each network's own sizes: those that `recipes.check_sizes` lets through."""
 
     def sizes(key: str, like: Any) -> dict:
         if not isinstance(like, list):
@@ -51,12 +58,12 @@ def networks(made: dict) -> None:
             return {"type": ["array", "null"], "items": SIZE, "minItems": 1, "default": like}
         return {"type": "array", "items": SIZE, "minItems": len(like), "maxItems": len(like), "default": like}
 
-    tables = {name: {key: sizes(key, like) for key, like in own.items()} for name, own in known.NETWORKS.items()}
+    tables = {name: {key: sizes(key, like) for key, like in own.items()} for name, own in names.NETWORKS.items()}
     by_name(made, tables)
 
 
 def optimizers(made: dict) -> None:
-    """Each optimizer's own hyper-parameters: those that `params.setting` lets through."""
+    """Each optimizer's own hyper-parameters: those that `recipes.setting` lets through."""
 
     def like_default(like: Any) -> dict:
         if isinstance(like, bool):
@@ -66,7 +73,7 @@ def optimizers(made: dict) -> None:
             return {"type": "array", "items": items, "minItems": len(like), "maxItems": len(like), "default": like}
         return {"type": "number", "default": like}
 
-    tables = {name: {key: like_default(like) for key, like in own.items()} for name, own in known.OPTIMIZERS.items()}
+    tables = {name: {key: like_default(like) for key, like in own.items()} for name, own in names.OPTIMIZERS.items()}
     by_name(made, tables)
 
 

@@ -2,15 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    PlainValidator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
 from flows.params import fields
-from lightning_modules import known
+from lightning_modules import names
 from lightning_modules.errors import InputError
 
 
@@ -25,7 +20,7 @@ class Feed(fields.Section):
     """Images in a training step."""
     epochs: fields.Count
     """Passes over the training split at most: early stopping may end a replica before."""
-    augment: Annotated[str, fields.OneOf("augmentation", known.AUGMENTATIONS)] = "none"
+    augment: Annotated[str, fields.OneOf("augmentation", names.AUGMENTATIONS)] = "none"
     """How training images are changed at random. Flips suit photographs, not digits."""
 
 
@@ -73,7 +68,7 @@ PLACES = {"devices", "num_nodes", "strategy"}
 
 class Ensemble(fields.Section):
     methods: Annotated[
-        list[Annotated[str, fields.OneOf("ensemble method", known.VOTES)]],
+        list[Annotated[str, fields.OneOf("ensemble method", names.VOTES)]],
         Field(min_length=1),
         BeforeValidator(fields.few_enough),
     ]

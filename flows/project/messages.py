@@ -3,11 +3,9 @@
 import functools
 import sys
 
-from flows.project import messages
-
 
 def warn(message: str) -> None:
     print(f"trainyard: {message}", file=sys.stderr, flush=True)
 
 
-warn_once = functools.cache(messages.warn)
+warn_once = functools.cache(warn)

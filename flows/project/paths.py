@@ -5,17 +5,8 @@ import functools
 import os
 from pathlib import Path
 
-from flows.project import paths, private_files
+from flows.project import private_files
 from lightning_modules.errors import InputError
-
-
-def incoming_folder() -> Path:
-    return paths.root() / "data" / "incoming"
-
-
-def rejected_folder() -> Path:
-    return paths.root() / "data" / "rejected"
-
 
 SPLITS = ("validation", "test")
 
@@ -73,6 +64,16 @@ def data_folder(dataset: str) -> Path:
     return root() / "data" / dataset
 
 
+def incoming_folder() -> Path:
+    """People's labelled images: <class>/<image file>."""
+    return root() / "data" / "incoming"
+
+
+def rejected_folder() -> Path:
+    """What of them was refused, and reasons.csv."""
+    return root() / "data" / "rejected"
+
+
 def checked_file() -> Path:
     """Says that params.yaml was found valid."""
     return root() / "settings" / "checked"
@@ -81,6 +82,11 @@ def checked_file() -> Path:
 def settings_file(dataset: str) -> Path:
     """What all trainings on the dataset depend on alike."""
     return root() / "settings" / f"{dataset}.json"
+
+
+def code_file(stage: str) -> Path:
+    """The digest of the code that a stage runs."""
+    return root() / "settings" / f"{stage}.code"
 
 
 def model_folder(dataset: str, member: str) -> Path:
@@ -105,6 +111,11 @@ def member_metrics_file(dataset: str, member: str) -> Path:
 
 def ensemble_metrics_file(dataset: str) -> Path:
     return root() / "metrics" / dataset / "ensemble.json"
+
+
+def ensemble_file(dataset: str) -> Path:
+    """All that the ensemble is made of."""
+    return root() / "ensembles" / f"{dataset}.json"
 
 
 def plots_folder(dataset: str) -> Path:

@@ -1,4 +1,7 @@
-"""Moves of the champion's aliases, whole or not at all: announced first, finished or undone by the next one after a kill."""
+"""Moves of the champion's aliases, whole or not at all.
+
+Each is announced first; one that was killed in between is finished or undone by the next.
+"""
 
 import json
 import os

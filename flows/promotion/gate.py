@@ -1,7 +1,7 @@
 """The gate: whether the challenger may replace the champion, both asked for the same pinned test images.
 
 Reads   data/<dataset>/ and both models, from MLflow's registry, as anybody gets them who is served by them
-Writes  nothing: `flows.promotion` records the decision and moves the aliases
+Writes  nothing: `flows.promotion.promoting` records the decision and moves the aliases
 
 A challenger passes that is right on more images than the champion, more than chance would have it, and exceeds none
 of the limits in params.yaml. A tie, other test images, a number that is missing or not one: the champion stays.
@@ -191,14 +191,14 @@ def judge(
         answers: probabilities, images × classes, of the "challenger", and of the "champion" where there is one.
         labels: int64, images.
         latency: milliseconds per image, by side.
-        number: of this decision among those on the same test images, from 1; see `comparison.share_of_alpha`.
+        number: of this decision among those on the same test images, from 1; see `paired.share_of_alpha`.
 
     Returns:
         The numbers: test_images; by side accuracy, nll, ece (0 to 1 but nll, see `scores.score`) and latency_ms.
         With a champion also: number; alpha, this decision's share of gate.alpha; wins and losses, the images that the
         challenger, or the champion, alone has right; difference, in accuracy, and interval, in which it lies at the
-        level 1 - alpha, see `comparison.score_interval`; p_exact, see
-        `comparison.mcnemar`; ece_increase; classes, see `comparison.by_class`, the challenger first; worst_class.
+        level 1 - alpha, see `paired.score_interval`; p_exact, see `paired.mcnemar`; ece_increase; classes, see
+        `paired.by_class`, the challenger first; worst_class.
         And the reasons against the challenger, sentences; none where it passes.
     """
     import numpy as np

@@ -23,7 +23,7 @@ from flows.tracking.mlflow_runs import TEST
 from flows.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 from lightning_modules.errors import InputError
 
-MOST = 50_000  # characters of that tag; a MySQL database takes 65,535
+MOST = 50_000  # characters of a tag; a MySQL database takes 65,535
 
 
 def promote(dataset: str, decision: dict) -> dict[str, str]:

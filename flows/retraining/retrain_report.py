@@ -33,7 +33,7 @@ def write(
         why: the reason of each stage that had to run since the retrain was begun.
         outcomes: of the stages that ran in this run.
         decision: the gate's, where it was asked.
-        pages: as `tracking.pages` gives them, or {}.
+        pages: as `page_links.pages` gives them, or {}.
     """
     now = datetime.now().astimezone()
     lines = [f"# Retrain of {dataset}, {now.isoformat(timespec='seconds')}", ""]

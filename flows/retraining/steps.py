@@ -208,7 +208,7 @@ def register(place: Place) -> str | None:
     Raises:
         InputError: MLflow cannot be used, or the ensemble is not there.
     """
-    from flows.ensembles import late_registration, registering
+    from flows.ensembles import late_registration, record
     from flows.tracking.mlflow_runs import ENSEMBLE
     from flows.tracking.registry import CHALLENGER, Registry
 
@@ -216,7 +216,7 @@ def register(place: Place) -> str | None:
 
     def is_challenger() -> bool:
         version = registry.aliases().get(CHALLENGER)
-        here = registering.digest_here(settings)
+        here = record.read(place.dataset).digest
         return version is not None and registry.version(version)["tags"].get(ENSEMBLE) == here
 
     if is_challenger():

@@ -36,7 +36,7 @@ def server_stays(last_words: Callable[[], object] = lambda: None) -> Iterator[No
     """Around a flow. Raises UnavailableError where Prefect's server has gone away, after a minute of tries.
 
     Args:
-        last_words: see `prefect_server.Watch`.
+        last_words: see `watch_server.Watch`.
     """
     import httpx  # Prefect's client, loaded by now
 

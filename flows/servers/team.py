@@ -132,9 +132,8 @@ def serve_postgres(root: Path, wanted: dict[str, int | None], servers_only: bool
         try:
             where = bring_up(stores, servers, wanted)
             os.environ.update(variables(where))
-            running_servers.note(
-                where["prefect"], where["mlflow"], own=True, own_mlflow=True
-            )  # by which their secret is known
+            # By which their secret is known.
+            running_servers.note(where["prefect"], where["mlflow"], own=True, own_mlflow=True)
             if servers_only:
                 click.echo(f"Prefect      {login.link(where['prefect'].removesuffix('/api'))}")
                 click.echo(f"MLflow       {login.link(where['mlflow'])}")

@@ -59,8 +59,8 @@ class Watch:
             elif not away.is_set():
                 away.set()
                 click.echo(
-                    f"Prefect's server at {prefect_server.shown()} does not answer: stages go on, and all ends if it is not back "
-                    f"within {self.gone_after:g} seconds",
+                    f"Prefect's server at {prefect_server.shown()} does not answer: stages go on, and all ends if it "
+                    f"is not back within {self.gone_after:g} seconds",
                     err=True,
                 )
             elif now - self.answered >= self.gone_after:
@@ -81,6 +81,6 @@ class Watch:
 
 def gone() -> str:
     return (
-        f"Prefect's server at {prefect_server.shown()} does not answer any more. What has finished is kept, and trainings to their "
-        "last checkpoint: run it again, and it goes on from there"
+        f"Prefect's server at {prefect_server.shown()} does not answer any more. What has finished is kept, and "
+        "trainings to their last checkpoint: run it again, and it goes on from there"
     )

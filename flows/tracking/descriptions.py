@@ -27,7 +27,7 @@ def view() -> dict[str, str]:
 
 
 def verdict(dataset: str, card: dict) -> str:
-    """Whether the ensemble is good, in a line. `card` as `tracking.Registrar.register` takes it."""
+    """Whether the ensemble is good, in a line. `card` as `registration.Registrar.register` takes it."""
     accuracy, gain = card["metrics"].get("test_accuracy"), card["metrics"].get("gain_accuracy")
     who = f"{card['method']} of {card['networks']} networks ({card['members']})"
     if accuracy is None or accuracy != accuracy:  # NaN

@@ -5,7 +5,7 @@ from urllib.parse import quote
 from flows.project import messages, paths
 from flows.tracking import descriptions, mlflow_store
 
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # with this tag, so does an experiment
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # opens on the pages of trainings, not of chat models
 
 
 def experiment(client, dataset: str) -> str:

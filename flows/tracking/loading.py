@@ -41,7 +41,7 @@ def load_champion(dataset: str):
     """The champion, as `load_version` has it, and its card.
 
     Raises:
-        InputError: there is no champion, or it may not be loaded: see `trusted`.
+        InputError: there is no champion, or it may not be loaded: see `trusted_models`.
         UnavailableError: the store does not answer, or the champion cannot be loaded.
     """
     found = champion_or_refuse(dataset)
@@ -58,8 +58,8 @@ def champion_or_refuse(dataset: str) -> dict:
         ) from None
     if found is None:
         raise InputError(
-            f"there is no champion for {dataset} in {mlflow_store.shown_store()}: `make repro` trains and registers one, "
-            "and where all is up to date `trainyard track` does"
+            f"there is no champion for {dataset} in {mlflow_store.shown_store()}: `make repro` trains and registers "
+            "one, and where all is up to date `trainyard track` does"
         )
     return found
 

@@ -8,13 +8,7 @@ import psutil
 
 from flows.project import file_io, paths
 from flows.statistics.replicates import spread
-from flows.tracking import (
-    artifact_addresses,
-    experiments,
-    mlflow_runs,
-    mlflow_store,
-    provenance,
-)
+from flows.tracking import artifact_addresses, experiments, mlflow_runs, mlflow_store, provenance
 from flows.untrusted import masking
 
 MONITORED = "validation_nll"  # which every epoch has
@@ -141,9 +135,8 @@ class Tracker:
         for number, (replica, predictor) in enumerate(zip(card["replicas"], predictors)):
             run = self.client.get_run(self.ids[str(number)])
             mlflow_runs.log_once(self.client, run, best[number])
-            if (
-                run.data.tags.get(mlflow_runs.WEIGHTS) != replica["weights_sha256"]
-            ):  # else it is there since before an interruption
+            # Else it is there since before an interruption.
+            if run.data.tags.get(mlflow_runs.WEIGHTS) != replica["weights_sha256"]:
                 log_network(run.info.run_id, predictor, card)
                 self.client.set_tag(run.info.run_id, mlflow_runs.WEIGHTS, replica["weights_sha256"])
             self.client.set_terminated(run.info.run_id)

@@ -61,8 +61,8 @@ def unless_unreachable(method: Callable) -> Callable:
         except Exception as error:  # whatever the store's trouble is, the training is worth more
             self.lost = True
             print(
-                f"trainyard: MLflow at {mlflow_store.shown_store()} cannot be used ({masking.sentence(error)}). The work goes on "
-                "without it; `trainyard track` logs it later",
+                f"trainyard: MLflow at {mlflow_store.shown_store()} cannot be used ({masking.sentence(error)}). "
+                "The work goes on without it; `trainyard track` logs it later",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
             return None

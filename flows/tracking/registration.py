@@ -6,15 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from flows.tracking import (
-    descriptions,
-    experiments,
-    mlflow_runs,
-    mlflow_store,
-    provenance,
-    registry,
-    trusted_models,
-)
+from flows.tracking import descriptions, experiments, mlflow_runs, mlflow_store, provenance, registry, trusted_models
 from flows.untrusted import masking
 
 # What the run of a registered ensemble has to say of it before it can be champion.

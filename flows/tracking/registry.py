@@ -7,7 +7,7 @@ import functools
 import json
 from collections.abc import Callable
 
-from flows.tracking import mlflow_runs, mlflow_store, registry
+from flows.tracking import mlflow_runs, mlflow_store
 from flows.untrusted.masking import sentence
 from lightning_modules.errors import InputError, UnavailableError
 
@@ -98,7 +98,7 @@ class Registry:
     @or_unavailable
     def knows(self, digest: str) -> bool:
         """Whether a version is the ensemble of this digest."""
-        return bool(registry.versions_of(self.client, self.dataset, digest))
+        return bool(versions_of(self.client, self.dataset, digest))
 
     @or_unavailable
     def metrics(self, run: str) -> dict[str, float]:

@@ -6,14 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from flows.graph import code_digest
 from flows.project import file_io
 from lightning_modules.errors import InputError
-
-if TYPE_CHECKING:
-    pass
-
 
 # How long an interrupted training can be gone on with, once the member has been trained by another recipe.
 KEPT_DAYS = 30
@@ -24,8 +20,7 @@ def fingerprint(*parts: object) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(repr(part).encode())
-    for source in sorted((Path(__file__).parents[2] / "lightning_modules").glob("*.py")):
-        digest.update(source.read_bytes())
+    digest.update(code_digest.digest("train").encode())
     return digest.hexdigest()[:16]
 
 

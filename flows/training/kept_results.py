@@ -6,9 +6,7 @@ from pathlib import Path
 
 from flows.project import messages, paths
 from lightning_modules import sealed
-from lightning_modules.errors import (
-    DamagedError,
-)
+from lightning_modules.errors import DamagedError
 from lightning_modules.fit import Fitted
 
 

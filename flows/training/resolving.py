@@ -1,13 +1,9 @@
 """How a member is trained: its replicas' seeds, and in which of the ways."""
 
 import zlib
-from typing import TYPE_CHECKING
 
 from flows.machine import hardware
 from lightning_modules.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 
 def replica_seed(seed: int, member: str, replica: int) -> int:

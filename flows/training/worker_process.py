@@ -10,13 +10,7 @@ from pathlib import Path
 
 from flows.machine import hardware
 from flows.training import kept_results
-from lightning_modules.errors import (
-    DamagedError,
-    DivergedError,
-    ExhaustedError,
-    InputError,
-    exhausted,
-)
+from lightning_modules.errors import DamagedError, DivergedError, ExhaustedError, InputError, exhausted
 from lightning_modules.fit import Fitted, fit, fit_together
 
 

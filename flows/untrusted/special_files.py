@@ -8,9 +8,10 @@ from pathlib import Path
 from flows.untrusted import plain_files
 from lightning_modules.errors import InputError, shown
 
-# What stages read and write. What has just come in is for `flows.retraining.incoming` to refuse, and DVC does not look there.
+# What stages read and write. DVC does not look at what has just come in, which `flows.retraining.incoming` refuses.
 FOLDERS = (
-    "data", "flows", "lightning_modules", "metrics", "models", "plots", "predictions", "settings", "sources",
+    "data", "ensembles", "flows", "lightning_modules", "metrics", "models", "plots", "predictions", "settings",
+    "sources",
 )  # fmt: skip
 OTHERS = ("data/incoming", "data/rejected")
 
