@@ -73,7 +73,7 @@ def examine(root: Path, images: data.Data) -> float:
     from flows.models import trained_members
     from lightning_modules import weights
 
-    # Not by tracking.connect, which makes this the store of every process that is started after it.
+    # Not by mlflow_store.connect, which makes this the store of every process that is started after it.
     client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     place = client.get_experiment_by_name(images.dataset).experiment_id
     runs = client.search_runs([place], "tags.`trainyard.kind` = 'replica'")

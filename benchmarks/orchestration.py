@@ -36,7 +36,7 @@ with Processes() as processes:
         assert repro(stage, lambda line: None).problem is None
 """
 FLOW = """
-from flows import prefect_server
+from flows.servers import prefect_server
 prefect_server.configure()
 from flows.retrain_flow import retrain
 assert retrain(push=False, return_state=True).name == "Skipped"

@@ -24,8 +24,9 @@ TRAINING = """
 import sys, time
 from flows import train
 from flows.commands.console import run
+from flows.training import resolving
 
-build = train.try_out
+build = resolving.try_out
 
 def try_out(card):  # everything is loaded, no worker is forked yet
     from lightning_modules.classifier import Classifier
@@ -37,7 +38,7 @@ def try_out(card):  # everything is loaded, no worker is forked yet
     Classifier.training_step = first
     return build(card)
 
-train.try_out = try_out
+resolving.try_out = try_out
 run(train.command)
 """
 BARE = """
@@ -55,12 +56,13 @@ STAGES = {
     "check": "flows.check",
     "download": "flows.download",
     "settings": "flows.settings",
-    "evaluate": "flows.evaluate, flows.data.dataset, torch, flows.tracking, lightning_modules.scores",
-    "ensemble": "flows.ensemble, flows.data.dataset, torch, flows.tracking, lightning_modules.scores",
+    "evaluate": "flows.evaluate, flows.data.dataset, torch, flows.tracking.member_runs, lightning_modules.scores",
+    "ensemble": "flows.ensemble, flows.data.dataset, torch, flows.tracking.registration, lightning_modules.scores",
 }
 # What is loaded one after another in a training, and how it is done; MLflow while the replicas train already.
 ITEMS = {
-    "Python and the stage's own code": "import gc, flows.commands.console, flows.train; gc.set_threshold(flows.commands.console.YOUNG)",
+    "Python and the stage's own code": "import gc, flows.train; from flows.commands import console; "
+    "gc.set_threshold(console.YOUNG)",
     "torch": "import torch",
     "torch's compiler, which its optimizers import": "import torch._dynamo",
     "Lightning": "import flows.training.replicas",

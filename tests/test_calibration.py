@@ -125,10 +125,11 @@ def test_stacks_that_take_turns_are_trained_as_one_after_another(tiny, no_store,
 
 DIES = """
 import os, sys
-from flows import replicas, train
-from flows.params import read
+from flows import train
+from flows.params.params_file import read
+from flows.training import kept_results
 
-write_result, written = replicas.write_result, []
+write_result, written = kept_results.write_result, []
 
 def die(work, number, result):
     if len(written) == int(sys.argv[1]):
@@ -136,7 +137,7 @@ def die(work, number, result):
     written.append(number)
     write_result(work, number, result)
 
-replicas.write_result = die
+kept_results.write_result = die
 train.train(read(), "small")
 """
 

@@ -249,8 +249,9 @@ def test_what_claims_to_be_huge_is_refused_before_it_is_decoded(project):
 # Is killed as the system kills what takes all memory: without a word, while it decodes the bomb.
 OUT_OF_MEMORY = """
 import os, signal
-from flows import image_file, incoming
-from flows.params import read
+from flows.data import image_file
+from flows.params.params_file import read
+from flows.retraining import incoming
 pixels = image_file.pixels
 
 def decode(content, *given, **named):
@@ -454,8 +455,8 @@ def test_the_folders_of_the_classes_are_made_once_these_are_known(project):
 # Ends itself before the move of that number, and is then another process: nothing is tidied up.
 KILLED = """
 import os, signal, sys
-from flows import incoming
-from flows.params import read
+from flows.params.params_file import read
+from flows.retraining import incoming
 left = int(sys.argv[1])
 
 def before(method):

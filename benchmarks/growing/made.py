@@ -54,8 +54,8 @@ def draw(settings: Params) -> list[dict]:
         state = network.state_dict()
         row = {"epoch": 1, "training_loss": 2.3, "validation_nll": 2.3, "validation_accuracy": 0.1, "lr": 0.01}
         replica = {
-            "seed": resolving.replica_seed(settings.seed, member, 0), "epochs": 1, "best_epoch": 1, "validation_nll": 2.3,
-            "validation_accuracy": 0.1, "weights_sha256": weights.digest(state),
+            "seed": resolving.replica_seed(settings.seed, member, 0), "epochs": 1, "best_epoch": 1,
+            "validation_nll": 2.3, "validation_accuracy": 0.1, "weights_sha256": weights.digest(state),
         }  # fmt: skip
         card = {
             "member": member, "dataset": settings.dataset, "seed": settings.seed, "recipe": recipe,

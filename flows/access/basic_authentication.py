@@ -1,4 +1,4 @@
-"""An ASGI application that asks for user and password, by HTTP's basic authentication. It stands behind `flows.access.door`.
+"""An ASGI application behind the door that asks for user and password, by HTTP's basic authentication.
 
 A browser has them from a link that is good once: the page of the way in gets them in exchange for the token, and gives
 them to the browser's own store of basic authentication. That is by origin, with its port, and ends with the browser.

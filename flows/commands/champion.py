@@ -64,7 +64,7 @@ def served(test: dict) -> Iterator[str]:
 
 
 def so_far(found: dict) -> str:
-    """What became of a challenger that is not champion, by `waiting` and `taken_back` of `promotion.standing`."""
+    """What became of a challenger that is not champion, by `waiting` and `taken_back` of `promoting.standing`."""
     if found["taken_back"]:
         return "taken back"
     return "not judged yet: trainyard promote" if found["waiting"] else "judged, and not promoted"

@@ -1,16 +1,17 @@
-"""`trainyard drift FOLDER`: compares incoming images with those that the champion was made for."""
+"""`trainyard drift FOLDER`: compares incoming images with those that the champion was made for.
+
+Reads   FOLDER, data/<dataset>/, the champion from MLflow's registry, `drift` and `seed` of params.yaml
+Writes  plots/<dataset>/drift/: drift.json (every test), drift.png
+Run     python -m flows.commands.drift FOLDER
+"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from flows.commands.console import run
-from flows.params.params_file import read
-
-if TYPE_CHECKING:
-    pass
 from flows.drift import judgement
+from flows.params.params_file import read
 
 
 @click.command()

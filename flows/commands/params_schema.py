@@ -1,4 +1,7 @@
-"""`python -m flows.commands.params_schema`: writes params.schema.json."""
+"""Writes params.schema.json, by which editors know what params.yaml may say.
+
+Run     python -m flows.commands.params_schema
+"""
 
 import click
 

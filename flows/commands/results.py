@@ -1,4 +1,4 @@
-"""`trainyard results`: the table of members and ensembles."""
+"""`trainyard results`: the table of members and ensembles, as evaluate and ensemble measured them."""
 
 import click
 

@@ -1,4 +1,9 @@
-"""`trainyard serve`: brings up all that retraining on a schedule takes, until Ctrl-C or SIGTERM."""
+"""`trainyard serve`: brings up on this machine all that retraining on a schedule takes, until Ctrl-C or SIGTERM.
+
+Reads   prefect.yaml: the deployments
+Writes  .trainyard/prefect/ (Prefect's database), .trainyard/serve/ (addresses and logs), and MLflow's store
+Run     python -m flows.commands.serve
+"""
 
 import os
 

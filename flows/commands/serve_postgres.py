@@ -1,4 +1,10 @@
-"""`trainyard serve-postgres`: the same on PostgreSQL and an S3 store."""
+"""`trainyard serve-postgres`: all that `trainyard serve` brings up, on the servers that a team would use.
+
+Reads   prefect.yaml, as `trainyard serve` does
+Writes  .trainyard/postgres/ (the databases), .trainyard/s3/ (artifacts and the DVC remote), .trainyard/servers/
+        (passwords, and what other terminals and DVC need), .trainyard/serve/ (addresses and logs)
+Run     python -m flows.commands.serve_postgres
+"""
 
 import os
 

@@ -48,7 +48,7 @@ def status(root: Path) -> dict:
 
 
 def not_registered(settings: params_file.Params) -> str | None:
-    """As `track.not_registered`, or why MLflow cannot be asked."""
+    """As `late_registration.not_registered`, or why MLflow cannot be asked."""
     from flows.ensembles import late_registration
 
     try:
@@ -81,7 +81,7 @@ def champion(dataset: str) -> dict | None:
 
 def challenger(dataset: str) -> dict | None:
     """The challenger's version, where it is another than the champion; `waiting` and `taken_back` as
-    `promotion.standing` has them; and what is to be said of a promotion that was interrupted, or None."""
+    `promoting.standing` has them; and what is to be said of a promotion that was interrupted, or None."""
     from flows.commands.champion import interruption
     from flows.promotion import promoting
 

@@ -1,4 +1,9 @@
-"""`trainyard worker tcp://HOST:8786`: runs stages for a Dask scheduler, in this working copy."""
+"""`trainyard worker tcp://HOST:8786`: runs stages for a Dask scheduler, in this working copy.
+
+See `flows.orchestration.cluster`.
+
+Run     python -m flows.commands.worker ADDRESS
+"""
 
 import os
 import sys

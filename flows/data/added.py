@@ -45,7 +45,7 @@ def decode(
     """An image file as uint8, H×W×C.
 
     Args:
-        folder: the open folder that `file` is a name in; see `foreign_files.opened`.
+        folder: the open folder that `file` is a name in; see `plain_files.opened`.
 
     Raises:
         InputError: it is no image of that shape; the message goes on after the file's name, or "it".

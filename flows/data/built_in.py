@@ -11,9 +11,6 @@ from flows.data import source_images
 BLOBS_SEED = 7
 
 
-# --- Embedded: no network --------------------------------------------------------------------------------------------
-
-
 def digits(test: float) -> source_images.Images:
     """scikit-learn's 1,797 digits, 8×8×1. Their grey levels 0..16 are spread over 0..255."""
     # Read where it lies: importing scikit-learn, and SciPy with it, would take longer than all else here.

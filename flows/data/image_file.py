@@ -61,7 +61,7 @@ def header(file: Path, limits: Limits) -> Header:
 
 
 def content(file: Path | str, limits: Limits, folder: int | None = None) -> bytes:
-    """The bytes of a file that may be one. Raises InputError as `header` does; see `foreign_files.opened` for
+    """The bytes of a file that may be one. Raises InputError as `header` does; see `plain_files.opened` for
     `folder`."""
     with readable():
         return plain_files.content(file, limits.image_bytes, folder)

@@ -16,8 +16,6 @@ from flows.project import paths
 from flows.untrusted import masking
 from lightning_modules.errors import InputError
 
-# --- Published archives, decoded by torchvision ----------------------------------------------------------------------
-
 
 def mnist(test: str, dataset: str = "mnist", reader: str = "MNIST") -> source_images.Images:
     """28×28×1, 60,000 + 10,000 images."""

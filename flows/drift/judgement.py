@@ -1,4 +1,10 @@
-"""Compares incoming images with held-out ones, and says whether they differ."""
+"""Compares incoming images with held-out ones, and says whether they differ.
+
+Four views of the images are tested, see `flows.statistics.two_sample`: pixel statistics, what the champion predicts,
+the embeddings inside its networks, and how often it predicts each class, from which follows how often each occurs. The
+reference are validation and test images, never those that were trained on: a network is surer of what it has seen, and
+any new image would look like drift.
+"""
 
 import os
 import sys
@@ -8,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flows.drift import ranking
 from flows.params.sections import BY_DEFAULT, Drift, Limits
 from flows.project import file_io, paths
 from flows.untrusted.escaping import printable
@@ -15,7 +22,6 @@ from lightning_modules.errors import InputError, counted
 
 if TYPE_CHECKING:
     from flows.statistics.two_sample import ClassShares
-from flows.drift import ranking
 
 FEWEST = 20  # images; with less, next to nothing but a wholly black picture would be found
 DRIFT = 3  # exit code, beside 0, 1 and 2, which all commands have

@@ -1,10 +1,5 @@
 """Which quantities differ most."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 def strongest(tests: list[dict]) -> list[dict]:
     """What a table shows: all but the classes' probabilities, and of these the one that differs most."""

@@ -1,10 +1,6 @@
 """The choice among candidates, on validation."""
 
 import math
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def choose(candidates: dict[str, dict[str, float]], select_by: str) -> str:

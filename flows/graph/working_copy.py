@@ -1,8 +1,8 @@
 """A working copy of the project in which another dataset or seed is run, while params.yaml and dvc.lock stay.
 
 The copy has a params.yaml, a dvc.lock and results of its own, and shares the rest: code and sources by symbolic
-links, DVC's cache by its settings, and MLflow's store as an experiment of DVC's does (`flows.project.paths.home`), below
-whose folder it lies. It stays, so that an interrupted run goes on and nothing that is up to date runs again.
+links, DVC's cache by its settings, and MLflow's store as an experiment of DVC's does (`paths.home`), below whose
+folder it lies. It stays, so that an interrupted run goes on and nothing that is up to date runs again.
 """
 
 import configparser

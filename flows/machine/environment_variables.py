@@ -1,4 +1,4 @@
-"""The environment of this process and all that it starts: nothing phones home, no proxy for this machine's own servers."""
+"""The environment of this process and of all that it starts: nothing phones home, no proxy before our own servers."""
 
 import os
 

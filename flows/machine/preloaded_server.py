@@ -2,9 +2,10 @@
 and forks itself for each.
 
 The import takes four seconds, longer than many a small network trains. The stage's own process, which DVC has started,
-hands its work over (flows/machine/preloaded_client.py) and ends as the fork ends. Is it killed, so is the fork with all that the fork
-has started; is this process killed, so are the forks. The project's own code is not loaded ahead: each fork imports
-it as it is then. (multiprocessing's fork server serves the one process that started it, and a stage is started by DVC.)
+hands its work over (flows/machine/preloaded_client.py) and ends as the fork ends. Is it killed, so is the fork with
+all that the fork has started; is this process killed, so are the forks. The project's own code is not loaded ahead:
+each fork imports it as it is then. (multiprocessing's fork server serves the one process that started it, and a stage
+is started by DVC.)
 
 Run     python -m flows.machine.preloaded_server SOCKET [LIBRARY]...
 """
