@@ -16,7 +16,7 @@ import pytest
 import yaml
 import zc.lockfile
 from click.testing import CliRunner
-from conftest import LIMIT, soon
+from conftest import LIMIT, dvc_init, soon
 
 from flows import hardware, pipeline, repro
 from flows.pipeline import Plan, plan
@@ -74,7 +74,7 @@ def toy(tmp_path, monkeypatch) -> Path:
     shutil.copy(ROOT / "params.yaml", root)
     (root / "stage.py").write_text(STAGE)
     write_stages(root, DIAMOND)
-    dvc(root, "init", "--no-scm", "--quiet")
+    dvc_init(root)
     monkeypatch.chdir(root)
     return root
 

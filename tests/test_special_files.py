@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import LIMIT, ROOT, environment
+from conftest import LIMIT, ROOT, dvc_init, environment
 
 from flows import graph, special_files
 from lightning_modules.errors import InputError
@@ -24,7 +24,7 @@ def run(folder: Path, *arguments: str) -> tuple[int, str]:
 
 @pytest.fixture
 def repository(project) -> Path:
-    run(project, "dvc", "init", "--no-scm", "--quiet")
+    dvc_init(project)
     return project
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from conftest import LIMIT, ROOT, dvc, environment, refused, soon
+from conftest import LIMIT, ROOT, dvc_init, environment, refused, soon
 
 from flows import console, pipeline, ports, prefect_server, retrain
 from lightning_modules.errors import UnavailableError
@@ -56,7 +56,7 @@ def make(folder: Path, stages: dict[str, list[str]]) -> Path:
         cmd = " ".join(["python stage.py", name, *files])
         described[name] = {"cmd": cmd, "deps": files, "outs": [f"{name}.txt"]}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": described}, sort_keys=False))
-    dvc(folder, "init", "--no-scm", "--quiet")
+    dvc_init(folder)
     return folder
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, environment
+from conftest import ROOT, dvc_init, environment
 
 from flows import graph, params, project, workspace
 from lightning_modules.errors import InputError
@@ -38,7 +38,7 @@ def toy(tmp_path, monkeypatch) -> Path:
     (root / "code" / "text").write_text("code\n")
     (root / "params.yaml").write_text((ROOT / "tests" / "params.yaml").read_text())
     (root / "dvc.yaml").write_text(STAGES)
-    dvc(root, "init", "--no-scm", "--quiet")
+    dvc_init(root)
     dvc(root, "remote", "add", "--local", "near", "../remote")
     monkeypatch.chdir(root)
     return root
