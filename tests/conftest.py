@@ -21,8 +21,10 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# A shell starts what goes on in its background with the interrupt ignored, and so would be all processes of the tests.
+# A shell starts what goes on in its background with the interrupt ignored, nohup with the end of its terminal ignored.
+# All processes of the tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The threads of torch's pools wait for each other without turning in circles. As many processes run tests as there are
 # cores, and each thread that waits in a circle keeps the one that it waits for from its core: of small networks that
