@@ -23,8 +23,10 @@ from pathlib import Path
 
 import click
 
-from flows import hardware, project, site_cache
-from flows.tracking import git_state
+from flows.graph import site_cache
+from flows.machine import hardware
+from flows.project import file_io, paths
+from flows.project.git import git_state
 
 NAMES = ("data_path", "training", "replicas", "step", "logged_run", "share", "start", "memory", "pipeline", "gpu")
 MORE = ("growth", "orchestration")  # minutes more each, and nothing that every change would alter
@@ -56,8 +58,8 @@ def main(names: tuple[str, ...]) -> None:
             traceback.print_exc()
             rows.append({"what": name, "ours": f"failed: {' '.join(str(error).split())[:200]}"})
         seconds[name] = round(time.monotonic() - start, 1)
-        project.write_json(
-            project.state_folder() / "benchmarks.json", {"conditions": found, "seconds": seconds, "rows": rows}
+        file_io.write_json(
+            paths.state_folder() / "benchmarks.json", {"conditions": found, "seconds": seconds, "rows": rows}
         )
     click.echo(f"| {' | '.join(COLUMNS)} |")
     click.echo(f"|{'---|' * len(COLUMNS)}")

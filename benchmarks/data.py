@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.data_path import write_like_mnist
-from flows import dataset, download, sources
+from flows import download
+from flows.data import dataset, sources
 from lightning_modules.errors import InputError
 
 # Height, width and channels; number of training and of held-out images.
@@ -81,7 +82,7 @@ def lay_out(data: Data, validation: np.ndarray, root: Path) -> None:
         "counts": {
             "train": len(labels) - len(validation), "validation": len(validation), "test": len(data.held_out[1]),
         },
-        "test_sha256": download.pin(*data.held_out),
+        "test_sha256": dataset.pin(*data.held_out),
     }  # fmt: skip
     download.write(root / "data" / data.dataset, arrays, card, [])
 

@@ -10,8 +10,10 @@ import click
 import numpy as np
 from scipy import ndimage
 
-from flows import dataset, drift, tracking
-from flows.params import read
+from flows.data import dataset
+from flows.drift import judgement
+from flows.params.params_file import read
+from flows.tracking import loading
 
 COUNTS = (50, 200, 1000)
 TRIES, UNCHANGED = 20, 50  # samples of each change, and of none
@@ -69,9 +71,9 @@ def share_found(served, data, change: Callable, times: float, count: int, tries:
     for number in range(tries):
         rng = np.random.default_rng([number, count])
         some = change(images[sample(labels, count, times, rng)], rng)
-        known, known_labels = drift.held_out(data, settings.images, number)
-        views, _, classes = drift.look(served, some, known, known_labels, all_labels, number)
-        found += any(test["verdict"] == "drift" for test in drift.judged(views, classes, settings))
+        known, known_labels = judgement.held_out(data, settings.images, number)
+        views, _, classes = judgement.look(served, some, known, known_labels, all_labels, number)
+        found += any(test["verdict"] == "drift" for test in judgement.judged(views, classes, settings))
     return found / tries
 
 
@@ -80,7 +82,7 @@ def share_found(served, data, change: Callable, times: float, count: int, tries:
 def main(only: str) -> None:
     """Print the share of samples that are called drift, as a markdown table."""
     name = read().dataset
-    data, (served, champion) = dataset.load(name), tracking.load_champion(name)
+    data, (served, champion) = dataset.load(name), loading.load_champion(name)
     rows = {label: (change, 1.0) for label, change in CHANGES.items()}
     rows |= {f"one class {times:g} times as frequent": (CHANGES["none"], times) for times in FREQUENT}
     counts = [count for count in COUNTS if count <= len(data.test_images)]

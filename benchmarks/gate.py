@@ -1,7 +1,7 @@
 """`python -m benchmarks.gate`: what the gate's promise costs, simulated.
 
 False promotions over the life of a test set, and gains that are found, for the levels that
-`flows.comparison.share_of_alpha` gives, for one level for all, and for e-values.
+`flows.statistics.paired.share_of_alpha` gives, for one level for all, and for e-values.
 
 An e-value is the wealth of who bets on each image on which two models differ that the challenger has it right; here the
 mean over all bets of one size (a uniform prior on the challenger's share of these images above a half). It is above
@@ -17,7 +17,7 @@ import click
 import numpy as np
 from scipy.special import betainc, betaln
 
-from flows.comparison import mcnemar, share_of_alpha
+from flows.statistics.paired import mcnemar, share_of_alpha
 
 ALPHA, RETRAINS, LIVES, TRIES = 0.05, 60, 400, 2000
 # Test images, gain in accuracy, and the share of the images on which the two models differ.

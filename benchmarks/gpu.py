@@ -121,9 +121,9 @@ def measure() -> list[dict]:
     if not torch.cuda.is_available():
         tell(NO_GPU)
         return [row(planned.name, planned.goal, ours=NOT_YET, status=NOT_YET) for planned in PLAN]
-    from flows import project
+    from flows.project import paths
 
-    folder = project.root() / "data"
+    folder = paths.root() / "data"
     data = {name: load(folder, name) for name in ("cifar10", "mnist")}
     return run(data, Card(torch.device("cuda", 0)), SIZES["full"], 570, lambda rows: None)
 

@@ -20,7 +20,7 @@ import yaml
 from benchmarks.gpu_card import Budget, Card, Sizes, column, percent, row, spread, tell
 from benchmarks.gpu_data import Split
 from benchmarks.rivals import airbench_script
-from lightning_modules import fit, known, views
+from lightning_modules import fit, names, views
 from lightning_modules.classifier import Classifier
 from lightning_modules.images import Images
 
@@ -61,7 +61,7 @@ def train(member: dict, split: Split, test: Images, card: Card, seed: int, deter
         seconds by the clock, accuracy (0 to 1), and `whole`: seconds from the arrays in memory to the result.
     """
     begin = time.perf_counter()
-    recipe = known.DEFAULTS | member
+    recipe = names.DEFAULTS | member
     shape, classes = list(split.train[0].shape[1:]), int(split.train[1].max()) + 1
     epochs, batch_size = member["epochs"], member["batch_size"]
     settings = fit.Settings(

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu_accuracy import airbench
 from benchmarks.gpu_card import Budget, Card, Sizes, row, tell
-from lightning_modules import fit, known
+from lightning_modules import fit, names
 from lightning_modules.classifier import Classifier
 from lightning_modules.together import Together
 
@@ -80,7 +80,7 @@ def silent(card: Card, sizes: Sizes, data: dict, budget: Budget) -> Iterator[dic
         **{name: {"network": network, "augment": "shift_flip", **dropping} for name, network in sizes.networks.items()},
     }
     for name, member in recipes.items():
-        recipe = known.DEFAULTS | member
+        recipe = names.DEFAULTS | member
         planned = [sizes.side, sizes.side, 3], CLASSES
         one = WatchedClassifier(recipe, *planned, 0, EPOCHS, sizes.batch_together)
         modules = {name: (one, 1)}

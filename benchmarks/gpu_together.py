@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.gpu_card import Budget, Card, Sizes, column, row, spread, tell
 from benchmarks.rivals.functional import ByStreams, ByVmap
-from lightning_modules import fit, known, networks
+from lightning_modules import fit, names, networks
 from lightning_modules.classifier import Classifier
 from lightning_modules.images import Images
 from lightning_modules.together import Together
@@ -51,7 +51,7 @@ class SteppedTogether(Stepped, Together):
 
 
 def recipe(network: dict) -> dict:
-    return known.DEFAULTS | {"network": network, "optimizer": OPTIMIZER}
+    return names.DEFAULTS | {"network": network, "optimizer": OPTIMIZER}
 
 
 def random_images(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:

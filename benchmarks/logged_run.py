@@ -70,16 +70,16 @@ def examine(root: Path, images: data.Data) -> float:
     import mlflow
     import torch
 
-    from flows import models
+    from flows.models import trained_members
     from lightning_modules import weights
 
-    # Not by tracking.connect, which makes this the store of every process that is started after it.
+    # Not by mlflow_store.connect, which makes this the store of every process that is started after it.
     client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     place = client.get_experiment_by_name(images.dataset).experiment_id
     runs = client.search_runs([place], "tags.`trainyard.kind` = 'replica'")
     assert [run.info.status for run in runs] == ["FINISHED"]
     with contextlib.chdir(root):
-        _, (predictor,) = models.load(images.dataset, ours.MEMBER)
+        _, (predictor,) = trained_members.load(images.dataset, ours.MEMBER)
         pixels, labels = images.held_out
         predicted = weights.predict(predictor, pixels).argmax(1)
     return (predicted == torch.from_numpy(labels)).float().mean().item()

@@ -28,7 +28,8 @@ import yaml
 
 from benchmarks.pipeline import copy
 from flows import download
-from flows.fetch import MIRROR
+from flows.data import dataset as dataset_files
+from flows.data.fetch import MIRROR
 
 INTERVAL = 0.02  # seconds between two looks
 GOAL = 2.0
@@ -142,7 +143,7 @@ def write(folder: Path, dataset: str, arrays: dict[str, np.ndarray], validation:
         "class_names": [str(number) for number in range(10)],
         "mean": [0.5] * channels,
         "std": [0.3] * channels,
-        "test_sha256": download.pin(arrays["test_images"], arrays["test_labels"]),
+        "test_sha256": dataset_files.pin(arrays["test_images"], arrays["test_labels"]),
     }
     indices = np.arange(train - validation, train)
     download.write(folder / "data" / dataset, arrays | {"validation_indices": indices}, card, [])

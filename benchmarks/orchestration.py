@@ -20,7 +20,7 @@ import yaml
 
 from benchmarks.measure import alone, compared, in_turn, seconds, spread
 from benchmarks.pipeline import copy, row
-from flows.console import QUIET
+from flows.machine.environment_variables import QUIET
 
 RUNS = 3  # of what takes a minute each
 CHAINS = (4, 16)  # of stages that do nothing, to see what one more costs
@@ -28,15 +28,15 @@ SWEEP = [round(0.05 * number, 2) for number in range(8)]  # dropout rates to com
 ONE_AFTER_ANOTHER = """
 import sys
 from pathlib import Path
-from flows.processes import Processes
-from flows.repro import Repro
+from flows.machine.processes import Processes
+from flows.graph.repro import Repro
 with Processes() as processes:
     repro = Repro(Path.cwd(), processes, lambda stage, line: None, force=True)
     for stage in sys.argv[1:]:
         assert repro(stage, lambda line: None).problem is None
 """
 FLOW = """
-from flows import prefect_server
+from flows.servers import prefect_server
 prefect_server.configure()
 from flows.retrain_flow import retrain
 assert retrain(push=False, return_state=True).name == "Skipped"
@@ -68,7 +68,7 @@ def python(*arguments: str, cwd: Path, **env: str) -> None:
 @contextlib.contextmanager
 def serving(root: Path) -> Iterator[float]:
     """Around `trainyard serve`: the seconds until it was ready."""
-    command = [sys.executable, "-m", "flows.serve"]
+    command = [sys.executable, "-m", "flows.commands.serve"]
     process = psutil.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         yield seconds(partial(wait_until_ready, process))
@@ -127,10 +127,10 @@ def sweep(root: Path) -> dict:
 def per_stage(folder: Path, root: Path) -> list[dict]:
     """Chains of stages that do nothing: as Prefect's tasks, and the same commands of DVC without Prefect. What the
     longer chain costs more, by stage, is what one stage costs; the rest is the flow's own start and end."""
-    from flows import login, served
+    from flows.access import login, running_servers
 
     with contextlib.chdir(root):
-        prefect = {"PREFECT_API_URL": served.addresses()["prefect"], "PREFECT_API_AUTH_STRING": login.basic()}
+        prefect = {"PREFECT_API_URL": running_servers.addresses()["prefect"], "PREFECT_API_AUTH_STRING": login.basic()}
     added = []
     loads = []
     for length in CHAINS:

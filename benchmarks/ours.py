@@ -28,13 +28,16 @@ def prepare(settings: dict):
     """
     import torch
 
-    from flows import dataset, hardware, params
-    from flows.replicas import train_replicas
-    from flows.tracking import Tracker
-    from flows.train import Clock, side_by_side
+    from flows.data import dataset
+    from flows.machine import hardware
+    from flows.params import params_file, sections
+    from flows.tracking.member_runs import Tracker
+    from flows.training.interrupted import Clock
+    from flows.training.replicas import train_replicas
+    from flows.training.resolving import side_by_side
     from lightning_modules.fit import fit, hardware_precision
 
-    given = params.read()
+    given = params_file.read()
     data = dataset.load(given.dataset)
     splits = {} if settings["together"] else {"training": data.split("train"), "validation": data.split("validation")}
     accelerator = hardware.accelerator(given.training.accelerator, given.training.devices)
@@ -53,7 +56,7 @@ def prepare(settings: dict):
             "recipe": given.member(MEMBER).recipe,
             "settings": {
                 **{key: getattr(given.feed, key) for key in ("epochs", "batch_size", "augment")},
-                **given.training.model_dump(exclude=params.PLACES),
+                **given.training.model_dump(exclude=sections.PLACES),
                 "accelerator": accelerator,
                 "precision": precision,
                 "threads": threads,

@@ -43,7 +43,7 @@ def measure() -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         copy(Path(folder))
         with ForeignLoad() as load:
-            cold = seconds(command("dvc", "repro", cwd=folder)) + seconds(command("flows.results", cwd=folder))
+            cold = seconds(command("dvc", "repro", cwd=folder)) + seconds(command("flows.commands.results", cwd=folder))
         rows.append(
             row("dvc repro of the default (digits) from nothing, and its table, once", cold, 90, load=load.share)
         )

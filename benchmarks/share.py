@@ -18,7 +18,8 @@ import yaml
 from benchmarks.aside import PROJECT
 from benchmarks.measure import ForeignLoad
 from benchmarks.pipeline import copy
-from flows import project, sources
+from flows.data import sources
+from flows.project import paths
 from lightning_modules.errors import InputError
 
 GOAL = 0.1
@@ -57,7 +58,7 @@ def obtainable(dataset: str) -> bool:
 def prepare(root: Path, dataset: str) -> int:
     """Makes a copy of the project that trains for one epoch. Returns for how many it would."""
     copy(root)
-    archives = project.state_folder() / "archives"
+    archives = paths.state_folder() / "archives"
     if archives.is_dir():
         (root / ".trainyard").mkdir()
         (root / ".trainyard" / "archives").symlink_to(archives)

@@ -12,7 +12,7 @@ import click
 
 from benchmarks import data, ours, workplace
 from benchmarks.aside import Aside
-from flows import hardware
+from flows.machine import hardware
 
 # A Python that has keras and tensorflow, for where this one has not.
 KERAS = "TRAINYARD_BENCH_KERAS"

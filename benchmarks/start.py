@@ -23,9 +23,10 @@ from benchmarks.pipeline import copy, row
 TRAINING = """
 import sys, time
 from flows import train
-from flows.console import run
+from flows.commands.console import run
+from flows.training import resolving
 
-build = train.try_out
+build = resolving.try_out
 
 def try_out(card):  # everything is loaded, no worker is forked yet
     from lightning_modules.classifier import Classifier
@@ -37,7 +38,7 @@ def try_out(card):  # everything is loaded, no worker is forked yet
     Classifier.training_step = first
     return build(card)
 
-train.try_out = try_out
+resolving.try_out = try_out
 run(train.command)
 """
 BARE = """
@@ -55,16 +56,16 @@ STAGES = {
     "check": "flows.check",
     "download": "flows.download",
     "settings": "flows.settings",
-    "evaluate": "flows.evaluate, flows.dataset, torch, flows.tracking, lightning_modules.scores",
-    "ensemble": "flows.ensemble, flows.dataset, torch, flows.tracking, lightning_modules.scores",
+    "evaluate": "flows.evaluate, flows.data.dataset, torch, flows.tracking.member_runs, lightning_modules.scores",
+    "ensemble": "flows.ensemble, flows.data.dataset, torch, flows.tracking.registration, lightning_modules.scores",
 }
 # What is loaded one after another in a training, and how it is done; MLflow while the replicas train already.
 ITEMS = {
-    "Python and the stage's own code": "import gc, flows.console, flows.train; gc.set_threshold(flows.console.YOUNG)",
+    "Python and the stage's own code": "import gc, flows.train; from flows.commands import console; "
+    "gc.set_threshold(console.YOUNG)",
     "torch": "import torch",
     "torch's compiler, which its optimizers import": "import torch._dynamo",
-    "torchmetrics": "import lightning_modules.torchmetrics_alone",
-    "Lightning": "import flows.replicas",
+    "Lightning": "import flows.training.replicas",
     "MLflow, while the replicas train": "import mlflow",
 }
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from benchmarks import data
 from benchmarks.measure import RUNS, ForeignLoad, ratio, spread
-from flows.params import Member
+from flows.params.recipes import Member
 
 GOAL = 0.05  # milliseconds
 RECIPE = {"network": {"name": "mlp", "hidden": [64]}, "optimizer": {"name": "adam", "lr": 0.001}}

@@ -8,13 +8,14 @@ import yaml
 from benchmarks.data import Data, held_out_as_validation, lay_out
 from benchmarks.ours import MEMBER
 from benchmarks.pipeline import copy
-from flows import params, sources
+from flows.data import source_images
+from flows.params import params_file
 
 # Never reached, so that every side makes as many steps as the other.
 NO_EARLY_STOPPING = 1_000_000
 
 
-def make(folder: Path, data: Data, recipe: dict, feed: dict, *, seed: int = 0, rivals: bool) -> params.Params:
+def make(folder: Path, data: Data, recipe: dict, feed: dict, *, seed: int = 0, rivals: bool) -> params_file.Params:
     """Makes a project in `folder` that has one member.
 
     Args:
@@ -32,12 +33,14 @@ def make(folder: Path, data: Data, recipe: dict, feed: dict, *, seed: int = 0, r
     content["training"] |= {"early_stopping": NO_EARLY_STOPPING}
     content["members"] = {MEMBER: recipe}
     file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    settings = params.read(file)
+    settings = params_file.read(file)
     lay_out(*(held_out_as_validation(data) if rivals else (data, set_aside(data, settings))), folder)
     return settings
 
 
-def set_aside(data: Data, settings: params.Params) -> np.ndarray:
+def set_aside(data: Data, settings: params_file.Params) -> np.ndarray:
     """The validation images that the download stage would choose."""
     labels = data.training[1]
-    return sources.set_aside(labels, settings.feed.validation, settings.seed, data.class_names, "the validation split")
+    return source_images.set_aside(
+        labels, settings.feed.validation, settings.seed, data.class_names, "the validation split"
+    )

@@ -13,9 +13,11 @@ import os
 
 import click
 
-from flows import bounded_yaml, project, site_cache, special_files
-from flows.console import run
-from flows.params import Params, parse, read
+from flows.commands.console import run
+from flows.graph import site_cache
+from flows.params.params_file import Params, parse, read
+from flows.project import file_io, paths
+from flows.untrusted import bounded_yaml, special_files
 from lightning_modules.errors import InputError
 
 
@@ -26,7 +28,7 @@ def changed(changes: tuple[str, ...]) -> Params:
     Raises:
         InputError: a change is none, or leads to what cannot work.
     """
-    content = bounded_yaml.read(project.root() / "params.yaml")
+    content = bounded_yaml.read(paths.root() / "params.yaml")
     if not isinstance(content, dict):
         return parse(content)  # which says what is wrong
     for change in changes:
@@ -53,7 +55,7 @@ def changed(changes: tuple[str, ...]) -> Params:
 
 def note() -> None:
     """Writes what the stage writes."""
-    project.write_if_changed(project.checked_file(), "params.yaml holds what can work\n")
+    file_io.write_if_changed(paths.checked_file(), "params.yaml holds what can work\n")
 
 
 @click.command()
@@ -63,7 +65,7 @@ def note() -> None:
 def command(changes: tuple[str, ...]) -> None:
     """Check params.yaml: every key, name and range."""
     # DVC is what comes next, by hand or by make; where it runs this, the stages after it are meant.
-    root = project.root()
+    root = paths.root()
     site_cache.keep_private(root)
     special_files.refuse(root)
     if changes:

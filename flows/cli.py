@@ -4,7 +4,7 @@ import importlib
 
 import click
 
-from flows.console import run
+from flows.commands.console import run
 
 COMMANDS = {
     "check": ("flows.check", "Check params.yaml (a DVC stage)."),
@@ -15,19 +15,22 @@ COMMANDS = {
     "ensemble": ("flows.ensemble", "Combine the members, choose on validation, score once, register (a DVC stage)."),
     "pipeline": ("flows.pipeline", "Run the stale stages in parallel with Prefect."),
     "retrain": ("flows.retrain", "Take in new images, run what is stale, promote what is better."),
-    "results": ("flows.results", "Print the table of members and ensembles."),
-    "status": ("flows.status", "What is stale and why, what is unfinished, what is champion."),
-    "champion": ("flows.champion", "Who is champion, since when and why."),
-    "promote": ("flows.promote", "Judge the challenger, and make it champion where it is truly better."),
-    "rollback": ("flows.rollback", "Take the champion back: the previous one becomes champion again."),
-    "trust": ("flows.trust", "Load a registered model that another project, or machine, registered."),
-    "predict": ("flows.predict", "Classify image files with the champion."),
-    "drift": ("flows.drift", "Say whether incoming images differ from those the champion knows."),
-    "track": ("flows.track", "Log to MLflow what could not be logged, and end runs whose process is gone."),
-    "serve": ("flows.serve", "Retrain on a schedule: Prefect's server, deployments, a worker and MLflow's pages."),
-    "worker": ("flows.worker", "Run stages for a Dask scheduler, in this working copy."),
-    "serve-postgres": ("flows.serve_postgres", "The same as serve, on PostgreSQL and an S3 store."),
-    "ui": ("flows.ui", "Open MLflow's UI on this project's store."),
+    "results": ("flows.commands.results", "Print the table of members and ensembles."),
+    "status": ("flows.commands.status", "What is stale and why, what is unfinished, what is champion."),
+    "champion": ("flows.commands.champion", "Who is champion, since when and why."),
+    "promote": ("flows.commands.promote", "Judge the challenger, and make it champion where it is truly better."),
+    "rollback": ("flows.commands.rollback", "Take the champion back: the previous one becomes champion again."),
+    "trust": ("flows.commands.trust", "Load a registered model that another project, or machine, registered."),
+    "predict": ("flows.commands.predict", "Classify image files with the champion."),
+    "drift": ("flows.commands.drift", "Say whether incoming images differ from those the champion knows."),
+    "track": ("flows.commands.track", "Log to MLflow what could not be logged, and end runs whose process is gone."),
+    "serve": (
+        "flows.commands.serve",
+        "Retrain on a schedule: Prefect's server, deployments, a worker and MLflow's pages.",
+    ),
+    "worker": ("flows.commands.worker", "Run stages for a Dask scheduler, in this working copy."),
+    "serve-postgres": ("flows.commands.serve_postgres", "The same as serve, on PostgreSQL and an S3 store."),
+    "ui": ("flows.commands.ui", "Open MLflow's UI on this project's store."),
 }
 
 

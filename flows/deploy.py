@@ -10,7 +10,8 @@ import sys
 
 import psutil
 
-from flows import gpu_slots, prefect_server
+from flows.orchestration import gpu_slots
+from flows.servers import prefect_server
 
 POOL = "trainyard"  # prefect.yaml names it, too
 

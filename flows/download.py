@@ -12,15 +12,17 @@ from pathlib import Path
 import click
 import numpy as np
 
-from flows import added, params, project, sources
-from flows.console import run
+from flows.commands.console import run
+from flows.data import added, dataset, source_images, sources
+from flows.params import params_file
+from flows.project import file_io, paths
 from lightning_modules import sealed
 
 WORDS = {"train": "training", "validation": "validation"}
 PIECE = 1000  # images that are counted at a time: numpy makes integers of 64 bits of them
 
 
-def download(settings: params.Params) -> dict:
+def download(settings: params_file.Params) -> dict:
     """Fetches, verifies and decodes the chosen dataset, and carves the validation split out of the training split.
 
     data/<dataset>/ then holds train_images.npy and test_images.npy (uint8, N×H×W×C), train_labels.npy and
@@ -37,10 +39,10 @@ def download(settings: params.Params) -> dict:
     Raises:
         InputError: the source cannot be had, is not what it should be, or has a class too small to be split.
     """
-    project.refuse_links(f"data/{settings.dataset}", "models", "predictions", "plots", "metrics", "settings")
+    paths.refuse_links(f"data/{settings.dataset}", "models", "predictions", "plots", "metrics", "settings")
     given = sources.read(settings.dataset, settings.feed.test, settings.limits)
     # Of the images that the source has: those taken in are for training, and what is chosen by stays comparable.
-    validation = sources.set_aside(
+    validation = source_images.set_aside(
         given.train_labels, settings.feed.validation, settings.seed, given.class_names, "the validation split"
     )
     images = added.join(settings.dataset, given, settings.limits)
@@ -64,12 +66,12 @@ def download(settings: params.Params) -> dict:
         "class_names": images.class_names,
         "mean": mean,
         "std": std,
-        "test_sha256": pin(images.test_images, images.test_labels),
+        "test_sha256": dataset.pin(images.test_images, images.test_labels),
     }
-    return write(project.data_folder(settings.dataset), arrays, card, images.provenance)
+    return write(paths.data_folder(settings.dataset), arrays, card, images.provenance)
 
 
-def duplicates(images: sources.Images, validation: np.ndarray) -> dict[str, int]:
+def duplicates(images: source_images.Images, validation: np.ndarray) -> dict[str, int]:
     """How many validation and test images are, pixel for pixel, images of a split that something is learned or chosen
     on: they make every number look better than it is.
 
@@ -107,25 +109,17 @@ def mean_and_std(images: np.ndarray, left_out: Sequence[int] = ()) -> tuple[list
     return mean, std
 
 
-def pin(images: np.ndarray, labels: np.ndarray) -> str:
-    """A digest of the test data itself, whatever file format it lies in."""
-    digest = hashlib.sha256(f"{images.shape} {images.dtype}".encode())
-    digest.update(np.ascontiguousarray(images))
-    digest.update(np.ascontiguousarray(labels, "<i8"))
-    return digest.hexdigest()
-
-
 def write(folder: Path, arrays: dict[str, np.ndarray], card: dict, provenance: list[dict]) -> dict:
     """Writes beside `folder` and renames: a folder that exists is whole."""
     files = {}
-    with project.whole_folder(folder) as unfinished:
+    with file_io.whole_folder(folder) as unfinished:
         for name, array in arrays.items():
             file = unfinished / f"{name}.npy"
             np.save(file, array, allow_pickle=False)
             with file.open("rb") as stream:
                 files[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
         card = card | {"files": files, "provenance": provenance}
-        project.write_json(unfinished / "dataset.json", sealed.sealed(card))
+        file_io.write_json(unfinished / "dataset.json", sealed.sealed(card))
     return card
 
 
@@ -145,7 +139,7 @@ def summary(card: dict) -> str:
 @click.command()
 def command() -> None:
     """Fetch, verify and decode the dataset that params.yaml names, into data/<dataset>/."""
-    click.echo(summary(download(params.read())))
+    click.echo(summary(download(params_file.read())))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,13 @@ Test images are looked at here, once for each trained network; whatever is chose
 import click
 import numpy as np
 
-from flows import hardware, models, plots, project
-from flows.console import run
-from flows.params import Params, read
-from flows.spread import mean_and_std, spread
+from flows.commands.console import run
+from flows.machine import hardware
+from flows.models import measurements, trained_members
+from flows.params.params_file import Params, read
+from flows.project import file_io, paths
+from flows.reporting import dvc_plots
+from flows.statistics.replicates import mean_and_std, spread
 from lightning_modules import sealed
 
 
@@ -32,37 +35,37 @@ def evaluate(params: Params) -> dict:
     """
     import torch
 
-    from flows import dataset
-    from flows.tracking import Scores
+    from flows.data import dataset
+    from flows.tracking.member_runs import Scores
     from lightning_modules import scores, weights
 
     name = params.dataset
     data = dataset.load(name)
     accelerator = hardware.accelerator(params.training.accelerator, params.training.devices)
     device = "cuda" if accelerator == "gpu" else "cpu"
-    project.refuse_links(*(f"{folder}/{name}" for folder in ("predictions", "plots", "metrics")))
-    models.check(name, params.members)
-    models.drop_all_but(name, params.members)
-    splits = {split: (*data.part(split), torch.from_numpy(data.labels(split))) for split in project.SPLITS}
-    folder = project.predictions_file(name, "", "").parent
-    pictures = project.plots_folder(name) / "members"
-    numbers_of = project.member_metrics_file(name, "").parent
+    paths.refuse_links(*(f"{folder}/{name}" for folder in ("predictions", "plots", "metrics")))
+    trained_members.check(name, params.members)
+    trained_members.drop_all_but(name, params.members)
+    splits = {split: (*data.part(split), torch.from_numpy(data.labels(split))) for split in paths.SPLITS}
+    folder = paths.predictions_file(name, "", "").parent
+    pictures = paths.plots_folder(name) / "members"
+    numbers_of = paths.member_metrics_file(name, "").parent
     cards, metrics, each_replica, each_class, files = {}, {}, {}, {}, {}
     with (
-        project.whole_folder(folder) as unfinished,
-        project.whole_folder(pictures) as unfinished_pictures,
-        project.whole_folder(numbers_of) as unfinished_numbers,
-        plots.Tables(unfinished_pictures) as tables,
+        file_io.whole_folder(folder) as unfinished,
+        file_io.whole_folder(pictures) as unfinished_pictures,
+        file_io.whole_folder(numbers_of) as unfinished_numbers,
+        dvc_plots.Tables(unfinished_pictures) as tables,
     ):
         for member in params.members:
             # One member at a time: the networks of a thousand may not fit into memory.
-            card, predictors = models.load(name, member)
+            card, predictors = trained_members.load(name, member)
             cards[member] = card
             class_names = card["class_names"]
             each_replica[member] = [{} for _ in predictors]
             each_class[member] = [{} for _ in predictors]
             metrics[member] = {"parameters": card["parameters"], "replicas": len(predictors)}
-            tables.add("curves", plots.curves(member, models.history(name, member)))
+            tables.add("curves", dvc_plots.curves(member, trained_members.history(name, member)))
             for split, (images, _, rows, labels) in splits.items():
                 predicted = torch.stack([weights.predict(one, images, device, rows=rows) for one in predictors])
                 file = unfinished / f"{member}.{split}.npy"
@@ -78,8 +81,8 @@ def evaluate(params: Params) -> dict:
                 metrics[member][split] = spread(measured)
             # One network stands for the member: pictures of several would be drawn over each other.
             first = predicted[0]
-            tables.add("classes", plots.per_class(member, each_class[member][0]["test"]["classes"]))
-            tables.add("confusion", plots.confusion(member, first, labels, class_names))
+            tables.add("classes", dvc_plots.per_class(member, each_class[member][0]["test"]["classes"]))
+            tables.add("confusion", dvc_plots.confusion(member, first, labels, class_names))
             tables.add("reliability", ({"network": member, **row} for row in scores.reliability(first, labels)))
             test = metrics[member]["test"]
             print(
@@ -87,22 +90,15 @@ def evaluate(params: Params) -> dict:
                 f"nll {test['nll']:.4f}, brier {test['brier']:.4f}, ece {test['ece']:.4f}",
                 flush=True,
             )
-        project.write_json(unfinished / "scores.json", each_replica)
-        project.write_json(unfinished / "classes.json", each_class)
-        project.write_json(unfinished / "files.json", sealed.sealed({"files": files}))
+        file_io.write_json(unfinished / "scores.json", each_replica)
+        file_io.write_json(unfinished / "classes.json", each_class)
+        file_io.write_json(unfinished / "files.json", sealed.sealed({"files": files}))
         for member, numbers in metrics.items():
-            project.write_json(unfinished_numbers / f"{member}.json", numbers)
+            file_io.write_json(unfinished_numbers / f"{member}.json", numbers)
     runs = Scores(name)
     for member, card in cards.items():
-        runs.log(member, card, [flat(replica) for replica in each_replica[member]])
+        runs.log(member, card, [measurements.flat(replica) for replica in each_replica[member]])
     return metrics
-
-
-def flat(replica: dict[str, dict[str, float]]) -> dict[str, float]:
-    """{"test": {"nll": 1.0}} as MLflow names it: {"test_nll": 1.0}. The validation scores are those of the best
-    epoch's weights, while `validation_nll` without a prefix is the curve over the epochs."""
-    names = {"validation": "best_validation", "test": "test"}
-    return {f"{names[split]}_{score}": value for split, numbers in replica.items() for score, value in numbers.items()}
 
 
 @click.command()

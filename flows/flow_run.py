@@ -14,17 +14,18 @@ import runpy
 import sys
 from pathlib import Path
 
-from flows import prefect_server, project
-from flows.console import set_variables
-from flows.foreign_text import printable
-from flows.orphan import die_with_parent
+from flows.machine.environment_variables import set_variables
+from flows.machine.orphans import die_with_parent
+from flows.project import file_io
+from flows.servers import watch_server
+from flows.untrusted.escaping import printable
 
 GONE_AFTER = 600.0  # seconds
 
 
 def named() -> list[dict]:
     """The deployments in prefect.yaml of the working folder."""
-    return project.read_yaml(Path("prefect.yaml")).get("deployments") or []
+    return file_io.read_yaml(Path("prefect.yaml")).get("deployments") or []
 
 
 def refusal(entrypoint: str | None, parameters: dict, deployments: list[dict]) -> str | None:
@@ -59,7 +60,7 @@ def main() -> None:
     die_with_parent()
     set_variables()
     if os.environ.get("PREFECT_API_URL"):
-        prefect_server.Watch(GONE_AFTER).start()
+        watch_server.Watch(GONE_AFTER).start()
     place = entrypoint(os.environ["PREFECT__FLOW_RUN_ID"])
     if place is None:
         return

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import click
 
-from flows import prefect_server, project
-from flows.console import run
+from flows.commands.console import run
 from flows.deploy import POOL
+from flows.project import file_io, paths
+from flows.servers import prefect_server
 from lightning_modules.errors import InputError
 
 
@@ -28,7 +29,7 @@ def check(root: Path) -> None:
     file = root / "prefect.yaml"
     if not file.is_file():
         raise InputError(f"{file} does not exist: it names the flows that a worker may run")
-    given = project.read_yaml(file)
+    given = file_io.read_yaml(file)
     if given.get("pull") or any(one.get("pull") for one in given.get("deployments") or []):
         raise InputError(
             f"{file} has `pull`, which is not followed: a run starts in the folder of its worker, so update that"
@@ -71,7 +72,7 @@ def command(pool: str) -> int:
 
     PREFECT_API_URL names the server, and PREFECT_API_AUTH_STRING is its secret.
     """
-    root = project.root()
+    root = paths.root()
     check(root)
     os.chdir(root)
     prefect_server.configure()

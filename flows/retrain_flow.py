@@ -12,16 +12,18 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
 
-from flows import notify, params, pipeline, project
-from flows.artifacts import Artifacts
-from flows.foreign_text import printable
-from flows.pipeline import Plan
-from flows.repro import Outcome
-from flows.retrain import BUSY, FAILED, SKIPPED, Options, work
+from flows.graph.planning import Plan
+from flows.graph.repro import Outcome
+from flows.orchestration import dask_options, notifications, preparing, tasks
+from flows.orchestration.artifacts import Artifacts
+from flows.params import params_file
+from flows.project import paths
+from flows.retraining.steps import BUSY, FAILED, SKIPPED, Options, work
+from flows.untrusted.escaping import printable
 
 
 def name() -> str:
-    return pipeline.run_name(flow_run.parameters.get("dataset"))
+    return tasks.run_name(flow_run.parameters.get("dataset"))
 
 
 @flow(name="retrain", flow_run_name=name, persist_result=False)
@@ -54,11 +56,11 @@ def retrain(
 
     ended = work(options, say, run_stages)
     if ended.report:
-        say(f"report: {ended.report.relative_to(project.root()).as_posix()}")
-        shown = Artifacts(dataset or params.read().dataset, log.warning)
+        say(f"report: {ended.report.relative_to(paths.root()).as_posix()}")
+        shown = Artifacts(dataset or params_file.read().dataset, log.warning)
         shown.report(ended.report.read_text(encoding="utf-8"), ended.message)
     if ended.report or ended.kind not in (SKIPPED, BUSY):
-        notify.notify(f"Trainyard: retrain of {name()}: {ended.kind}", ended.message, log.warning)
+        notifications.notify(f"Trainyard: retrain of {name()}: {ended.kind}", ended.message, log.warning)
     if ended.kind == FAILED:
         return Failed(message=ended.message)
     if ended.kind == BUSY:
@@ -68,12 +70,12 @@ def retrain(
 
 def run_as_tasks(options: Options, folder: Path, plan: Plan) -> Mapping[str, Outcome]:
     """The stages as tasks of the flow that is running."""
-    workers = pipeline.side_by_side(plan, options.workers, options.dask)
+    workers = dask_options.side_by_side(plan, options.workers, options.dask)
     outcomes: dict[str, Outcome] = {}
-    with pipeline.prepared(folder, plan, options.dask) as (processes, given):
-        pipeline.run_stages(
+    with preparing.prepared(folder, plan, options.dask) as (processes, given):
+        tasks.run_stages(
             folder, plan, workers, outcomes, processes, name=name(),
             time_limit=options.time_limit, dask=options.dask, remote=options.remote, **given,
         )  # fmt: skip
-    pipeline.report(plan, outcomes)
+    tasks.report(plan, outcomes)
     return outcomes

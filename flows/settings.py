@@ -1,12 +1,16 @@
-"""Stage settings: what all trainings on the dataset depend on alike, noted in one small file.
+"""Stage settings: what trainings on the dataset depend on alike, and the code that later stages run, in small files.
 
-Reads   the files and keys that dvc.yaml names under this stage
-Writes  settings/<dataset>.json
+Reads   data/<dataset>/dataset.json, the code in flows/ and lightning_modules/, the keys that dvc.yaml names
+Writes  settings/<dataset>.json, on which each train@<member> depends;
+        settings/evaluate.code and settings/ensemble.code, the digests of these stages' code
 Run     python -m flows.settings
 
-Each train@<member> depends on this file, and not itself on a dozen files and a dozen keys of params.yaml: for each
+Each train@<member> depends on one file, and not itself on folders of code and a dozen keys of params.yaml: for each
 stage that names keys DVC reads and searches the whole of params.yaml anew, and after each training it writes all of
 dvc.lock anew. Both grow with the number of members, so that the work on all of them grows with its square.
+
+Code is noted by a digest of what a stage reaches, without comments: after a mended comment this stage alone runs. See
+`flows.graph.code_digest`.
 
 What a member has of its own stands behind its command in dvc.yaml. The price of both: another order of its keys, and
 a change of a setting in place of which it has its own, train it again.
@@ -14,49 +18,54 @@ a change of a setting in place of which it has its own, train it again.
 
 import click
 
-from flows import dataset, project
-from flows.console import run
-from flows.params import PLACES, Params, read
+from flows.commands.console import run
+from flows.data import dataset
+from flows.graph import code_digest
+from flows.params.params_file import Params, read
+from flows.params.sections import PLACES
+from flows.project import file_io, paths
 from lightning_modules.errors import InputError, counted
+
+CODE = ("evaluate", "ensemble")  # the stages whose code has a file of its own
 
 
 def settings(params: Params) -> dict:
-    """The value of each key and the SHA-256 of each file that dvc.yaml names, as settings/<dataset>.json has them.
+    """Notes the value of each key that dvc.yaml names, the SHA-256 of the dataset's card, and the digests of code.
+
+    Returns:
+        The content of settings/<dataset>.json: params, data and code.
 
     Raises:
-        InputError: a file is not there.
+        InputError: the dataset is not there.
     """
-    stage = project.read_yaml(project.root() / "dvc.yaml")["stages"]["settings"]
+    stage = file_io.read_yaml(paths.root() / "dvc.yaml")["stages"]["settings"]
     content = params.model_dump()
-    found: dict[str, dict] = {"params": {}, "files": {}}
-    for key in named(stage["params"], params):
+    values = {}
+    for key in (entry.replace("${dataset}", params.dataset) for entry in stage["params"]):
         value = content
         for part in key.split("."):
             value = value[part]
-        found["params"][key] = value
+        values[key] = value
     # The places of a training matter by the number of processes that divide its mini-batches: 1 with strategy auto.
     for key in PLACES:
-        found["params"].pop(f"training.{key}", None)
-    found["params"]["processes"] = params.training.processes
-    for file in named(stage["deps"], params):
-        found["files"][file] = dataset.file_sha256(project.root() / file)
-        if found["files"][file] is None:
-            raise InputError(f"{file} does not exist: run dvc repro settings")
-    project.write_json(project.settings_file(params.dataset), found)
+        values.pop(f"training.{key}", None)
+    values["processes"] = params.training.processes
+    card = dataset.file_sha256(paths.data_folder(params.dataset) / "dataset.json")
+    if card is None:
+        raise InputError(f"data/{params.dataset}/dataset.json does not exist: run dvc repro download")
+    found = {"params": values, "data": card, "code": code_digest.digest("train")}
+    file_io.write_json(paths.settings_file(params.dataset), found)
+    for name in CODE:
+        file_io.write_if_changed(paths.code_file(name), f"{code_digest.digest(name)}\n")
     return found
-
-
-def named(entries: list[str], params: Params) -> list[str]:
-    """Entries of dvc.yaml as DVC reads them."""
-    return [entry.replace("${dataset}", params.dataset) for entry in entries]
 
 
 @click.command()
 def command() -> None:
-    """Note what all trainings on the dataset of params.yaml depend on alike."""
+    """Note what all trainings on the dataset of params.yaml depend on alike, and the code of the stages after them."""
     found = settings(read())
-    settings_and_files = f"{counted(len(found['params']), 'setting')} and {counted(len(found['files']), 'file')}"
-    click.echo(f"{settings_and_files} that all trainings depend on")
+    code = " ".join(f"{name} {code_digest.digest(name)[:12]}" for name in ("train", *CODE))
+    click.echo(f"{counted(len(found['params']), 'setting')} that all trainings depend on; code: {code}")
 
 
 if __name__ == "__main__":

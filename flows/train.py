@@ -12,46 +12,19 @@ are stacked, their number changes how it is rounded, and so does that of the pro
 unfinished is kept in .trainyard/unfinished, so that the next run goes on from its last checkpoint.
 """
 
-import csv
-import hashlib
 import shutil
 import signal
 import sys
-import time
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from flows import hardware, project
-from flows.console import run
-from flows.launch import launch, launcher
-from flows.params import Params, read
+from flows.commands.console import run
+from flows.machine import hardware
+from flows.params.params_file import Params, read
+from flows.project import file_io, paths
+from flows.training import interrupted, member_files, resolving
+from flows.training.launch import launch, launcher
 from lightning_modules.errors import InputError, counted
-
-if TYPE_CHECKING:
-    from lightning_modules.fit import Fitted
-
-# How long an interrupted training can be gone on with, once the member has been trained by another recipe.
-KEPT_DAYS = 30
-
-
-def replica_seed(seed: int, member: str, replica: int) -> int:
-    """Another one for each replica of each member, the same however many there are. 32 bits."""
-    return zlib.crc32(f"{seed}/{member}/{replica}".encode())
-
-
-def fingerprint(*parts: object) -> str:
-    """Of everything that a result depends on: work that carries another fingerprint cannot be gone on with."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(repr(part).encode())
-    for source in sorted((Path(__file__).parents[1] / "lightning_modules").glob("*.py")):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def train(params: Params, member: str) -> dict:
@@ -68,11 +41,11 @@ def train(params: Params, member: str) -> dict:
         DivergedError: a loss became NaN or infinite.
         WorkerError: a process that trained a replica was killed.
     """
-    from flows import dataset
+    from flows.data import dataset
 
     # What can be refused is refused before the seconds that torch and Lightning take to load.
     recipe = params.member(member)
-    project.refuse_links(f"models/{params.dataset}/{member}")
+    paths.refuse_links(f"models/{params.dataset}/{member}")
     part = launch(params.training)
     data = dataset.load(params.dataset)
     if len(data.validation_indices) < params.training.processes:
@@ -83,10 +56,9 @@ def train(params: Params, member: str) -> dict:
 
     import torch
 
-    from flows import calibration
-    from flows.divided import train_divided
-    from flows.replicas import train_replicas
-    from flows.tracking import Tracker
+    from flows.tracking.member_runs import Tracker
+    from flows.training.data_parallel import train_divided
+    from flows.training.replicas import train_replicas
     from lightning_modules.fit import hardware_precision
 
     accelerator = hardware.accelerator(params.training.accelerator, params.training.devices)
@@ -105,26 +77,26 @@ def train(params: Params, member: str) -> dict:
     }
     # A pool of threads in this process would hang the first parallel operation of the processes forked from it.
     torch.set_num_threads(1)
-    card["parameters"] = try_out(card)
-    jobs = side_by_side(recipe.replicas, settings["threads"], accelerator, params.training.devices)
+    card["parameters"] = resolving.try_out(card)
+    jobs = resolving.side_by_side(recipe.replicas, settings["threads"], accelerator, params.training.devices)
     if part and settings["parallel"] == "auto":
         settings["parallel"] = "processes"
-    settings["parallel"] = calibration.way(card, recipe.replicas, jobs)
-    seeds = [replica_seed(params.seed, member, number) for number in range(recipe.replicas)]
+    settings["parallel"] = resolving.processes_or_stacked(card, recipe.replicas, jobs)
+    seeds = [resolving.replica_seed(params.seed, member, number) for number in range(recipe.replicas)]
 
-    unfinished = project.unfinished_folder(params.dataset) / member
+    unfinished = paths.unfinished_folder(params.dataset) / member
     # Another number of replicas leaves those that are trained as they are.
     recipe_alone = {key: value for key, value in card["recipe"].items() if key != "replicas"}
-    work = unfinished / fingerprint(card | {"recipe": recipe_alone}, data.card["files"])
+    work = unfinished / interrupted.fingerprint(card | {"recipe": recipe_alone}, data.card["files"])
     if part and not part.leads:
         train_divided(card, seeds, work, launch=part)
         return card
-    with only_one(unfinished):
+    with interrupted.only_one(unfinished):
         work.mkdir(parents=True, exist_ok=True)
 
-        clock = Clock(work / "seconds.json")
+        clock = interrupted.Clock(work / "seconds.json")
         tracker = Tracker(card, seeds, work)
-        target = project.model_folder(params.dataset, member)
+        target = paths.model_folder(params.dataset, member)
         try:
             if part:
                 fitted = train_divided(card, seeds, work, launch=part, tracker=tracker, clock=clock)
@@ -133,10 +105,10 @@ def train(params: Params, member: str) -> dict:
                     card, seeds, work,
                     jobs=jobs, devices=params.training.devices, tracker=tracker, clock=clock,
                 )  # fmt: skip
-            card["replicas"] = [about(seed, result) for seed, result in zip(seeds, fitted)]
-            write(target, card, fitted)
-            project.write_json(
-                project.seconds_file(params.dataset, member),
+            card["replicas"] = [member_files.about(seed, result) for seed, result in zip(seeds, fitted)]
+            member_files.write(target, card, fitted)
+            file_io.write_json(
+                paths.seconds_file(params.dataset, member),
                 {
                     "weights_sha256": [replica["weights_sha256"] for replica in card["replicas"]],
                     "seconds": round(clock.seconds(), 2),
@@ -147,102 +119,8 @@ def train(params: Params, member: str) -> dict:
             raise
         tracker.finish(target, clock.seconds())
         shutil.rmtree(work)
-        forget_old(unfinished)
+        interrupted.forget_old(unfinished)
     return card
-
-
-class Clock:
-    """Seconds of training, those of interrupted runs included: kept in a file beside the checkpoints."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.before = project.read_or_anew(file, lambda kept: float(kept["seconds"]), 0.0)
-        self.started = time.perf_counter()
-
-    def seconds(self) -> float:
-        return self.before + time.perf_counter() - self.started
-
-    def keep(self) -> None:
-        project.write_json(self.file, {"seconds": self.seconds()})
-
-
-def about(seed: int, result: "Fitted") -> dict:
-    """What member.json says of a replica."""
-    from lightning_modules import weights
-
-    best = result.history[result.best_epoch - 1]
-    return {
-        "seed": seed,
-        "epochs": len(result.history),
-        "best_epoch": result.best_epoch,
-        "validation_nll": best["validation_nll"],
-        "validation_accuracy": best["validation_accuracy"],
-        "weights_sha256": weights.digest(result.state),
-    }
-
-
-def write(target: Path, card: dict, fitted: "list[Fitted]") -> None:
-    """DVC takes what lies in models/<dataset> for results: the folder appears there whole, or not at all."""
-    from flows import dataset
-    from lightning_modules import weights
-
-    temporary = target.parents[1] / f".{target.parent.name}.{target.name}.unfinished"
-    with project.whole_folder(target, temporary):
-        write_history(temporary / "history.csv", [result.history for result in fitted])
-        card["history_sha256"] = dataset.file_sha256(temporary / "history.csv")
-        weights.save(temporary, card, [result.state for result in fitted])
-
-
-def forget_old(unfinished: Path) -> None:
-    """Drops what other recipes of this member left when they were interrupted, a month ago or more."""
-    for work in unfinished.iterdir():
-        if time.time() - work.stat().st_mtime > KEPT_DAYS * 86400:
-            shutil.rmtree(work)
-    with suppress(OSError):  # something is left in it
-        unfinished.rmdir()
-
-
-@contextmanager
-def only_one(unfinished: Path) -> Iterator[None]:
-    """Holds the lock on the training of one member. Raises InputError where another process has it."""
-    from filelock import FileLock, Timeout
-
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(unfinished.with_name(f"{unfinished.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        member, dataset = unfinished.name, unfinished.parent.name
-        raise InputError(f"{member} is being trained on {dataset} by another process: wait for it") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def side_by_side(replicas: int, threads: int, accelerator: str, devices: int) -> int:
-    """How many replicas train at once: one per GPU, or as many as the cores have room for."""
-    if accelerator == "gpu":
-        return min(replicas, devices)
-    return max(1, min(replicas, hardware.allotted_cores() // threads))
-
-
-def try_out(card: dict) -> int:
-    """Builds the network and its optimizer once, so that what torch refuses is said before anything starts.
-    Returns the number of parameters."""
-    from lightning_modules import networks, optimizers
-
-    network = networks.build(card["recipe"], card["shape"], len(card["class_names"]))
-    optimizers.build(card["recipe"]["optimizer"], networks.groups(network))
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def write_history(path: Path, histories: list[list[dict]]) -> None:
-    rows = [{"replica": number, **row} for number, history in enumerate(histories) for row in history]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 @click.command()
@@ -253,7 +131,7 @@ def command(member: str) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that is closed; where DVC ends of it, so does this
     if launcher():  # which, killed, leaves the commands that it has started
-        from flows.orphan import die_with_parent
+        from flows.machine.orphans import die_with_parent
 
         die_with_parent()
     card = train(read(), member)

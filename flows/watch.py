@@ -11,13 +11,15 @@ an empty folder takes a second or two.
 from prefect import flow
 from prefect.states import Completed, State
 
-from flows import incoming, pipeline, project
-from flows.retrain_place import Place
+from flows.orchestration import tasks
+from flows.project import paths
+from flows.retraining import incoming
+from flows.retraining.place import Place
 from lightning_modules.errors import counted
 
 
 def name() -> str:
-    return f"incoming {pipeline.run_name()}"
+    return f"incoming {tasks.run_name()}"
 
 
 @flow(name="watch", flow_run_name=name, persist_result=False)
@@ -30,7 +32,7 @@ def watch(
 ):
     """Retrains where images wait in data/incoming/, or what was taken in has not come to its end, since it was killed
     or MLflow was away for example; else it ends at once, and says so."""
-    if not (incoming.is_something_to_do() or Place(project.root(), None, fresh_seed=False).left):
+    if not (incoming.is_something_to_do() or Place(paths.root(), None, fresh_seed=False).left):
         files = len(incoming.waiting())
         said = f"{counted(files, 'file')} in data/incoming/ may still be copied" if files else "data/incoming/ is empty"
         return Completed(name="Skipped", message=said)

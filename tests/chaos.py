@@ -30,7 +30,7 @@ from pathlib import Path
 import click
 import psutil
 
-from flows.orphan import runs_dvc
+from flows.machine.orphans import runs_dvc
 from tests.conftest import ROOT, edit, environment, shrink
 
 COMMANDS = {
@@ -38,7 +38,7 @@ COMMANDS = {
     "pipeline": ["-m", "flows.pipeline"],
     "retrain": ["-m", "flows.retrain"],
 }
-TRACK = ["-m", "flows.track"]
+TRACK = ["-m", "flows.commands.track"]
 STAGES = ("check", "download", "settings", "train", "evaluate", "ensemble")
 STOP_THEN_KILL = "STOP, KILL"
 SIGNALS = ("KILL", "TERM", "INT", STOP_THEN_KILL)
@@ -547,6 +547,6 @@ def command(kills: int, seed: int | None, only: tuple[int, ...], patience: float
 
 
 if __name__ == "__main__":
-    from flows.console import run as run_command
+    from flows.commands.console import run as run_command
 
     run_command(command)

@@ -55,7 +55,7 @@ TINY = {
 @pytest.hookimpl(optionalhook=True)  # so that the tests run without pytest-xdist as well
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Processes that run tests: the cores that this process may use, which need not be all of the machine's."""
-    from flows.hardware import cores
+    from flows.machine.hardware import cores
 
     return min(cores(), 8)  # each takes a gigabyte or two, with what its tests start
 
@@ -94,9 +94,10 @@ def clean_workers():
     import multiprocessing
 
     mlflow = ["mlflow", "mlflow.store.tracking.sqlalchemy_store"]
-    multiprocessing.set_forkserver_preload(["flows.replicas", *mlflow, "flows.promotion", "flows.tracking"])
+    ours = ["flows.training.replicas", "flows.promotion.promoting", "flows.tracking.registration"]
+    multiprocessing.set_forkserver_preload([*ours, *mlflow])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flows.replicas.start_method", lambda accelerator: "forkserver")
+        patch.setattr("flows.training.worker_pool.start_method", lambda accelerator: "forkserver")
         yield
 
 
@@ -123,7 +124,7 @@ def make_project(folder: Path) -> Path:
 
 def edit(folder: Path, change: Callable[[dict], object]):
     """Lets `change` edit the content of params.yaml; returns it as stages get it."""
-    from flows.params import parse
+    from flows.params.params_file import parse
 
     file = folder / "params.yaml"
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -226,11 +227,11 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory) -> Path:
     """An MLflow store without a run, to copy: making one takes seconds."""
-    from flows import tracking
+    from flows.tracking import mlflow_store
 
     def make(place: Path) -> None:
         os.chdir(make_project(place / "empty"))
-        tracking.connect()
+        mlflow_store.connect()
 
     return made_once(tmp_path_factory, "store", make) / "empty" / "mlflow.db"
 
@@ -279,11 +280,11 @@ def finished_once(tmp_path_factory, empty_store) -> Path:
 
 def at_home(folder: Path) -> Path:
     """A copied project whose store has found its own files."""
-    from flows import tracking
+    from flows.tracking import mlflow_store
 
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         forget_stores(patch)
-        tracking.connect()
+        mlflow_store.connect()
     return folder
 
 
@@ -325,7 +326,7 @@ def real_mirror():
 
 def refused(capfd, command, *arguments: str, code: int = 2) -> str:
     """The one line that a command says before it exits with that code."""
-    from flows.console import run
+    from flows.commands.console import run
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", [command.name, *arguments])

@@ -8,9 +8,9 @@ import pytest
 from conftest import edit
 from PIL import Image
 
-from flows import added, sources
+from flows.data import added, sources
 from flows.download import download
-from flows.params import read
+from flows.params.params_file import read
 from lightning_modules.errors import InputError
 
 

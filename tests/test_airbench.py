@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules import known, networks, optimizers
+from lightning_modules import names, networks, optimizers
 from lightning_modules.airbench import Airbench, Block, Norm, Whitening
 
 
@@ -19,7 +19,7 @@ def correlated(count: int = 200, side: int = 12, channels: int = 3) -> torch.Ten
 def built(shape=(32, 32, 3), seed: int = 0, **settings) -> Airbench:
     torch.manual_seed(seed)
     recipe = {
-        "network": {"name": "airbench", **known.NETWORKS["airbench"], **settings},
+        "network": {"name": "airbench", **names.NETWORKS["airbench"], **settings},
         "activation": "gelu", "initializer": "dirac", "dropout": 0.0,
     }  # fmt: skip
     return networks.build(recipe, shape, 10)

@@ -1,88 +1,58 @@
-"""Arrows point one way: tests, benchmarks → flows → lightning_modules → torch. DVC knows the code of every stage."""
+"""Arrows point one way: tests, benchmarks → flows → lightning_modules → torch; in flows from the top down, by room."""
 
 import ast
 import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 import yaml
 
+from flows.graph import code_digest
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("flows", "lightning_modules")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
-LEARNING = {
-    "lightning_fabric",
-    "lightning_modules",
-    "numpy",
-    "pytorch_lightning",
-    "safetensors",
-    "torch",
-}
-# Who alone may import what.
+# The rooms of flows/, from the lowest floor up: each may import those before it. Last the top itself, which people run.
+FLOORS = (
+    "statistics", "untrusted", "project", "machine", "params", "access", "graph", "data", "models", "reporting",
+    "tracking", "training", "ensembles", "promotion", "drift", "servers", "orchestration", "retraining", "commands", "",
+)  # fmt: skip
+MOST_LINES = 400  # of a file
+MOST_FILES = 14  # of a room; a command each is in commands/, and the top has what people run
+
+# What lightning_modules may import, beside Python's own.
+LEARNING = {"lightning_fabric", "lightning_modules", "numpy", "pytorch_lightning", "safetensors", "torch"}
+# The rooms that alone may import a package, "" for the top of flows/.
 KEEPERS = {
-    "mlflow": {"flows/mlflow_server.py", "flows/tracking.py"},
-    "prefect": {
-        "flows/artifacts.py",
-        "flows/cluster.py",
-        "flows/deploy.py",
-        "flows/door.py",
-        "flows/drift_event.py",
-        "flows/flow_run.py",
-        "flows/flow_worker.py",
-        "flows/gpu_slots.py",
-        "flows/notify.py",
-        "flows/pipeline.py",
-        "flows/retrain_flow.py",
-        "flows/watch.py",
-    },
-    "prefect_dask": {"flows/cluster.py"},
-    "dvc": {"flows/graph.py"},
-    "psycopg2": {"flows/postgres.py"},
+    "mlflow": {"tracking"},
+    "prefect": {"access", "orchestration", ""},
+    "prefect_dask": {"orchestration"},
+    "dvc": {"graph"},
+    "psycopg2": {"servers"},
     "lightning": set(),  # a second namespace of pytorch_lightning's: isinstance fails across the two
     "lightning_fabric": {"lightning_modules/lightning.py"},
     "pytorch_lightning": {"lightning_modules/lightning.py"},
-    "torchmetrics": set(),  # lightning_modules/torchmetrics_alone.py imports it by name
+    "torchmetrics": set(),
 }
-
-# What a stage may import without naming it in its `deps`, since it cannot change the stage's result.
-NO_RESULT = {
-    "flows/__init__.py": "holds a docstring",
-    "flows/cached.py": "says what heals a damaged file",
-    "flows/console.py": "how a command ends",
-    "flows/hardware.py": "what there is to compute with is the machine's, not the code's",
-    "flows/orphan.py": "ends a stage whose DVC is gone",
-    "flows/params.py": "reads params.yaml; what it read is among the stage's `params`",
-    "flows/progress.py": "shows",
-    "flows/private_file.py": "who may read a file",
-    "flows/project.py": "where things lie; DVC names the same places in `outs`",
-    "flows/site_cache.py": "where DVC keeps its notes",
-    "flows/special_files.py": "what DVC cannot read",
-    "flows/tracking.py": "tells MLflow what was measured",
-    "lightning_modules/__init__.py": "holds a docstring",
-    "lightning_modules/errors.py": "how a stage fails",
-    "lightning_modules/lightning.py": "how Lightning is loaded",
-    "lightning_modules/torchmetrics_alone.py": "how torchmetrics is loaded",
-}
-# Of a trained network: when one of these changes, so do the weights, which evaluate and ensemble depend on.
-IN_THE_WEIGHTS = {
-    "lightning_modules/activations.py",
-    "lightning_modules/airbench.py",
-    "lightning_modules/dropout.py",
-    "lightning_modules/images.py",
-    "lightning_modules/initializers.py",
-    "lightning_modules/networks.py",
-}
+FORBIDDEN_NAMES = {"base", "common", "core", "helpers", "misc", "tools", "util", "utils"}
 
 
 def name_of(file: Path) -> str:
     return file.relative_to(ROOT).as_posix()
 
 
+def room(file: Path) -> str:
+    """The room of a file of flows/; of another file its name."""
+    package, *folders, _ = file.relative_to(ROOT).parts
+    return (folders[0] if folders else "") if package == "flows" else name_of(file)
+
+
 @functools.cache
-def imported(file: Path) -> set[str]:
+def imported(file: Path) -> frozenset[str]:
     """Dotted names that a file imports anywhere, inside of functions too; "from a import b" gives a and a.b."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -90,63 +60,75 @@ def imported(file: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{name_of(file)}: imports are absolute"
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+            names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(names)
 
 
 def tops(file: Path) -> set[str]:
     return {name.partition(".")[0] for name in imported(file)}
 
 
-def files_of(names: set[str]) -> set[Path]:
-    """The files of this project among dotted names, with the packages they lie in."""
-    found = set()
-    for name in names:
-        path = ROOT.joinpath(*name.split("."))
-        if name.partition(".")[0] in PACKAGES:
-            found |= {file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()}
-    return found
+def arrows(file: Path) -> set[Path]:
+    """The files of this project that a file imports; no packages, whose files hold a docstring."""
+    places = (ROOT.joinpath(*name.split(".")).with_suffix(".py") for name in imported(file))
+    return {place for place in places if place.is_file() and place.is_relative_to(ROOT)} - {file}
 
 
-def reached(file: Path, but: Iterable[str] = ()) -> set[Path]:
-    """All files of this project that a file imports, directly or not, and not only through those named in `but`."""
-    found, new = set(), {file}
+def reached(file: Path) -> set[Path]:
+    found: set[Path] = set()
+    new = {file}
     while new:
         found |= new
-        new = {other for one in new if name_of(one) not in but for other in files_of(imported(one))} - found
+        new = {other for one in new for other in arrows(one)} - found
     return found
 
 
-def test_there_is_something_to_walk():
-    assert {"flows/train.py", "flows/tracking.py", "lightning_modules/fit.py"} <= {name_of(file) for file in FILES}
-    # A lazy import inside of a function is seen.
-    assert "lightning_modules/weights.py" in {name_of(file) for file in reached(ROOT / "flows/train.py")}
+def wrong_ways() -> Iterator[str]:
+    """Imports that point upwards, to tests, or out of what is learned."""
+    floors = {name: number for number, name in enumerate(FLOORS)}
+    for file in FILES:
+        if file.is_relative_to(ROOT / "lightning_modules"):
+            for name in tops(file) - set(sys.stdlib_module_names) - LEARNING:
+                yield f"{name_of(file)} imports {name}"
+            continue
+        for name in tops(file) & {"tests", "benchmarks", "conftest"}:
+            yield f"{name_of(file)} imports {name}"
+        for other in arrows(file):
+            if other.is_relative_to(ROOT / "flows") and floors[room(other)] > floors[room(file)]:
+                yield f"{name_of(file)} imports {name_of(other)}, which is on a higher floor"
 
 
-def importing(files: Iterable[Path], wrong: Callable[[set[str]], set[str]]) -> dict[str, set[str]]:
-    """The files that import what they may not, and what that is."""
-    return {name_of(file): found for file in files if (found := wrong(tops(file)))}
+def test_arrows_point_one_way():
+    rooms = {room(file) for file in FILES if file.is_relative_to(ROOT / "flows")}
+    assert rooms == set(FLOORS)
+    assert any(arrows(file) for file in FILES)  # a lazy import inside of a function is seen, too:
+    assert ROOT / "lightning_modules" / "weights.py" in reached(ROOT / "flows" / "train.py")
+    assert list(wrong_ways()) == []
+    try:
+        TopologicalSorter({file: arrows(file) for file in FILES}).prepare()
+    except CycleError as error:
+        pytest.fail(f"files that import each other: {' → '.join(name_of(file) for file in error.args[1])}")
 
 
-def test_what_is_learned_knows_no_workflow():
-    learned = [file for file in FILES if file.is_relative_to(ROOT / "lightning_modules")]
-    assert importing(learned, lambda names: names - set(sys.stdlib_module_names) - LEARNING) == {}
-
-
-def test_nothing_imports_tests_or_benchmarks():
-    assert importing(FILES, lambda names: names & {"tests", "benchmarks", "conftest"}) == {}
-
-
-def test_who_alone_may_import():
-    """And who does: a table with more than those would let in who has no reason any more."""
-    importers = {package: {name_of(file) for file in FILES if package in tops(file)} for package in KEEPERS}
+def test_who_alone_imports_a_library():
+    """And who does: a table with more rooms than those would let in who has no reason any more."""
+    importers = {package: {room(file) for file in FILES if package in tops(file)} for package in KEEPERS}
     assert importers == KEEPERS
-
-
-def test_what_reads_params_yaml_does_not_wait_for_torch():
-    for name in ("flows/params.py", "flows/check.py", "flows/cli.py"):
+    for name in ("flows/params/params_file.py", "flows/check.py", "flows/cli.py"):  # does not wait for these
         reachable = set().union(*(tops(file) for file in reached(ROOT / name)))
         assert not reachable & {"torch", "numpy", "pytorch_lightning", "mlflow", "prefect", "dvc"}, name
+
+
+def test_a_room_can_be_taken_in():
+    """Files that one holds in the head, not too many of them in a room, and a plate on its door."""
+    assert [name_of(file) for file in FILES if len(file.read_text(encoding="utf-8").splitlines()) > MOST_LINES] == []
+    assert [name_of(file) for file in FILES if file.stem in FORBIDDEN_NAMES] == []
+    for floor in FLOORS[:-1]:
+        plate = ast.get_docstring(ast.parse((ROOT / "flows" / floor / "__init__.py").read_text(encoding="utf-8")))
+        assert plate, floor
+        assert "\n" not in plate, floor
+        if floor != "commands":
+            assert len(list((ROOT / "flows" / floor).glob("[!_]*.py"))) <= MOST_FILES, floor
 
 
 def stages() -> dict[str, dict]:
@@ -154,49 +136,44 @@ def stages() -> dict[str, dict]:
     return {name: stage.get("do", stage) for name, stage in given.items()}
 
 
-def module_of(stage: dict) -> Path:
-    python, m, module, *_ = stage["cmd"].split()
-    assert (python, m) == ("python", "-m")
-    return ROOT.joinpath(*module.split(".")).with_suffix(".py")
+def code_of(stage: dict) -> set[str]:
+    """The files of code that a stage depends on, by itself or by the digest that `settings` writes."""
+    found = set()
+    for dep in stage["deps"]:
+        place = ROOT / dep
+        found |= {place} if dep.endswith(".py") else set(place.rglob("*.py")) if dep.startswith(PACKAGES) else set()
+    return {name_of(file) for file in found}
 
 
-def code_deps(stage: dict) -> set[str]:
-    return {dep for dep in stage["deps"] if dep.endswith(".py")}
-
-
-def all_code_deps(stage: dict) -> set[str]:
-    """With those that are noted in the one file that all trainings depend on."""
-    settings = stages()["settings"]
-    return code_deps(stage) | (code_deps(settings) if set(settings["outs"]) & set(stage["deps"]) else set())
+# What check and download reach whose change cannot change what they write: how a stage is run and what it says; and
+# what reads params.yaml, whose values are among the params of download.
+NO_RESULT = {"access", "commands", "graph", "machine", "project", "untrusted"}
 
 
 @pytest.mark.parametrize("name", stages())
 def test_a_stage_depends_on_all_code_that_can_change_its_result(name):
     stage = stages()[name]
-    needed = {name_of(file) for file in reached(module_of(stage), NO_RESULT)} - set(NO_RESULT)
-    if name in ("evaluate", "ensemble"):
-        assert any(dep.startswith("models/") for dep in stage["deps"])
-        needed -= IN_THE_WEIGHTS
-    missing = needed - all_code_deps(stage)
-    if name == "check":  # it has no other result than what params.py says
+    digest = {"train": "settings/${dataset}.json"}.get(name, f"settings/{name}.code")
+    if digest in stage["deps"]:
+        assert digest in stages()["settings"]["outs"]
+        assert f"flows/{name}.py" in code_digest.by_file(name)
+        return
+    silent = NO_RESULT | ({"params", "lightning_modules/names.py"} if name == "download" else set())
+    reach = {file for file in reached(ROOT / "flows" / f"{name}.py") if room(file) not in silent}
+    missing = {name_of(file) for file in reach} - set(code_digest.NO_RESULT) - code_of(stage)
+    if name == "check":  # it has no other result than what params/ says
         missing -= {"flows/check.py"}
-    assert not missing, f"dvc.yaml: {name} lacks the deps {', '.join(sorted(missing))}"
+    assert missing == set()
 
 
-@pytest.mark.parametrize("name", stages())
-def test_a_stage_depends_on_no_code_that_it_does_not_use(name):
-    stage = stages()[name]
-    for dep in code_deps(stage):
-        assert (ROOT / dep).is_file(), dep
-    used = reached(module_of(stage))
-    if name == "settings":  # it notes what trainings use
-        used |= reached(module_of(stages()["train"]))
-    assert code_deps(stage) <= {name_of(file) for file in used}
-
-
-def test_the_weights_change_when_the_network_does():
-    assert all_code_deps(stages()["train"]) >= IN_THE_WEIGHTS
-
-
-def test_no_reason_is_given_for_a_file_that_is_gone():
-    assert all((ROOT / name).is_file() for name in NO_RESULT)
+def test_what_is_reached_by_a_stage_counts_for_it():
+    """The digest's own rooms are those whose code makes results, by what stages import of them."""
+    for name in ("train", "evaluate", "ensemble"):
+        counted = set(code_digest.by_file(name))
+        for file in reached(ROOT / "flows" / f"{name}.py"):
+            if room(file) in code_digest.ROOMS and name_of(file) not in code_digest.NO_RESULT:
+                direct = any(file in arrows(ROOT / other) for other in counted)
+                assert (name_of(file) in counted) == direct, (name, file)
+    assert {"lightning_modules/networks.py", "lightning_modules/names.py", "lightning_modules/fit.py"} <= set(
+        code_digest.by_file("train")
+    )

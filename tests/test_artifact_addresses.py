@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import environment, forget_stores
 
-from flows import artifact_addresses, tracking
+from flows.tracking import artifact_addresses, loading, member_runs, mlflow_store
 
 PLAIN = """
 import sys, mlflow, numpy
@@ -59,21 +59,21 @@ def test_a_copy_uses_its_own_files_though_the_original_is_there(whole_copy, fini
     assert {("runs", "artifact_uri"), ("logged_models", "artifact_location")} <= named_in(
         whole_copy / "mlflow.db", finished_once
     )
-    client = tracking.connect()
+    client = mlflow_store.connect()
     assert named_in(whole_copy / "mlflow.db", finished_once) == set()
-    run = tracking.champion("digits")["run_id"]
+    run = loading.champion("digits")["run_id"]
     client.log_text(run, "new", "note.txt")
     assert list(whole_copy.glob("mlartifacts/digits/*/artifacts/note.txt"))
     assert files_below(finished_once) == before
-    model, _ = tracking.load_champion("digits")
+    model, _ = loading.load_champion("digits")
     assert len(model.predict(np.zeros((2, 8, 8, 1), np.uint8))) == 2
 
 
 def test_a_champion_loads_after_a_move_from_plain_mlflow_too(whole_copy, tmp_path, monkeypatch):
-    tracking.connect()
+    mlflow_store.connect()
     moved = move(whole_copy, tmp_path / "moved", monkeypatch)
-    tracking.connect()
-    assert tracking.load_version("digits", "1").predict(np.zeros((2, 8, 8, 1), np.uint8)).shape == (2, 11)
+    mlflow_store.connect()
+    assert loading.load_version("digits", "1").predict(np.zeros((2, 8, 8, 1), np.uint8)).shape == (2, 11)
     done = subprocess.run(
         [sys.executable, "-c", PLAIN, f"sqlite:///{moved / 'mlflow.db'}"], cwd=tmp_path, env=environment(),
         capture_output=True, text=True,
@@ -83,11 +83,11 @@ def test_a_champion_loads_after_a_move_from_plain_mlflow_too(whole_copy, tmp_pat
 
 
 def test_a_training_after_a_move_is_kept_here(whole_copy, tmp_path, monkeypatch):
-    tracking.connect()
+    mlflow_store.connect()
     move(whole_copy, tmp_path / "moved", monkeypatch)
     settings = {"accelerator": "cpu", "precision": "float32"}
     card = {"member": "new", "dataset": "digits", "seed": 0, "recipe": {}, "settings": settings}
-    tracker = tracking.Tracker(card, [1])
+    tracker = member_runs.Tracker(card, [1])
     tracker.start()
     tracker.client.log_text(tracker.ids["0"], "text", "note.txt")
     assert (tmp_path / "moved" / "mlartifacts" / "digits" / tracker.ids["0"] / "artifacts" / "note.txt").is_file()
@@ -95,11 +95,11 @@ def test_a_training_after_a_move_is_kept_here(whole_copy, tmp_path, monkeypatch)
 
 
 def test_addresses_outside_the_project_stay(project, store, tmp_path, monkeypatch):
-    client = tracking.connect()
+    client = mlflow_store.connect()
     outside = {"bucket": "s3://bucket/mlartifacts/bucket", "other": (tmp_path / "a project 2" / "other").as_uri()}
     made = {name: client.create_experiment(name, artifact_location=place) for name, place in outside.items()}
     move(project, tmp_path / "moved", monkeypatch)
-    client = tracking.connect()
+    client = mlflow_store.connect()
     assert {name: client.get_experiment(number).artifact_location for name, number in made.items()} == outside
 
 
@@ -108,24 +108,24 @@ def test_a_store_that_several_projects_share_is_that_of_none(project, empty_stor
     shared = tmp_path / "shared"
     shared.mkdir()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_store, shared / 'x.db')}")
-    client = tracking.connect()
+    client = mlflow_store.connect()
     place = (project / "mlartifacts" / "digits").as_uri()
     number = client.create_experiment("digits", artifact_location=place)
     (project / "mlartifacts" / "digits").mkdir(parents=True)
     with contextlib.closing(sqlite3.connect(shared / "x.db")) as database:
         database.execute(f"drop table {artifact_addresses.NOTE}")
-    assert tracking.connect().get_experiment(number).artifact_location == place
+    assert mlflow_store.connect().get_experiment(number).artifact_location == place
 
 
 def test_nothing_is_written_where_nothing_has_moved(project, store):
-    tracking.connect()
+    mlflow_store.connect()
     before = store.read_bytes()
-    tracking.connect()
+    mlflow_store.connect()
     assert store.read_bytes() == before
 
 
 def test_by_a_link_it_is_the_same_project(project, store, tmp_path):
-    tracking.connect()
+    mlflow_store.connect()
     before = store.read_bytes()
     (tmp_path / "link").symlink_to(project)
     artifact_addresses.follow(tmp_path / "link" / "mlflow.db")

@@ -2,10 +2,12 @@
 
 import json
 
-from flows import artifacts, served, tracking
-from flows.artifacts import Artifacts, account
-from flows.params import read
-from flows.repro import Outcome
+from flows.access import running_servers
+from flows.graph.repro import Outcome
+from flows.orchestration import artifacts
+from flows.orchestration.artifacts import Artifacts, account
+from flows.params.params_file import read
+from flows.tracking import mlflow_store, page_links
 
 TRAINING = "?workflowType=machine_learning"  # of MLflow's two sets of pages
 PAGES = {
@@ -64,10 +66,10 @@ def test_an_artifact_that_is_not_taken_is_said_and_costs_nothing_more(project, m
 
 
 def test_links_lead_to_the_newest_runs_and_model_where_mlflow_is_served(finished, monkeypatch):
-    links = tracking.pages()
+    links = page_links.pages()
     assert links["experiment"].startswith("http://127.0.0.1:5000/#/experiments/")
     assert set(links["runs"]) == {"small", "wide", "ensemble"}
-    client = tracking.connect()
+    client = mlflow_store.connect()
     for name, link in links["runs"].items():
         place, _, run_id = link.removesuffix(TRAINING).rpartition("/")
         assert links["experiment"].startswith(f"{place}{TRAINING}&viewStateShareKey=")  # with its columns
@@ -76,18 +78,18 @@ def test_links_lead_to_the_newest_runs_and_model_where_mlflow_is_served(finished
         assert tags.get("trainyard.member", "ensemble") == name
     assert links["model"] == f"http://127.0.0.1:5000/#/models/digits/versions/1{TRAINING}"
 
-    monkeypatch.setattr(served, "addresses", lambda: {"mlflow": "http://127.0.0.1:5055"})
-    assert tracking.pages()["model"] == f"http://127.0.0.1:5055/#/models/digits/versions/1{TRAINING}"
+    monkeypatch.setattr(running_servers, "addresses", lambda: {"mlflow": "http://127.0.0.1:5055"})
+    assert page_links.pages()["model"] == f"http://127.0.0.1:5055/#/models/digits/versions/1{TRAINING}"
 
 
 def test_a_note_of_a_process_that_is_gone_does_not_count(project):
-    assert served.addresses() is None
-    served.note("http://127.0.0.1:1/api", "http://127.0.0.1:2")
-    noted = served.addresses()
+    assert running_servers.addresses() is None
+    running_servers.note("http://127.0.0.1:1/api", "http://127.0.0.1:2")
+    noted = running_servers.addresses()
     assert noted["prefect"] == "http://127.0.0.1:1/api"
     # Its number belongs to another process now.
-    file = served.folder() / "addresses.json"
+    file = running_servers.folder() / "addresses.json"
     file.write_text(json.dumps({**noted, "process_started": noted["process_started"] - 10}))
-    assert served.addresses() is None
-    served.forget()
-    assert served.addresses() is None
+    assert running_servers.addresses() is None
+    running_servers.forget()
+    assert running_servers.addresses() is None

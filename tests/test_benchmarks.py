@@ -30,7 +30,9 @@ from benchmarks import (
     training,
 )
 from benchmarks.growing import made, store
-from flows import dataset, params, sources, tracking
+from flows.data import dataset, sources
+from flows.params import params_file
+from flows.tracking import experiments, mlflow_runs, mlflow_store
 from lightning_modules.errors import InputError
 
 SMALL = training.MLP | {"network": {"name": "mlp", "hidden": [32]}}
@@ -181,7 +183,7 @@ def test_the_bare_loop_learns(told):
 @pytest.mark.parametrize("recipe", [training.MLP, training.CNN], ids=["mlp", "cnn"])
 def test_the_bare_loops_networks_are_ours(recipe):
     from benchmarks.rivals import bare_loop
-    from flows.params import Member
+    from flows.params.recipes import Member
     from lightning_modules import networks
 
     whole = Member.model_validate(recipe).model_dump()
@@ -288,7 +290,7 @@ def test_what_dvc_does_not_take_of_a_pipeline_is_prefects():
 
 def test_a_repro_is_measured_with_one_epoch_and_told_for_all(tmp_path):
     epochs = share.prepare(tmp_path, "digits")
-    shortened, whole = (params.read(root / "params.yaml") for root in (tmp_path, aside.PROJECT))
+    shortened, whole = (params_file.read(root / "params.yaml") for root in (tmp_path, aside.PROJECT))
     assert shortened.feed.epochs == 1
     assert whole.data["digits"].epochs == epochs
     assert shortened.members == whole.members
@@ -407,13 +409,13 @@ def test_growths_copies_of_runs_are_found_as_runs(tmp_path, monkeypatch):
     ids = store.log(card, tmp_path / "a project" / "models" / "digits" / card["member"])
     digests = made.other_digests(3)
     store.multiply(tmp_path / "a project" / "mlflow.db", ids, digests)
-    client = tracking.connect()
-    place = tracking.experiment(client, "digits")
+    client = mlflow_store.connect()
+    place = experiments.experiment(client, "digits")
     runs = client.search_runs([place])
     assert len(runs) == len({run.info.run_id for run in runs}) == 2 * (1 + len(digests))
     original = client.get_run(ids["0"])
     for digest in digests:
-        found = tracking.find_replicas(client, place, {"replicas": [{"weights_sha256": digest}]})
+        found = mlflow_runs.find_replicas(client, place, {"replicas": [{"weights_sha256": digest}]})
         parent, replica = (run.info.run_id for run in found)
         run = client.get_run(replica)
         assert {parent, replica}.isdisjoint(ids.values())

@@ -16,7 +16,7 @@ from benchmarks import gpu, gpu_data, gpu_together
 from benchmarks.gpu_card import SIZES, Budget, Card, row
 from benchmarks.rivals import airbench_script
 from benchmarks.rivals.functional import ByStreams, ByVmap
-from lightning_modules import known, networks, optimizers
+from lightning_modules import names, networks, optimizers
 from lightning_modules.errors import InputError
 from lightning_modules.images import Images
 
@@ -176,7 +176,7 @@ def test_the_bare_script_learns():
 
 def test_the_bare_script_has_our_network():
     ours = networks.build(
-        known.DEFAULTS | {"network": {"name": "airbench", **known.NETWORKS["airbench"]}, "activation": "gelu"},
+        names.DEFAULTS | {"network": {"name": "airbench", **names.NETWORKS["airbench"]}, "activation": "gelu"},
         (32, 32, 3), 10,
     )  # fmt: skip
     theirs = airbench_script.build(32, (64, 256, 256))
@@ -190,7 +190,7 @@ def test_the_bare_script_has_our_network():
 @pytest.mark.parametrize("way", [ByVmap, ByStreams])
 @pytest.mark.parametrize("name", TINY.networks)
 def test_the_other_ways_take_the_step_that_each_would_take_alone(way, name):
-    recipe = known.DEFAULTS | {"network": TINY.networks[name]}
+    recipe = names.DEFAULTS | {"network": TINY.networks[name]}
     optimizer = {"name": "sgd", "lr": 0.1, "weight_decay": 0.0}
     images = Images(*split(1, 12, 0), [0.5], [0.25])
     index = torch.stack([torch.randperm(12)[:6] for _ in range(3)])

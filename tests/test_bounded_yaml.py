@@ -9,7 +9,8 @@ from conftest import ROOT
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from flows import bounded_yaml, params
+from flows.params import params_file
+from flows.untrusted import bounded_yaml
 from lightning_modules.errors import InputError
 
 DEFAULT = (ROOT / "tests" / "params.yaml").read_text()
@@ -25,7 +26,7 @@ def bomb(link: str) -> str:
 def refused(content: object) -> str | None:
     """Why such params are refused."""
     try:
-        params.parse(content)
+        params_file.parse(content)
     except InputError as error:
         return one_sentence(error)
     return None
@@ -77,7 +78,7 @@ def test_the_default_is_read():
 )
 def test_what_no_person_writes_is_refused_in_a_sentence(content, said):
     with pytest.raises(InputError, match=said):
-        params.parse(bounded_yaml.load(content.encode(), "params.yaml"))
+        params_file.parse(bounded_yaml.load(content.encode(), "params.yaml"))
     assert refusal(content.encode())
 
 
@@ -86,7 +87,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path, make):
     place = tmp_path / "params.yaml"
     make(place)
     with pytest.raises(InputError, match=r"params.yaml (is no plain file|cannot be read)"):
-        params.read(place)
+        params_file.read(place)
 
 
 # No subnormal floats: a training in the same process lets the processor count them as zero.

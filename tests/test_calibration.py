@@ -1,4 +1,4 @@
-"""How replicas train is asked for, ruled, or measured once."""
+"""How replicas train is asked for or ruled: in processes, or stacked."""
 
 import math
 import subprocess
@@ -7,9 +7,11 @@ import sys
 import pytest
 from conftest import edit, environment, shrink
 
-from flows import calibration, project, replicas, train
-from flows.params import Params
-from flows.replicas import MOST_TURNS, portions, turns
+from flows import train
+from flows.params.params_file import Params
+from flows.project import paths
+from flows.training import allocation, resolving
+from flows.training.allocation import MOST_TURNS, portions, turns
 from lightning_modules import weights
 from lightning_modules.errors import InputError
 
@@ -30,77 +32,42 @@ def card(network: dict | None = None, **settings) -> dict:
     return {"recipe": recipe, "shape": [8, 8, 1], "settings": given | settings, **classes}
 
 
-def params(folder, parallel: str, deterministic: bool = True, replicas: int = 3) -> Params:
+def params(folder, parallel: str, replicas: int = 3) -> Params:
     def change(content: dict) -> None:
         shrink(content)
-        content["training"] |= {"parallel": parallel, "deterministic": deterministic}
+        content["training"] |= {"parallel": parallel}
         content["members"]["small"]["replicas"] = replicas
 
     return edit(folder, change)
 
 
-@pytest.fixture
-def no_measuring(monkeypatch):
-    def refuse(*arguments):
-        raise AssertionError("measured")
-
-    monkeypatch.setattr(calibration, "estimate", refuse)
-
-
-@pytest.mark.usefixtures("no_measuring", "project")
 @pytest.mark.parametrize(
     ("given", "replicas", "way"),
     [
         (card(), 3, "processes"),
         (card(accelerator="gpu"), 3, "stacked"),
         (card({"name": "cnn", "channels": [2] * 5, "hidden": 2}, accelerator="gpu"), 3, "processes"),
-        (card(deterministic=False), 1, "processes"),
-        (card(AIRBENCH, deterministic=False), 3, "processes"),
-        (card(parallel="processes", deterministic=False), 3, "processes"),
+        (card(deterministic=False), 3, "processes"),
+        (card(accelerator="gpu"), 1, "processes"),
+        (card(AIRBENCH, accelerator="gpu"), 3, "processes"),
+        (card(parallel="processes", accelerator="gpu"), 3, "processes"),
         (card(parallel="stacked"), 3, "stacked"),
         (card(AIRBENCH, parallel="stacked"), 1, "processes"),
     ],
 )
-def test_nothing_is_measured_where_a_rule_decides(given, replicas, way):
-    assert calibration.way(given, replicas, jobs=1) == way
+def test_a_rule_decides_how_replicas_train(given, replicas, way):
+    assert resolving.processes_or_stacked(given, replicas, jobs=1) == way
 
 
-@pytest.mark.usefixtures("no_measuring", "project")
 def test_several_gpus_have_a_process_each():
-    assert calibration.way(card(accelerator="gpu"), 3, jobs=2) == "processes"
+    assert resolving.processes_or_stacked(card(accelerator="gpu"), 3, jobs=2) == "processes"
 
 
-@pytest.mark.usefixtures("project")
 def test_a_network_that_cannot_be_stacked_is_refused():
     with pytest.raises(
         InputError, match=r"training\.parallel is stacked, but there is no stacked version of the layer"
     ):
-        calibration.way(card(AIRBENCH, parallel="stacked"), 3, jobs=2)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "way"), [((1.0, 2.0), "processes"), ((2.0, 1.0), "stacked"), ((1.0, None), "processes")]
-)
-def test_the_faster_way_is_taken_and_remembered(project, monkeypatch, seconds, way):
-    measured = []
-
-    def estimate(card, replicas, jobs, name):
-        measured.append(name)
-        return dict(zip(("processes", "stacked"), seconds))[name]
-
-    monkeypatch.setattr(calibration, "estimate", estimate)
-    given = card(deterministic=False)
-    assert [calibration.way(given, 3, jobs=2) for _ in range(2)] == [way, way]
-    assert measured == ["processes", "stacked"]
-    calibration.way(given, 4, jobs=2)  # another number of replicas is another question
-    calibration.way(card(deterministic=False, batch_size=16), 3, jobs=2)
-    assert len(measured) == 6
-
-
-@pytest.mark.usefixtures("project")
-@pytest.mark.parametrize("name", ["processes", "stacked"])
-def test_the_seconds_of_a_step_are_measured(name):
-    assert calibration.estimate(card(), 3, 2, name) > 0
+        resolving.processes_or_stacked(card(AIRBENCH, parallel="stacked"), 3, jobs=2)
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 9, 33, 100])
@@ -131,7 +98,7 @@ def test_turns_leave_no_worker_idle_where_there_are_enough_of_them(count, jobs, 
 
 
 def test_stacked_replicas_are_the_replicas_that_processes_train(tiny, store):
-    folder = project.model_folder("digits", "small")
+    folder = paths.model_folder("digits", "small")
     trained = {}
     for parallel in ("processes", "stacked"):
         told = train.train(params(tiny, parallel), "small")
@@ -144,7 +111,7 @@ def test_stacked_replicas_are_the_replicas_that_processes_train(tiny, store):
 
 
 def test_stacks_that_take_turns_are_trained_as_one_after_another(tiny, no_store, monkeypatch):
-    monkeypatch.setitem(replicas.LARGEST_STACK, "cpu", 2)
+    monkeypatch.setitem(allocation.LARGEST_STACK, "cpu", 2)
     settings = params(
         tiny, "stacked", replicas=5
     )  # two stacks of two and one replica alone, in two turns with two jobs
@@ -152,42 +119,17 @@ def test_stacks_that_take_turns_are_trained_as_one_after_another(tiny, no_store,
     for jobs in ("1", "2"):
         monkeypatch.setenv("TRAINYARD_JOBS", jobs)
         train.train(settings, "small")
-        made.append((project.model_folder("digits", "small") / "weights.safetensors").read_bytes())
+        made.append((paths.model_folder("digits", "small") / "weights.safetensors").read_bytes())
     assert made[0] == made[1]
-
-
-def test_the_way_is_calibrated_and_recorded(tiny, store):
-    told = train.train(params(tiny, "auto", deterministic=False), "small")
-    known = project.read_json(project.state_folder() / "calibration.json")
-    assert [entry["way"] for entry in known.values()] == [told["settings"]["parallel"]]
-    assert all(set(entry["seconds"]) == {"processes", "stacked"} for entry in known.values())
-
-
-def test_what_takes_too_long_to_try_is_not_compared():
-    assert calibration.seconds_of([0.25, 0.5], rounds=3) == 1.5
-    assert calibration.seconds_of([0.25, None], rounds=3) is None
-
-
-@pytest.mark.usefixtures("project")
-def test_a_recipe_that_diverges_has_its_processes():
-    given = card(deterministic=False)
-    given["recipe"]["optimizer"]["lr"] = 1e30
-    assert calibration.calibrated(given, 2, jobs=1) == "processes"
-
-
-def test_a_damaged_file_is_measured_again(project, monkeypatch):
-    monkeypatch.setattr(calibration, "estimate", lambda *arguments: 1.0)
-    (project / ".trainyard").mkdir()
-    (project / ".trainyard" / "calibration.json").write_text("{", encoding="utf-8")
-    assert calibration.calibrated(card(), 2, jobs=1) == "processes"
 
 
 DIES = """
 import os, sys
-from flows import replicas, train
-from flows.params import read
+from flows import train
+from flows.params.params_file import read
+from flows.training import kept_results
 
-write_result, written = replicas.write_result, []
+write_result, written = kept_results.write_result, []
 
 def die(work, number, result):
     if len(written) == int(sys.argv[1]):
@@ -195,7 +137,7 @@ def die(work, number, result):
     written.append(number)
     write_result(work, number, result)
 
-replicas.write_result = die
+kept_results.write_result = die
 train.train(read(), "small")
 """
 

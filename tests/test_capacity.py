@@ -4,9 +4,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from flows import hardware
-from flows.capacity import Room, Share, shares
-from flows.params import parse
+from flows.machine import hardware
+from flows.orchestration.capacity import Room, Share, shares
+from flows.params.params_file import parse
 
 WIDTHS = {"check": 1, "train@mlp": 2, "train@cnn": 2, "evaluate": 1, "ensemble": 1}
 

@@ -1,6 +1,6 @@
 """`trainyard`: all commands are listed at once, each explains itself, and every name means the same everywhere."""
 
-import importlib
+import importlib.util
 import json
 import os
 import re
@@ -80,14 +80,17 @@ def test_every_stage_of_dvc_is_a_command_that_runs_the_same_module():
 
 
 def test_a_commands_name_is_its_modules_name():
+    """Stages and flows lie at the top of flows/, all other commands in flows/commands/."""
+    top = {*stages(), "pipeline", "retrain"}
     for name, (module, _) in COMMANDS.items():
         file = name.replace("-", "_")
-        assert module == f"flows.{file}"
-        assert (ROOT / "flows" / f"{file}.py").is_file()
+        assert module == (f"flows.{file}" if name in top else f"flows.commands.{file}")
+        assert importlib.util.find_spec(module), name
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "Makefile", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]
+    "document",
+    ["README.md", "CONTRIBUTING.md", "Makefile", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))],
 )
 def test_documents_name_commands_that_exist(document):
     if not (ROOT / document).is_file():
@@ -95,13 +98,13 @@ def test_documents_name_commands_that_exist(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     named = set(re.findall(r"(?:^|[`$(;&|]) *trainyard ([a-z]+(?:-[a-z]+)*)", text, re.MULTILINE))
     assert named <= set(COMMANDS)
-    run = set(re.findall(r"python -m flows\.([a-z_]+)", text))
-    for name in {name for name in run if name.replace("_", "-") not in COMMANDS}:  # they say so themselves
-        assert f"\nRun     python -m flows.{name}\n" in (ROOT / "flows" / f"{name}.py").read_text(encoding="utf-8"), (
-            name
-        )
-    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
+    modules = {module for module, _ in COMMANDS.values()}
+    run = set(re.findall(r"python -m (flows\.[a-z_.]*[a-z_])", text))
+    for module in run - modules:  # they say so themselves
+        file = ROOT / f"{module.replace('.', '/')}.py"
+        assert f"\nRun     python -m {module}\n" in file.read_text(encoding="utf-8"), module
+    targets = set(re.findall(r"^([a-z0-9-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z0-9-]+)", text)) <= targets
 
 
 def test_the_installed_script_is_this_one():

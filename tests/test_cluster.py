@@ -12,7 +12,11 @@ from click.testing import CliRunner
 from conftest import LIMIT, environment, soon
 from test_elsewhere import copy_of, describe, with_remote
 
-from flows import graph, pipeline, ports, prefect_server, worker
+from flows import pipeline
+from flows.graph import dvc_graph
+from flows.machine import ports
+from flows.orchestration import dask_options
+from flows.servers import prefect_server
 from lightning_modules.errors import InputError, UnavailableError
 
 pytest.importorskip("prefect_dask", reason="needs the extra `dask`")
@@ -95,7 +99,7 @@ def run(project, prefect, scheduler, monkeypatch):
 
         def run(*folders: Path, options: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess:
             env = environment(**prefect, **env)
-            command = [sys.executable, "-m", "flows.worker", scheduler]
+            command = [sys.executable, "-m", "flows.commands.worker", scheduler]
             run.workers = {folder: start(stack, command, cwd=folder, env=env) for folder in folders}
             command = [sys.executable, "-m", "flows.pipeline", "--dask", scheduler, *options]
             env |= {"MLFLOW_TRACKING_URI": f"sqlite:///{project.parent}/mlflow.db"}
@@ -112,7 +116,7 @@ def test_with_a_remote_between_the_working_copies(project, run):
     assert pipeline.returncode == 0, output
     assert (project / "d.txt").read_text() == "dbaca"
     assert (project / "metrics" / "c.txt").read_text() == "ca"
-    assert graph.stale(project) == {}
+    assert dvc_graph.stale(project) == {}
     for stage in STAGES:
         assert f"{stage} | runs on " in output
     assert f"in {project} because" not in output
@@ -130,7 +134,7 @@ def test_a_worker_that_dies_leaves_its_stage_to_another(project, run):
     assert soon(lambda: not stage.is_running())
     output, _ = pipeline.communicate(timeout=LIMIT)
     assert pipeline.returncode == 0, output
-    assert graph.stale(project) == {}
+    assert dvc_graph.stale(project) == {}
 
 
 def test_what_ran_with_other_folders_is_not_taken_for_done(project, run):
@@ -152,7 +156,7 @@ def test_workers_that_share_the_folder(project, run):
     output, _ = pipeline.communicate(timeout=LIMIT)
     assert pipeline.returncode == 0, output
     assert (project / "d.txt").read_text() == "dbaca"
-    assert graph.stale(project) == {}
+    assert dvc_graph.stale(project) == {}
     assert not (elsewhere / "a.txt").exists()
 
 
@@ -167,26 +171,26 @@ def test_a_worker_in_another_folder_is_told_apart(project, run):
 @pytest.mark.parametrize("address", ["8786", "http://127.0.0.1:8786", "tcp://127.0.0.1", "tcp://127.0.0.1:port"])
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(InputError, match="tcp://HOST:8786"):
-        worker.check(address)
+        dask_options.check(address)
 
 
 def test_no_scheduler_is_said():
     with pytest.raises(UnavailableError, match="dask scheduler"):
-        worker.check(f"tcp://127.0.0.1:{ports.free_port()}")
+        dask_options.check(f"tcp://127.0.0.1:{ports.free_port()}")
 
 
 def test_workers_on_other_machines_need_servers_that_they_reach(monkeypatch):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     with pytest.raises(InputError, match="PREFECT_API_URL"):
-        worker.check_servers("tcp://10.0.0.1:8786", remote=False)
+        dask_options.check_servers("tcp://10.0.0.1:8786", remote=False)
     monkeypatch.setenv("PREFECT_API_URL", "http://10.0.0.2:4200/api")
-    worker.check_servers("tcp://10.0.0.1:8786", remote=False)
+    dask_options.check_servers("tcp://10.0.0.1:8786", remote=False)
     for uri in ("", "sqlite:////srv/mlflow.db", "http://127.0.0.1:5000"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         with pytest.raises(InputError, match="MLFLOW_TRACKING_URI"):
-            worker.check_servers("tcp://10.0.0.1:8786", remote=True)
+            dask_options.check_servers("tcp://10.0.0.1:8786", remote=True)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://10.0.0.2:5000")
-    worker.check_servers("tcp://10.0.0.1:8786", remote=True)
+    dask_options.check_servers("tcp://10.0.0.1:8786", remote=True)
 
 
 def test_remote_without_dask_is_refused(project, monkeypatch):

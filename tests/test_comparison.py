@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from flows.comparison import by_class, fewest_wins, level, mcnemar, score_interval, share_of_alpha
+from flows.statistics.paired import by_class, fewest_wins, level, mcnemar, score_interval, share_of_alpha
 
 
 def chance(heads: int, throws: int) -> float:

@@ -9,9 +9,9 @@ from contextlib import ExitStack
 import pytest
 from conftest import LIMIT, environment, soon
 
-from flows import core_slots, hardware
-from flows.capacity import Share, kept_from_other_flows
-from flows.core_slots import Cores
+from flows.machine import core_slots, hardware
+from flows.machine.core_slots import Cores
+from flows.orchestration.capacity import Share, kept_from_other_flows
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,7 @@ def test_nobody_waits_in_a_flow_that_is_ended():
 HOLD = """
 import threading, time
 from pathlib import Path
-from flows import core_slots, hardware
+from flows.machine import core_slots, hardware
 import sys
 core_slots.folder = lambda: Path(sys.argv[1])
 hardware.core_numbers = lambda: [1, 2, 5, 7]

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from conftest import ROOT, environment
 from PIL import Image
 
-from flows import champion, download, ensemble, evaluate, results, status, track, train
+from flows import download, ensemble, evaluate, train
+from flows.commands import champion, results, status, track
 from lightning_modules.errors import InputError
 
 COMMANDS = {
@@ -30,8 +31,8 @@ CONTENTS = {"empty": b"", "cut": None, "list": b"[]", "null": b"null", "no text"
 @pytest.fixture
 def project(finished_with_store, monkeypatch) -> Path:
     """A finished project of which DVC says that nothing is stale."""
-    monkeypatch.setattr("flows.graph.stale", lambda root: {})
-    monkeypatch.setattr("flows.graph.stages", lambda root: {})
+    monkeypatch.setattr("flows.graph.dvc_graph.stale", lambda root: {})
+    monkeypatch.setattr("flows.graph.dvc_graph.stages", lambda root: {})
     return finished_with_store
 
 

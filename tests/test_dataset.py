@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import yaml
 
-from flows import dataset, params
+from flows.data import dataset
 from flows.download import download
+from flows.params import params_file
 from lightning_modules.errors import InputError
 
 
 @pytest.fixture
 def blobs(project):
     """The folder of a downloaded dataset."""
-    download(params.parse(yaml.safe_load((project / "params.yaml").read_text()) | {"dataset": "blobs"}))
+    download(params_file.parse(yaml.safe_load((project / "params.yaml").read_text()) | {"dataset": "blobs"}))
     return project / "data" / "blobs"
 
 

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from flows import comparison, decisions
+from flows.promotion import decisions
+from flows.statistics import paired
 from lightning_modules.errors import UnavailableError
 
 ALPHA = 0.05
-exact = functools.cache(comparison.mcnemar)
+exact = functools.cache(paired.mcnemar)
 
 
 def passes(wins: int, losses: int, number: int) -> bool:
-    return wins > losses and exact(wins, losses) < comparison.share_of_alpha(ALPHA, number)
+    return wins > losses and exact(wins, losses) < paired.share_of_alpha(ALPHA, number)
 
 
 @pytest.mark.parametrize("hard", [0.02, 0.1, 0.4])
@@ -116,7 +117,7 @@ def test_two_decisions_never_have_one_number():
 def test_the_outlook_says_what_the_next_decision_needs():
     model = Model()
     assert decisions.outlook([], ALPHA) == {
-        "decisions": 0, "number": 1, "alpha": comparison.share_of_alpha(ALPHA, 1), "worn": False,
+        "decisions": 0, "number": 1, "alpha": paired.share_of_alpha(ALPHA, 1), "worn": False,
     }  # fmt: skip
     for version in range(2, 6):
         judge(model, version, 1)

@@ -20,10 +20,11 @@ from conftest import LIMIT, edit, environment, make_project, shrink, soon
 from safetensors.torch import load_file
 from torch.distributed import FileStore
 
-from flows import tracking, train
+from flows import train
 from flows.download import download
-from flows.launch import Launch, launch
-from flows.params import Params, parse
+from flows.params.params_file import Params, parse
+from flows.tracking import experiments, mlflow_store
+from flows.training.launch import Launch, launch
 from lightning_modules import distributed, sealed
 from lightning_modules.distributed import ProcessGroup
 from lightning_modules.dropout import Dropout
@@ -135,8 +136,8 @@ def test_of_two_nodes_the_first_alone_writes(tiny, alone, store, tmp_path, monke
     assert tree(second) == before | {second / ".trainyard": None}  # which it looks into
     assert_learned_alike(tiny, alone)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    client = tracking.connect()
-    runs = client.search_runs([tracking.experiment(client, "digits")])
+    client = mlflow_store.connect()
+    runs = client.search_runs([experiments.experiment(client, "digits")])
     assert sorted(run.data.tags["trainyard.kind"] for run in runs) == ["member", "replica"]
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.params["processes"] for run in runs} == {"2"}

@@ -16,8 +16,12 @@ import pytest
 from attack_prefect import status, strangers_are_refused
 from conftest import ROOT, environment, make_project, soon
 
-from flows import door, flow_run, login, ports, prefect_server, private_file, served
-from flows.links import Links
+from flows import flow_run
+from flows.access import door, login, running_servers
+from flows.access.one_time_links import Links
+from flows.machine import ports
+from flows.project import private_files
+from flows.servers import prefect_server
 from lightning_modules.errors import InputError
 
 HERE = {"host": "127.0.0.1:4200"}
@@ -139,7 +143,7 @@ OURS, THEIRS = "http://127.0.0.1:4200/api", "https://prefect.example/api"
 def test_our_secret_is_for_our_server(settings, own, url, given, sent):
     settings.setattr(ports, "is_ours", lambda url: True)
     if own is not None:
-        served.note(OURS if own or url else THEIRS, "http://127.0.0.1:5000", own)
+        running_servers.note(OURS if own or url else THEIRS, "http://127.0.0.1:5000", own)
     if url:
         settings.setenv("PREFECT_API_URL", url)
     if given:
@@ -150,7 +154,7 @@ def test_our_secret_is_for_our_server(settings, own, url, given, sent):
 
 
 def test_our_secret_is_not_for_who_took_our_servers_port(settings):
-    served.note(OURS, "http://127.0.0.1:5000", own=True)
+    running_servers.note(OURS, "http://127.0.0.1:5000", own=True)
     settings.setattr(ports, "is_ours", lambda url: False)
     settings.setenv("PREFECT_API_AUTH_STRING", login.basic())
     prefect_server.configure()
@@ -183,7 +187,7 @@ def test_of_a_secret_that_cannot_be_written_no_part_stays(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        private_file.write_private(tmp_path / "secret", "hunter2")
+        private_files.write_private(tmp_path / "secret", "hunter2")
     assert not any(tmp_path.iterdir())
 
 
@@ -216,19 +220,19 @@ def test_what_a_worker_runs(entrypoint, parameters, said):
 
 def test_what_holds_secrets_is_for_this_user_alone(settings):
     secret = login.basic()
-    served.tell({"PREFECT_API_AUTH_STRING": secret, "OTHER": "a 'b"})
-    folder = served.variables().parents[1]
+    running_servers.tell({"PREFECT_API_AUTH_STRING": secret, "OTHER": "a 'b"})
+    folder = running_servers.variables().parents[1]
     assert (folder / "login").stat().st_mode & 0o077 == 0
-    for file in (folder / "login" / "password", served.variables()):
+    for file in (folder / "login" / "password", running_servers.variables()):
         assert file.stat().st_mode & 0o777 == 0o600
-    shell = f'. "{served.variables()}"; printf %s "$PREFECT_API_AUTH_STRING $OTHER"'
+    shell = f'. "{running_servers.variables()}"; printf %s "$PREFECT_API_AUTH_STRING $OTHER"'
     assert subprocess.run(["sh", "-c", shell], capture_output=True, text=True).stdout == f"{secret} a 'b"
 
 
 # Brings up Prefect's temporary server until its input ends.
 SERVE = """
 import json, os, sys
-from flows.prefect_server import TemporaryServer, check, configure
+from flows.servers.prefect_server import TemporaryServer, check, configure
 from lightning_modules.errors import InputError
 configure()
 server = TemporaryServer()

@@ -18,15 +18,16 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
 
-from flows import dataset, fetch, params, sources
+from flows.data import dataset, fetch, published, source_images
 from flows.download import download, mean_and_std, summary
+from flows.params import params_file
 from lightning_modules.errors import InputError
 
 
 def settings(name, seed=0, **feed):
     given = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     given["data"][name] |= feed
-    return params.parse(given | {"dataset": name, "seed": seed})
+    return params_file.parse(given | {"dataset": name, "seed": seed})
 
 
 def content(folder):
@@ -107,18 +108,18 @@ def test_mean_and_std_are_taken_per_channel():
 @pytest.mark.parametrize("fraction", [0.01, 0.1, 0.33, 0.5, 0.99])
 def test_a_fraction_is_set_aside_of_every_class(fraction):
     labels = np.random.default_rng(0).choice(4, 1000, p=[0.9, 0.05, 0.03, 0.02])
-    chosen = sources.set_aside(labels, fraction, 0, list("abcd"), "a split")
+    chosen = source_images.set_aside(labels, fraction, 0, list("abcd"), "a split")
     assert (chosen == np.unique(chosen)).all()
     whole, taken = np.bincount(labels), np.bincount(labels[chosen], minlength=4)
     assert ((taken >= 1) & (taken < whole)).all()
     assert (np.abs(taken - whole * fraction) <= 1).all()
-    assert (chosen == sources.set_aside(labels, fraction, 0, list("abcd"), "a split")).all()
-    assert (chosen != sources.set_aside(labels, fraction, 1, list("abcd"), "a split")).any()
+    assert (chosen == source_images.set_aside(labels, fraction, 0, list("abcd"), "a split")).all()
+    assert (chosen != source_images.set_aside(labels, fraction, 1, list("abcd"), "a split")).any()
 
 
 def test_a_class_too_small_to_be_split_is_named():
     with pytest.raises(InputError, match='class "rare" has 1 of the images that the validation split'):
-        sources.set_aside(np.array([0, 0, 0, 1]), 0.5, 0, ["common", "rare"], "the validation split")
+        source_images.set_aside(np.array([0, 0, 0, 1]), 0.5, 0, ["common", "rare"], "the validation split")
 
 
 # --- Published archives ----------------------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ def test_a_class_too_small_to_be_split_is_named():
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
 def test_every_published_file_is_pinned(project, name):
-    source = sources.describe(name)
+    source = source_images.describe(name)
     for entry in source["archives"] + source.get("members", []):
         archive = fetch.Archive(**entry)
         assert len(bytes.fromhex(archive.sha256)) == 32
@@ -147,7 +148,7 @@ def tiny_mnist(project, monkeypatch):
     generator = np.random.default_rng(0)
     labels = np.arange(40, dtype=np.uint8) % 10
     images = generator.integers(0, 256, (40, 28, 28), np.uint8)
-    source = sources.describe("mnist")
+    source = source_images.describe("mnist")
     for entry, array in zip(source["archives"], [images, labels, images[:20], labels[:20]]):
         file = project / "mirror" / entry["path"]
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -170,7 +171,7 @@ def test_mnist_is_decoded_to_what_was_written(project, tiny_mnist):
 
 def test_a_swapped_archive_leaves_the_old_data_alone(project, tiny_mnist):
     card = download(settings("mnist", validation=0.25))
-    files = [project / "mirror" / entry["path"] for entry in sources.describe("mnist")["archives"]]
+    files = [project / "mirror" / entry["path"] for entry in source_images.describe("mnist")["archives"]]
     shutil.copy(files[2], files[0])
     with pytest.raises(InputError, match=r"train-images-idx3-ubyte.*expected SHA-256 .*, found "):
         download(settings("mnist", validation=0.25))
@@ -195,7 +196,7 @@ PART = fetch.Archive("batches/one", 3, hashlib.sha256(b"one").hexdigest())
 
 def test_only_expected_members_are_taken_out_of_an_archive():
     archive = packed(("../../evil", b"evil"), ("batches/one", b"one"), ("batches/two", b"two"))
-    assert list(sources.members(io.BytesIO(archive), [PART])) == [(PART, b"one")]
+    assert list(published.members(io.BytesIO(archive), [PART])) == [(PART, b"one")]
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ def test_only_expected_members_are_taken_out_of_an_archive():
 )
 def test_an_archive_with_other_members_is_refused(archive, said):
     with pytest.raises(InputError, match=said):
-        list(sources.members(io.BytesIO(archive), [PART]))
+        list(published.members(io.BytesIO(archive), [PART]))
 
 
 def test_cifar10_is_taken_out_of_the_archive_where_it_is_not_unpacked(project, monkeypatch):
@@ -222,7 +223,7 @@ def test_cifar10_is_taken_out_of_the_archive_where_it_is_not_unpacked(project, m
     (project / "mirror").mkdir()
     (project / "mirror" / "tiny.tar.gz").write_bytes(archive)
     monkeypatch.setenv("TRAINYARD_MIRROR", "mirror")
-    assert list(sources.cifar10_files(whole, [fetch.Archive(**part)])) == [(PART, b"one")]
+    assert list(published.cifar10_files(whole, [fetch.Archive(**part)])) == [(PART, b"one")]
 
 
 def test_cifar10_is_decoded_as_torchvision_decodes_its_whole_splits(tmp_path, monkeypatch):
@@ -244,8 +245,8 @@ def test_cifar10_is_decoded_as_torchvision_decodes_its_whole_splits(tmp_path, mo
     meta = lay_out(CIFAR10.meta["filename"], {"label_names": list("abcdefghij")})
     monkeypatch.setitem(CIFAR10.meta, "md5", meta)
 
-    images, labels = sources.decode_cifar10(str(tmp_path))
-    (train_images, train_labels), (test_images, test_labels) = sources.decode("CIFAR10", str(tmp_path))
+    images, labels = published.decode_cifar10(str(tmp_path))
+    (train_images, train_labels), (test_images, test_labels) = published.decode("CIFAR10", str(tmp_path))
     assert (images[:count] == np.concatenate([train_images, test_images])).all()
     assert (labels[:count] == np.concatenate([train_labels, test_labels])).all()
 

@@ -10,16 +10,22 @@ from click.testing import CliRunner
 from conftest import edit, refused
 from PIL import Image
 
-from flows import dataset, drift, drift_event, embeddings, project, served_ensemble
-from flows.params import Drift, read
-from flows.served_ensemble import ServedEnsemble
+from flows.commands import drift
+from flows.data import dataset
+from flows.drift import embeddings, judgement, ranking
+from flows.models import served_ensemble
+from flows.models.served_ensemble import ServedEnsemble
+from flows.orchestration import drift_event
+from flows.params.params_file import read
+from flows.params.sections import Drift
+from flows.project import file_io, paths
 from lightning_modules.errors import InputError
 
 
 @pytest.fixture
 def data(finished, tmp_path, monkeypatch):
     """The dataset of a finished project, and what is written lies elsewhere: the project is for all tests."""
-    monkeypatch.setattr(project, "drift_folder", lambda name: tmp_path / "drift")
+    monkeypatch.setattr(paths, "drift_folder", lambda name: tmp_path / "drift")
     return dataset.load("digits")
 
 
@@ -57,8 +63,8 @@ def noisy(images: np.ndarray) -> np.ndarray:
 
 
 def looked_at(folder, settings: Drift | None = None) -> dict:
-    result = drift.drift(folder, "digits", settings or Drift(), seed=0)
-    assert result == project.read_json(project.drift_folder("digits") / "drift.json")
+    result = judgement.drift(folder, "digits", settings or Drift(), seed=0)
+    assert result == file_io.read_json(paths.drift_folder("digits") / "drift.json")
     return result
 
 
@@ -75,7 +81,7 @@ def test_held_out_images_show_no_drift(data, incoming):
     assert {"brightness", "contrast", "sharpness", "confidence", "probability of 3", "classifier score"} <= set(
         verdicts(result)
     )
-    with Image.open(project.drift_folder("digits") / "drift.png") as figure:
+    with Image.open(paths.drift_folder("digits") / "drift.png") as figure:
         assert min(figure.size) > 300
         assert len(figure.convert("RGB").getcolors(1_000_000)) > 10  # it is not blank
 
@@ -115,20 +121,20 @@ def test_a_class_that_became_more_frequent_by_less_than_ten_points_is_found(data
     result = looked_at(tmp_path / "incoming.npz")
     assert "class shares" in result["drifted"]
     [test] = [test for test in result["tests"] if test["view"] == "labels"]
-    most = drift.most_changed(result["class_shares"])
+    most = ranking.most_changed(result["class_shares"])
     assert most["class"] == "3"
     assert most["held_out"] == pytest.approx(0.1, abs=0.01)
     assert most["incoming"] == pytest.approx(0.18, abs=0.04)
     assert test["statistic"] == pytest.approx(most["incoming"] - most["held_out"])
     assert sum(one["incoming"] for one in result["class_shares"]) == pytest.approx(1)
-    drift.say(result)
+    judgement.say(result)
     said = capsys.readouterr().out
     assert f"class 3 makes up {most['incoming']:.1%} of the incoming images" in said
     assert [line for line in said.splitlines() if "class shares" in line and line.endswith("drift")]
     # A limit of params.yaml decides what matters.
     loose = looked_at(tmp_path / "incoming.npz", Drift(class_share=0.5))
     assert verdicts(loose)["class shares"] == "small"
-    assert "makes up" not in (drift.say(loose), capsys.readouterr().out)[1]
+    assert "makes up" not in (judgement.say(loose), capsys.readouterr().out)[1]
 
 
 def test_classes_as_frequent_as_they_were_are_no_drift(data, tmp_path):
@@ -156,7 +162,7 @@ def test_the_same_seed_says_the_same_and_no_more_images_are_looked_at_than_wante
 def test_the_reference_are_images_that_no_network_was_trained_on(data):
     trained = {image.tobytes() for image in data.split("train")[0]}
     kept = {image.tobytes() for image in np.concatenate([data.split("validation")[0], data.split("test")[0]])}
-    sample = [image.tobytes() for image in drift.held_out(data, 300, seed=0)[0]]
+    sample = [image.tobytes() for image in judgement.held_out(data, 300, seed=0)[0]]
     assert len(sample) == 300
     assert set(sample) <= kept
     assert not set(sample) & (trained - kept)
@@ -223,7 +229,7 @@ def test_a_champion_of_another_format_is_said(data, incoming, capfd, monkeypatch
     assert not copy.exists()
     assert copy.is_relative_to(temporary)
     assert list(temporary.iterdir()) == []
-    assert not project.drift_folder("digits").exists()
+    assert not paths.drift_folder("digits").exists()
 
 
 def test_a_champion_for_other_images_is_refused(data, incoming, monkeypatch):
@@ -266,4 +272,4 @@ def test_retraining_is_asked_for_on_drift_alone(data, incoming, told):
 def test_without_a_server_to_tell_nothing_is_compared(data, incoming, capfd, monkeypatch):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     assert "set PREFECT_API_URL" in refused(capfd, drift.command, str(incoming(some(data, 30)[0])), "--retrain")
-    assert not project.drift_folder("digits").exists()
+    assert not paths.drift_folder("digits").exists()

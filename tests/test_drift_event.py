@@ -12,7 +12,7 @@ from conftest import LIMIT, ROOT, environment, make_project, soon
 # Brings up Prefect's temporary server, in which triggers are at work too, until its input ends.
 SERVE = """
 import os, sys
-from flows.prefect_server import TemporaryServer, configure
+from flows.servers.prefect_server import TemporaryServer, configure
 configure()
 server = TemporaryServer()
 server.start()
@@ -31,7 +31,7 @@ runpy.run_module("prefect", run_name="__main__", alter_sys=True)
 """
 EMIT = """
 import json, sys
-from flows.drift_event import emit
+from flows.orchestration.drift_event import emit
 from lightning_modules.errors import InputError
 try:
     print(json.dumps(emit(sys.argv[1], {"drifted": ["brightness"]})))

@@ -9,8 +9,9 @@ import yaml
 from conftest import dvc_init
 from test_pipeline import ROOT, STAGE, dvc
 
-from flows import elsewhere, graph
-from flows.processes import Processes
+from flows.graph import dvc_graph
+from flows.machine.processes import Processes
+from flows.orchestration import remote_stage
 from lightning_modules.errors import InputError
 
 STAGES = {
@@ -53,11 +54,11 @@ def copy_of(root: Path, name: str) -> Path:
     return copy
 
 
-def send(here: Path, there: Path, stage: str, needs=(), **options) -> elsewhere.Return:
+def send(here: Path, there: Path, stage: str, needs=(), **options) -> remote_stage.Return:
     lines: list[str] = []
-    task = elsewhere.errand(here, stage, needs, graph.uncached(here), **options)
+    task = remote_stage.errand(here, stage, needs, dvc_graph.uncached(here), **options)
     with Processes() as processes:
-        return elsewhere.run(task, there, processes, lines.append)
+        return remote_stage.run(task, there, processes, lines.append)
 
 
 def test_what_one_copy_made_is_input_of_another(here):
@@ -65,12 +66,12 @@ def test_what_one_copy_made_is_input_of_another(here):
     for stage, needs, there in (("a", (), first), ("b", ("a",), second), ("c", ("a", "b"), first)):
         back = send(here, there, stage, needs)
         assert back.outcome.problem is None
-        elsewhere.take_back(here, back, graph.uncached(here)[stage])
+        remote_stage.take_back(here, back, dvc_graph.uncached(here)[stage])
     assert not (here / "a.txt").exists()
     assert (here / "metrics" / "b.txt").read_text() == "a"
     dvc(here, "pull", "--quiet", "a", "c")
     assert (here / "c.txt").read_text() == "caa"
-    assert graph.stale(here) == {}
+    assert dvc_graph.stale(here) == {}
 
 
 def test_another_code_is_refused_before_it_runs(here):
@@ -88,7 +89,7 @@ def test_another_file_is_not_taken_back(here):
     (there / "stage.py").write_text((there / "stage.py").read_text() + "# other\n")
     back = send(here, there, "a")
     with pytest.raises(InputError, match=r"another stage\.py"):
-        elsewhere.take_back(here, back, [])
+        remote_stage.take_back(here, back, [])
     assert not (here / "dvc.lock").exists()
 
 
@@ -124,10 +125,10 @@ def test_what_other_errands_left_is_no_input(here):
     for stage, needs in (("m", ()), ("e", ("m",))):
         back = send(here, there, stage, needs)
         assert back.outcome.problem is None
-        elsewhere.take_back(here, back, [])
+        remote_stage.take_back(here, back, [])
     dvc(here, "pull", "--quiet")
     assert (here / "e.txt").read_text() == "one\n"
-    assert graph.stale(here) == {}
+    assert dvc_graph.stale(here) == {}
 
 
 def test_tracked_files_travel_with_the_errand(here):
@@ -150,7 +151,7 @@ def test_the_stage_is_given_the_variables(here):
         describe(copy, {"v": {"cmd": "echo $MLFLOW_TRACKING_URI > v.txt", "outs": ["v.txt"]}})
     with Processes() as processes:
         variables = {"MLFLOW_TRACKING_URI": "http://10.0.0.2:5000"}
-        task = elsewhere.errand(here, "v", (), graph.uncached(here))
-        back = elsewhere.run(task, there, processes, lambda line: None, variables)
+        task = remote_stage.errand(here, "v", (), dvc_graph.uncached(here))
+        back = remote_stage.run(task, there, processes, lambda line: None, variables)
     assert back.outcome.problem is None
     assert (there / "v.txt").read_text() == "http://10.0.0.2:5000\n"

@@ -6,9 +6,9 @@ import torch
 from test_export import CNN, MLP, NAMES, RESNET, SHAPE, predictor
 from torch import nn
 
-from flows.embeddings import look
-from flows.export import export
-from flows.served_ensemble import ServedEnsemble
+from flows.drift.embeddings import look
+from flows.models.export import export
+from flows.models.served_ensemble import ServedEnsemble
 from lightning_modules import voting
 from lightning_modules.images import normalize
 

@@ -11,16 +11,19 @@ import pytest
 import torch
 from conftest import ROOT, edit, environment
 
-from flows import dataset, project, tracking
-from flows.ensemble import choose, ensemble
-from flows.params import Params, read
+from flows.data import dataset
+from flows.ensemble import ensemble
+from flows.ensembles.choice import choose
+from flows.params.params_file import Params, read
+from flows.project import file_io, paths
+from flows.tracking import experiments, mlflow_store
 from lightning_modules import scores, voting
 from lightning_modules.errors import InputError
 
 
 def votes(split: str, params: Params) -> torch.Tensor:
     return torch.cat(
-        [torch.from_numpy(np.load(project.predictions_file("digits", member, split))) for member in params.members]
+        [torch.from_numpy(np.load(paths.predictions_file("digits", member, split))) for member in params.members]
     )
 
 
@@ -29,7 +32,7 @@ def labels(split: str) -> torch.Tensor:
 
 
 def table(name: str) -> list[dict]:
-    with (project.plots_folder("digits") / "ensemble" / f"{name}.csv").open(newline="") as stream:
+    with (paths.plots_folder("digits") / "ensemble" / f"{name}.csv").open(newline="") as stream:
         return list(csv.DictReader(stream))
 
 
@@ -41,7 +44,7 @@ def probabilities(result: dict, params: Params, split: str) -> torch.Tensor:
 
 def versions() -> dict[str, list[str]]:
     """Aliases by version of the registered model."""
-    client = tracking.connect()
+    client = mlflow_store.connect()
     aliases = client.get_registered_model("digits").aliases
     found = client.search_model_versions("name = 'digits'")
     return {
@@ -51,14 +54,14 @@ def versions() -> dict[str, list[str]]:
 
 
 def test_the_numbers_agree(finished):
-    params, result = read(), project.read_json(project.ensemble_metrics_file("digits"))
+    params, result = read(), file_io.read_json(paths.ensemble_metrics_file("digits"))
     measured = scores.score(probabilities(result, params, "test"), labels("test"))
     assert result["test"] == pytest.approx(measured, rel=1e-5)
     # On validation the weights of the weighted vote are those of other images.
     own = {"weighted_vote": lambda votes: voting.cross_fitted_vote(votes, labels("validation"))}
     vote = own.get(result["method"], voting.VOTES[result["method"]])(votes("validation", params))
     assert result["validation"] == pytest.approx(scores.score(vote, labels("validation")), rel=1e-5)
-    members = {name: project.read_json(project.member_metrics_file("digits", name)) for name in params.members}
+    members = {name: file_io.read_json(paths.member_metrics_file("digits", name)) for name in params.members}
     best = min(members, key=lambda name: members[name]["validation"]["nll"])
     assert result["best_member"] == best
     assert result["gain"]["accuracy"] == pytest.approx(result["test"]["accuracy"] - members[best]["test"]["accuracy"])
@@ -75,7 +78,7 @@ def test_the_numbers_agree(finished):
 
 
 def test_the_chosen_way_is_the_best_on_validation_and_alone_scored_on_test(finished):
-    params, result = read(), project.read_json(project.ensemble_metrics_file("digits"))
+    params, result = read(), file_io.read_json(paths.ensemble_metrics_file("digits"))
     methods = {row["method"]: float(row["nll"]) for row in table("methods")}
     assert list(methods) == params.ensemble.methods
     assert result["method"] == min(methods, key=methods.get)
@@ -85,8 +88,8 @@ def test_the_chosen_way_is_the_best_on_validation_and_alone_scored_on_test(finis
         for folder in ("metrics", "plots")
         for file in sorted((finished / folder / "digits").glob("ensemble*/*" if folder == "plots" else "ensemble.json"))
     )
-    client = tracking.connect()
-    for run in client.search_runs([tracking.experiment(client, "digits")], "tags.`trainyard.kind` = 'ensemble'"):
+    client = mlflow_store.connect()
+    for run in client.search_runs([experiments.experiment(client, "digits")], "tags.`trainyard.kind` = 'ensemble'"):
         written += json.dumps(run.data.metrics)
     fitted = torch.tensor([float(row["weight"]) for row in table("weights")])
     for method in methods:
@@ -97,7 +100,7 @@ def test_the_chosen_way_is_the_best_on_validation_and_alone_scored_on_test(finis
 
 
 def test_the_order_of_members_is_irrelevant(finished_copy, no_store):
-    before = project.read_json(project.ensemble_metrics_file("digits"))
+    before = file_io.read_json(paths.ensemble_metrics_file("digits"))
     after = ensemble(
         edit(finished_copy, lambda content: content.update(members=dict(reversed(content["members"].items()))))
     )
@@ -111,9 +114,9 @@ def test_the_order_of_members_is_irrelevant(finished_copy, no_store):
 def test_a_dropped_member_does_not_vote_and_one_network_is_an_ensemble_like_itself(finished_copy, no_store, capsys):
     params = edit(finished_copy, lambda content: content["members"].pop("small"))
     assert (finished_copy / "models" / "digits" / "small").is_dir()
-    assert project.predictions_file("digits", "small", "test").exists()
+    assert paths.predictions_file("digits", "small", "test").exists()
     result = ensemble(params)
-    alone = project.read_json(project.member_metrics_file("digits", "wide"))
+    alone = file_io.read_json(paths.member_metrics_file("digits", "wide"))
     assert result["networks"] == 1
     assert result["method"] == "soft_vote"
     said = capsys.readouterr().out
@@ -128,12 +131,12 @@ def test_the_calibration_error_of_seven_equal_networks_is_that_of_one(finished_c
     """Their mean probability, rounded, was above 1; the calibration error was then that of other numbers: 0.77."""
     params = edit(finished_copy, lambda content: content["ensemble"].update(methods=["soft_vote"]))
     (finished_copy / "predictions/digits/files.json").unlink()  # their digests
-    for split in project.SPLITS:
+    for split in paths.SPLITS:
         sure = torch.nn.functional.one_hot(labels(split).roll(3), 10).float().mul(60).log_softmax(1)
         right = torch.arange(len(sure)) % 100 > 0
         sure[right] = sure.roll(-3, 0)[right]
         for member, replicas in (("small", 6), ("wide", 1)):
-            np.save(project.predictions_file("digits", member, split), sure.expand(replicas, -1, -1).numpy())
+            np.save(paths.predictions_file("digits", member, split), sure.expand(replicas, -1, -1).numpy())
     test = ensemble(params)["test"]
     assert 0.95 < test["accuracy"] < 1
     assert test["ece"] == pytest.approx(1 - test["accuracy"], abs=1e-6)
@@ -170,10 +173,10 @@ def test_the_other_score_decides_between_equals_then_the_first():
 )
 def test_what_is_missing_is_bad_input(finished_copy, no_store, missing, said):
     shutil.rmtree(finished_copy / missing)
-    before = project.ensemble_metrics_file("digits").read_bytes()
+    before = paths.ensemble_metrics_file("digits").read_bytes()
     with pytest.raises(InputError, match=said):
         ensemble(read())
-    assert project.ensemble_metrics_file("digits").read_bytes() == before
+    assert paths.ensemble_metrics_file("digits").read_bytes() == before
 
 
 def test_the_first_is_champion_the_same_again_nothing_new_a_changed_one_challenger(finished_copy, capfd):
@@ -237,7 +240,7 @@ def test_the_champion_is_served_without_this_project(finished, tmp_path):
     command = [sys.executable, "-c", SERVE, *arguments]
     subprocess.run(command, cwd=tmp_path, env=environment(PYTHONPATH=""), check=True)
     answers = json.loads((tmp_path / "a.json").read_text())
-    result = project.read_json(project.ensemble_metrics_file("digits"))
+    result = file_io.read_json(paths.ensemble_metrics_file("digits"))
     expected = probabilities(result, read(), "test").exp()
     classes = dataset.load("digits").card["class_names"]
     served = torch.tensor([[answers[name][str(row)] for name in classes] for row in range(len(images))])
@@ -249,7 +252,7 @@ def test_the_champion_is_served_without_this_project(finished, tmp_path):
 
 def test_a_champion_is_set_where_a_kill_prevented_it(finished_copy):
     ensemble(read())
-    client = tracking.connect()
+    client = mlflow_store.connect()
     for alias in ("champion", "challenger"):
         client.delete_registered_model_alias("digits", alias)
     ensemble(read())
@@ -262,12 +265,12 @@ def test_an_ensemble_that_cannot_be_exported_fails_the_stage(finished_copy, monk
     def fails(*_):
         raise RuntimeError("cannot trace this network")
 
-    monkeypatch.setattr("flows.export.export", fails)
+    monkeypatch.setattr("flows.models.export.export", fails)
     with pytest.raises(RuntimeError, match="cannot trace"):
         ensemble(read())
 
 
 def test_a_version_is_tagged_with_the_test_data_that_it_was_scored_on(finished):
-    client = tracking.connect()
+    client = mlflow_store.connect()
     version = client.get_model_version_by_alias("digits", "champion")
     assert version.tags["trainyard.test_sha256"] == dataset.load("digits").card["test_sha256"]

@@ -12,10 +12,13 @@ import torch
 from conftest import edit
 from sklearn import metrics as sklearn_metrics
 
-from flows import dataset, models, plots, project
+from flows.data import dataset
 from flows.evaluate import evaluate
-from flows.params import read
-from flows.spread import mean_and_std, spread
+from flows.models import trained_members
+from flows.params.params_file import read
+from flows.project import file_io, paths
+from flows.reporting import dvc_plots
+from flows.statistics.replicates import mean_and_std, spread
 from lightning_modules import weights
 from lightning_modules.errors import InputError
 
@@ -26,13 +29,13 @@ def table(file: Path) -> list[dict]:
 
 
 def test_the_metrics_are_those_of_the_predictions(finished):
-    labels = {split: dataset.load("digits").split(split)[1] for split in project.SPLITS}
-    each_replica = project.read_json(project.replica_scores_file("digits"))
+    labels = {split: dataset.load("digits").split(split)[1] for split in paths.SPLITS}
+    each_replica = file_io.read_json(paths.replica_scores_file("digits"))
     for member, recipe in read().members.items():
-        summary = project.read_json(project.member_metrics_file("digits", member))
+        summary = file_io.read_json(paths.member_metrics_file("digits", member))
         assert summary["replicas"] == recipe.replicas == len(each_replica[member])
-        for split in project.SPLITS:
-            predicted = np.load(project.predictions_file("digits", member, split))
+        for split in paths.SPLITS:
+            predicted = np.load(paths.predictions_file("digits", member, split))
             assert predicted.shape == (recipe.replicas, len(labels[split]), 10)
             probabilities = np.exp(predicted.astype(np.float64))
             np.testing.assert_allclose(probabilities.sum(2), 1, rtol=1e-5)
@@ -52,26 +55,26 @@ def test_the_metrics_are_those_of_the_predictions(finished):
 
 def test_the_predictions_are_those_of_the_networks_on_disk(finished):
     images, _ = dataset.load("digits").split("test")
-    _, predictors = weights.load(project.model_folder("digits", "small"))
-    saved = np.load(project.predictions_file("digits", "small", "test"))
+    _, predictors = weights.load(paths.model_folder("digits", "small"))
+    saved = np.load(paths.predictions_file("digits", "small", "test"))
     for predictor, own in zip(predictors, saved):
         torch.testing.assert_close(weights.predict(predictor, images), torch.from_numpy(own))
 
 
 def test_the_number_of_training_is_measured_again(finished):
     for member in read().members:
-        card = project.read_json(project.model_folder("digits", member) / "member.json")
-        measured = project.read_json(project.replica_scores_file("digits"))[member]
+        card = file_io.read_json(paths.model_folder("digits", member) / "member.json")
+        measured = file_io.read_json(paths.replica_scores_file("digits"))[member]
         for replica, numbers in zip(card["replicas"], measured):
             assert numbers["validation"]["nll"] == pytest.approx(replica["validation_nll"], rel=1e-4)
             assert numbers["validation"]["accuracy"] == pytest.approx(replica["validation_accuracy"])
 
 
 def test_the_plots_agree_with_the_predictions(finished):
-    folder = project.plots_folder("digits") / "members"
+    folder = paths.plots_folder("digits") / "members"
     labels = dataset.load("digits").split("test")[1]
     for member in read().members:
-        first = np.load(project.predictions_file("digits", member, "test"))[0].argmax(1)
+        first = np.load(paths.predictions_file("digits", member, "test"))[0].argmax(1)
         confusion = [row for row in table(folder / "confusion.csv") if row["network"] == member]
         assert [int(row["actual"]) for row in confusion] == labels.tolist()
         assert [int(row["predicted"]) for row in confusion] == first.tolist()
@@ -97,14 +100,14 @@ def test_again_and_in_another_order_gives_the_same_numbers(finished_copy, no_sto
 
 
 def test_each_replica_has_its_classes_and_confusion_on_both_splits(finished):
-    predictions = project.replica_scores_file("digits").parent
-    each_class = project.read_json(predictions / "classes.json")
+    predictions = paths.replica_scores_file("digits").parent
+    each_class = file_io.read_json(predictions / "classes.json")
     assert {member: len(replicas) for member, replicas in each_class.items()} == {"small": 2, "wide": 1}
     for member, replicas in each_class.items():
         for number, replica in enumerate(replicas):
-            for split in project.SPLITS:
+            for split in paths.SPLITS:
                 labels = dataset.load("digits").split(split)[1]
-                choices = np.load(project.predictions_file("digits", member, split))[number].argmax(1)
+                choices = np.load(paths.predictions_file("digits", member, split))[number].argmax(1)
                 assert replica[split]["confusion"] == sklearn_metrics.confusion_matrix(labels, choices).tolist()
                 recall = sklearn_metrics.recall_score(labels, choices, average=None)
                 found = [scores["recall"] for scores in replica[split]["classes"].values()]
@@ -132,9 +135,9 @@ def test_the_networks_of_all_members_are_never_in_memory_together(finished_copy,
 
     params = edit(finished_copy, change)
     for name in ("third", "fourth"):
-        shutil.copytree(project.model_folder("digits", "wide"), project.model_folder("digits", name))
+        shutil.copytree(paths.model_folder("digits", "wide"), paths.model_folder("digits", name))
     loaded: dict[str, weakref.ref] = {}
-    load = models.load
+    load = trained_members.load
 
     def watched(name: str, member: str) -> tuple[dict, list]:
         card, predictors = load(name, member)
@@ -143,13 +146,13 @@ def test_the_networks_of_all_members_are_never_in_memory_together(finished_copy,
         assert sum(own() is not None for own in loaded.values()) <= 2  # the last one goes when the next one is there
         return card, predictors
 
-    monkeypatch.setattr(models, "load", watched)
+    monkeypatch.setattr(trained_members, "load", watched)
     evaluate(params)
     assert list(loaded) == list(params.members)
 
 
 def test_rows_of_a_table_are_written_as_they_are_made(tmp_path):
-    with plots.Tables(tmp_path / "new") as tables:
+    with dvc_plots.Tables(tmp_path / "new") as tables:
         tables.add("curves", ({"network": name, "epoch": epoch} for name in "ab" for epoch in range(2)))
         tables.add("curves", [{"network": "c", "epoch": 0}])
         tables.add("other", iter([{"x": 1}]))

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from flows import project
-from flows.export import description, export
-from flows.served_ensemble import ServedEnsemble
+from flows.models.export import description, export
+from flows.models.served_ensemble import ServedEnsemble
+from flows.project import file_io
 from lightning_modules import networks, voting, weights
 
 SHAPE, NAMES = [8, 8, 3], ["a", "b", "c"]
@@ -41,7 +41,7 @@ def test_what_is_served_is_the_vote_of_the_networks(tmp_path, method):
     given = torch.tensor([0.5, 0.1, 0.1, 0.3]) if method == "weighted_vote" else None
     answer, expected = served(members, tmp_path, method, given)
     torch.testing.assert_close(answer, expected, atol=1e-6, rtol=1e-5)
-    assert project.read_json(tmp_path / "ensemble.json")["networks"] == [[0, 0], [1, 0], [2, 0], [0, 1]]
+    assert file_io.read_json(tmp_path / "ensemble.json")["networks"] == [[0, 0], [1, 0], [2, 0], [0, 1]]
 
 
 def test_programs_are_as_many_as_kinds_of_networks(tmp_path):
@@ -69,7 +69,7 @@ def test_networks_that_only_look_alike_do_not_share_a_program(tmp_path):
     assert description(members[0]) == description(members[1])
     answer, expected = served(members, tmp_path)
     torch.testing.assert_close(answer, expected, atol=1e-6, rtol=1e-5)
-    assert project.read_json(tmp_path / "ensemble.json")["networks"] == [[0, 0], [1, 0], [1, 1]]
+    assert file_io.read_json(tmp_path / "ensemble.json")["networks"] == [[0, 0], [1, 0], [1, 1]]
 
 
 def test_nothing_that_is_served_is_a_pickle(tmp_path):

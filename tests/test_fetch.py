@@ -12,7 +12,7 @@ import pytest
 import trustme
 from conftest import soon
 
-from flows import fetch
+from flows.data import fetch
 from lightning_modules.errors import InputError, UnavailableError
 
 CONTENT = bytes(range(256)) * 40

@@ -14,10 +14,13 @@ from conftest import dvc, edit, make_dvc_project, refused
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from flows import artifacts, download, incoming, plots, retrain_report
-from flows.foreign_text import fenced, in_csv, in_markdown, printable
-from flows.params import read
-from flows.repro import Outcome
+from flows import download
+from flows.graph.repro import Outcome
+from flows.orchestration import artifacts
+from flows.params.params_file import read
+from flows.reporting import dvc_plots
+from flows.retraining import incoming, incoming_files, retrain_report
+from flows.untrusted.escaping import fenced, in_csv, in_markdown, printable
 from lightning_modules.errors import InputError
 
 NASTY = [
@@ -97,10 +100,10 @@ def test_no_cell_is_computed(project, start):
     (folder / name).write_bytes(b"no image")
     os.utime(folder / name, (0, 0))
     incoming.take_in(read())
-    with incoming.reasons_file().open(newline="", encoding="utf-8") as file:
+    with incoming_files.reasons_file().open(newline="", encoding="utf-8") as file:
         [row] = csv.DictReader(file)
     assert row["was"] == f"'{name}"
-    rows = list(plots.confusion("small", torch.eye(2), torch.tensor([0, 1]), [name, "cat"]))
+    rows = list(dvc_plots.confusion("small", torch.eye(2), torch.tensor([0, 1]), [name, "cat"]))
     assert [row["actual"] for row in rows] == [f"'{name}", "cat"]
 
 
@@ -129,9 +132,9 @@ def test_a_class_s_name_runs_nothing_on_dvc_s_page(tmp_path):
         "stages:\n  one:\n    cmd: python -c 'pass'\nplots:\n  - confusion.csv:\n      x: actual\n      y: predicted\n"
     )
     folder = make_dvc_project(tmp_path / "p", stage)
-    with plots.Tables(folder) as tables:
-        tables.add("confusion", plots.confusion("small", torch.eye(4), torch.arange(4), names))
-        tables.add("classes", plots.per_class("small", {name: {"f1": 1.0} for name in names}))
+    with dvc_plots.Tables(folder) as tables:
+        tables.add("confusion", dvc_plots.confusion("small", torch.eye(4), torch.arange(4), names))
+        tables.add("classes", dvc_plots.per_class("small", {name: {"f1": 1.0} for name in names}))
     dvc(folder, "plots", "show")
     page = (folder / "dvc_plots" / "index.html").read_text(encoding="utf-8")
     found = Scripts(page)

@@ -24,9 +24,9 @@ STAGES = {
 RUN = """
 import json, subprocess, sys
 from pathlib import Path
-from flows import graph
-from flows.processes import Processes
-from flows.repro import Repro
+from flows.graph import dvc_graph
+from flows.graph.repro import Repro
+from flows.machine.processes import Processes
 
 root = Path.cwd()
 
@@ -36,7 +36,7 @@ def run(stages):
         outcomes = {stage: repro(stage, lambda line: None) for stage in stages}
     problems = {stage: [outcome.problem, list(outcome.last_lines)] for stage, outcome in outcomes.items()}
     lock = root / "dvc.lock"
-    return {"problems": problems, "lock": list(graph.described(lock)), "stale": sorted(graph.stale(root))}
+    return {"problems": problems, "lock": list(dvc_graph.described(lock)), "stale": sorted(dvc_graph.stale(root))}
 
 full = run(["twice", "large"])
 subprocess.run(["mount", "-o", "remount,size=200m", sys.argv[1]], check=True)
@@ -90,8 +90,9 @@ STAGES_RUN = """
 import contextlib, json, os, sys
 from pathlib import Path
 from flows import download, ensemble, evaluate, train
-from flows.console import run
-import lightning_modules.fit, flows.tracking, flows.replicas, flows.export, lightning_modules.voting
+from flows.commands.console import run
+import lightning_modules.fit, flows.tracking.loading, flows.training.replicas, flows.models.export
+import lightning_modules.voting
 
 def files():
     return sorted(path.as_posix() for path in Path().rglob("*") if ".trainyard" not in path.parts and path.is_file())

@@ -11,11 +11,15 @@ import torch
 import yaml
 from conftest import ROOT, at_home, edit, made_once, make_project, shrink
 
-from flows import champion, dataset, gate, promote, rollback, status, tracking
-from flows.console import run
-from flows.export import export
-from flows.params import Gate, parse, read
-from flows.promotion import standing
+from flows.commands import champion, promote, rollback, status
+from flows.commands.console import run
+from flows.data import dataset
+from flows.models.export import export
+from flows.params.params_file import parse, read
+from flows.params.sections import Gate
+from flows.promotion import gate
+from flows.promotion.promoting import standing
+from flows.tracking import mlflow_store, registration
 from lightning_modules import scores, sealed, voting
 from lightning_modules.errors import InputError, UnavailableError
 
@@ -218,7 +222,7 @@ def register(name: str, model: Nearest, folder: Path, **changed) -> None:
         del card["metrics"][number]
     folder.mkdir()
     export([model], voting.Vote("soft_vote", None), card["shape"], card["class_names"], folder)
-    registrar = tracking.Registrar("digits")
+    registrar = registration.Registrar("digits")
     assert registrar.register(name, card, folder), registrar.lost
 
 
@@ -240,7 +244,7 @@ def judged_once(tmp_path_factory, empty_store) -> Path:
         register("tie", nearest(100, scale=600.0), place / "3")
         broken = nearest(1)
         broken.means[0] = float("nan")
-        register("broken", broken, place / "4", metrics=dict.fromkeys(tracking.SCORES, 0.9))
+        register("broken", broken, place / "4", metrics=dict.fromkeys(registration.SCORES, 0.9))
         register("other test data", nearest(1), place / "5", test_sha256="0" * 64)
         register("nan", nearest(1), place / "6", metrics={"test_nll": float("nan")})
         register("missing", nearest(1), place / "7", leave_out=["test_ece"])
@@ -257,7 +261,7 @@ def project_of(judged_once, tmp_path, monkeypatch):
         folder = tmp_path / "a project"
         shutil.copytree(judged_once, folder)
         monkeypatch.chdir(folder)
-        tracking.connect().set_registered_model_alias("digits", "challenger", challenger)
+        mlflow_store.connect().set_registered_model_alias("digits", "challenger", challenger)
         return folder
 
     return enter
@@ -323,7 +327,7 @@ def test_the_champion_as_challenger_leaves_nothing_to_decide(project_of):
 
 def test_the_first_becomes_champion_unless_it_gives_no_numbers(project_of):
     project_of(GOOD)
-    client = tracking.connect()
+    client = mlflow_store.connect()
     client.delete_registered_model_alias("digits", "champion")
     decision = gate.decide("digits", read())
     assert (decision["verdict"], decision["champion"]) == ("promote", None)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flows import hardware
+from flows.machine import hardware
 from lightning_modules.errors import InputError
 
 

@@ -10,8 +10,9 @@ import pytest
 from conftest import peak
 from PIL import Image
 
-from flows import added, image_file, predict, sources
-from flows.params import Limits
+from flows.commands import predict
+from flows.data import added, class_folders, image_file
+from flows.params.sections import Limits
 from lightning_modules.errors import InputError
 
 MIB = 1 << 20
@@ -63,7 +64,7 @@ def decode(which: str, file, limits: Limits):
     if which == "added":
         return added.decode(file, (8, 8, 3), limits)
     if which == "sources":
-        return sources.decode_files([file], file.parent, limits)[0][0]
+        return class_folders.decode_files([file], file.parent, limits)[0][0]
     return predict.fitted(predict.read_image(file, limits), [8, 8, 3])
 
 
@@ -185,7 +186,7 @@ def test_a_large_image_is_decoded_in_the_memory_of_its_pixels_and_a_jpeg_in_less
     Image.new("P", (6000, 6000)).save("image.png")
     Image.new("RGB", (6000, 6000)).save("image.jpg")
     resized = (
-        "import sys; from flows import image_file; from flows.params import Limits; import PIL.Image\n"
+        "import sys; from flows.data import image_file; from flows.params.sections import Limits; import PIL.Image\n"
         "for name in sys.argv[1:]:\n"
         "    image_file.resized(image_file.content(name, Limits()), (8, 8, 3), Limits())\n"
     )
@@ -202,7 +203,7 @@ def test_a_tile_larger_than_its_image_takes_no_memory(tmp_path, monkeypatch):
         tiff((322, 4, 20_480), (323, 4, 20_480), (324, 4, None), (325, 4, len(data)), data=data)
     )
     tried = (
-        "from pathlib import Path; from flows import added; from flows.params import Limits\n"
+        "from pathlib import Path; from flows.data import added; from flows.params.sections import Limits\n"
         "from lightning_modules.errors import InputError\n"
         "try: added.decode(Path('bomb.tif'), (8, 8, 1), Limits())\n"
         "except InputError as error: assert 'tiles of 20480×20480' in str(error), error\n"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.image_folder import read, sample
+from flows.data.image_folder import read, sample
 from lightning_modules.errors import InputError
 
 GREY, COLOUR = (8, 6, 1), (8, 6, 3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules import known
+from lightning_modules import names
 from lightning_modules.images import AUGMENTATIONS, Blocks, Images, normalize
 
 COUNT, SHAPE = 40, (16, 24, 3)
@@ -38,7 +38,7 @@ def same(batched: torch.Tensor, image: np.ndarray) -> bool:
 
 
 def test_the_known_names_are_those_of_the_code():
-    assert set(known.AUGMENTATIONS) == set(AUGMENTATIONS)
+    assert set(names.AUGMENTATIONS) == set(AUGMENTATIONS)
 
 
 def test_without_augmentation_a_batch_is_the_normalised_images_at_its_index(split):

@@ -16,9 +16,10 @@ import pytest
 from conftest import environment, peak
 from PIL import Image
 
-from flows import added, incoming, retrain_report, sources
+from flows.data import added, sources
 from flows.download import download
-from flows.params import read
+from flows.params.params_file import read
+from flows.retraining import incoming, retrain_report
 from lightning_modules.errors import InputError
 
 REASONS = {
@@ -237,7 +238,7 @@ def test_what_claims_to_be_huge_is_refused_before_it_is_decoded(project):
     os.truncate(place / "sparse.webp", 3 << 30)
     settle(place / "sparse.webp")
     assert (place / "sparse.webp").stat().st_blocks * 512 < 1 << 20
-    taken = "from flows import incoming; from flows.params import read; incoming.take_in(read())"
+    taken = "from flows.retraining import incoming; from flows.params.params_file import read; incoming.take_in(read())"
     assert peak(taken) < 256 << 20
     [row] = rejected(project)
     assert "has 3,221,225,472 bytes, and limits.image_bytes in params.yaml allows 100,000,000" in row["reason"]
@@ -248,8 +249,9 @@ def test_what_claims_to_be_huge_is_refused_before_it_is_decoded(project):
 # Is killed as the system kills what takes all memory: without a word, while it decodes the bomb.
 OUT_OF_MEMORY = """
 import os, signal
-from flows import image_file, incoming
-from flows.params import read
+from flows.data import image_file
+from flows.params.params_file import read
+from flows.retraining import incoming
 pixels = image_file.pixels
 
 def decode(content, *given, **named):
@@ -442,10 +444,10 @@ def test_an_image_is_on_the_disk_before_it_goes_from_where_it_was(project, monke
 
 
 def test_the_folders_of_the_classes_are_made_once_these_are_known(project):
-    incoming.make_folders("digits")
+    added.make_folders("digits")
     assert not (project / "data").exists()
     download(read())
-    incoming.make_folders("digits")
+    added.make_folders("digits")
     assert {path.name for path in (project / "data/incoming").iterdir()} == set("0123456789")
     assert incoming.waiting() == []
 
@@ -453,8 +455,8 @@ def test_the_folders_of_the_classes_are_made_once_these_are_known(project):
 # Ends itself before the move of that number, and is then another process: nothing is tidied up.
 KILLED = """
 import os, signal, sys
-from flows import incoming
-from flows.params import read
+from flows.params.params_file import read
+from flows.retraining import incoming
 left = int(sys.argv[1])
 
 def before(method):

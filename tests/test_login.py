@@ -22,11 +22,15 @@ import psutil
 import pytest
 from conftest import LIMIT, environment, forget_stores, make_project, soon
 
-from flows import login, ports, private_file, served, tracking, ui
-from flows.door import Door
-from flows.links import LIFETIME, Links
-from flows.locked import Locked
-from flows.params import read
+from flows.access import login, running_servers
+from flows.access.basic_authentication import Locked
+from flows.access.door import Door
+from flows.access.one_time_links import LIFETIME, Links
+from flows.commands import ui
+from flows.machine import ports
+from flows.params.params_file import read
+from flows.project import private_files
+from flows.tracking import experiments, loading, mlflow_store
 from lightning_modules.errors import InputError
 
 NOBODY = 65534
@@ -71,7 +75,7 @@ class Pages:
         self.folder, self.log = folder, folder / "ui.log"
         self.port = ports.free_port()
         self.address = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "flows.ui", "--port", str(self.port)]
+        command = [sys.executable, "-m", "flows.commands.ui", "--port", str(self.port)]
         with self.log.open("w") as file:
             self.process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=file, stderr=file)
         up = soon(lambda: ports.answers(f"{self.address}/health") or self.process.poll() is not None)
@@ -165,7 +169,7 @@ def test_another_user_of_the_machine_gets_at_no_file_and_sees_no_secret(pages):
         assert as_nobody("cat", str(path)).returncode, path
     assert as_nobody("cat", str(pages.folder / "params.yaml")).returncode == 0  # so it is not the folder that is closed
     shown = as_nobody("ps", "-eo", "args", "-ww").stdout
-    assert "flows.mlflow_server" in shown
+    assert "flows.tracking.mlflow_server" in shown
     token = pages.link.rpartition("#")[2]
     assert not [secret for secret in (pages.password, token, "mlflow.db") if secret in own_lines(shown, pages)]
 
@@ -299,19 +303,20 @@ def test_another_protocol_than_http_is_locked_too():
 def test_the_owners_programs_log_in_by_variables(pages, finished_copy, monkeypatch):
     import mlflow
 
-    from flows import ensemble, track
+    from flows import ensemble
+    from flows.ensembles import late_registration
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", pages.address)
     with pytest.raises(mlflow.exceptions.MlflowException, match="MLFLOW_TRACKING_USERNAME"):
-        tracking.connect().search_experiments()
+        mlflow_store.connect().search_experiments()
     for name, value in {"USERNAME": "trainyard", "PASSWORD": pages.password}.items():
         monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
-    assert track.track(read())
+    assert late_registration.track(read())
     assert ensemble.ensemble(read())
-    _, about = tracking.load_champion("digits")
+    _, about = loading.load_champion("digits")
     assert about["version"] == "1"
-    client = tracking.connect()
-    runs = client.search_runs([tracking.experiment(client, "digits")])
+    client = mlflow_store.connect()
+    runs = client.search_runs([experiments.experiment(client, "digits")])
     assert {run.info.run_name for run in runs} >= {"small", "small-0", "small-1", "wide", "ensemble"}
     forget_stores(monkeypatch)
 
@@ -330,14 +335,14 @@ def test_no_other_server_is_sent_the_secret(project, monkeypatch):
                 patch.delenv(name)
             for name, value in env.items():
                 patch.setenv(name, value)
-            tracking.connect()
+            mlflow_store.connect()
             assert len({name in os.environ for name in variables}) == 1
             return variables[0] in os.environ
 
     assert not logs_in(MLFLOW_TRACKING_URI=address)
-    served.note("http://127.0.0.1:4200/api", address)  # a user's own, which `trainyard serve` was told of
+    running_servers.note("http://127.0.0.1:4200/api", address)  # a user's own, which `trainyard serve` was told of
     assert not logs_in(MLFLOW_TRACKING_URI=address)
-    served.note("http://127.0.0.1:4200/api", address, own_mlflow=True)
+    running_servers.note("http://127.0.0.1:4200/api", address, own_mlflow=True)
     assert logs_in(MLFLOW_TRACKING_URI=address)
     assert logs_in(MLFLOW_TRACKING_URI=f"{address}/", MLFLOW_REGISTRY_URI=address)
     assert not logs_in(MLFLOW_TRACKING_URI="http://127.0.0.1:5001")
@@ -346,7 +351,7 @@ def test_no_other_server_is_sent_the_secret(project, monkeypatch):
 
 
 def test_where_it_is_served_already_ui_prints_another_link(project):
-    served.note("http://127.0.0.1:4200/api", "http://127.0.0.1:5055", own_mlflow=True)
+    running_servers.note("http://127.0.0.1:4200/api", "http://127.0.0.1:5055", own_mlflow=True)
     # `served.addresses` goes by the process that noted it.
     from click.testing import CliRunner
 
@@ -377,8 +382,8 @@ def mode(path: Path) -> int:
 
 def test_what_the_store_is_made_of_is_its_owners(project):
     with widely_open():
-        tracking.connect()
-        tracking.experiment(tracking.connect(), "digits")
+        mlflow_store.connect()
+        experiments.experiment(mlflow_store.connect(), "digits")
     for name in ("mlflow.db", "mlartifacts", ".trainyard"):
         assert mode(project / name) & 0o077 == 0, name
 
@@ -397,7 +402,7 @@ def test_a_store_that_others_could_read_is_closed_when_it_is_opened(store, proje
     (project / "mlflow.db.lock").touch(0o666)
     for folder in ("mlartifacts", ".trainyard"):
         (project / folder).mkdir(mode=0o755)
-    tracking.connect()
+    mlflow_store.connect()
     login.password()
     for name in ("mlflow.db", "mlflow.db.lock", "mlartifacts", ".trainyard"):
         assert mode(project / name) & 0o077 == 0, name
@@ -406,11 +411,11 @@ def test_a_store_that_others_could_read_is_closed_when_it_is_opened(store, proje
 def test_a_store_that_a_group_shares_on_purpose_stays_open_to_it(store, project):
     project.chmod(0o2775)
     (project / "mlflow.db").chmod(0o664)
-    tracking.connect()
+    mlflow_store.connect()
     assert mode(project / "mlflow.db") == 0o660
     with widely_open():
-        private_file.create(project / "new")
-        private_file.make_folder(project / "folder")
+        private_files.create(project / "new")
+        private_files.make_folder(project / "folder")
     assert (mode(project / "new"), mode(project / "folder") & 0o777) == (0o660, 0o770)
 
 
@@ -418,7 +423,7 @@ def test_another_store_that_the_user_names_is_left_as_it_is(project, empty_store
     other = Path(shutil.copy(empty_store, tmp_path / "x.db"))
     other.chmod(0o644)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
-    tracking.connect()
+    mlflow_store.connect()
     assert mode(other) == 0o644
 
 
@@ -426,15 +431,15 @@ def test_what_is_another_users_or_elsewhere_is_not_touched(tmp_path):
     file = tmp_path / "a"
     file.touch(0o644)
     (tmp_path / "link").symlink_to(file)
-    private_file.tighten(tmp_path / "link")
-    private_file.tighten(tmp_path / "none")
+    private_files.tighten(tmp_path / "link")
+    private_files.tighten(tmp_path / "none")
     assert mode(file) == 0o644
     if not os.geteuid():
         os.chown(file, NOBODY, NOBODY)
-        private_file.tighten(file)
+        private_files.tighten(file)
         assert mode(file) == 0o644
     (tmp_path / "passage").mkdir(0o711)
-    private_file.make_folder(tmp_path / "passage")
+    private_files.make_folder(tmp_path / "passage")
     assert mode(tmp_path / "passage") == 0o711
 
 
@@ -450,7 +455,7 @@ def test_the_secret_of_another_user_is_named_and_not_asked_for(project, monkeypa
 
 
 def test_the_server_does_not_start_without_a_password():
-    command = [sys.executable, "-m", "flows.mlflow_server", "--port", str(ports.free_port())]
+    command = [sys.executable, "-m", "flows.tracking.mlflow_server", "--port", str(ports.free_port())]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "TRAINYARD_PASSWORD is not set: it is the password of the user trainyard\n"

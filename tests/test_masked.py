@@ -16,8 +16,9 @@ import psutil
 import pytest
 from conftest import LIMIT, ROOT, dvc, dvc_init, edit, environment, make_project, shrink, soon
 
-from flows import fetch, masked
 from flows.cli import COMMANDS
+from flows.data import fetch
+from flows.untrusted import masking
 from lightning_modules.errors import InputError
 
 NOBODY = "127.0.0.1:9"  # a port at which nothing listens
@@ -54,7 +55,7 @@ NOBODY = "127.0.0.1:9"  # a port at which nothing listens
     ],
 )  # fmt: skip
 def test_an_address_is_shown_without_what_is_secret(given, shown):
-    assert masked.address(given) == shown
+    assert masking.address(given) == shown
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_an_address_is_shown_without_what_is_secret(given, shown):
 )
 def test_text_that_quotes_an_address_nobody_knows(said):
     assert "hunter2" in said.format(*["hunter2"] * 3)
-    assert "hunter2" not in masked.text(said.format(*["hunter2"] * 3))
+    assert "hunter2" not in masking.text(said.format(*["hunter2"] * 3))
 
 
 def test_text_that_quotes_a_part_of_what_the_environment_holds(monkeypatch):
@@ -80,7 +81,7 @@ def test_text_that_quotes_a_part_of_what_the_environment_holds(monkeypatch):
         "it is https://me:odd pass'word@host/x?key=abc%2Bdefgh, but", "odd pass'word", "odd%20pass%27word",
         "abc+defgh", "abc%2Bdefgh", "pr0xy-pass", "the key /wJalrXUtnFEMI is unknown", "someone:pre-fect", "pre-fect",
     ):  # fmt: skip
-        shown = masked.text(said)
+        shown = masking.text(said)
         for secret in ("pass", "abc", "defgh", "wJal", "pre-fect"):
             assert secret not in shown, said
 
@@ -93,11 +94,11 @@ def test_other_text_stays_as_it_is(monkeypatch):
         "a cat? dogs=2 & a false /a/file of trainyard@host", "https://host/x: 404 Not Found", "models:/digits@champion",
         "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=ab",
     ):  # fmt: skip
-        assert masked.text(said) == said
+        assert masking.text(said) == said
 
 
 def test_a_provenance_names_no_secret():
-    from flows.sources import origin
+    from flows.data.published import origin
 
     archive = fetch.Archive("a", 1, "0", "https://me:hunter2@host/a?sig=hunter2")
     assert origin(archive, archive)["from"] == "https://***@host/a?sig=***"
@@ -107,7 +108,7 @@ def test_a_provenance_names_no_secret():
     "uri", ["foo://me:hunter2@h/x", "postgresql://me:hunter2@h:port/x", f"mysql://h2:hunter2@{NOBODY}/x"]
 )
 def test_a_store_that_cannot_be(project, monkeypatch, uri):
-    from flows.registry import Registry
+    from flows.tracking.registry import Registry
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(InputError) as refused:
@@ -230,7 +231,7 @@ def test_secrets_would_be_found(told, tmp_path):
 def test_what_no_command_foresaw_is_told_without_secrets(project):
     code = """
 import click, os, sys
-from flows.console import run
+from flows.commands.console import run
 
 @click.command()
 def command():

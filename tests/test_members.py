@@ -4,7 +4,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from flows.params import parse
+from flows.params.params_file import parse
 
 OFFERED = sorted((ROOT / "docs" / "members").glob("*.yaml"))
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_modules import known, networks
+from lightning_modules import names, networks
 from lightning_modules.activations import ACTIVATIONS
 from lightning_modules.initializers import INITIALIZERS
 from lightning_modules.networks import NETWORKS
@@ -45,9 +45,9 @@ def parameters(network: nn.Module) -> int:
 
 
 def test_the_known_names_are_those_of_the_code():
-    assert set(known.NETWORKS) == set(NETWORKS)
-    assert set(known.ACTIVATIONS) == set(ACTIVATIONS)
-    assert set(known.INITIALIZERS) == set(INITIALIZERS)
+    assert set(names.NETWORKS) == set(NETWORKS)
+    assert set(names.ACTIVATIONS) == set(ACTIVATIONS)
+    assert set(names.INITIALIZERS) == set(INITIALIZERS)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
@@ -61,12 +61,12 @@ def test_every_network_fits_every_shape(name, shape):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_default_settings_build(name):
-    network = built(name, (16, 16, 3), settings=known.NETWORKS[name])
+    network = built(name, (16, 16, 3), settings=names.NETWORKS[name])
     assert network(images((16, 16, 3))).shape == (3, 10)
 
 
 def test_the_cnn_is_the_five_convolution_network():
-    network = built("cnn", (32, 32, 3), settings=known.NETWORKS["cnn"])
+    network = built("cnn", (32, 32, 3), settings=names.NETWORKS["cnn"])
     convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     assert [(layer.kernel_size, layer.out_channels) for layer in convolutions] == [
         ((5, 5), 64), ((5, 5), 64), ((3, 3), 128), ((3, 3), 128), ((3, 3), 128),
@@ -85,13 +85,13 @@ def test_the_cnn_is_the_five_convolution_network():
 
 
 def test_the_parameters_of_the_other_networks():
-    mlp = built("mlp", (28, 28, 1), settings=known.NETWORKS["mlp"])
+    mlp = built("mlp", (28, 28, 1), settings=names.NETWORKS["mlp"])
     assert parameters(mlp) == 785 * 512 + 2 * 513 * 512 + 513 * 10
-    assert parameters(built("resnet", (32, 32, 3), settings=known.NETWORKS["resnet"])) == 696_234
+    assert parameters(built("resnet", (32, 32, 3), settings=names.NETWORKS["resnet"])) == 696_234
 
 
 def test_a_photograph_does_not_give_the_cnn_a_hundred_million_weights():
-    assert parameters(built("cnn", (512, 512, 3), settings=known.NETWORKS["cnn"])) == 3_626_314
+    assert parameters(built("cnn", (512, 512, 3), settings=names.NETWORKS["cnn"])) == 3_626_314
 
 
 @pytest.mark.parametrize("name", NETWORKS)

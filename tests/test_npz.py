@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import peak
 
-from flows import image_folder, npz, sources
-from flows.params import Limits
+from flows.data import image_folder, labelled_arrays, npz
+from flows.params.sections import Limits
 from lightning_modules.errors import InputError
 
 MIB = 1 << 20
@@ -68,7 +68,7 @@ def from_folder(file, limits: Limits):
 
 
 def from_sources(file, limits: Limits):
-    return sources.from_archive(file, 0.2, limits)
+    return labelled_arrays.from_archive(file, 0.2, limits)
 
 
 READERS = [from_folder, from_sources]
@@ -175,7 +175,7 @@ def test_of_a_large_archive_a_sample_takes_the_memory_of_a_sample(file, monkeypa
     end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, len(central), len(local), 0)
     file.write_bytes(local + central + end)
     read = (
-        "from pathlib import Path; from flows import image_folder\n"
+        "from pathlib import Path; from flows.data import image_folder\n"
         "found = image_folder.read(Path('images.npz'), (8, 8, 1), 10, 0)\n"
         f"assert (found.images.shape, found.found) == ((10, 8, 8, 1), {count})\n"
     )

@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from lightning_modules import known, optimizers
+from lightning_modules import names, optimizers
 from lightning_modules.errors import InputError
 from lightning_modules.optimizers import OPTIMIZERS, SCHEDULES
 
@@ -28,8 +28,8 @@ def plain(value):
 
 
 def test_the_known_names_are_those_of_the_code():
-    assert set(known.OPTIMIZERS) == set(OPTIMIZERS) == set(RATES)
-    assert set(known.SCHEDULES) == set(SCHEDULES)
+    assert set(names.OPTIMIZERS) == set(OPTIMIZERS) == set(RATES)
+    assert set(names.SCHEDULES) == set(SCHEDULES)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -45,13 +45,13 @@ def test_the_known_hyper_parameters_and_defaults_are_torchs(name):
         del expected["nesterov"]  # what tells momentum and nag apart
     if name == "nag":
         del expected["dampening"]  # Nesterov's momentum has none
-    assert known.OPTIMIZERS[name] == expected
+    assert names.OPTIMIZERS[name] == expected
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_defaults_can_be_given(name):
     parameter = torch.nn.Parameter(torch.ones(2))
-    given = optimizers.build({"name": name, "lr": 0.1, "weight_decay": 0.0, **known.OPTIMIZERS[name]}, [parameter])
+    given = optimizers.build({"name": name, "lr": 0.1, "weight_decay": 0.0, **names.OPTIMIZERS[name]}, [parameter])
     short = optimizers.build({"name": name, "lr": 0.1, "weight_decay": 0.0}, [parameter])
     for key, value in short.param_groups[0].items():
         if key != "params":

@@ -10,12 +10,12 @@ import psutil
 import pytest
 from conftest import LIMIT, dvc_init, soon
 
-from flows import orphan
+from flows.machine import orphans
 
 STAGE = """
 import os, time
 from pathlib import Path
-from flows.orphan import die_with_dvc
+from flows.machine.orphans import die_with_dvc
 
 assert die_with_dvc() is not None
 Path("pid").write_text(str(os.getpid()))
@@ -55,14 +55,14 @@ def test_a_stage_ends_with_dvc(tmp_path: Path, number: int):
 
 def test_outside_dvc_nothing_is_watched(monkeypatch):
     monkeypatch.delenv("DVC_STAGE", raising=False)
-    assert orphan.die_with_dvc() is None
+    assert orphans.die_with_dvc() is None
 
 
 def test_a_variable_alone_is_no_dvc(monkeypatch):
     monkeypatch.setenv("DVC_STAGE", "train@mlp")
-    monkeypatch.setattr(orphan, "runs_dvc", lambda process: False)
-    monkeypatch.setattr(orphan, "abandoned", lambda: False)
-    assert orphan.die_with_dvc() is None
+    monkeypatch.setattr(orphans, "runs_dvc", lambda process: False)
+    monkeypatch.setattr(orphans, "abandoned", lambda: False)
+    assert orphans.die_with_dvc() is None
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_dvc_is_told_from_other_commands(command, expected):
         def cmdline(self):
             return command
 
-    assert orphan.runs_dvc(Process()) is expected
+    assert orphans.runs_dvc(Process()) is expected
 
 
 def test_a_stranger_with_dvcs_number_is_not_dvc(monkeypatch):
@@ -93,9 +93,9 @@ def test_a_stranger_with_dvcs_number_is_not_dvc(monkeypatch):
             return psutil.STATUS_RUNNING
 
     done = []
-    monkeypatch.setattr(orphan, "GRACE", 0)
-    monkeypatch.setattr(orphan.os, "kill", lambda pid, number: done.append((pid, number)))
-    monkeypatch.setattr(orphan.os, "_exit", lambda code: done.append(code))
-    orphan.watch(Stranger())
+    monkeypatch.setattr(orphans, "GRACE", 0)
+    monkeypatch.setattr(orphans.os, "kill", lambda pid, number: done.append((pid, number)))
+    monkeypatch.setattr(orphans.os, "_exit", lambda code: done.append(code))
+    orphans.watch(Stranger())
     # A handler that raises can be lost in a destructor: then the process is ended all the same.
     assert done == [(os.getpid(), signal.SIGTERM), 143]

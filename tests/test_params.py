@@ -11,9 +11,9 @@ import pytest
 import yaml
 from conftest import LIMIT
 
-from flows import params
-from flows.params import parse
-from lightning_modules import known
+from flows.params import fields, params_file
+from flows.params.params_file import parse
+from lightning_modules import names
 from lightning_modules.errors import DivergedError, InputError
 
 SHIPPED = Path(__file__).resolve().with_name("params.yaml")
@@ -48,22 +48,22 @@ def refusal(content: dict, key: str, value: object) -> str:
 def test_what_is_shipped_is_valid(content):
     shipped = parse(content)
     assert shipped.dataset == "digits"
-    assert set(shipped.data) == set(params.DATASETS)
+    assert set(shipped.data) == set(fields.DATASETS)
     assert shipped.feed == shipped.data["digits"]
     assert list(shipped.members) == list(content["members"])
-    assert shipped == params.read(SHIPPED)
-    assert params.read(SHIPPED.parents[1] / "params.yaml").members
+    assert shipped == params_file.read(SHIPPED)
+    assert params_file.read(SHIPPED.parents[1] / "params.yaml").members
 
 
-@pytest.mark.parametrize("dataset", params.DATASETS)
+@pytest.mark.parametrize("dataset", fields.DATASETS)
 def test_moving_to_another_dataset_is_one_word(content, dataset):
     assert parse(put(content, "dataset", dataset)).feed.epochs == content["data"][dataset]["epochs"]
 
 
 def test_the_comments_name_what_is_known():
     text = SHIPPED.read_text(encoding="utf-8")
-    for names in (params.DATASETS, known.AUGMENTATIONS, known.SCHEDULES):
-        line = next(line for line in text.splitlines() if all(name in line for name in names))
+    for known in (fields.DATASETS, names.AUGMENTATIONS, names.SCHEDULES):
+        line = next(line for line in text.splitlines() if all(name in line for name in known))
         assert "|" in line
 
 
@@ -247,13 +247,13 @@ def test_two_mistakes_are_told_at_once(content):
     assert '"sed"' in said
 
 
-@pytest.mark.parametrize("name", known.OPTIMIZERS)
+@pytest.mark.parametrize("name", names.OPTIMIZERS)
 def test_every_optimizer_takes_its_defaults_and_no_others(content, name):
-    settings = {"name": name, "lr": 0.1, **known.OPTIMIZERS[name]}
+    settings = {"name": name, "lr": 0.1, **names.OPTIMIZERS[name]}
     optimizer = parse(put(content, "members.mlp.optimizer", settings)).member("mlp").optimizer
     assert optimizer.model_dump() == settings | {"weight_decay": 0.0}
     assert "unknown setting" in refusal(content, "members.mlp.optimizer", settings | {"speed": 1})
-    for key, value in known.OPTIMIZERS[name].items():
+    for key, value in names.OPTIMIZERS[name].items():
         wrong = "x" if not isinstance(value, list) else ["x"] * len(value)
         assert f"{key} is " in refusal(content, "members.mlp.optimizer", settings | {key: wrong})
 
@@ -275,10 +275,10 @@ def test_what_yaml_reads_as_a_string_becomes_a_float(content):
     assert parse(put(content, "data.digits.test", "2e-1")).feed.test == 0.2
 
 
-@pytest.mark.parametrize("name", known.NETWORKS)
+@pytest.mark.parametrize("name", names.NETWORKS)
 def test_a_networks_settings_are_completed_with_their_defaults(content, name):
     network = parse(put(content, "members.mlp.network", {"name": name})).member("mlp").network
-    assert network.model_dump() == {"name": name, **known.NETWORKS[name]}
+    assert network.model_dump() == {"name": name, **names.NETWORKS[name]}
 
 
 def test_an_unknown_member_is_told_the_known_ones(content):
@@ -316,16 +316,16 @@ def test_a_file_that_is_no_mapping_is_told_in_one_line(tmp_path, text, word):
     file = tmp_path / "params.yaml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=word) as error:
-        params.read(file)
+        params_file.read(file)
     assert "\n" not in str(error.value)
 
 
 def test_a_file_that_is_no_text_or_not_there(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
-        params.read(tmp_path / "params.yaml")
+        params_file.read(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="no valid YAML"):
-        params.read(tmp_path / "params.yaml")
+        params_file.read(tmp_path / "params.yaml")
 
 
 def check(folder: Path) -> subprocess.CompletedProcess:
@@ -375,7 +375,7 @@ def test_the_command_outside_of_a_project(tmp_path):
 def test_every_command_ends_bad_input_with_2_and_a_failed_training_with_1(error, code, capsys, monkeypatch):
     import click
 
-    from flows.console import run
+    from flows.commands.console import run
 
     @click.command()
     def command():

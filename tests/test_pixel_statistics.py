@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flows.pixel_statistics import statistics
+from flows.drift.pixel_statistics import statistics
 
 
 def of(image) -> dict[str, float]:

@@ -10,7 +10,9 @@ from click.testing import CliRunner
 from conftest import edit, refused
 from PIL import Image
 
-from flows import dataset, masked, predict
+from flows.commands import predict
+from flows.data import dataset
+from flows.untrusted import masking
 from lightning_modules.errors import InputError
 
 
@@ -68,7 +70,7 @@ def test_the_command_says_a_line_a_file_or_json(digit):
 
 def said(capfd, *arguments: str) -> tuple[int, str, str]:
     """The exit code of the command, and what it prints."""
-    from flows.console import run
+    from flows.commands.console import run
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["predict", *arguments])
@@ -206,16 +208,16 @@ def test_a_store_that_does_not_answer_is_named(project, no_store, black, capfd):
 @pytest.mark.parametrize("uri", ["sqlite:////dev/null/x.db", "foo://bar", "postgresql://nobody@127.0.0.1:9/x"])
 def test_a_store_that_cannot_be_used_is_not_one_without_a_champion(project, monkeypatch, black, capfd, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert f"MLflow at {masked.address(uri)} cannot be used" in refused(capfd, predict.command, black, code=1)
+    assert f"MLflow at {masking.address(uri)} cannot be used" in refused(capfd, predict.command, black, code=1)
 
 
 def test_a_champion_whose_files_are_gone_is_said(finished_copy, no_store, monkeypatch):
     # Copied without its artifacts.
-    from flows import tracking
     from flows.ensemble import ensemble
+    from flows.tracking import loading
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     ensemble(edit(finished_copy, lambda content: content["ensemble"].update(methods=["hard_vote"])))
     (finished_copy / "mlartifacts").rename(finished_copy / "elsewhere")
     with pytest.raises(InputError, match="the champion, digits version 1, cannot be loaded"):
-        tracking.load_champion("digits")
+        loading.load_champion("digits")

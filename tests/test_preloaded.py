@@ -16,13 +16,13 @@ import psutil
 import pytest
 from conftest import LIMIT, soon
 
-from flows import hand_over, preloaded
-from flows.processes import Processes, TimeLimitError
+from flows.machine import preloaded_client, preloaded_server
+from flows.machine.processes import Processes, TimeLimitError
 
 WAIT = "time.sleep(3600)\n"  # of the stage, at which tests put something else
 STAGE = """
     import os, sys, time, click
-    from flows.console import run
+    from flows.commands.console import run
 
     @click.command()
     @click.argument("what", nargs=-1)
@@ -62,7 +62,7 @@ def serving(folder: Path, monkeypatch, program: list[str], *names: str) -> Itera
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.fspath(folder), *sys.path]))
     address = f"trainyard-test-{uuid.uuid4().hex}"
     process = psutil.Popen([sys.executable, *program, address, *names], stdin=subprocess.PIPE)
-    monkeypatch.setenv(hand_over.ADDRESS, address)
+    monkeypatch.setenv(preloaded_client.ADDRESS, address)
     try:
         assert soon(lambda: listening(address))
         yield process
@@ -75,7 +75,9 @@ def serving(folder: Path, monkeypatch, program: list[str], *names: str) -> Itera
 
 @pytest.fixture
 def server(folder, monkeypatch):
-    with serving(folder, monkeypatch, ["-m", "flows.preloaded"], "colorsys", "no_such_library") as process:
+    with serving(
+        folder, monkeypatch, ["-m", "flows.machine.preloaded_server"], "colorsys", "no_such_library"
+    ) as process:
         yield process
 
 
@@ -168,7 +170,7 @@ def test_a_time_limit_ends_a_stage_that_does_not_end_when_asked(folder, server, 
 
 def test_a_stage_that_is_killed_before_it_is_served_does_not_begin(folder, monkeypatch):
     (folder / "slow_library.py").write_text("import time; time.sleep(3)")
-    with serving(folder, monkeypatch, ["-m", "flows.preloaded"], "slow_library") as server:
+    with serving(folder, monkeypatch, ["-m", "flows.machine.preloaded_server"], "slow_library") as server:
         begun = "open('begun', 'a').write(f'{what}\\n'); print("
         (folder / "a_stage.py").write_text(textwrap.dedent(STAGE).replace("print(", begun, 1))
         early = stage(folder, "early")
@@ -184,7 +186,7 @@ def test_a_stage_that_is_killed_before_it_is_served_does_not_begin(folder, monke
 @pytest.mark.parametrize("code", ["raise RuntimeError('a broken library')", "import os; os._exit(3)"])
 def test_a_library_that_cannot_be_loaded_costs_no_stage(folder, monkeypatch, code):
     (folder / "broken_library.py").write_text("import time; time.sleep(1); " + code)
-    with serving(folder, monkeypatch, ["-m", "flows.preloaded"], "broken_library"):
+    with serving(folder, monkeypatch, ["-m", "flows.machine.preloaded_server"], "broken_library"):
         said, _ = stage(folder, "one").communicate(timeout=LIMIT)
         assert said.split()[4] == "one"
 
@@ -192,7 +194,7 @@ def test_a_library_that_cannot_be_loaded_costs_no_stage(folder, monkeypatch, cod
 def test_no_room_for_a_process_leaves_the_others_at_work(folder, monkeypatch):
     program = """
         import errno, os, sys
-        from flows import preloaded
+        from flows.machine import preloaded_server
         fork, forks = os.fork, []
         def failing():
             forks.append(1)
@@ -200,7 +202,7 @@ def test_no_room_for_a_process_leaves_the_others_at_work(folder, monkeypatch):
                 raise OSError(errno.EAGAIN, "no room")
             return fork()
         os.fork = failing
-        preloaded.main(sys.argv[1], sys.argv[2:])
+        preloaded_server.main(sys.argv[1], sys.argv[2:])
     """
     with serving(folder, monkeypatch, ["-c", textwrap.dedent(program)], "colorsys") as server:
         first, fork, _ = begin(folder)
@@ -290,7 +292,7 @@ def test_it_ends_with_the_process_that_started_it_while_it_imports(folder, monke
     """Also where the import lets nothing else of Python run: PyDLL holds its lock."""
     (folder / "slow_library.py").write_text(f"open('begun', 'w').close(); {code}")
     monkeypatch.chdir(folder)
-    with serving(folder, monkeypatch, ["-m", "flows.preloaded"], "slow_library") as server:
+    with serving(folder, monkeypatch, ["-m", "flows.machine.preloaded_server"], "slow_library") as server:
         assert soon((folder / "begun").exists)
         server.stdin.close()
         assert server.wait(LIMIT) == -signal.SIGIO
@@ -308,7 +310,7 @@ def test_ending_it_ends_its_stages(folder, server):
 def test_threads_and_cores_are_those_of_the_stage(folder, monkeypatch):
     look = """
         import os, click, numpy, threadpoolctl
-        from flows.console import run
+        from flows.commands.console import run
 
         @click.command()
         def command():
@@ -320,7 +322,7 @@ def test_threads_and_cores_are_those_of_the_stage(folder, monkeypatch):
     """
     (folder / "a_stage.py").write_text(textwrap.dedent(look))
     core = min(os.sched_getaffinity(0))
-    with serving(folder, monkeypatch, ["-m", "flows.preloaded"], "numpy", "threadpoolctl") as server:
+    with serving(folder, monkeypatch, ["-m", "flows.machine.preloaded_server"], "numpy", "threadpoolctl") as server:
         said = []
         for _ in range(2):
             pinned = ["taskset", "-c", str(core), sys.executable, "-m", "a_stage"]
@@ -342,10 +344,10 @@ def test_threads_and_cores_are_those_of_the_stage(folder, monkeypatch):
 def test_libraries_are_loaded_for_several_stages_that_need_them(folder, monkeypatch, stages, given, loads):
     if given:
         monkeypatch.setenv("TRAINYARD_PRELOAD", given)
-    with preloaded.libraries(Path.cwd(), stages) as variables:
+    with preloaded_server.libraries(Path.cwd(), stages) as variables:
         assert bool(variables) == loads
-        assert not loads or soon(lambda: listening(variables[hand_over.ADDRESS]))
-    assert not loads or not listening(variables[hand_over.ADDRESS])
+        assert not loads or soon(lambda: listening(variables[preloaded_client.ADDRESS]))
+    assert not loads or not listening(variables[preloaded_client.ADDRESS])
 
 
 def test_without_room_for_it_each_stage_loads_its_own(monkeypatch):
@@ -353,10 +355,10 @@ def test_without_room_for_it_each_stage_loads_its_own(monkeypatch):
         raise OSError("no room")
 
     monkeypatch.setattr(subprocess, "Popen", full)
-    with preloaded.libraries(Path.cwd(), ["train@a", "train@b"]) as variables:
+    with preloaded_server.libraries(Path.cwd(), ["train@a", "train@b"]) as variables:
         assert variables == {}
 
 
-@pytest.mark.parametrize("name", preloaded.LIBRARIES)
+@pytest.mark.parametrize("name", preloaded_server.LIBRARIES)
 def test_libraries_are_where_they_are_loaded_from(name):
     assert importlib.util.find_spec(name)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from conftest import LIMIT, soon
 
-from flows.processes import ClosedError, Lines, Processes, TimeLimitError
+from flows.machine.processes import ClosedError, Lines, Processes, TimeLimitError
 
 
 def python(code: str) -> list[str]:
@@ -131,7 +131,7 @@ def test_leaving_the_context_by_an_interrupt_ends_the_children(tmp_path):
     script = tmp_path / "caller.py"
     script.write_text(
         textwrap.dedent(f"""
-        from flows.processes import Processes
+        from flows.machine.processes import Processes
         import sys
         with Processes(grace=0.5) as processes:
             processes.run([sys.executable, "-c", {textwrap.dedent(STUBBORN)!r}], lambda line: print(line, flush=True))

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -20,9 +21,10 @@ from urllib.parse import unquote, urlparse
 import pytest
 from conftest import LIMIT, environment, forget_stores, make_project, soon
 
-from flows import decisions, promotion, tracking
-from flows.promotion import promote, rollback, standing
-from flows.registry import Registry
+from flows.promotion import alias_moves, decisions, promoting
+from flows.promotion.promoting import promote, rollback, standing
+from flows.tracking import experiments, mlflow_store
+from flows.tracking.registry import Registry
 from lightning_modules.errors import InputError, UnavailableError
 
 WRITES = ("attach", "tag", "note", "point")  # the methods of Registry that write
@@ -57,7 +59,7 @@ def aliases() -> dict[str, str]:
 
 def point(alias: str, version: str) -> None:
     """As a person does it in MLflow's pages."""
-    tracking.connect().set_registered_model_alias("digits", alias, version)
+    mlflow_store.connect().set_registered_model_alias("digits", alias, version)
 
 
 @pytest.fixture(scope="session")
@@ -67,8 +69,8 @@ def registered_once(tmp_path_factory, empty_store) -> Path:
     shutil.copy(empty_store, folder)
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         forget_stores(patch)
-        client = tracking.connect()
-        place = tracking.experiment(client, "digits")
+        client = mlflow_store.connect()
+        place = experiments.experiment(client, "digits")
         client.create_registered_model("digits")
         for _ in range(3):
             run = client.create_run(place).info
@@ -100,7 +102,7 @@ def consistent() -> None:
     now, tags = Registry("digits").describe()
     assert Registry("digits").version(now["champion"])
     assert now["champion"] in ("1", "2", "3")
-    if "previous_champion" in now and promotion.MOVE not in tags:
+    if "previous_champion" in now and alias_moves.MOVE not in tags:
         assert now["previous_champion"] != now["champion"]
 
 
@@ -155,7 +157,7 @@ def contend(folder: Path, given: dict, ready, answers, store: Path | None = None
     alone(folder)
     if store:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{store}"
-    tracking.connect()
+    mlflow_store.connect()
     ready.wait()
     try:
         answers.put((given["challenger"], promote("digits", given)))
@@ -171,7 +173,7 @@ def processes():
 def told_apart() -> Iterator[int]:
     """The numbers of a promotion's writes, but for those tags of the version that come between the first and the last:
     none of them means anything by itself."""
-    alike = range(2, 1 + len(promotion.tags_of(decision())))
+    alike = range(2, 1 + len(promoting.tags_of(decision())))
     return (number for number in range(100) if number not in alike)
 
 
@@ -200,7 +202,7 @@ def artifact(version: str) -> Path:
     import mlflow
 
     run = Registry("digits").version(version)["run_id"]
-    [found] = tracking.connect().list_artifacts(run, "gate")
+    [found] = mlflow_store.connect().list_artifacts(run, "gate")
     return Path(mlflow.artifacts.download_artifacts(run_id=run, artifact_path=found.path))
 
 
@@ -229,7 +231,7 @@ def test_force_promotes_what_was_refused_and_the_reason_stays(registered):
 
 
 def test_the_first_one_needs_no_champion(registered):
-    tracking.connect().delete_registered_model_alias("digits", "champion")
+    mlflow_store.connect().delete_registered_model_alias("digits", "champion")
     assert promote("digits", decision(champion=None)) == {"champion": "2", "challenger": "2"}
     with pytest.raises(InputError, match="digits has no previous champion to go back to"):
         rollback("digits")
@@ -333,7 +335,7 @@ def test_an_interrupt_after_each_write_of_a_rollback_takes_it_back(registered, n
         assert after == before
     assert after["interrupted"] is None
     _, tags = Registry("digits").describe()
-    assert not any(name.startswith(promotion.INTENT) for name in tags)
+    assert not any(name.startswith(alias_moves.INTENT) for name in tags)
 
 
 def test_the_disk_fills_before_each_write(registered_once, tmp_path, monkeypatch, processes):
@@ -370,7 +372,7 @@ def test_an_error_in_between_is_undone(registered, monkeypatch):
                 said = str(error)
         assert "the connection broke" in said
         assert standing("digits") == before
-        assert promotion.MOVE not in Registry("digits").describe()[1]
+        assert alias_moves.MOVE not in Registry("digits").describe()[1]
     assert number == 7
 
 
@@ -475,9 +477,9 @@ class Machines:
         self.paused = threading.Semaphore(0)
         self.said: dict[str, object] = {}
         registry.turn = self.wait
-        patch.setattr(promotion, "Registry", lambda dataset: registry)
-        patch.setattr(promotion, "FileLock", lambda *arguments, **options: threading.Lock())  # a folder each
-        patch.setattr(promotion.socket, "gethostname", lambda: self.here.name)
+        patch.setattr(alias_moves, "Registry", lambda dataset: registry)
+        patch.setattr(alias_moves, "FileLock", lambda *arguments, **options: threading.Lock())  # a folder each
+        patch.setattr(socket, "gethostname", lambda: self.here.name)
 
     def wait(self) -> None:
         self.paused.release()
@@ -515,8 +517,8 @@ def test_machines_whose_steps_mix_in_any_order_do_not_both_win(project, monkeypa
     }  # fmt: skip
     starts = [
         ({"champion": "1", "previous_champion": "0"}, {}),
-        ({"champion": "0"}, {promotion.MOVE: json.dumps(left_behind)}),
-        ({"champion": "1", "previous_champion": "0"}, {f"{promotion.INTENT}dead-1": json.dumps(by)}),
+        ({"champion": "0"}, {alias_moves.MOVE: json.dumps(left_behind)}),
+        ({"champion": "1", "previous_champion": "0"}, {f"{alias_moves.INTENT}dead-1": json.dumps(by)}),
     ]
     others = {"promote": lambda: promote("digits", decision("3")), "rollback": lambda: rollback("digits")}
     won = collections.Counter()
@@ -539,8 +541,8 @@ def test_machines_whose_steps_mix_in_any_order_do_not_both_win(project, monkeypa
             assert other is others["rollback"]
         if winners:
             assert winners[-1] == registry.now
-            assert json.loads(registry.tags[promotion.RECORD])["version"] == registry.now["champion"]
-            assert moves(registry.tags) == {promotion.RECORD}
+            assert json.loads(registry.tags[alias_moves.RECORD])["version"] == registry.now["champion"]
+            assert moves(registry.tags) == {alias_moves.RECORD}
     assert won[1] > won[0] > 0
 
 
@@ -561,13 +563,13 @@ def test_another_machine_at_work_is_waited_for_and_a_dead_one_not(registered, mo
         "record": None, "since": "2026-01-02T03:04:05+00:00", "why": "gate", "because": "better",
     }  # fmt: skip
     by = {"trainyard.host": "another", "trainyard.pid": "1", "trainyard.process_started": "1.0"}
-    intent = f"{promotion.INTENT}another-1"
+    intent = f"{alias_moves.INTENT}another-1"
 
     def noted(tag: str, age: float) -> None:
-        began = by | {"time": promotion.time.time() - age}
-        Registry("digits").note(tag, json.dumps(move | {"by": began} if tag == promotion.MOVE else began))
+        began = by | {"time": time.time() - age}
+        Registry("digits").note(tag, json.dumps(move | {"by": began} if tag == alias_moves.MOVE else began))
 
-    for tag in (intent, promotion.MOVE):
+    for tag in (intent, alias_moves.MOVE):
         noted(tag, 0)
         with pytest.raises(UnavailableError, match="another promotion of digits is under way on another"):
             promote("digits", decision())
@@ -575,7 +577,7 @@ def test_another_machine_at_work_is_waited_for_and_a_dead_one_not(registered, mo
         noted(tag, 3600)
     noted(intent, -3600)  # that machine's clock was an hour ahead
     assert promote("digits", decision()) == PROMOTED
-    assert moves(Registry("digits").describe()[1]) == {promotion.RECORD}
+    assert moves(Registry("digits").describe()[1]) == {alias_moves.RECORD}
 
 
 def test_what_somebody_moved_after_an_interruption_stays(registered):
@@ -584,7 +586,7 @@ def test_what_somebody_moved_after_an_interruption_stays(registered):
         "record": None, "since": "2026-01-02T03:04:05+00:00", "why": "gate", "because": "better",
         "by": {"trainyard.host": socket.gethostname(), "trainyard.pid": str(os.getpid()), "time": 0},
     }  # fmt: skip
-    Registry("digits").note(promotion.MOVE, json.dumps(move))
+    Registry("digits").note(alias_moves.MOVE, json.dumps(move))
     point("champion", "3")
     point("previous_champion", "1")
     assert rollback("digits") == {"champion": "1", "previous_champion": "3", "challenger": "2"}
@@ -600,7 +602,7 @@ def test_without_a_registry_nothing_is_promoted_and_later_it_is(registered, no_s
 
 
 def test_artifacts_that_cannot_be_written_move_nothing(registered):
-    uri = tracking.connect().get_run(Registry("digits").version("2")["run_id"]).info.artifact_uri
+    uri = mlflow_store.connect().get_run(Registry("digits").version("2")["run_id"]).info.artifact_uri
     artifacts = Path(unquote(urlparse(uri).path))
     shutil.rmtree(artifacts, ignore_errors=True)
     artifacts.parent.mkdir(parents=True, exist_ok=True)

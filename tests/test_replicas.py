@@ -11,8 +11,9 @@ import pytest
 import torch
 from conftest import LIMIT
 
-from flows import hardware, replicas
-from flows.params import read
+from flows.machine import hardware
+from flows.params.params_file import read
+from flows.training import kept_results, replicas, worker_pool, worker_process
 from lightning_modules.errors import InputError
 
 EPOCHS = 4
@@ -51,7 +52,7 @@ class Clocked:
                 finished = self.done[number] == EPOCHS
                 if finished:
                     result = replicas.Fitted({"weight": torch.tensor([float(number)])}, [], 1)
-                    replicas.write_result(self.work, number, result)
+                    kept_results.write_result(self.work, number, result)
                 del hands[place]
                 self.ends[place].send({"free": True, "finished": finished})
                 in_hand = {number for number, _ in hands.values()}
@@ -94,7 +95,7 @@ def test_no_worker_is_idle_while_a_replica_has_epochs_left(tmp_path, monkeypatch
         yield crew
         crew.thread.join()
 
-    monkeypatch.setattr(replicas, "workers", workers)
+    monkeypatch.setattr(worker_pool, "workers", workers)
     given = {"jobs": jobs, "devices": 1, "tracker": notes, "clock": notes}
     found = replicas.train_replicas(CARD, list(range(count)), tmp_path, **given)
     assert [result.state["weight"].item() for result in found] == list(range(count))
@@ -116,18 +117,20 @@ def events(connection) -> list[dict]:
 
 def test_a_worker_trains_for_a_turn_and_goes_on_at_the_next(tiny):
     card = CARD | {"recipe": read().member("small").recipe}
-    with replicas.workers(1, replicas.serve, card, [7, 8], tiny, 1, 3) as crew:
+    with worker_pool.workers(1, worker_process.serve, card, [7, 8], tiny, 1, 3) as crew:
         [connection] = crew.connections
         rows, left = [], []
         for _ in range(2):
             connection.send([1])
             *told, end = events(connection)
             rows.append([(event["replica"], event["row"]["epoch"]) for event in told if "row" in event])
-            left.append((end["finished"], replicas.checkpoint_file(tiny, [1]).exists()))
+            left.append((end["finished"], kept_results.checkpoint_file(tiny, [1]).exists()))
     assert rows == [[(1, 1), (1, 2), (1, 3)], [(1, 4)]]
     assert left == [(False, True), (True, False)]
-    [expected] = replicas.train_portion(card["recipe"], [8], replicas.given_to_fit(card))  # at once, by the second seed
-    found = replicas.read_result(tiny, 1)
+    [expected] = worker_process.train_portion(
+        card["recipe"], [8], worker_process.given_to_fit(card)
+    )  # at once, by the second seed
+    found = kept_results.read_result(tiny, 1)
     assert found.history == expected.history
     assert all(torch.equal(tensor, expected.state[name]) for name, tensor in found.state.items())
 
@@ -135,7 +138,7 @@ def test_a_worker_trains_for_a_turn_and_goes_on_at_the_next(tiny):
 @pytest.mark.parametrize(("accelerator", "visible"), [("cpu", ""), ("gpu", "1,0")])
 def test_a_worker_sees_gpus_where_it_trains_on_one(tiny, accelerator, visible):
     card = CARD | {"settings": SETTINGS | {"accelerator": accelerator}}
-    with replicas.workers(1, tells_what_it_sees, card, [7, 8], tiny, 1, 3) as crew:
+    with worker_pool.workers(1, tells_what_it_sees, card, [7, 8], tiny, 1, 3) as crew:
         [connection] = crew.connections
         connection.send([1])
         assert connection.poll(LIMIT)
@@ -149,8 +152,8 @@ def tells_what_it_sees(connection, *given) -> None:
         raise InputError(os.environ["CUDA_VISIBLE_DEVICES"])
 
     os.environ["CUDA_VISIBLE_DEVICES"] = "1,0"
-    replicas.train_portion = look
-    replicas.serve(connection, *given)
+    worker_process.train_portion = look
+    worker_process.serve(connection, *given)
 
 
 @pytest.mark.parametrize(("before", "said"), [(0, "the system was out of memory and killed for it; "), (3, "")])
@@ -158,8 +161,8 @@ def test_what_the_system_says_of_memory_is_told(monkeypatch, before, said):
     kills = iter([before, 3])
     monkeypatch.setattr(hardware, "memory_kills", lambda: next(kills))
     monkeypatch.setattr(hardware, "memory", lambda: "little is free")
-    monkeypatch.setattr(replicas, "MOMENT", 0)
-    with replicas.workers(1, killed, {"settings": {"accelerator": "cpu"}}) as crew:
+    monkeypatch.setattr(worker_pool, "MOMENT", 0)
+    with worker_pool.workers(1, killed, {"settings": {"accelerator": "cpu"}}) as crew:
         [connection] = crew.connections
         with pytest.raises((EOFError, OSError)):
             connection.recv()

@@ -20,7 +20,10 @@ from click.testing import CliRunner
 from conftest import LIMIT, ROOT, at_home, edit, environment, made_once, refused, shrink, soon
 from PIL import Image
 
-from flows import ensemble, evaluate, graph, track, tracking, train
+from flows import ensemble, evaluate, train
+from flows.commands import track
+from flows.graph import dvc_graph
+from flows.tracking import experiments, loading, mlflow_store
 from lightning_modules.errors import InputError
 
 SOURCES = (".dvc", ".dvcignore", ".gitignore", "dvc.yaml", "flows", "lightning_modules")
@@ -142,7 +145,7 @@ def test_what_turns_no_stage_stale_runs_the_check_alone(changeable):
     content["gate"] = {"alpha": 0.01}
     (changeable / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     assert ran(dvc(changeable, "repro")) == ["check"]
-    assert graph.must_run(graph.stages(changeable), list(STAGES), graph.stale(changeable)) == []
+    assert dvc_graph.must_run(dvc_graph.stages(changeable), list(STAGES), dvc_graph.stale(changeable)) == []
 
 
 def test_no_text_of_params_yaml_reaches_a_shell_or_names_what_is_deleted(untrained):
@@ -184,10 +187,10 @@ def test_metrics_are_shown_by_dvc(done):
 
 def test_runs_name_the_commit_the_stage_and_the_data(done, monkeypatch):
     monkeypatch.chdir(done)
-    client = tracking.connect()
+    client = mlflow_store.connect()
     commit = git(done, "rev-parse", "HEAD").strip()
     data = next(out["md5"] for out in lock(done)["stages"]["download"]["outs"])
-    found = client.search_runs([tracking.experiment(client, "digits")])
+    found = client.search_runs([experiments.experiment(client, "digits")])
     assert len(found) == 6
     for run in found:
         name = run.info.run_name
@@ -274,9 +277,9 @@ def test_track_logs_what_an_outage_kept_back(changeable, monkeypatch):
     monkeypatch.chdir(changeable)
     said = CliRunner().invoke(track.command, catch_exceptions=False).stdout
     assert "wide: in sqlite:///" in said
-    assert tracking.champion("digits")["version"] == "1"
-    client = tracking.connect()
-    assert len(client.search_runs([tracking.experiment(client, "digits")])) == 6
+    assert loading.champion("digits")["version"] == "1"
+    client = mlflow_store.connect()
+    assert len(client.search_runs([experiments.experiment(client, "digits")])) == 6
     edit(changeable, lambda content: content.update(seed=1))
     assert "stale: " in CliRunner().invoke(track.command, catch_exceptions=False).stdout
 

@@ -6,9 +6,11 @@ import pytest
 from click.testing import CliRunner
 from scipy.stats import binomtest
 
-from flows import project, results
-from flows.params import read
-from flows.spread import wilson
+from flows.commands.results import command
+from flows.params.params_file import read
+from flows.project import file_io, paths
+from flows.reporting import results
+from flows.statistics.replicates import wilson
 from lightning_modules.errors import InputError
 
 
@@ -17,11 +19,11 @@ def test_rows_are_members_then_ways_to_vote_of_which_one_has_test_scores(finishe
     table = {row[0].removesuffix(" *"): dict(zip(results.HEADINGS, row)) for row in results.rows(params)}
     assert list(table) == [*params.members, *params.ensemble.methods]
     for member, recipe in params.members.items():
-        numbers = project.read_json(project.member_metrics_file("digits", member))
+        numbers = file_io.read_json(paths.member_metrics_file("digits", member))
         row = table[member]
         assert row["replicas"] == str(recipe.replicas)
         assert row["parameters"] == f"{numbers['parameters']:,}"
-        for split in project.SPLITS:
+        for split in paths.SPLITS:
             deviation = f" ± {numbers[split]['accuracy_std']:.2%}" if recipe.replicas > 1 else ""
             assert row[f"{split} accuracy"] == f"{numbers[split]['accuracy']:.2%}{deviation}"
             assert row[f"{split} nll"] == f"{numbers[split]['nll']:.4f}"
@@ -29,7 +31,7 @@ def test_rows_are_members_then_ways_to_vote_of_which_one_has_test_scores(finishe
         assert float(row["seconds"]) > 0
         low, high = (float(bound.rstrip("%")) / 100 for bound in row["95% interval"].split(" to "))
         assert low < numbers["test"]["accuracy"] < high
-    ensemble = project.read_json(project.ensemble_metrics_file("digits"))
+    ensemble = file_io.read_json(paths.ensemble_metrics_file("digits"))
     for method in params.ensemble.methods:
         row = table[method]
         assert row["replicas"] == "3"
@@ -40,14 +42,14 @@ def test_rows_are_members_then_ways_to_vote_of_which_one_has_test_scores(finishe
 
 
 def test_markdown_has_a_row_each_of_as_many_cells(finished):
-    said = CliRunner().invoke(results.command, ["--markdown"], catch_exceptions=False).stdout.splitlines()
+    said = CliRunner().invoke(command, ["--markdown"], catch_exceptions=False).stdout.splitlines()
     assert len(said) == 2 + len(results.rows(read()))
     assert {line.count("|") for line in said} == {len(results.HEADINGS) + 1}
     assert said[2].startswith("| small | 2 | ")
 
 
 def test_the_table_is_whole_where_there_is_no_terminal(finished):
-    said = CliRunner().invoke(results.command, catch_exceptions=False).stdout
+    said = CliRunner().invoke(command, catch_exceptions=False).stdout
     for row in results.rows(read()):
         assert any(all(cell in line for cell in row) for line in said.splitlines()), row
 
@@ -63,9 +65,9 @@ def test_the_interval_of_an_accuracy_is_wilsons(right, images):
 
 
 def test_seconds_of_other_weights_are_not_shown(finished_copy):
-    file = project.seconds_file("digits", "wide")
+    file = paths.seconds_file("digits", "wide")
     assert results.seconds("digits", "wide")
-    project.write_json(file, project.read_json(file) | {"weights_sha256": ["another"]})
+    file_io.write_json(file, file_io.read_json(file) | {"weights_sha256": ["another"]})
     assert results.seconds("digits", "wide") == ""
     file.unlink()
     assert results.seconds("digits", "wide") == ""

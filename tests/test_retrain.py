@@ -21,26 +21,19 @@ from click.testing import CliRunner
 from conftest import ROOT, at_home, edit, environment, forget_stores, made_once, make_project, shrink
 from PIL import Image
 
-from flows import (
-    check,
-    download,
-    ensemble,
-    evaluate,
-    incoming,
-    pipeline,
-    promotion,
-    retrain,
-    settings,
-    tracking,
-    train,
-)
-from flows.foreign_text import in_markdown
-from flows.params import read
-from flows.pipeline import Plan
-from flows.processes import Processes
-from flows.registry import Registry
-from flows.repro import Outcome, Repro
-from flows.retrain import COMPLETED, FAILED, Options, work
+from flows import check, download, ensemble, evaluate, retrain, settings, train
+from flows.graph import planning
+from flows.graph.planning import Plan
+from flows.graph.repro import Outcome, Repro
+from flows.machine.processes import Processes
+from flows.params.params_file import read
+from flows.promotion import promoting
+from flows.retraining import incoming
+from flows.retraining.place import Place
+from flows.retraining.steps import COMPLETED, FAILED, Options, work
+from flows.tracking import registration
+from flows.tracking.registry import Registry
+from flows.untrusted.escaping import in_markdown
 
 # Of a test with the fixtures that it is the first to ask for: the stages of a real project, twice.
 
@@ -50,7 +43,8 @@ GIT = {f"GIT_{who}_{what}": "tester" for who in ("AUTHOR", "COMMITTER") for what
 # The command, and the power fails when the gate is about to be asked.
 KILLED = """
 import os, signal
-from flows import gate, retrain
+from flows import retrain
+from flows.promotion import gate
 gate.decide = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
 retrain.command([], standalone_mode=False)
 """
@@ -299,7 +293,7 @@ def without_mlflow(folder: Path, plan: Plan) -> Mapping[str, Outcome]:
 def test_an_ensemble_that_was_made_without_mlflow_is_registered_before_the_gate_is_asked(up_to_date, monkeypatch):
     edit(up_to_date, other_votes)
     with monkeypatch.context() as patch:
-        patch.setattr(tracking.Registrar, "log_model", lambda *given: 1 / 0)  # the store is full, for example
+        patch.setattr(registration.Registrar, "log_model", lambda *given: 1 / 0)  # the store is full, for example
         ended = work(Options(), lambda said: None, without_mlflow)
     assert ended.kind == FAILED
     assert ended.message.startswith("the new ensemble of digits could not be registered in MLflow, so the gate was not")
@@ -308,7 +302,7 @@ def test_an_ensemble_that_was_made_without_mlflow_is_registered_before_the_gate_
     assert ended.kind == COMPLETED, ended.message
     assert aliases()["challenger"] == "2"
     assert "there is nothing to decide" not in ended.message
-    assert promotion.decision_on(Registry("digits"), "2")["verdict"] in ("refuse", "promote")
+    assert promoting.decision_on(Registry("digits"), "2")["verdict"] in ("refuse", "promote")
     assert "| [small](http://127.0.0.1:5000/#/experiments/" in ended.report.read_text()
     # What DVC brings back from its cache is no less judged, though no stage ran that would have registered it.
     git(up_to_date, "checkout", "--quiet", "--", "params.yaml", "dvc.lock", "metrics")
@@ -351,8 +345,9 @@ def test_a_full_disk_is_told_and_the_next_run_goes_on(up_to_date):
 FLOWS = """
 import json, sys
 from pathlib import Path
-from flows import notify, pipeline
-server = pipeline.server_if_none()
+from flows.orchestration import notifications
+from flows.servers import running_server
+server = running_server.server_if_none()
 server.start()
 server.wait()
 from prefect.client.orchestration import get_client
@@ -360,7 +355,7 @@ from flows.retrain_flow import retrain
 from flows.watch import watch
 
 sent = []
-notify.notify = lambda subject, body, log: sent.append([subject, body])
+notifications.notify = lambda subject, body, log: sent.append([subject, body])
 states = [retrain(return_state=True)]
 Path("new.png").rename("data/incoming/7/new.png")  # whose folder that run has made
 states += [watch(return_state=True), watch(return_state=True), retrain(dataset="minst", return_state=True)]
@@ -406,19 +401,19 @@ def test_the_flows_say_what_they_did(up_to_date):
 
 def test_a_move_that_is_cut_off_is_finished_by_the_next_run(killed):
     cut = (
-        "import os, signal\nfrom flows import retrain\nfrom flows.registry import Registry\n"
+        "import os, signal\nfrom flows.retraining import steps\nfrom flows.tracking.registry import Registry\n"
         "point = Registry.point\n"
         "def once(self, alias, version):\n"
         "    point(self, alias, version)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         "Registry.point = once\n"
-        "retrain.work(retrain.Options(), print, None)"
+        "steps.work(steps.Options(), print, None)"
     )
     assert python(killed, cut).returncode == -signal.SIGKILL
     assert aliases()["champion"] == "1"
-    assert promotion.standing("digits")["interrupted"]
+    assert promoting.standing("digits")["interrupted"]
     assert work(Options(), lambda said: None, nothing_runs).kind == COMPLETED
     assert aliases() == {"champion": "2", "challenger": "2", "previous_champion": "1"}
-    assert promotion.standing("digits")["interrupted"] is None
+    assert promoting.standing("digits")["interrupted"] is None
 
 
 def test_without_promotion_it_says_what_would_be(killed):
@@ -434,7 +429,7 @@ def test_a_refusal_is_recorded_with_the_challenger(killed):
     assert ended.kind == COMPLETED, ended.message
     assert "the champion stays: it takes " in ended.message
     assert aliases() == {"champion": "1", "challenger": "2"}
-    assert promotion.decision_on(Registry("digits"), "2")["verdict"] == "refuse"
+    assert promoting.decision_on(Registry("digits"), "2")["verdict"] == "refuse"
 
 
 def test_an_unreachable_remote_is_told_and_the_next_run_pushes(killed, tmp_path):
@@ -478,7 +473,7 @@ def test_nothing_stale_is_skipped_but_what_came_in_is_looked_at(up_to_date):
 
 def test_of_two_at_once_the_second_says_so_and_ends(up_to_date):
     code = (
-        "import sys\nfrom pathlib import Path\nfrom flows.retrain_place import Place\n"
+        "import sys\nfrom pathlib import Path\nfrom flows.retraining.place import Place\n"
         "with Place(Path.cwd(), None, False).alone() as alone:\n    print(alone, flush=True)\n    sys.stdin.read()"
     )
     first = subprocess.Popen(
@@ -492,7 +487,7 @@ def test_of_two_at_once_the_second_says_so_and_ends(up_to_date):
         assert (second.returncode, second.stdout) == (1, "[]\n")
         first.kill()
         first.wait()
-        with retrain.Place(up_to_date, None, False).alone() as alone:
+        with Place(up_to_date, None, False).alone() as alone:
             assert alone
     finally:
         first.kill()
@@ -516,7 +511,7 @@ def test_a_fresh_seed_trains_anew_and_leaves_the_project_as_it_is(up_to_date):
     assert f"trained with seed {seed} in a working copy" in ended.message
     assert aliases() == {"champion": "1", "challenger": "2"}
     assert {name: (up_to_date / name).read_bytes() for name in before} == before
-    assert pipeline.plan(up_to_date).stages == []
+    assert planning.plan(up_to_date).stages == []
     assert ended.report.parent == up_to_date / "reports"
     # The next one has another seed.
     place = Options(fresh_seed=True).place()

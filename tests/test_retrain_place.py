@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from flows import pipeline, retrain, workspace
-from flows.pipeline import Plan
-from flows.retrain_place import Place, Round
+from flows import retrain
+from flows.graph import planning, working_copy
+from flows.graph.planning import Plan
+from flows.retraining.place import Place, Round
 
 
 def files(root: Path) -> dict[str, float]:
@@ -42,8 +43,8 @@ def test_dry_writes_nothing(project, monkeypatch):
     assert files(project) == before
     copy = Place(project, "mnist", fresh_seed=False).folder()
     planned = []
-    monkeypatch.setattr(pipeline, "plan", lambda folder: planned.append(folder) or Plan())
+    monkeypatch.setattr(planning, "plan", lambda folder: planned.append(folder) or Plan())
     before = files(project)
     assert "would skip: nothing is stale for mnist" in dry("--dataset", "mnist")
-    assert planned == [copy] == [workspace.folder(project, "mnist")]
+    assert planned == [copy] == [working_copy.folder(project, "mnist")]
     assert files(project) == before

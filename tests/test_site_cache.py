@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from conftest import LIMIT, ROOT, dvc_init, environment, made_once, make_project
 
-from flows import elsewhere, graph, site_cache, versions, workspace
-from flows.processes import Processes
-from flows.repro import Repro
+from flows.graph import dvc_graph, site_cache, versioning, working_copy
+from flows.graph.repro import Repro
+from flows.machine.processes import Processes
+from flows.orchestration import remote_stage
 from lightning_modules.errors import InputError
 
 OTHER = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--")
@@ -131,12 +132,12 @@ def test_what_another_user_planted_does_not_run(repository, witness, commands):
 
 
 def test_nor_by_code_that_calls_dvc(repository, witness):
-    graph.stages(repository)
-    graph.stale(repository)
+    dvc_graph.stages(repository)
+    dvc_graph.stale(repository)
     with Processes() as processes:
         Repro(repository, processes, lambda stage, line: None, force=True)("check", lambda line: None)
-        elsewhere.dvc(repository, processes, lambda line: None, "status")
-    versions.dvc(repository, "checkout")
+        remote_stage.dvc(repository, processes, lambda line: None, "status")
+    versioning.dvc(repository, "checkout")
     assert not witness.exists()
 
 
@@ -189,7 +190,7 @@ def test_one_that_others_could_enter_is_made_anew(repository, tmp_path, open_to_
 
 
 def test_what_the_user_has_chosen_wins_and_is_warned_of(repository, tmp_path, monkeypatch):
-    from flows import status
+    from flows.commands import status
 
     chosen = tmp_path / "chosen"
     chosen.mkdir(mode=0o700)
@@ -223,15 +224,15 @@ def test_copies_share_it_and_keep_what_is_secret(repository):
     local = repository / ".dvc" / "config.local"
     dvc(repository, "remote", "add", "--local", "near", "https://me:hunter22@example.org/x")
     local.chmod(0o644)
-    copy = workspace.make(repository, "digits-fresh", {"seed": 5})
+    copy = working_copy.make(repository, "digits-fresh", {"seed": 5})
     assert local.stat().st_mode & 0o777 == 0o600
     config = copy / ".dvc" / "config"
     assert "hunter22" in config.read_text()
     assert config.stat().st_mode & 0o777 == 0o600
-    assert workspace.is_current(repository, "digits-fresh", {"seed": 5})
+    assert working_copy.is_current(repository, "digits-fresh", {"seed": 5})
     config.chmod(0o644)  # as an earlier version made it
-    assert not workspace.is_current(repository, "digits-fresh", {"seed": 5})
-    workspace.make(repository, "digits-fresh", {"seed": 5})
+    assert not working_copy.is_current(repository, "digits-fresh", {"seed": 5})
+    working_copy.make(repository, "digits-fresh", {"seed": 5})
     assert config.stat().st_mode & 0o777 == 0o600
     site_cache.keep_private(copy)
     assert site_cache.configured(copy) == str(site_cache.own(repository))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import LIMIT, ROOT, dvc_init, environment
 
-from flows import graph, special_files
+from flows.graph import dvc_graph
+from flows.untrusted import special_files
 from lightning_modules.errors import InputError
 
 PLACES = ["sources/digits/pipe", "sources/folder/a/b.png", "models/digits/small/pipe", "data/digits/pipe"]
@@ -32,7 +33,12 @@ def repository(project) -> Path:
 def test_a_named_pipe_is_named(repository, place):
     (repository / place).parent.mkdir(parents=True, exist_ok=True)
     os.mkfifo(repository / place)
-    for command in (["flows.check"], ["flows.check", "-S", "seed=1"], ["flows.status"], ["flows.pipeline", "--dry"]):
+    for command in (
+        ["flows.check"],
+        ["flows.check", "-S", "seed=1"],
+        ["flows.commands.status"],
+        ["flows.pipeline", "--dry"],
+    ):
         code, said = run(repository, *command)
         assert code == 2, said
         assert said.startswith(f"trainyard: {place} is a named pipe, and no plain file")
@@ -54,7 +60,7 @@ def test_behind_a_link(repository, tmp_path):
     os.mkfifo(tmp_path / "elsewhere" / "pipe")
     (repository / "sources" / "folder" / "a").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match=r"sources/folder/a/pipe is a named pipe"):
-        graph.stale(repository)
+        dvc_graph.stale(repository)
     (repository / "sources" / "folder" / "a").unlink()
     (repository / "sources" / "folder" / "b.png").symlink_to(tmp_path / "elsewhere" / "pipe")
     with pytest.raises(InputError, match=r"sources/folder/b.png is a named pipe"):

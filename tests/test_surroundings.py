@@ -20,7 +20,9 @@ import pytest
 import yaml
 from conftest import LIMIT, ROOT, dvc_init, environment, refused, soon
 
-from flows import console, pipeline, ports, prefect_server, retrain
+from flows import pipeline, retrain
+from flows.machine import environment_variables, ports
+from flows.servers import prefect_server, temporary_server, watch_server
 from lightning_modules.errors import UnavailableError
 
 DEAD = "http://127.0.0.1:9"  # nothing listens there
@@ -151,9 +153,10 @@ def test_the_terminal_is_closed(tmp_path):
 
 # The same in less time than a minute.
 HURRIED = """
-from flows import pipeline, prefect_server
-from flows.console import run
-prefect_server.GONE_AFTER, prefect_server.GRACE, prefect_server.INTERVAL = 4, 4, 0.5
+from flows import pipeline
+from flows.commands.console import run
+from flows.servers import watch_server
+watch_server.GONE_AFTER, watch_server.GRACE, watch_server.INTERVAL = 4, 4, 0.5
 run(pipeline.command)
 """
 
@@ -193,7 +196,7 @@ def test_prefects_server_goes_away_for_good(tmp_path, own):
 
 def test_a_server_that_is_gone_is_given_up_within_a_minute_and_a_half():
     silence = 10  # seconds until the last look has its answer
-    assert prefect_server.GONE_AFTER + prefect_server.INTERVAL + silence + prefect_server.GRACE < 90
+    assert watch_server.GONE_AFTER + watch_server.INTERVAL + silence + watch_server.GRACE < 90
 
 
 @pytest.mark.parametrize(
@@ -215,13 +218,13 @@ def test_who_is_given_up(monkeypatch, capsys, answers, patience, lost):
 
     left, sent = list(answers), []
     monkeypatch.setenv("PREFECT_API_URL", f"{DEAD}/api")
-    monkeypatch.setattr(prefect_server, "INTERVAL", 0.0)
-    monkeypatch.setattr(prefect_server, "GRACE", 0.0)
-    monkeypatch.setattr(prefect_server, "away", threading.Event())
-    monkeypatch.setattr(prefect_server.ports, "answers", answer)
-    monkeypatch.setattr(prefect_server.os, "kill", lambda pid, number: sent.append(number))
-    monkeypatch.setattr(prefect_server.os, "_exit", leave)
-    watch = prefect_server.Watch(patience, lambda: print("last words"))
+    monkeypatch.setattr(watch_server, "INTERVAL", 0.0)
+    monkeypatch.setattr(watch_server, "GRACE", 0.0)
+    monkeypatch.setattr(watch_server, "away", threading.Event())
+    monkeypatch.setattr(watch_server.ports, "answers", answer)
+    monkeypatch.setattr(watch_server.os, "kill", lambda pid, number: sent.append(number))
+    monkeypatch.setattr(watch_server.os, "_exit", leave)
+    watch = watch_server.Watch(patience, lambda: print("last words"))
     if lost:
         with pytest.raises(SystemExit, match="1"):
             watch.look()
@@ -258,7 +261,7 @@ def test_why_a_temporary_server_ended_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     monkeypatch.setenv("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # as the flow's own process has it
     monkeypatch.setenv("PREFECT_API_URL", "")  # which starting it changes
-    server = prefect_server.TemporaryServer()
+    server = temporary_server.TemporaryServer()
     server.start()
     with pytest.raises(
         UnavailableError, match=r"ended with exit code 3\. Its last lines:\n(.*\n)*.*unable to open data"
@@ -268,7 +271,7 @@ def test_why_a_temporary_server_ended_is_told(tmp_path, monkeypatch):
 
 def test_a_database_is_prepared_by_one_server_at_a_time_and_once(tmp_path, monkeypatch):
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
-    first, second = prefect_server.Database(), prefect_server.Database()
+    first, second = temporary_server.Database(), temporary_server.Database()
     assert first.may_start()
     assert not second.may_start()
     first.release()  # its server did not come up
@@ -277,7 +280,7 @@ def test_a_database_is_prepared_by_one_server_at_a_time_and_once(tmp_path, monke
     second.prepared()
     assert first.may_start()
     assert second.may_start()
-    monkeypatch.setattr(prefect_server.Database, "version", lambda self: "a newer one")
+    monkeypatch.setattr(temporary_server.Database, "version", lambda self: "a newer one")
     assert first.may_start()
     assert not second.may_start()
     first.release()
@@ -294,28 +297,29 @@ def test_a_database_is_prepared_by_one_server_at_a_time_and_once(tmp_path, monke
     ],
 )
 def test_loopback_is_added_to_what_goes_through_no_proxy(monkeypatch, given, made):
-    for name in (*console.PROXIES, "no_proxy"):
+    for name in (*environment_variables.PROXIES, "no_proxy"):
         for spelt in (name, name.upper()):
             monkeypatch.setenv(spelt, "")  # so that what is set is taken back
             monkeypatch.delenv(spelt)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    console.set_variables()
+    environment_variables.set_variables()
     assert os.environ.get("no_proxy") == made
     assert os.environ.get("NO_PROXY") == made
 
 
 CLIENTS = """
 import json, os, sys
-from flows import console
-console.set_variables()
+from flows.machine import environment_variables
+environment_variables.set_variables()
 address = sys.argv[1]
 os.environ["MLFLOW_TRACKING_URI"] = address
 import httpx, requests
-from flows import ports, tracking
+from flows.machine import ports
+from flows.tracking import mlflow_store
 assert ports.answers(f"{address}/health")
 assert requests.get(f"{address}/health").status_code == httpx.get(f"{address}/health").status_code == 200
-assert tracking.connect().search_experiments() == []
+assert mlflow_store.connect().search_experiments() == []
 try:
     requests.get("http://example.invalid")
 except requests.exceptions.ProxyError:

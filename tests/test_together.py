@@ -7,7 +7,7 @@ from test_fit import CLASSES, MLP, TRAINING, VALIDATION, Interrupted, assert_sam
 from lightning_modules import classifier, networks
 from lightning_modules.errors import DivergedError, InputError
 from lightning_modules.fit import Fitted, fit_together
-from lightning_modules.known import NETWORKS, OPTIMIZERS
+from lightning_modules.names import NETWORKS, OPTIMIZERS
 from lightning_modules.stacked import NotStackableError, stack, unstack
 
 SEEDS = [5, 6, 7]

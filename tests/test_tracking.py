@@ -20,17 +20,24 @@ from mlflow.entities import ViewType
 from sqlalchemy.engine import Engine
 from sqlalchemy.event import listen, remove
 
-from flows import champion, dataset, graph, project, track, tracking, train
-from flows.params import read
+from flows.commands import champion, track
+from flows.data import dataset
+from flows.ensembles import late_registration
+from flows.graph import dvc_graph
+from flows.params.params_file import read
+from flows.project import file_io, messages, paths
+from flows.project import git as project_git
+from flows.tracking import experiments, loading, member_runs, mlflow_runs, mlflow_store, page_links, provenance
+from flows.training import resolving
 from lightning_modules import weights
 from lightning_modules.errors import InputError
 
 
 def runs(kind: str) -> dict:
     """By name."""
-    client = tracking.connect()
+    client = mlflow_store.connect()
     found = client.search_runs(
-        [tracking.experiment(client, "digits")], f"tags.`trainyard.kind` = '{kind}'", run_view_type=ViewType.ALL
+        [experiments.experiment(client, "digits")], f"tags.`trainyard.kind` = '{kind}'", run_view_type=ViewType.ALL
     )
     assert len({run.info.run_name for run in found}) == len(found)
     return {run.info.run_name: run for run in found}
@@ -48,11 +55,11 @@ def test_a_run_per_replica_below_its_members_and_one_for_the_ensemble(finished):
 
 
 def test_two_machines_that_begin_at_once_have_one_experiment(store, monkeypatch):
-    client = tracking.connect()
+    client = mlflow_store.connect()
     created = client.create_experiment("digits")  # by the other machine, after this one has asked
     ask, first = client.get_experiment_by_name, iter([None])
     monkeypatch.setattr(client, "get_experiment_by_name", lambda name: next(first, ask(name)))
-    assert tracking.experiment(client, "digits") == created
+    assert experiments.experiment(client, "digits") == created
 
 
 def test_params_are_the_recipe_and_the_settings(finished):
@@ -62,14 +69,14 @@ def test_params_are_the_recipe_and_the_settings(finished):
         assert run.data.params["optimizer.lr"] == str(recipe.optimizer.lr)
         assert run.data.params["network.hidden"] == str(list(recipe.network.hidden))
         assert run.data.params["batch_size"] == "64"
-        assert run.data.params["seed"] == str(train.replica_seed(0, member, int(number)))
+        assert run.data.params["seed"] == str(resolving.replica_seed(0, member, int(number)))
 
 
 def test_every_epoch_is_there_once_and_is_that_of_the_history(finished):
-    client = tracking.connect()
+    client = mlflow_store.connect()
     for name, run in runs("replica").items():
         member, number = name.split("-")
-        lines = (project.model_folder("digits", member) / "history.csv").read_text().splitlines()
+        lines = (paths.model_folder("digits", member) / "history.csv").read_text().splitlines()
         rows = [dict(zip(lines[0].split(","), line.split(","))) for line in lines[1:]]
         for key in ("training_loss", "validation_nll", "validation_accuracy", "lr"):
             logged = client.get_metric_history(run.info.run_id, key)
@@ -86,28 +93,28 @@ def test_tags_say_what_a_run_was_made_from(finished):
         assert tags["trainyard.dataset"] == "digits"
         assert tags["trainyard.pid"] == (finished.parent / "made by").read_text()
         assert tags["trainyard.torch"] == torch.__version__
-        for name in ("git_dirty", "data_hash", "host", "process_started", "python", *tracking.LIBRARIES):
+        for name in ("git_dirty", "data_hash", "host", "process_started", "python", *provenance.LIBRARIES):
             assert tags[f"trainyard.{name}"], name
     for name, run in runs("replica").items():
         member, number = name.split("-")
         assert run.data.tags["trainyard.device"] in ("cpu", "gpu")
         assert run.data.tags["trainyard.precision"] == "float32"
-        assert run.data.tags["trainyard.seed"] == str(train.replica_seed(0, member, int(number)))
+        assert run.data.tags["trainyard.seed"] == str(resolving.replica_seed(0, member, int(number)))
 
 
 def test_evaluate_brings_its_scores_to_the_runs_of_the_replicas(finished):
-    measured = project.read_json(project.replica_scores_file("digits"))
+    measured = file_io.read_json(paths.replica_scores_file("digits"))
     for name, run in runs("replica").items():
         member, number = name.split("-")
-        for split in project.SPLITS:
+        for split in paths.SPLITS:
             shown = "best_validation" if split == "validation" else split
             for score, value in measured[member][int(number)][split].items():
                 assert run.data.metrics[f"{shown}_{score}"] == pytest.approx(value)
     small = runs("member")["small"].data.metrics
-    summary = project.read_json(project.member_metrics_file("digits", "small"))
+    summary = file_io.read_json(paths.member_metrics_file("digits", "small"))
     assert small["test_accuracy"] == pytest.approx(summary["test"]["accuracy"])
     assert small["test_accuracy_std"] == pytest.approx(summary["test"]["accuracy_std"])
-    ensemble = project.read_json(project.ensemble_metrics_file("digits"))
+    ensemble = file_io.read_json(paths.ensemble_metrics_file("digits"))
     logged = runs("ensemble")["ensemble"]
     assert logged.data.metrics["test_nll"] == pytest.approx(ensemble["test"]["nll"])
     assert logged.data.metrics["gain_accuracy"] == pytest.approx(ensemble["gain"]["accuracy"])
@@ -118,7 +125,7 @@ def test_a_replica_loads_from_its_run_and_predicts_the_same(finished):
     import mlflow
 
     images, _ = dataset.load("digits").split("test")
-    _, [predictor] = weights.load(project.model_folder("digits", "wide"))
+    _, [predictor] = weights.load(paths.model_folder("digits", "wide"))
     model = mlflow.pyfunc.load_model(f"runs:/{runs('replica')['wide-0'].info.run_id}/model")
     for count in (1, 7):
         expected = weights.predict(predictor, images[:count]).numpy()
@@ -128,7 +135,7 @@ def test_a_replica_loads_from_its_run_and_predicts_the_same(finished):
 @pytest.fixture
 def nothing_stale(monkeypatch):
     """As after `dvc repro`; test_repro.py asks the real DVC."""
-    monkeypatch.setattr(graph, "stale", lambda root: {})
+    monkeypatch.setattr(dvc_graph, "stale", lambda root: {})
 
 
 def test_track_logs_what_an_outage_kept_back_once(finished_copy, nothing_stale):
@@ -140,12 +147,12 @@ def test_track_logs_what_an_outage_kept_back_once(finished_copy, nothing_stale):
         test_a_run_per_replica_below_its_members_and_one_for_the_ensemble(finished_copy)
         test_every_epoch_is_there_once_and_is_that_of_the_history(finished_copy)
         test_evaluate_brings_its_scores_to_the_runs_of_the_replicas(finished_copy)
-    assert tracking.champion("digits")["version"] == "1"
+    assert loading.champion("digits")["version"] == "1"
 
 
 def history_of_scores() -> dict:
     """How often each run has each of the scores that evaluate and ensemble log."""
-    client = tracking.connect()
+    client = mlflow_store.connect()
     return {
         (name, score): len(client.get_metric_history(run.info.run_id, score))
         for kind in ("member", "replica", "ensemble")
@@ -161,8 +168,8 @@ def test_a_number_is_logged_once_however_often_it_is_measured(finished_copy, not
         CliRunner().invoke(track.command, catch_exceptions=False)
         evaluate.evaluate(read())
     assert set(history_of_scores().values()) == {1}
-    scores = tracking.Scores("digits")
-    card = project.read_json(project.model_folder("digits", "wide") / "member.json")
+    scores = member_runs.Scores("digits")
+    card = file_io.read_json(paths.model_folder("digits", "wide") / "member.json")
     scores.log("wide", card, [{"test_nll": 9.0}])  # another number is news
     scores.log("wide", card, [{"test_nll": float("nan")}])
     scores.log("wide", card, [{"test_nll": float("nan")}])
@@ -176,8 +183,8 @@ def log_wide_alone() -> None:
 
 
 def log_wide() -> None:
-    card = project.read_json(project.model_folder("digits", "wide") / "member.json")
-    tracking.Scores("digits").log("wide", card, [{"test_nll": 1.0}])
+    card = file_io.read_json(paths.model_folder("digits", "wide") / "member.json")
+    member_runs.Scores("digits").log("wide", card, [{"test_nll": 1.0}])
 
 
 def test_several_at_once_make_one_run_for_a_training(finished_copy):
@@ -190,13 +197,13 @@ def test_several_at_once_make_one_run_for_a_training(finished_copy):
     assert [process.exitcode for process in started] == [0] * 3
     assert set(runs("replica")) == {"wide-0"}  # names are there once, see `runs`
     assert set(runs("member")) == {"wide"}
-    assert len(tracking.connect().get_metric_history(runs("replica")["wide-0"].info.run_id, "test_nll")) == 1
+    assert len(mlflow_store.connect().get_metric_history(runs("replica")["wide-0"].info.run_id, "test_nll")) == 1
 
 
 def test_a_deleted_experiment_comes_back_with_its_runs_and_says_so(finished_copy, nothing_stale, capfd):
     CliRunner().invoke(track.command, catch_exceptions=False)
-    client = tracking.connect()
-    client.delete_experiment(tracking.experiment(client, "digits"))
+    client = mlflow_store.connect()
+    client.delete_experiment(experiments.experiment(client, "digits"))
     capfd.readouterr()
     log_wide()
     said = capfd.readouterr().err
@@ -209,9 +216,9 @@ def test_what_cannot_start_is_said_once(finished_copy, monkeypatch, capfd):
     def refuse(*_):
         raise ConnectionError("no such place")
 
-    monkeypatch.setattr(tracking.Tracker, "begin", refuse)
-    scores = tracking.Scores("digits")
-    card = project.read_json(project.model_folder("digits", "wide") / "member.json")
+    monkeypatch.setattr(member_runs.Tracker, "begin", refuse)
+    scores = member_runs.Scores("digits")
+    card = file_io.read_json(paths.model_folder("digits", "wide") / "member.json")
     scores.log("wide", card, [{"test_nll": 1.0}])
     assert scores.lost
     said = capfd.readouterr().err
@@ -220,10 +227,10 @@ def test_what_cannot_start_is_said_once(finished_copy, monkeypatch, capfd):
 
 
 def test_pages_say_the_result_first(finished):
-    client = tracking.connect()
-    number = tracking.champion("digits")["version"]
-    place = client.get_experiment(tracking.experiment(client, "digits"))
-    accuracy = project.read_json(project.ensemble_metrics_file("digits"))["test"]["accuracy"]
+    client = mlflow_store.connect()
+    number = loading.champion("digits")["version"]
+    place = client.get_experiment(experiments.experiment(client, "digits"))
+    accuracy = file_io.read_json(paths.ensemble_metrics_file("digits"))["test"]["accuracy"]
     for text in (client.get_model_version("digits", number).description, place.tags["mlflow.note.content"]):
         assert f"{accuracy:.2%}" in text.splitlines()[0]
         assert "| wide |" in text
@@ -234,21 +241,21 @@ def test_pages_say_the_result_first(finished):
         [seen] = client.get_run(run.info.run_id).inputs.dataset_inputs
         assert seen.dataset.name == "digits"
         assert '"test": 360' in seen.dataset.profile or '"test": 359' in seen.dataset.profile
-    links = tracking.pages()
-    assert all(tracking.TRAINING in link for link in (links["experiment"], links["model"], *links["runs"].values()))
+    links = page_links.pages()
+    assert all(page_links.TRAINING in link for link in (links["experiment"], links["model"], *links["runs"].values()))
 
 
 def test_a_description_that_a_person_wrote_stays(finished_copy, nothing_stale):
-    client = tracking.connect()
-    place = tracking.experiment(client, "digits")
+    client = mlflow_store.connect()
+    place = experiments.experiment(client, "digits")
     client.set_experiment_tag(place, "mlflow.note.content", "mine")
     CliRunner().invoke(track.command, catch_exceptions=False)
     assert client.get_experiment(place).tags["mlflow.note.content"] == "mine"
 
 
 def test_track_logs_nothing_that_is_stale(finished_copy, monkeypatch):
-    monkeypatch.setattr(graph, "stale", lambda root: {"train@small": ["params.yaml seed: modified"], "check": []})
-    monkeypatch.setattr(graph, "stages", lambda root: {"check": [], "train@small": [], "ensemble": ["train@small"]})
+    monkeypatch.setattr(dvc_graph, "stale", lambda root: {"train@small": ["params.yaml seed: modified"], "check": []})
+    monkeypatch.setattr(dvc_graph, "stages", lambda root: {"check": [], "train@small": [], "ensemble": ["train@small"]})
     said = CliRunner().invoke(track.command, catch_exceptions=False).stdout
     assert "stale: train@small." in said
     assert not runs("replica")
@@ -265,9 +272,9 @@ def test_track_before_anything_is_measured_says_so(project, store):
 
 
 def test_runs_of_dead_processes_are_ended_and_those_of_live_ones_left(project, store):
-    client = tracking.connect()
-    place = tracking.experiment(client, "digits")
-    own = tracking.provenance("digits")
+    client = mlflow_store.connect()
+    place = experiments.experiment(client, "digits")
+    own = provenance.provenance("digits")
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     tags = {
         "alive": own,
@@ -278,32 +285,32 @@ def test_runs_of_dead_processes_are_ended_and_those_of_live_ones_left(project, s
         "not ours": {},
     }
     made = {name: client.create_run(place, run_name=name, tags=own).info.run_id for name, own in tags.items()}
-    assert sorted(tracking.end_stale_runs()) == ["dead", "reused"]
+    assert sorted(mlflow_runs.end_stale_runs()) == ["dead", "reused"]
     status = {name: client.get_run(run).info.status for name, run in made.items()}
     assert status == {
         "alive": "RUNNING", "dead": "KILLED", "reused": "KILLED", "elsewhere": "RUNNING", "not ours": "RUNNING",
     }  # fmt: skip
-    assert tracking.end_stale_runs() == []
+    assert mlflow_runs.end_stale_runs() == []
 
 
 def test_stale_runs_are_ended_however_many_there_are(project, store, monkeypatch):
-    client = tracking.connect()
-    place = tracking.experiment(client, "digits")
-    gone = tracking.provenance("digits") | {"trainyard.process_started": "0"}
+    client = mlflow_store.connect()
+    place = experiments.experiment(client, "digits")
+    gone = provenance.provenance("digits") | {"trainyard.process_started": "0"}
     for number in range(7):
         client.create_run(place, run_name=f"dead-{number}", tags=gone)
     search = type(client).search_runs
     small = functools.partialmethod(search, max_results=3)  # a page of MLflow's holds a thousand
     monkeypatch.setattr(type(client), "search_runs", small)
-    assert len(tracking.end_stale_runs()) == 7
-    assert tracking.end_stale_runs() == []
+    assert len(mlflow_runs.end_stale_runs()) == 7
+    assert mlflow_runs.end_stale_runs() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_ends_as_killed_wherever_the_interrupt_meets_the_store(project, store, number):
     settings = {"accelerator": "cpu", "precision": "float32"}
-    tracker = tracking.Tracker({"member": "small", "dataset": "digits", "seed": 0, "recipe": {}, "settings": settings},
-                               [1])  # fmt: skip
+    card = {"member": "small", "dataset": "digits", "seed": 0, "recipe": {}, "settings": settings}
+    tracker = member_runs.Tracker(card, [1])
     tracker.start()
     sent = []
 
@@ -326,7 +333,7 @@ def test_a_run_ends_as_killed_wherever_the_interrupt_meets_the_store(project, st
         signal.signal(signal.SIGTERM, before)
     assert sent
     assert not tracker.lost
-    replica = tracking.connect().get_run(tracker.ids["0"])
+    replica = mlflow_store.connect().get_run(tracker.ids["0"])
     assert (replica.info.status, replica.data.tags["trainyard.error"]) == ("KILLED", "interrupted")
     assert replica.data.metrics == {"validation_nll": 9.0}
 
@@ -334,8 +341,8 @@ def test_a_run_ends_as_killed_wherever_the_interrupt_meets_the_store(project, st
 def test_epochs_that_were_kept_back_are_logged_together(project, store):
     """A request for each epoch of each of a thousand replicas would take minutes."""
     settings = {"accelerator": "cpu", "precision": "float32"}
-    tracker = tracking.Tracker({"member": "small", "dataset": "digits", "seed": 0, "recipe": {}, "settings": settings},
-                               [1, 2])  # fmt: skip
+    card = {"member": "small", "dataset": "digits", "seed": 0, "recipe": {}, "settings": settings}
+    tracker = member_runs.Tracker(card, [1, 2])
     tracker.start()
     tracker.epoch(0, {"epoch": 1, "validation_nll": 9.0, "validation_accuracy": 0.5, "lr": 0.1})
     numbers = [(replica, epoch, epoch / 7, epoch / 900, 0.1) for replica in range(2) for epoch in range(1, 401)]
@@ -355,16 +362,16 @@ def test_epochs_that_were_kept_back_are_logged_together(project, store):
 
 
 def test_the_datas_hash_is_that_of_the_lock(project):
-    assert tracking.data_hash("digits") == "none"
+    assert provenance.data_hash("digits") == "none"
     outs = [{"path": "data/digits", "hash": "md5", "md5": "abc.dir", "size": 1, "nfiles": 6}]
     download = {"cmd": "python -m flows.download", "params": {"params.yaml": {"seed": 0}}, "outs": outs}
     other = {"cmd": "x\n  download:\n", "outs": [{"path": "data/digits", "md5": "of another stage"}]}
     for stages in ({"download": download}, {"before": other, "download": download, "train@download": other}):
         (project / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}, sort_keys=False))
-        assert tracking.data_hash("digits") == "abc.dir"
-        assert tracking.data_hash("mnist") == "none"
+        assert provenance.data_hash("digits") == "abc.dir"
+        assert provenance.data_hash("mnist") == "none"
     (project / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"before": other}}))
-    assert tracking.data_hash("digits") == "none"
+    assert provenance.data_hash("digits") == "none"
 
 
 @pytest.mark.parametrize(
@@ -381,13 +388,13 @@ def test_a_password_in_the_address_is_not_shown(project, monkeypatch, uri):
 
 def test_six_processes_open_a_new_store_at_once(project):
     context = multiprocessing.get_context("forkserver")
-    started = [context.Process(target=tracking.prepare) for _ in range(6)]
+    started = [context.Process(target=experiments.prepare) for _ in range(6)]
     for process in started:
         process.start()
     for process in started:
         process.join(LIMIT)
     assert [process.exitcode for process in started] == [0] * 6
-    assert [found.name for found in tracking.connect().search_experiments()].count("digits") == 1
+    assert [found.name for found in mlflow_store.connect().search_experiments()].count("digits") == 1
 
 
 def test_a_queued_experiment_logs_to_the_project_that_it_was_queued_in(project, monkeypatch):
@@ -395,13 +402,13 @@ def test_a_queued_experiment_logs_to_the_project_that_it_was_queued_in(project, 
     copy.mkdir(parents=True)
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(project / name, copy)
-    outer = tracking.store()
+    outer = mlflow_store.store()
     assert outer == f"sqlite:///{project / 'mlflow.db'}"
     monkeypatch.chdir(copy)
-    assert tracking.store() == outer
+    assert mlflow_store.store() == outer
     monkeypatch.chdir(Path(copy.anchor))
     with pytest.raises(InputError, match="run this inside a Trainyard project"):
-        tracking.store()
+        mlflow_store.store()
 
 
 def test_an_epoch_that_a_resumed_training_comes_to_again_is_logged_once(project, store):
@@ -409,7 +416,7 @@ def test_an_epoch_that_a_resumed_training_comes_to_again_is_logged_once(project,
     card = {"member": "small", "dataset": "digits", "seed": 0, "recipe": {}, "settings": settings}
     # In a process that begins again, and where a worker was killed: there one tracker hears of them again.
     for epochs in (range(1, 4), [*range(2, 5), *range(3, 6)]):
-        tracker = tracking.Tracker(card, [1], project)
+        tracker = member_runs.Tracker(card, [1], project)
         tracker.start()
         for epoch in epochs:
             tracker.epoch(0, {"epoch": epoch, "validation_nll": epoch / 7, "lr": 0.1})
@@ -420,16 +427,16 @@ def test_an_epoch_that_a_resumed_training_comes_to_again_is_logged_once(project,
 def test_a_resumed_training_with_one_replica_more_has_a_run_for_it(project, store, empty_store, monkeypatch):
     settings = {"accelerator": "cpu", "precision": "float32"}
     card = {"member": "small", "dataset": "digits", "seed": 0, "recipe": {}, "settings": settings}
-    first = tracking.Tracker(card, [1, 2], project)
+    first = member_runs.Tracker(card, [1, 2], project)
     first.start()
-    second = tracking.Tracker(card, [1, 2, 3], project)
+    second = member_runs.Tracker(card, [1, 2, 3], project)
     second.start()
     assert not second.lost
     assert first.ids.items() < second.ids.items()
     assert set(second.ids) == {"member", "0", "1", "2"}
     # In another store there is none of them: all are made anew.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_store, project / 'other.db')}")
-    third = tracking.Tracker(card, [1, 2], project)
+    third = member_runs.Tracker(card, [1, 2], project)
     third.start()
     assert not third.lost
     assert set(third.ids.values()).isdisjoint(second.ids.values())
@@ -440,43 +447,43 @@ def test_dirty_is_what_a_person_changed_and_not_what_stages_write(project):
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
         subprocess.run(["git", *identity, *arguments], cwd=project, env=environment(), check=True, capture_output=True)
 
-    assert tracking.git_state() == ("none", True)
+    assert project_git.git_state() == ("none", True)
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
-    commit, dirty = tracking.git_state()
+    commit, dirty = project_git.git_state()
     assert len(commit) == 40
     assert not dirty
     (project / "dvc.lock").write_text("schema: '2.0'\n")
     (project / "metrics").mkdir()
     (project / "metrics" / "new.json").write_text("{}")
-    assert tracking.git_state() == (commit, False)
+    assert project_git.git_state() == (commit, False)
     edit(project, lambda content: content.update(seed=1))
-    assert tracking.git_state() == (commit, True)
+    assert project_git.git_state() == (commit, True)
 
 
 def test_an_ensemble_that_is_not_registered_is_named_by_all_who_ask(finished_copy, nothing_stale):
     """As after an outage of MLflow, or where the experiment was deleted."""
-    from flows import status
+    from flows.commands import status
 
-    assert "trainyard track" in track.not_registered(read())
+    assert "trainyard track" in late_registration.not_registered(read())
     assert "not registered" in status.status(finished_copy)["not_registered"]
     CliRunner().invoke(track.command, catch_exceptions=False)
-    assert track.not_registered(read()) is None
+    assert late_registration.not_registered(read()) is None
     assert status.status(finished_copy)["not_registered"] is None
 
 
 def test_another_users_repository_is_said_with_gits_own_cure(project, monkeypatch, capfd):
-    from flows import commit
+    from flows.retraining import committing
 
     subprocess.run(["git", "init", "--quiet"], cwd=project, env=environment(), check=True)
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
-    tracking.warn_once.cache_clear()
+    messages.warn_once.cache_clear()
     for _ in range(2):
-        assert tracking.git_state() == ("none", True)
+        assert project_git.git_state() == ("none", True)
     said = capfd.readouterr().err
     assert said.count("safe.directory") == 1
     with pytest.raises(InputError, match=r"safe.directory"):
-        commit.refuse_impossible(project)
+        committing.refuse_impossible(project)

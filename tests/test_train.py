@@ -18,8 +18,10 @@ import torch
 from conftest import LIMIT, edit, environment, soon
 from safetensors.torch import load_file
 
-from flows import tracking, train
-from flows.params import Params, read
+from flows import train
+from flows.params.params_file import Params, read
+from flows.tracking import experiments, mlflow_store
+from flows.training import interrupted, member_files, resolving
 from lightning_modules import weights
 from lightning_modules.errors import InputError
 
@@ -55,8 +57,8 @@ def begin(folder: Path, **env: str) -> subprocess.Popen:
 
 
 def runs() -> list:
-    client = tracking.connect()
-    return client.search_runs([tracking.experiment(client, "digits")])
+    client = mlflow_store.connect()
+    return client.search_runs([experiments.experiment(client, "digits")])
 
 
 def leaves_nothing(folder: Path) -> bool:
@@ -101,7 +103,7 @@ def test_how_many_train_at_once_changes_nothing(tiny, no_store, monkeypatch):
     made = []
     for jobs in ("1", "2"):
         monkeypatch.setenv("TRAINYARD_JOBS", jobs)
-        assert train.side_by_side(3, 1, "cpu", 1) == int(jobs)
+        assert resolving.side_by_side(3, 1, "cpu", 1) == int(jobs)
         train.train(params, "small")
         made.append((tiny / "models/digits/small/weights.safetensors").read_bytes())
     assert made[0] == made[1]
@@ -122,7 +124,7 @@ def test_one_replica_more_leaves_the_others_and_another_seed_changes_all(tiny, n
 
 
 def test_a_second_process_is_refused_and_a_failed_one_lets_go(tiny, no_store):
-    with train.only_one(tiny / ".trainyard" / "unfinished" / "digits" / "small"):
+    with interrupted.only_one(tiny / ".trainyard" / "unfinished" / "digits" / "small"):
         with pytest.raises(InputError, match="small is being trained on digits by another process") as refused:
             train.train(read(), "small")
         second = begin(tiny)
@@ -209,7 +211,7 @@ def test_a_killed_training_leaves_no_process_and_no_lock(tiny, no_store):
         for worker in filter(psutil.Process.is_running, workers):
             worker.kill()
         process.communicate()
-    with train.only_one(tiny / ".trainyard" / "unfinished" / "digits" / "small"):
+    with interrupted.only_one(tiny / ".trainyard" / "unfinished" / "digits" / "small"):
         assert leaves_nothing(tiny)
 
 
@@ -243,7 +245,7 @@ def test_an_interrupted_training_goes_on_in_its_runs_to_the_same_weights(tiny, s
     assert after.keys() == before.keys()
     assert {run.info.status for run in after.values()} == {"FINISHED"}
     assert not any("trainyard.error" in run.data.tags for run in after.values())
-    client = tracking.connect()
+    client = mlflow_store.connect()
     for run in after.values():
         if run.data.tags["trainyard.kind"] == "replica":
             steps = {metric.step for metric in client.get_metric_history(run.info.run_id, "validation_nll")}
@@ -293,24 +295,24 @@ def test_another_recipe_leaves_what_was_interrupted(tiny, no_store):
     train.train(only_small(tiny, epochs=1, dropout=0.5), "small")
     assert checkpoint(tiny)
     for work in (tiny / ".trainyard" / "unfinished" / "digits" / "small").iterdir():
-        long_ago = time.time() - (train.KEPT_DAYS + 1) * 86400
+        long_ago = time.time() - (interrupted.KEPT_DAYS + 1) * 86400
         os.utime(work, (long_ago, long_ago))
     train.train(only_small(tiny, epochs=1, dropout=0.4), "small")
     assert not checkpoint(tiny)
 
 
 def test_the_seconds_of_an_interrupted_training_count(tmp_path):
-    first = train.Clock(tmp_path / "seconds.json")
+    first = interrupted.Clock(tmp_path / "seconds.json")
     first.started -= 100_000
     first.keep()
-    assert train.Clock(tmp_path / "seconds.json").seconds() == pytest.approx(100_000, abs=LIMIT)
+    assert interrupted.Clock(tmp_path / "seconds.json").seconds() == pytest.approx(100_000, abs=LIMIT)
 
 
 def test_runs_end_whatever_fails_after_the_training(tiny, store, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(train, "write", full)
+    monkeypatch.setattr(member_files, "write", full)
     with pytest.raises(OSError, match="No space left"):
         train.train(only_small(tiny, epochs=1), "small")
     assert {run.info.status for run in runs()} == {"FAILED"}

@@ -18,9 +18,11 @@ from click.testing import CliRunner
 from conftest import refused
 from PIL import Image
 
-from flows import drift, predict, promote, served_ensemble, tracking, trust, trusted
-from flows.export import export
-from flows.params import read
+from flows.commands import drift, predict, promote, trust
+from flows.models import served_ensemble
+from flows.models.export import export
+from flows.params.params_file import read
+from flows.tracking import experiments, loading, mlflow_runs, mlflow_store, registration, trusted_models
 from lightning_modules import voting
 from lightning_modules.errors import InputError
 
@@ -96,11 +98,11 @@ def evil() -> bytes:
 def test_a_champion_whose_files_were_changed_is_refused_by_all(project, incoming, model_files, capfd):
     (vote,) = model_files.rglob("vote.pt2")
     change(vote, "sample_inputs/model.pt", evil())
-    client = tracking.connect()
+    client = mlflow_store.connect()
     run = client.get_model_version("digits", "1").run_id
     client.create_model_version("digits", client.get_model_version("digits", "1").source, run_id=run)
     client.set_model_version_tag(
-        "digits", "2", tracking.TEST, client.get_model_version("digits", "1").tags[tracking.TEST]
+        "digits", "2", mlflow_runs.TEST, client.get_model_version("digits", "1").tags[mlflow_runs.TEST]
     )
     client.set_registered_model_alias("digits", "challenger", "2")
     everyone_refuses(capfd, "is not loaded: its files are none that this project registered")
@@ -126,21 +128,21 @@ def another(project) -> str:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
-    client = tracking.connect()
+    client = mlflow_store.connect()
     before = client.get_model_version("digits", "1")
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, 8, 8, 1))]), outputs=Schema([ColSpec("string", "label")])
     )
     attack = Attack()
     attack.kept = 1  # else pickle leaves __setstate__ out
-    with mlflow.start_run(experiment_id=tracking.experiment(client, "digits")) as started:
+    with mlflow.start_run(experiment_id=experiments.experiment(client, "digits")) as started:
         logged = mlflow.pyfunc.log_model(
             name="model", python_model=attack, signature=signature, pip_requirements=["numpy"]
         )
     shutil.rmtree(MARK, ignore_errors=True)
-    tags = {tracking.TEST: before.tags[tracking.TEST]}
+    tags = {mlflow_runs.TEST: before.tags[mlflow_runs.TEST]}
     made = client.create_model_version("digits", logged.model_uri, run_id=started.info.run_id, tags=tags)
-    for name in tracking.SCORES:
+    for name in registration.SCORES:
         client.log_metric(started.info.run_id, name, 0.5)
     client.set_registered_model_alias("digits", "champion", str(made.version))
     client.set_registered_model_alias("digits", "challenger", "1")
@@ -175,25 +177,25 @@ def test_a_version_of_somebody_else_is_loaded_only_where_it_is_trusted_by_name(p
 
 
 def test_a_lost_record_is_made_again_by_track_alone(project, capfd):
-    from flows import track
+    from flows.ensembles import late_registration
 
-    file = trusted.record_file("digits")
+    file = trusted_models.record_file("digits")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     file.unlink()
     said = refused(capfd, predict.command, "image.png")
     assert "`trainyard track` notes it" in said
     with contextlib.redirect_stdout(io.StringIO()):
-        assert track.track(read())
+        assert late_registration.track(read())
     answered()
 
 
 @pytest.fixture
 def exported(tmp_path, finished) -> Path:
     """The files of a small ensemble."""
-    from flows import models
+    from flows.models import trained_members
 
-    _, predictors = models.load("digits", "small")
+    _, predictors = trained_members.load("digits", "small")
     card = json.loads((finished / "data/digits/dataset.json").read_text())
     folder = tmp_path / "ensemble"
     folder.mkdir()
@@ -317,4 +319,4 @@ def test_files_on_another_server_are_not_fetched(monkeypatch, address, store, re
     """MLflow's client would send the store's password there."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     with pytest.raises(InputError, match="is not the server of") if refused else contextlib.nullcontext():
-        tracking.refuse_elsewhere(address, "digits version 2")
+        loading.refuse_elsewhere(address, "digits version 2")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flows.two_sample import class_shares, classifier_scores, compare
+from flows.statistics.two_sample import class_shares, classifier_scores, compare
 from lightning_modules.errors import InputError
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules import known
+from lightning_modules import names
 from lightning_modules.views import VIEWS, logits
 
 
@@ -18,7 +18,7 @@ def network(height: int = 6, width: int = 5) -> nn.Module:
 
 
 def test_the_known_names_are_those_of_the_code():
-    assert set(known.VIEWS) == set(VIEWS)
+    assert set(names.VIEWS) == set(VIEWS)
 
 
 @pytest.mark.parametrize("size", [(6, 5), (1, 5), (1, 1)], ids=str)

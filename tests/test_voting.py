@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_modules import known, scores, voting
+from lightning_modules import names, scores, voting
 from lightning_modules.voting import VOTES
 
 IMAGES, CLASSES = 200, 4
@@ -34,7 +34,7 @@ def nll(log_probabilities: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def test_the_known_names_are_those_of_the_code():
-    assert set(known.VOTES) == set(VOTES)
+    assert set(names.VOTES) == set(VOTES)
 
 
 @pytest.mark.parametrize("method", VOTES)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from prefect.states import Failed, State
 
-from flows import incoming
-from flows import project as places
-from flows.retrain_place import Place, Round
+from flows.project import file_io, paths
+from flows.retraining import incoming, incoming_files
+from flows.retraining.place import Place, Round
 from flows.watch import watch
 
 
@@ -29,7 +29,7 @@ def started(monkeypatch) -> list[dict]:
 
 
 def drop(name: str, seconds_ago: float = 60) -> None:
-    file = incoming.incoming_folder() / name
+    file = paths.incoming_folder() / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch()
     os.utime(file, (time.time() - seconds_ago,) * 2)
@@ -44,7 +44,7 @@ def test_hidden_files_are_not_images(project):
 
 def noted(project: Path) -> None:
     """A run was killed after it had taken in what there was."""
-    places.write_json(incoming.journal(), [{"finished": True}])
+    file_io.write_json(incoming_files.journal(), [{"finished": True}])
 
 
 def left(project: Path) -> None:

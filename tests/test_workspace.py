@@ -9,7 +9,9 @@ import pytest
 import yaml
 from conftest import ROOT, dvc_init, environment
 
-from flows import graph, params, project, workspace
+from flows.graph import dvc_graph, working_copy
+from flows.params import params_file
+from flows.project import paths
 from lightning_modules.errors import InputError
 
 STAGES = """
@@ -61,59 +63,59 @@ def written(copy: Path) -> dict[str, tuple[int, int]]:
 def test_it_runs_with_its_own_params_and_the_project_stays_as_it_is(toy):
     dvc(toy, "repro", "--quiet")
     before = files(toy)
-    copy = workspace.make(toy, "digits-fresh", {"seed": 77})
-    assert graph.stale(copy) == {"seeded": ["never run"]}
+    copy = working_copy.make(toy, "digits-fresh", {"seed": 77})
+    assert dvc_graph.stale(copy) == {"seeded": ["never run"]}
     dvc(copy, "repro", "--quiet")
     assert (copy / "out").read_text().splitlines()[:3] == ["given", "code", "seed: 77"]
     assert files(toy) == before
-    assert graph.stale(toy) == graph.stale(copy) == {}
+    assert dvc_graph.stale(toy) == dvc_graph.stale(copy) == {}
     # A cache of its own would hold the data set twice.
     assert dvc(copy, "cache", "dir").strip() == str(toy / ".dvc" / "cache")
     assert not (copy / ".dvc" / "cache").exists()
 
 
 def test_it_follows_the_project_and_what_is_up_to_date_does_not_run_again(toy):
-    copy = workspace.make(toy, "digits-fresh", {"seed": 77})
+    copy = working_copy.make(toy, "digits-fresh", {"seed": 77})
     dvc(copy, "repro", "--quiet")
     written = (copy / "out").stat().st_mtime_ns
     (toy / "more").mkdir()
-    assert workspace.make(toy, "digits-fresh", {"seed": 77}) == copy
+    assert working_copy.make(toy, "digits-fresh", {"seed": 77}) == copy
     assert (copy / "more").resolve() == toy / "more"
-    assert graph.stale(copy) == {}
+    assert dvc_graph.stale(copy) == {}
     assert (copy / "out").stat().st_mtime_ns == written
     (toy / "code" / "text").write_text("new code\n")
     (toy / "more").rmdir()
-    workspace.make(toy, "digits-fresh", {"seed": 77})
-    assert graph.stale(copy) == {"seeded": ["code/text: modified"]}
+    working_copy.make(toy, "digits-fresh", {"seed": 77})
+    assert dvc_graph.stale(copy) == {"seeded": ["code/text: modified"]}
     assert not os.path.lexists(copy / "more")
 
 
 def test_what_a_run_may_be_reading_is_not_touched(toy):
     """While a run is at work in the copy, another one may ask what would be done."""
     changes = {"seed": 77}
-    assert not workspace.is_current(toy, "digits-fresh", changes)
+    assert not working_copy.is_current(toy, "digits-fresh", changes)
     assert not (toy / ".dvc/tmp/exps").exists()
-    copy = workspace.make(toy, "digits-fresh", changes)
+    copy = working_copy.make(toy, "digits-fresh", changes)
     before = written(copy)
-    assert workspace.make(toy, "digits-fresh", changes) == copy
+    assert working_copy.make(toy, "digits-fresh", changes) == copy
     assert written(copy) == before
-    assert workspace.is_current(toy, "digits-fresh", changes)
-    assert not workspace.is_current(toy, "digits-fresh", {"seed": 78})
+    assert working_copy.is_current(toy, "digits-fresh", changes)
+    assert not working_copy.is_current(toy, "digits-fresh", {"seed": 78})
     (toy / "more").mkdir()
-    assert not workspace.is_current(toy, "digits-fresh", changes)
+    assert not working_copy.is_current(toy, "digits-fresh", changes)
 
 
 def test_remotes_are_those_of_the_project(toy):
-    copy = workspace.make(toy, "mnist", {"dataset": "mnist"})
+    copy = working_copy.make(toy, "mnist", {"dataset": "mnist"})
     assert dvc(copy, "remote", "list").split()[:2] == ["near", str(toy.parent / "remote")]
-    assert params.read(copy / "params.yaml").dataset == "mnist"
+    assert params_file.read(copy / "params.yaml").dataset == "mnist"
 
 
 def test_runs_and_models_go_to_the_store_of_the_project(toy, monkeypatch):
-    copy = workspace.make(toy, "mnist", {"dataset": "mnist"})
+    copy = working_copy.make(toy, "mnist", {"dataset": "mnist"})
     monkeypatch.chdir(copy)
-    assert project.root() == copy
-    assert project.home() == toy
+    assert paths.root() == copy
+    assert paths.home() == toy
 
 
 def test_params_that_cannot_work_are_refused_before_anything_is_made(toy):
@@ -121,5 +123,5 @@ def test_params_that_cannot_work_are_refused_before_anything_is_made(toy):
     content["members"]["mlp"]["optimizer"]["name"] = "nothing"
     (toy / "params.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(InputError):
-        workspace.make(toy, "mnist", {"dataset": "mnist"})
+        working_copy.make(toy, "mnist", {"dataset": "mnist"})
     assert not (toy / ".dvc" / "tmp" / "exps").exists()

@@ -7,9 +7,10 @@ import numpy as np
 from benchmarks.data import Data, lay_out
 from benchmarks.growing import made
 from benchmarks.growing.steps import Steps, grow
-from flows import dataset, params
+from flows.data import dataset
+from flows.params import recipes
 
-RECIPE = params.Member.model_validate(made.MEMBER | {"network": {"name": "mlp", "hidden": [64]}}).recipe
+RECIPE = recipes.Member.model_validate(made.MEMBER | {"network": {"name": "mlp", "hidden": [64]}}).recipe
 SHAPE, NAMES = (28, 28, 1), [str(number) for number in range(10)]
 
 

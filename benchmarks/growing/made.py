@@ -7,8 +7,11 @@ from pathlib import Path
 import yaml
 
 from benchmarks.pipeline import copy
-from flows import check, download, params, project, train
-from flows.params import Params
+from flows import check, download
+from flows.params import params_file
+from flows.params.params_file import Params
+from flows.project import file_io, paths
+from flows.training import member_files, resolving
 
 MEMBER = {"network": {"name": "mlp", "hidden": [4]}, "optimizer": {"name": "adam", "lr": 0.01}}
 
@@ -28,7 +31,7 @@ def make(folder: Path, members: dict[str, dict]) -> Params:
     content["data"]["digits"] |= {"epochs": 1, "batch_size": 64}
     content["members"] = members
     file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    settings = params.read()
+    settings = params_file.read()
     check.note()
     download.download(settings)
     return settings
@@ -42,7 +45,7 @@ def draw(settings: Params) -> list[dict]:
     """Writes models/<dataset>/<member>/ of all members, as their trainings would; returns their cards."""
     from lightning_modules import networks, weights
 
-    data = project.read_json(project.data_folder(settings.dataset) / "dataset.json")
+    data = file_io.read_json(paths.data_folder(settings.dataset) / "dataset.json")
     about = {key: data[key] for key in ("shape", "class_names", "mean", "std")}
     cards = []
     for member in settings.members:
@@ -51,17 +54,17 @@ def draw(settings: Params) -> list[dict]:
         state = network.state_dict()
         row = {"epoch": 1, "training_loss": 2.3, "validation_nll": 2.3, "validation_accuracy": 0.1, "lr": 0.01}
         replica = {
-            "seed": train.replica_seed(settings.seed, member, 0), "epochs": 1, "best_epoch": 1, "validation_nll": 2.3,
-            "validation_accuracy": 0.1, "weights_sha256": weights.digest(state),
+            "seed": resolving.replica_seed(settings.seed, member, 0), "epochs": 1, "best_epoch": 1,
+            "validation_nll": 2.3, "validation_accuracy": 0.1, "weights_sha256": weights.digest(state),
         }  # fmt: skip
         card = {
             "member": member, "dataset": settings.dataset, "seed": settings.seed, "recipe": recipe,
             "settings": settings.settings(member), **about,
             "parameters": sum(parameter.numel() for parameter in network.parameters()), "replicas": [replica],
         }  # fmt: skip
-        folder = project.model_folder(settings.dataset, member)
+        folder = paths.model_folder(settings.dataset, member)
         weights.save(folder, card, [state])
-        train.write_history(folder / "history.csv", [[row]])
+        member_files.write_history(folder / "history.csv", [[row]])
         cards.append(card)
     return cards
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from benchmarks.growing import made
 from benchmarks.growing.images import NAMES, SHAPE, random_images
 from benchmarks.growing.steps import Steps, grow
-from flows import params
-from flows.export import export
+from flows.models.export import export
+from flows.params import recipes
 
 IMAGES, BATCH = 2_560, 128
 
@@ -23,7 +23,7 @@ def at(steps: Steps, size: int) -> None:
 
     training, validation = random_images(IMAGES), random_images(1_000)
     about = {"class_names": NAMES, "mean": [0.5], "std": [0.3]}
-    recipe = params.Member.model_validate(
+    recipe = recipes.Member.model_validate(
         made.MEMBER | {"network": {"name": "mlp", "hidden": [width(size)] * 2}}
     ).recipe
     network = networks.build(recipe, SHAPE, len(NAMES))

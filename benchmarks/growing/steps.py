@@ -33,14 +33,9 @@ class Steps:
         """Takes a step in this process, whose memory holds what it held before, too."""
         self.measure(step, size, lambda: in_here(action))
 
-    def run(self, step: str, size: int, *arguments: str, prepare=lambda: None, goal: float | None = None) -> None:
-        """Takes a step in a process of its own, `python -m ARGUMENTS`, after `prepare`, which is not counted."""
-
-        def action() -> tuple[float, float]:
-            prepare()
-            return in_a_process(*arguments)
-
-        self.measure(step, size, action, goal)
+    def run(self, step: str, size: int, *arguments: str, goal: float | None = None) -> None:
+        """Takes a step in a process of its own, `python -m ARGUMENTS`."""
+        self.measure(step, size, lambda: in_a_process(*arguments), goal)
 
     def measure(
         self, step: str, size: int, action: Callable[[], tuple[float, float]], goal: float | None = None

@@ -7,8 +7,8 @@ import sqlite3
 import uuid
 from pathlib import Path
 
-from flows import tracking
-from flows.spread import spread
+from flows.statistics.replicates import spread
+from flows.tracking import member_runs, mlflow_runs
 
 # What belongs to a run, or to the model that is logged with it.
 TABLES = (
@@ -20,7 +20,7 @@ OWN_KEYS = {"inputs": "input_uuid"}
 
 def log(card: dict, folder: Path) -> dict[str, str]:
     """Logs a trained member of one replica, as its training and evaluate would; returns the ids of its two runs."""
-    tracker = tracking.Tracker(card, [card["replicas"][0]["seed"]])
+    tracker = member_runs.Tracker(card, [card["replicas"][0]["seed"]])
     tracker.start()
     tracker.finish(folder, 1.0)
     scores = {f"{split}_{score}": 0.5 for split in ("best_validation", "test") for score in ("accuracy", "nll")}
@@ -35,7 +35,7 @@ def multiply(file: Path, ids: dict[str, str], digests: list[str]) -> None:
     """Copies the two runs of a member, with the model of its replica, once for each digest of another's weights."""
     store = sqlite3.connect(file)
     own = "select value from tags where key = ? and run_uuid = ?"
-    (digest,) = store.execute(own, (tracking.WEIGHTS, ids["0"])).fetchone()
+    (digest,) = store.execute(own, (mlflow_runs.WEIGHTS, ids["0"])).fetchone()
     (model,) = store.execute("select model_id from logged_models where source_run_id = ?", (ids["0"],)).fetchone()
     names = {"member": ids["member"], "replica": ids["0"], "model": model, "digest": digest}
     store.execute("create temp table copies (member text, replica text, model text, digest text)")

@@ -4,7 +4,7 @@ Python imports this file by itself when its folder is in PYTHONPATH. The time of
 was in at each moment, the innermost of:
 
 import X       loading the package X of IMPORTS, with all that X loads but another one of them
-MLflow         a function of flows/tracking.py, the one file that knows MLflow; "MLflow epochs" those told every epoch
+MLflow         a function of flows/tracking/, the one room that knows MLflow; "MLflow epochs" those told every epoch
 Lightning      pytorch_lightning's Trainer, with the checkpoints that it saves
 training       the steps that the Trainer calls: what a bare loop would do too
 waiting        a command that it has started
@@ -89,7 +89,7 @@ def commands(module) -> None:
         setattr(module.Popen, name, counted("waiting", getattr(module.Popen, name)))
 
 
-AFTER = {"flows.tracking": tracking, "pytorch_lightning": lightning, "subprocess": commands}
+AFTER = {"pytorch_lightning": lightning, "subprocess": commands}
 find_and_load = importlib._bootstrap._find_and_load
 
 
@@ -99,6 +99,8 @@ def load(name, *arguments):
     module = counted(kind, find_and_load)(name, *arguments) if kind else find_and_load(name, *arguments)
     if name in AFTER:
         AFTER.pop(name)(sys.modules[name])
+    elif name.startswith("flows.tracking."):
+        tracking(sys.modules[name])
     return module
 
 

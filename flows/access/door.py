@@ -1,0 +1,152 @@
+"""The door before a server with pages: who is asked for, and by which page. And the way in by a link that is good once.
+
+Run     uvicorn --factory flows.access.door:prefect    Prefect's server behind it, see `prefect_server.command`
+
+A browser reaches the servers of its own machine for any page that it shows: by their address, or by a name of the
+page's owner that leads there (DNS rebinding). So what asks for another name than those of the server is refused, and
+what another origin's page asks for, another port of this machine included: there other users' servers may be.
+"""
+
+import base64
+import json
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from flows.access.one_time_links import Links
+
+HOSTS = "localhost:*,127.0.0.1:*"  # as MLflow writes them
+WAY_IN = "/enter"
+LONGEST = 200  # bytes of what a link carries
+
+# The token is behind the #, which no browser sends by itself: it is in no log, and in no other page's Referer.
+PAGE = """<!doctype html>
+<meta charset="utf-8"><title>Trainyard</title>
+<p id="said">One moment</p>
+<script>
+const token = location.hash.slice(1);
+history.replaceState(null, "", location.pathname);
+fetch(location.pathname, {method: "POST", body: token}).then(async answer => {
+  const said = await answer.text();
+  if (!answer.ok) throw new Error(said);
+  for (const [name, value] of Object.entries(JSON.parse(said))) localStorage.setItem(name, value);
+  location.replace("/");
+}).catch(error => { document.getElementById("said").textContent = error.message; });
+</script>
+"""
+USED = "This link was used, or is more than a day old: `trainyard serve --links`, in the project, prints another one"
+
+
+class Door:
+    """ASGI middleware.
+
+    Args:
+        hosts: the names by which the server may be asked for, with their ports: `localhost:*`.
+        links: of the way in by a link, where there is one.
+        given: what a browser that came by a link keeps for this origin (localStorage), which others' pages cannot read,
+            and the headers that it is answered with. A cookie, on the contrary, goes to all ports of a machine.
+        page: that of the way in, whose script is given that.
+    """
+
+    def __init__(
+        self,
+        app: Callable[..., Awaitable[None]],
+        hosts: Sequence[str] = tuple(HOSTS.split(",")),
+        links: Links | None = None,
+        given: Callable[[], tuple[dict[str, str], list[tuple[bytes, bytes]]]] = lambda: ({}, []),
+        page: str = PAGE,
+    ) -> None:
+        self.app, self.hosts, self.links, self.given, self.page = app, hosts, links, given, page
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+        elif reason := self.refuses(scope["headers"], scope.get("method")):
+            await refuse(scope, send, reason)
+        elif self.links and scope["type"] == "http" and scope["path"] == WAY_IN:
+            await self.enter(scope, receive, send)
+        else:
+            await self.app(scope, receive, unframed(send))
+
+    def refuses(self, headers: Sequence[tuple[bytes, bytes]], method: str | None) -> str | None:
+        """Why a request with these headers is refused; None for one that may pass."""
+        hosts = values(headers, b"host")
+        if len(hosts) != 1 or not any(matches(hosts[0], pattern) for pattern in self.hosts):
+            return f"this server is asked for by the names {', '.join(self.hosts)} alone"
+        # A server behind a proxy that ends TLS does not see the https of its own origin.
+        if any(origin.rpartition("//")[2] != hosts[0] for origin in values(headers, b"origin")):
+            return "this server takes nothing from pages of another origin"
+        site, mode, kind = (values(headers, b"sec-fetch-" + name) for name in (b"site", b"mode", b"dest"))
+        # They may lead to it, in sight of the user; a form or a frame of theirs does something else.
+        leads = method in ("GET", "HEAD") and (mode, kind) == (["navigate"], ["document"])
+        if site and site[0] in ("cross-site", "same-site") and not leads:
+            return "this server takes nothing from pages of another origin"
+        return None
+
+    async def enter(self, scope, receive, send) -> None:
+        if scope["method"] in ("GET", "HEAD"):
+            await answer(send, 200, b"text/html; charset=utf-8", self.page)
+            return
+        token, more = b"", scope["method"] == "POST"
+        while more and len(token) <= LONGEST:
+            message = await receive()
+            token += message.get("body", b"")
+            more = message.get("more_body", False)
+        if not self.links.take(token[: LONGEST + 1].decode("ascii", "replace")):
+            await answer(send, 403, b"text/plain", USED)
+            return
+        kept, headers = self.given()
+        await answer(send, 200, b"application/json", json.dumps(kept), headers)
+
+
+def values(headers: Sequence[tuple[bytes, bytes]], wanted: bytes) -> list[str]:
+    return [value.decode("latin-1").lower() for name, value in headers if name.lower() == wanted]
+
+
+def matches(host: str, pattern: str) -> bool:
+    """`localhost:*` is localhost at any port, and at the one that need not be named."""
+    pattern = pattern.strip().lower()
+    _, colon, port = host.rpartition(":")
+    if colon and not port.isdecimal():
+        return False
+    return fnmatchcase(host, pattern) or fnmatchcase(host, pattern.removesuffix(":*"))
+
+
+async def refuse(scope, send, reason: str) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008, "reason": reason})
+    else:
+        await answer(send, 403, b"text/plain", reason)
+
+
+async def answer(send, status: int, kind: bytes, body: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    own = [(b"content-type", kind), (b"cache-control", b"no-store"), (b"x-frame-options", b"DENY")]
+    await send({"type": "http.response.start", "status": status, "headers": [*own, *headers]})
+    await send({"type": "http.response.body", "body": body.encode()})
+
+
+def unframed(send):
+    """Pages of others may not show ours inside of them, with their own text above the buttons."""
+
+    async def sender(message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), (b"x-frame-options", b"DENY")]}
+        await send(message)
+
+    return sender
+
+
+def prefect() -> Door:
+    """Prefect's server, which checks the secret of each request itself. It does not start without one. TRAINYARD_LINKS
+    is the folder of links that are good once; without it there are none."""
+    secret = os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
+    if not secret:
+        raise SystemExit("PREFECT_SERVER_API_AUTH_STRING is not set: without it anybody could run commands here")
+    from prefect.server.api.server import create_app
+
+    hosts = (os.environ.get("TRAINYARD_ALLOWED_HOSTS") or HOSTS).split(",")
+    # Where Prefect's own page for the secret keeps it, and how.
+    kept = {"prefect-password": base64.b64encode(secret.encode()).decode()}
+    folder = os.environ.get("TRAINYARD_LINKS")
+    return Door(create_app(), hosts, Links(Path(folder)) if folder else None, lambda: (kept, []))

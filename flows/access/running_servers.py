@@ -1,0 +1,65 @@
+"""Where `trainyard serve` has brought up this project's servers: a note in .trainyard/serve/, for other commands."""
+
+import json
+import os
+import shlex
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+from flows.project import file_io, paths
+from flows.project.private_files import write_private
+
+
+def folder() -> Path:
+    """The note, the lock and the logs."""
+    return paths.state_folder() / "serve"
+
+
+def note(prefect: str, mlflow: str, own: bool = False, own_mlflow: bool = False) -> None:
+    """Notes the addresses of Prefect's API and of MLflow, and that this process serves them.
+
+    Args:
+        own: whether Prefect's server is this project's own, and knows its owner by the secret of `flows.access.login`.
+        own_mlflow: whether MLflow's is.
+    """
+    about = {
+        "pid": os.getpid(),
+        "process_started": psutil.Process().create_time(),
+        "prefect": prefect,
+        "mlflow": mlflow,
+        "own": own,
+        "own_mlflow": own_mlflow,
+    }
+    write_private(folder() / "addresses.json", json.dumps(about, indent=2))  # the address may hold a password
+
+
+def variables() -> Path:
+    """A file for a shell to read (`. FILE`), after which commands that are not ours find the servers, too."""
+    return folder() / "env"
+
+
+def tell(given: dict[str, str], file: Path | None = None) -> None:
+    """Writes variables for other terminals."""
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in given.items()]
+    write_private(file or variables(), "\n".join(lines))
+
+
+def forget() -> None:
+    for file in (folder() / "addresses.json", variables()):
+        file.unlink(missing_ok=True)
+
+
+def addresses() -> dict | None:
+    """What `note` noted, or None where nothing is served: a note whose process is gone does not count."""
+
+    def check(noted: dict) -> dict:
+        urlsplit(noted["prefect"]), urlsplit(noted["mlflow"])
+        return noted if abs(psutil.Process(noted["pid"]).create_time() - noted["process_started"]) < 1 else {}
+
+    try:
+        # A damaged note counts as none. Who serves holds a lock beside it.
+        return file_io.read_or_anew(folder() / "addresses.json", check, None, say=False) or None
+    except psutil.NoSuchProcess:
+        return None

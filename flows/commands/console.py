@@ -1,0 +1,119 @@
+"""How every command ends: bad input as one sentence and exit code 2, any other failure foreseen as one and code 1."""
+
+import atexit
+import errno
+import gc
+import io
+import os
+import stat
+import sys
+from types import TracebackType
+from typing import TextIO
+
+import click
+
+from flows.machine import environment_variables
+from flows.untrusted import masking
+from flows.untrusted.escaping import printable
+from lightning_modules.errors import (
+    DivergedError,
+    ExhaustedError,
+    InputError,
+    UnavailableError,
+    WorkerError,
+    exhausted,
+)
+
+# New objects between two garbage collections. torch, Lightning and MLflow make half a million of them as they load,
+# few of which are garbage: looked through after every 700, Python's default, that takes a fifth longer.
+YOUNG = 10_000
+
+
+def run(command: click.Command, libraries: bool = False) -> None:
+    """Runs a command with the arguments of this process and exits.
+
+    Args:
+        libraries: whether it needs those which a pipeline may have loaded for its stages.
+    """
+    environment_variables.set_variables()
+    sys.stdout, sys.stderr = outlives_reader(sys.stdout), outlives_reader(sys.stderr)
+    sys.excepthook = say_unforeseen
+    gc.set_threshold(YOUNG)
+    # Else Python looks through all of these once more as it ends, which takes up to two seconds.
+    atexit.register(gc.freeze)
+    if "DVC_STAGE" in os.environ:
+        from flows.machine.orphans import die_with_dvc
+
+        die_with_dvc()
+    if libraries:
+        from flows.machine.preloaded_client import hand_over
+
+        code = hand_over()
+        if code is not None:
+            sys.exit(code)
+    try:
+        code = command(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.message = masking.text(error.message)
+        error.show()
+        sys.exit(error.exit_code)
+    except (InputError, DivergedError, WorkerError, ExhaustedError) as error:
+        click.echo(f"trainyard: {printable(masking.text(str(error)))}", err=True)
+        sys.exit(2 if isinstance(error, InputError) and not isinstance(error, UnavailableError) else 1)
+    except Exception as error:  # of any library: a full disk is said by each in a way of its own
+        said = exhausted(error)
+        if said is None:
+            raise
+        click.echo(f"trainyard: {printable(masking.text(said))}", err=True)
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def say_unforeseen(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A mistake of ours, or what no command foresaw: as Python says it, but for secrets that it quotes."""
+    import traceback
+
+    if sys.stderr is not None:
+        sys.stderr.write(masking.text("".join(traceback.format_exception(kind, error, trace))))
+
+
+class Output(io.FileIO):
+    """An output whose reader may go away (`| head -1`, a closed terminal): what is written from then on goes nowhere,
+    also by processes that are started later, and the work goes on. And one in which the environment's secrets are not
+    seen, whichever library prints them."""
+
+    def write(self, data) -> int | None:
+        shown = masking.output(data)
+        if shown is None:
+            return self.write_as_it_is(data)
+        while shown:
+            shown = shown[self.write_as_it_is(shown) or 0 :]
+        return len(data)
+
+    def write_as_it_is(self, data) -> int | None:
+        try:
+            return super().write(data)
+        except OSError as error:
+            # A terminal that is gone has no other name than a broken disk.
+            closed = error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
+            if error.errno != errno.EPIPE and not closed:
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return super().write(data)
+
+
+def outlives_reader(stream: TextIO | None) -> TextIO | None:
+    """The same stream as an `Output`, where it is one of this process's own: None where there is none, and tests put
+    theirs in its place."""
+    if stream is None or stream not in (sys.__stdout__, sys.__stderr__):
+        return stream
+    stream.flush()
+    raw = Output(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        raw if stream.write_through else io.BufferedWriter(raw),
+        stream.encoding, stream.errors, line_buffering=stream.line_buffering, write_through=stream.write_through,
+    )  # fmt: skip

@@ -1,0 +1,193 @@
+"""`trainyard predict IMAGE...`: classifies image files, and those of folders, with the dataset's champion."""
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from flows.commands.console import run
+from flows.params.params_file import read
+from flows.params.sections import BY_DEFAULT, Limits
+from flows.untrusted.escaping import printable
+from lightning_modules.errors import InputError
+
+BATCH = 256  # images in memory at a time
+SHRUNK = 3  # an image with a side more than so many times the champion's is warned of: little of it is left
+
+
+@dataclass(frozen=True)
+class Unread:
+    """An image file that can be one by what it says of itself. size: width and height."""
+
+    path: Path
+    size: tuple[int, int]
+    limits: Limits
+
+
+def read_image(path: Path, limits: Limits = BY_DEFAULT) -> Unread:
+    """An image file, of which no pixel is decoded yet: those of many would not fit into memory.
+
+    Raises:
+        InputError: it cannot be read as an image.
+    """
+    from flows.data import image_file
+
+    try:
+        return Unread(path, image_file.header(path, limits).size, limits)
+    except InputError as error:
+        raise InputError(f"{name(path)} {error}") from None
+
+
+def name(path: Path) -> str:
+    """As a terminal and JSON can have it, whatever bytes it is made of."""
+    return printable(str(path))
+
+
+def fitted(image: Unread, shape: tuple[int, ...]):
+    """The image as uint8 H×W×C of the given shape, resized where it has another size.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    from flows.data import image_file
+
+    try:
+        return image_file.resized(image_file.content(image.path, image.limits), shape, image.limits)
+    except InputError as error:
+        raise InputError(f"{name(image.path)} {error}") from None
+
+
+def files_of(paths: Sequence[Path]) -> tuple[list[Path], list[dict]]:
+    """The files that the paths stand for, of a folder its image files and those of its subfolders; and a dict of file
+    and problem for each folder without any."""
+    from flows.data.image_file import SUFFIXES
+    from flows.data.image_folder import image_files
+
+    found: dict[Path, None] = {}  # each one once
+    problems = []
+    for path in paths:
+        inside = image_files(path) if path.is_dir() else [path]
+        found.update(dict.fromkeys(inside))
+        if not inside:
+            problem = f"{name(path)} has no image files ({', '.join(sorted(SUFFIXES))}), nor have its subfolders"
+            problems.append({"file": name(path), "label": None, "problem": problem})
+    return list(found), problems
+
+
+def predict(dataset: str, files: Sequence[Path]) -> Iterator[dict]:
+    """One dict per file, in their order: file, label, probability, the probabilities of all classes, model, and
+    `made_of`, the (width, height) that the file has. Of a file that is no image: file, label (None) and problem.
+
+    Raises:
+        InputError: there is no champion.
+    """
+    model, about, limits = None, {}, read().limits
+    for first in range(0, len(files), BATCH):
+        batch = files[first : first + BATCH]
+        # The first images are looked at before the seconds that the champion takes to load.
+        images, problems = read_images(batch, limits)
+        if images and model is None:
+            from flows.tracking.loading import load_champion
+
+            model, about = load_champion(dataset)
+        yield from results(model, about, batch, images, problems)
+
+
+def read_images(files: Sequence[Path], limits: Limits) -> tuple[dict[Path, Unread], dict[Path, str]]:
+    """The images, and the problems of those that are none, by file."""
+    images, problems = {}, {}
+    for file in files:
+        try:
+            images[file] = read_image(file, limits)
+        except InputError as error:
+            problems[file] = str(error)
+    return images, problems
+
+
+def results(
+    model, about: dict, files: Sequence[Path], images: dict[Path, Unread], problems: dict[Path, str]
+) -> Iterator[dict]:
+    """As `predict`, of one batch."""
+    import numpy as np
+
+    answers, pixels = {}, {}
+    if images:
+        shape = model.shape
+        for file, image in images.items():
+            try:
+                pixels[file] = fitted(image, shape)
+            except InputError as error:  # what it says of itself was right, and the rest is damaged
+                problems[file] = str(error)
+    if pixels:
+        frame = model.predict(np.stack(list(pixels.values())))
+        probabilities = frame.drop(columns="label")
+        for number, file in enumerate(pixels):
+            answers[file] = {
+                "file": name(file),
+                "label": frame["label"][number],
+                "probability": float(probabilities.loc[number].max()),
+                "probabilities": {key: float(value) for key, value in probabilities.loc[number].items()},
+                "model": f"{about['name']} version {about['version']}",
+                "made_of": list(images[file].size),
+                "size": [shape[1], shape[0]],
+            }
+    for file in files:
+        yield answers.get(file) or {"file": name(file), "label": None, "problem": problems[file]}
+
+
+def is_shrunk(result: dict) -> bool:
+    """Whether a file had to be made less than a third of its width or height."""
+    return any(was > SHRUNK * now for was, now in zip(result.get("made_of", ()), result.get("size", ())))
+
+
+def warning(shrunk: Sequence[dict]) -> str:
+    """Of the files that had to be made so small: the first one and how many more there are."""
+    first = shrunk[0]
+    (width, height), (was_width, was_height) = first["size"], first["made_of"]
+    more = f", and {len(shrunk) - 1:,} more like it" if len(shrunk) > 1 else ""
+    return (
+        f"warning: {first['file']} was made {width}×{height} of {was_width}×{was_height}{more}: the champion was "
+        "trained on images of that size, and of larger ones it sees little. Cut out what is to be classified"
+    )
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--dataset", help="Whose champion; by default that of params.yaml.")
+@click.option("--json", "as_json", is_flag=True, help="Print all probabilities as JSON.")
+def command(images: tuple[Path, ...], dataset: str | None, as_json: bool) -> int:
+    """Classify IMAGES, files or folders, with the champion. Of a folder, all images in it and in its subfolders are
+    classified.
+
+    Images are converted to the grey or colour, and resized to the size, that the champion was trained on; one that has
+    to shrink to less than a third of its width or height is warned of. A file that is no image is named, and the
+    others are classified all the same. Exit code 0: all are classified; 1: some are not; 2: none is.
+    """
+    files, without = files_of(images)
+    width = max((len(name(file)) for file in files), default=0)
+    told, problems, shrunk = [], 0, []
+    for result in itertools.chain(predict(dataset or read().dataset, files), without):
+        if "problem" in result:
+            problems += 1
+            click.echo(f"trainyard: {result['problem']}", err=True)
+        elif not as_json:
+            click.echo(f"{result['file']:<{width}}  {printable(result['label'])}  {result['probability']:.1%}")
+        if is_shrunk(result):
+            shrunk.append(result)
+        told.append(result)
+    if problems == len(told):
+        return 2
+    if as_json:
+        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    if shrunk:
+        click.echo(f"trainyard: {warning(shrunk)}", err=True)
+    if problems:
+        click.echo(f"trainyard: {problems:,} of {len(told):,} could not be classified: see above", err=True)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    run(command)

@@ -1,0 +1,153 @@
+"""`trainyard status`: what is stale and why, what would run, what is unfinished, who is champion, who waits.
+
+Reads   DVC's status and graph, the unfinished trainings below .trainyard/, and MLflow's registry if there is one
+Writes  nothing
+Run     python -m flows.commands.status
+"""
+
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import click
+
+from flows.commands.console import run
+from flows.graph import dvc_graph, site_cache
+from flows.params import params_file
+from flows.project import paths
+from flows.untrusted.masking import sentence
+from lightning_modules.errors import UnavailableError, counted
+
+
+def status(root: Path) -> dict:
+    """Raises InputError where DVC or params.yaml cannot be read."""
+    settings = params_file.read()
+    dataset = settings.dataset
+    # DVC answers from a process of its own, while MLflow is imported here.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        asked = pool.submit(dvc_graph.stale, root)
+        best = champion(dataset)
+        readable = not (best and "problem" in best)
+        next_one = challenger(dataset) if best and readable else None
+        unregistered = not_registered(settings) if readable else None
+    stale = asked.result()
+    needs = dvc_graph.stages(root) if stale else {}
+    selected = dvc_graph.select(needs) if stale else []
+    return {
+        "dataset": dataset,
+        "stale": {stage: stale[stage] for stage in selected if stage in stale},
+        "would_run": dvc_graph.must_run(needs, selected, stale),
+        "unfinished": unfinished(root / ".trainyard" / "unfinished"),
+        "champion": best,
+        "challenger": next_one,
+        "not_registered": None if stale else unregistered,  # what is stale is made anew, and then registered
+        "site_cache": site_cache.problem(root),
+    }
+
+
+def not_registered(settings: params_file.Params) -> str | None:
+    """As `late_registration.not_registered`, or why MLflow cannot be asked."""
+    from flows.ensembles import late_registration
+
+    try:
+        return late_registration.not_registered(settings)
+    except UnavailableError as error:
+        return str(error)
+
+
+def unfinished(folder: Path) -> list[dict]:
+    """Trainings that the next run goes on with, the most recent first."""
+    found = []
+    for member in folder.glob("*/*/"):
+        written = max((file.stat().st_mtime for file in member.rglob("*") if file.is_file()), default=0.0)
+        if written:
+            found.append({"dataset": member.parent.name, "member": member.name, "seconds_ago": time.time() - written})
+    return sorted(found, key=lambda training: training["seconds_ago"])
+
+
+def champion(dataset: str) -> dict | None:
+    """The registered champion; None without one, and {"problem": why} where the registry cannot be asked."""
+    if not ("MLFLOW_TRACKING_URI" in os.environ or (paths.home() / "mlflow.db").is_file()):
+        return None  # asking would create the store
+    try:
+        from flows.tracking import loading
+
+        return loading.champion(dataset)
+    except Exception as error:  # an unreachable server has a dozen of them; the rest of the status stands
+        return {"problem": sentence(error, None)}
+
+
+def challenger(dataset: str) -> dict | None:
+    """The challenger's version, where it is another than the champion; `waiting` and `taken_back` as
+    `promoting.standing` has them; and what is to be said of a promotion that was interrupted, or None."""
+    from flows.commands.champion import interruption
+    from flows.promotion import promoting
+
+    try:
+        found = promoting.standing(dataset)
+    except UnavailableError as error:
+        return {"problem": str(error)}
+    said = interruption(found["interrupted"]) if found["interrupted"] else None
+    if not said and found["challenger"] in (None, found["champion"]):
+        return None
+    so_far = {name: found[name] for name in ("waiting", "taken_back")}
+    return {"version": found["challenger"], **so_far, "interrupted": said}
+
+
+def ago(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{counted(round(max(seconds, 0)), 'second')} ago"
+
+
+def show(found: dict) -> None:
+    click.echo(f"dataset     {found['dataset']}")
+    if not found["would_run"]:
+        click.echo("stages      everything is up to date")
+    for index, stage in enumerate(found["would_run"]):
+        why = ", ".join(found["stale"].get(stage, ["comes after a stale one"]))
+        click.echo(f"{'would run' if index == 0 else '':<12}{stage}: {why}")
+    for index, training in enumerate(found["unfinished"]):
+        name = f"{training['member']} on {training['dataset']}, last written {ago(training['seconds_ago'])}"
+        click.echo(f"{'unfinished' if index == 0 else '':<12}{name}")
+    best = found["champion"]
+    if best is None:
+        click.echo("champion    none yet")
+    elif "problem" in best:
+        click.echo(f"champion    cannot be read: {best['problem']}")
+    else:
+        click.echo(f"champion    {best['name']} version {best['version']} (run {best['run_id']})")
+    if next_one := found["challenger"]:
+        click.echo(f"challenger  {describe(next_one)}")
+    if found["not_registered"]:
+        click.echo(f"ensemble    {found['not_registered']}")
+    if found["site_cache"]:
+        click.echo(f"warning     {found['site_cache']}")
+
+
+def describe(challenger: dict) -> str:
+    from flows.commands.champion import so_far
+
+    if "problem" in challenger:
+        return f"cannot be read: {challenger['problem']}"
+    if challenger["interrupted"]:
+        return challenger["interrupted"]
+    return f"version {challenger['version']}, {so_far(challenger)}"
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def command(as_json: bool) -> None:
+    """What is stale and why, what is unfinished, what is champion."""
+    found = status(paths.root())
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        show(found)
+
+
+if __name__ == "__main__":
+    run(command)

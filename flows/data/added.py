@@ -1,0 +1,133 @@
+"""Images that were taken in: sources/<dataset>/added/<class>/<SHA-256 of pixels>.png, which join the training split.
+
+`flows.retraining.incoming` puts them there, and DVC versions the folder (sources/<dataset>/added.dvc).
+"""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flows.data import fetch, image_file
+from flows.data.image_file import MODES
+from flows.data.source_images import ADDED, Images, shown
+from flows.params.sections import BY_DEFAULT, Limits
+from flows.project import paths
+from lightning_modules.errors import InputError, counted
+
+
+def folder(dataset: str) -> Path:
+    return paths.root() / "sources" / dataset / ADDED
+
+
+def dvc_file(dataset: str) -> Path:
+    """What git keeps of the folder."""
+    return folder(dataset).with_name(f"{ADDED}.dvc")
+
+
+def class_folders(class_names: list[str]) -> dict[str, str]:
+    """The names of the classes' folders with their classes. A "/" in a class's name is a "-" in its folder's; a class
+    whose name makes no folder has none."""
+    named = {name.replace("/", "-"): name for name in class_names}
+    return {place: name for place, name in named.items() if place and not place.startswith(".") and "\0" not in place}
+
+
+def digest(image: np.ndarray) -> str:
+    """Of the pixels, so that an image has one name whatever file it came in."""
+    return hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
+
+
+def decode(
+    file: Path | str, shape: tuple[int, ...], limits: Limits = BY_DEFAULT, folder: int | None = None
+) -> np.ndarray:
+    """An image file as uint8, H×W×C.
+
+    Args:
+        folder: the open folder that `file` is a name in; see `plain_files.opened`.
+
+    Raises:
+        InputError: it is no image of that shape; the message goes on after the file's name, or "it".
+    """
+    return pixels(image_file.content(file, limits, folder), shape, limits)
+
+
+def pixels(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarray:
+    """What `decode` makes of the bytes of a file."""
+    if shape[-1] not in MODES:
+        raise InputError(f"has 1 or 3 channels, as image files have here, but the dataset's images have {shape[-1]}")
+    # Not resized: that would change contrast and sharpness, which drift compares. Nor made grey.
+    return image_file.pixels(content, shape, limits, only_grey=shape[-1] == 1)
+
+
+def encode(image: np.ndarray, file: Path) -> None:
+    """Writes uint8 H×W×C as PNG: lossless."""
+    from PIL import Image
+
+    pixels: Any = image[..., 0] if image.shape[-1] == 1 else image
+    Image.fromarray(pixels).save(file, format="PNG")
+
+
+def join(dataset: str, images: Images, limits: Limits = BY_DEFAULT) -> Images:
+    """The dataset with what was added to it at the end of its training split; the test split is as it was.
+
+    An added image that is a test image all the same, because that was put into sources/ later, is left out.
+
+    Raises:
+        InputError: an added file is not what its place says, or the folder is not there though it is versioned.
+    """
+    place = folder(dataset)
+    if not place.is_dir():
+        if dvc_file(dataset).is_file():
+            raise InputError(
+                f"{shown(place)} does not exist, but {shown(dvc_file(dataset))} does: run dvc checkout "
+                f"{shown(dvc_file(dataset))}, or dvc pull where the images are in a remote"
+            )
+        return images
+    shape = images.train_images.shape[1:]
+    labels_of = {name: label for label, name in enumerate(images.class_names)}
+    classes = class_folders(images.class_names)
+    tests = {digest(image) for image in images.test_images}
+    added, labels, listing, total = [], [], hashlib.sha256(), 0
+    for file in sorted(path for path in place.rglob("*") if not path.name.startswith(".") and not path.is_dir()):
+        if file.parent.parent != place or file.parent.name not in classes:
+            raise InputError(
+                f"{shown(file)} is in no folder of a class of {dataset}: move it to data/incoming/<class>/"
+            )
+        try:
+            image = decode(file, shape, limits)
+        except InputError as error:
+            raise InputError(f"{shown(file)} {error}") from None
+        if file.name != f"{digest(image)}.png":
+            raise InputError(
+                f"{shown(file)} is not the image that its name says (changed, damaged or put there by hand): "
+                "move it to data/incoming/<class>/"
+            )
+        if file.stem in tests:
+            fetch.say(f"warning: {shown(file)} is a test image too and left out of the training images")
+            continue
+        added.append(image)
+        labels.append(labels_of[classes[file.parent.name]])
+        listing.update(f"{file.stem}  {file.parent.name}\n".encode())
+        total += file.stat().st_size
+    if not added:
+        return images
+    # Like the user's own images: one entry for all, with the SHA-256 of their digests and classes, in order.
+    entry = {"file": counted(len(added), "image"), "from": shown(place), "bytes": total, "sha256": listing.hexdigest()}
+    return replace(
+        images,
+        train_images=np.concatenate([images.train_images, np.stack(added)]),
+        train_labels=np.concatenate([images.train_labels, np.array(labels, np.int64)]),
+        provenance=[*images.provenance, entry],
+    )
+
+
+def make_folders(dataset: str) -> None:
+    """Makes the folders of the classes, for a person to put images into, where the dataset is there and has some."""
+    from flows.data import added
+    from flows.data import dataset as data
+
+    if (paths.data_folder(dataset) / "dataset.json").is_file():
+        for name in added.class_folders(data.read_card(dataset)["class_names"]):
+            (paths.incoming_folder() / name).mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,119 @@
+"""Loads data/<dataset>/, as the download stage wrote it, after checking that nobody has changed it since."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flows.graph import healing
+from flows.project import file_io, paths
+from lightning_modules import sealed
+from lightning_modules.errors import DamagedError, InputError
+
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels", "validation_indices")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The arrays are memory-mapped and read-only.
+
+    card: dataset.json; `flows.download.download` says what it holds.
+    train_images, test_images: uint8, N×H×W×C; train_labels, test_labels: int64, N.
+    validation_indices: int64, sorted, into the training arrays, which therefore contain the validation images.
+    """
+
+    card: dict
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    validation_indices: np.ndarray
+
+    def part(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Images and labels that "train" (without the validation images), "validation" or "test" is among, not copied,
+        and the numbers of those that belong to it, sorted; None for all."""
+        if name == "test":
+            return self.test_images, self.test_labels, None
+        chosen = np.zeros(len(self.train_labels), bool)
+        chosen[self.validation_indices] = True
+        if name == "train":
+            chosen = ~chosen
+        elif name != "validation":
+            raise ValueError(f"no split {name!r}: there are train, validation and test")
+        return self.train_images, self.train_labels, np.flatnonzero(chosen)
+
+    def split(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels of "train", "validation" or "test" alone, copied to memory."""
+        images, labels, rows = self.part(name)
+        if rows is None:
+            return np.array(images), np.array(labels)
+        return np.asarray(images[rows]), np.asarray(labels[rows])
+
+    def labels(self, name: str) -> np.ndarray:
+        """Those of "train", "validation" or "test", copied to memory."""
+        _, labels, rows = self.part(name)
+        return np.array(labels if rows is None else labels[rows])
+
+
+def load(dataset: str, check: bool = True) -> Dataset:
+    """The dataset of data/<dataset>/, every file of it checked against the SHA-256 in dataset.json.
+
+    Args:
+        check: False where the process that started this one has just checked them.
+
+    Raises:
+        InputError: it is not there, or a file of it was changed or damaged.
+    """
+    folder = paths.data_folder(dataset)
+    place = folder.relative_to(paths.root())
+    if not folder.is_dir():
+        raise InputError(f"{place} does not exist: run dvc repro download")
+    card = read_card(dataset)
+    arrays = {}
+    for name in ARRAYS:
+        file = folder / f"{name}.npy"
+        if check and file_sha256(file) != card["files"][file.name]:
+            raise damaged(file, "is not what dataset.json says (changed or damaged)")
+        arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+    return Dataset(card, **arrays)
+
+
+def read_card(dataset: str) -> dict:
+    """dataset.json. Raises InputError where it is missing or not what was written."""
+    file = paths.data_folder(dataset) / "dataset.json"
+    try:
+        card = sealed.opened(file_io.read_json(file, "files", "test_sha256"), file)
+        if not all(f"{name}.npy" in card["files"] for name in ARRAYS):
+            raise DamagedError(file, "does not name all files")
+    except FileNotFoundError:
+        raise damaged(file, "is missing") from None
+    except (DamagedError, TypeError) as error:
+        raise damaged(file, getattr(error, "reason", "is damaged")) from None
+    return card
+
+
+def damaged(file: Path, reason: str) -> DamagedError:
+    # Not `dvc checkout`: DVC does not verify its cache, and would bring a damaged file back out of it.
+    return DamagedError(paths.shown(file), f"{reason}: {healing.heal(file, 'download')}")
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def file_sha256(file: Path) -> str | None:
+    """None for a file that is not there."""
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def pin(images: np.ndarray, labels: np.ndarray) -> str:
+    """A digest of the test data itself, whatever file format it lies in."""
+    digest = hashlib.sha256(f"{images.shape} {images.dtype}".encode())
+    digest.update(np.ascontiguousarray(images))
+    digest.update(np.ascontiguousarray(labels, "<i8"))
+    return digest.hexdigest()

@@ -1,0 +1,356 @@
+"""Gets one archive file, whole and verified, from the first place that has it.
+
+In order: the archive cache (`.trainyard/archives`), the mirror that TRAINYARD_MIRROR names (a folder or an https URL,
+laid out as torchvision's data root), the official host. Nothing goes over plain http, nothing is opened or unpacked
+before its SHA-256 is right, and what comes over the network is renamed into the cache only then.
+"""
+
+import contextlib
+import hashlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+import click
+
+from flows.project import paths
+from flows.untrusted import masking, plain_files
+from flows.untrusted.escaping import printable
+from lightning_modules.errors import InputError, UnavailableError
+
+MIRROR = "TRAINYARD_MIRROR"
+ATTEMPTS = 4
+BACKOFF = 1.0  # seconds before the second attempt, doubled before each one after it
+TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of a body
+# Of all attempts on a file together: a host that sends a byte a minute keeps within every other limit.
+LEAST_TIME = 300.0  # seconds
+SLOWEST = 20_000  # bytes a second
+CHUNK = 1 << 18  # bytes
+PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers that another attempt may change
+
+
+class Absent(LookupError):
+    """No place has the file. The message says where it was looked for."""
+
+
+class Interrupted(Exception):
+    """An attempt failed in a way that another one may not."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file as it was published.
+
+    path: its place in a torchvision data root, and so in a mirror and in the cache.
+    url: its official address; None for a file that is published only inside another one.
+    """
+
+    path: str
+    bytes: int
+    sha256: str
+    url: str | None = None
+
+
+def read(archive: Archive) -> bytes:
+    """The file's content, from the nearest place that has it.
+
+    A file in a mirror *folder* is read where it lies; what is downloaded stays in the cache. The bytes returned are
+    those that were hashed: a file that changes meanwhile does no harm.
+
+    Raises:
+        Absent: the file has no official address, and neither cache nor mirror has it.
+        UnavailableError: the mirror or the official host cannot be reached.
+        InputError: the mirror holds another file under this name, or the official host does not send what it should.
+    """
+    return find(archive, read_verified)
+
+
+def stream(archive: Archive) -> BinaryIO:
+    """The file, open for reading, for one that is too large to be held in memory. Its SHA-256 was right a moment ago:
+    what is taken out of it has to have one of its own. Raises as `read` does."""
+    return find(archive, open_verified)
+
+
+def find(archive: Archive, take: Callable[[Path, Archive], Any]) -> Any:
+    """What `take` makes of the file in the nearest place that has it."""
+    cached = cache_file(archive)
+    if cached.is_file():
+        try:
+            return take(cached, archive)
+        except InputError:
+            say(f"{archive.path} in the archive cache is damaged and is fetched again")
+    mirror = os.environ.get(MIRROR, "").strip()
+    if mirror:
+        try:
+            return from_mirror(mirror, archive, take)
+        except Absent as absent:
+            if archive.url is None:
+                raise
+            say(f"{absent}: taking it from {urlsplit(archive.url).hostname}")
+    if archive.url is None:
+        raise Absent(f"{archive.path} is not in the archive cache, and {MIRROR} is not set")
+    try:
+        download(archive.url, archive, cached)
+    except Absent as absent:
+        raise InputError(f"{absent}; {advice(archive)}") from None
+    except Interrupted as interrupted:
+        raise UnavailableError(f"{interrupted}; {advice(archive)}") from None
+    return take(cached, archive)
+
+
+def cache_file(archive: Archive) -> Path:
+    return paths.state_folder() / "archives" / archive.path
+
+
+def from_mirror(mirror: str, archive: Archive, take: Callable[[Path, Archive], Any]) -> Any:
+    """The file from a folder or URL laid out as torchvision's data root; Absent where it is not there."""
+    if "://" in mirror:
+        if not mirror.lower().startswith("https://"):
+            raise InputError(f"{MIRROR} is {masking.address(mirror)}, but has to be a folder or an https:// URL")
+        try:
+            download(f"{mirror.rstrip('/')}/{archive.path}", archive, cache_file(archive))
+        except Interrupted as interrupted:
+            raise UnavailableError(f"the mirror that {MIRROR} names does not answer: {interrupted}") from None
+        return take(cache_file(archive), archive)
+    # Not relative to the working folder: DVC runs a queued experiment in a copy of the project somewhere else.
+    folder = paths.home() / Path(mirror).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{MIRROR} is {masking.address(mirror)}, but there is no folder {folder}")
+    file = folder / archive.path
+    if not file.is_file():
+        raise Absent(f"the mirror {masking.address(mirror)} has no {archive.path}")
+    return take(file, archive)
+
+
+def read_verified(file: Path, archive: Archive) -> bytes:
+    """The content of a local file, hashed after it was read."""
+    with reading(file), plain(file, archive) as stream:
+        # A file of another size is hashed for the message alone, without taking it into memory.
+        if os.fstat(stream.fileno()).st_size != archive.bytes:
+            raise wrong_hash(str(file), archive, hash_of(stream, str(file)))
+        content = stream.read(archive.bytes)
+    refuse_other(hashlib.sha256(content).hexdigest(), str(file), archive)
+    return content
+
+
+def open_verified(file: Path, archive: Archive) -> BinaryIO:
+    """A local file, hashed, and then back at its beginning."""
+    with reading(file), ExitStack() as closing:
+        stream = closing.enter_context(plain(file, archive))
+        refuse_other(hash_of(stream, str(file)), str(file), archive)
+        stream.seek(0)
+        closing.pop_all()
+        return stream
+
+
+def plain(file: Path, archive: Archive) -> BinaryIO:
+    """The open file. One with holes may claim any size: one that is far too large is not even hashed."""
+    try:
+        stream = plain_files.opened(file, sys.maxsize)
+    except InputError as error:
+        raise InputError(f"{file} {error}") from None
+    size = os.fstat(stream.fileno()).st_size
+    if size > 2 * archive.bytes:
+        stream.close()
+        raise InputError(
+            f"{file} has {size:,} bytes, and {archive.path} as it was published {archive.bytes:,}: it is another file"
+        )
+    return stream
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
+
+
+def hash_of(stream: BinaryIO, place: str) -> str:
+    """The SHA-256 of a whole file, from its beginning."""
+    refuse_page(stream.read(512), place)
+    stream.seek(0)
+    return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def download(url: str, archive: Archive, target: Path) -> None:
+    """Downloads one file to `target`, which appears only when it is whole and verified.
+
+    Raises:
+        Absent: the host says that it has no such file.
+        Interrupted: no attempt got through.
+        InputError: what came is another file, or an address that is not https.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    allowed = time_limit(archive)
+    until = time.monotonic() + allowed
+    for attempt in range(1, ATTEMPTS + 1):
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.{attempt}")
+        try:
+            within(until, url, archive, temporary)
+            os.replace(temporary, target)
+            return
+        except TimeoutError:
+            raise Interrupted(
+                f"{urlsplit(url).hostname} is too slow: {archive.path}, of {archive.bytes:,} bytes, was not here after "
+                f"{allowed:,.0f} s"
+            ) from None
+        except Interrupted as interrupted:
+            if attempt == ATTEMPTS:
+                raise
+            seconds = BACKOFF * 2 ** (attempt - 1)
+            say(f"{interrupted}; attempt {attempt + 1} of {ATTEMPTS} in {seconds:g} s")
+            time.sleep(seconds)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def time_limit(archive: Archive) -> float:
+    """Seconds that all attempts on a file may take together."""
+    return max(LEAST_TIME, archive.bytes / SLOWEST)
+
+
+def within(until: float, url: str, archive: Archive, file: Path) -> None:
+    """One attempt, in a thread, which is given up when the time is up: a name that is looked up, and a handshake or a
+    header that comes by the byte, have no limit of their own. What goes on has a file without a name to write to.
+
+    Args:
+        until: on time.monotonic's clock.
+
+    Raises:
+        TimeoutError: the time was up. And what `transfer` raises.
+    """
+    ended: Future = Future()
+    responses: list[Any] = []
+
+    def run() -> None:
+        try:
+            ended.set_result(transfer(url, archive, file, responses))
+        except BaseException as error:
+            ended.set_exception(error)
+
+    threading.Thread(target=run, name="fetch", daemon=True).start()
+    try:
+        ended.result(max(0.0, until - time.monotonic()))
+    finally:
+        if not ended.done():
+            for response in responses:
+                hang_up(response)
+
+
+def hang_up(response: Any) -> None:
+    """Wakes whoever waits for its next byte."""
+    with contextlib.suppress(OSError, ValueError):  # it may have ended this moment
+        response.raw.shutdown()
+
+
+def transfer(url: str, archive: Archive, file: Path, responses: list) -> None:
+    """Reads no further than the size that is known, and checks the SHA-256. The open response is put into the list."""
+    import requests
+
+    digest, received, shown = hashlib.sha256(), 0, masking.address(url)
+    with requests.Session() as session, file.open("wb") as stream:
+        session.adapters.pop("http://")  # so that a redirect to plain http fails too
+        with answer(session, url) as response:
+            responses.append(response)
+            for chunk in body(response, archive):
+                if received == 0:
+                    refuse_page(chunk, shown)
+                received += len(chunk)
+                if received > archive.bytes:
+                    raise InputError(f"{shown} sends more than the {archive.bytes:,} bytes of {archive.path}: refused")
+                digest.update(chunk)
+                stream.write(chunk)
+    # urllib3 itself raises where a declared length is not reached: then a short body is whole, and another file.
+    if received < archive.bytes and "Content-Length" not in response.headers:
+        raise Interrupted(f"{shown} ended after {received:,} of {archive.bytes:,} bytes")
+    refuse_other(digest.hexdigest(), shown, archive)
+
+
+def answer(session: Any, url: str) -> Any:
+    """The open response, its body not yet read."""
+    import requests
+
+    host, shown = urlsplit(url).hostname, masking.address(url)
+    try:
+        response = session.get(url, stream=True, timeout=TIMEOUT, headers={"Accept-Encoding": "identity"})
+    except requests.exceptions.InvalidSchema:
+        raise InputError(f"{shown} leads to an address that is not https: refused") from None
+    except requests.exceptions.SSLError as error:
+        raise InputError(f"{host} has no certificate that this machine trusts: {reason(error)}") from None
+    except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
+        raise Interrupted(f"{host} cannot be reached ({reason(error)})") from None
+    except requests.exceptions.RequestException as error:
+        raise InputError(f"{shown} cannot be fetched: {reason(error)}") from None
+    if response.status_code != 200:
+        response.close()
+        said = printable(f"{response.status_code} {response.reason}".strip()[:100])
+        raise (Interrupted if response.status_code in PASSING else Absent)(f"{shown} answers {said}")
+    return response
+
+
+def body(response: Any, archive: Archive) -> Iterator[bytes]:
+    """The body as it was sent, piece by piece, with a progress bar where a person watches."""
+    import urllib3
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    watched = sys.stderr.isatty()
+    if not watched:
+        say(f"fetching {archive.path} ({archive.bytes:,} bytes) from {urlsplit(response.url).hostname}")
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not watched) as progress:
+        task = progress.add_task(Path(archive.path).name, total=archive.bytes)
+        try:
+            # Not iter_content: a host that labels .gz files "Content-Encoding: gzip" would have them unpacked by it.
+            for chunk in response.raw.stream(CHUNK, decode_content=False):
+                progress.advance(task, len(chunk))
+                yield chunk
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise Interrupted(f"{masking.address(response.url)} broke off ({reason(error)})") from None
+
+
+def refuse_page(head: bytes, place: str) -> None:
+    """A login page of a network, or an error page sent as a success, is the usual thing in an archive's place."""
+    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        raise InputError(f"got an HTML page instead of an archive: {place}")
+
+
+def refuse_other(found: str, place: str, archive: Archive) -> None:
+    if found != archive.sha256:
+        raise wrong_hash(place, archive, found)
+
+
+def wrong_hash(place: str, archive: Archive, found: str) -> InputError:
+    return InputError(
+        f"{place} is not {archive.path} as it was published (damaged or another file): "
+        f"expected SHA-256 {archive.sha256}, found {found}"
+    )
+
+
+def advice(archive: Archive) -> str:
+    return (
+        f"to take it from elsewhere, set {MIRROR} to a folder or https URL that has {archive.path} "
+        "(laid out as torchvision's data root)"
+    )
+
+
+def reason(error: BaseException) -> str:
+    """The innermost cause, in its own words: requests and urllib3 wrap it in addresses and names of objects."""
+    wrapped = [getattr(error, "reason", None), *error.args]
+    inner = next((part for part in wrapped if isinstance(part, BaseException)), error.__cause__)
+    if inner is not None:
+        return reason(inner)
+    return masking.text(str(getattr(error, "strerror", None) or error).rsplit(": ", 1)[-1])
+
+
+def say(line: str) -> None:
+    click.echo(printable(line), err=True)

@@ -1,0 +1,206 @@
+"""Decodes an image file that somebody else made: the one place that does.
+
+It has to be a plain file of no more bytes, and of no more pixels, than `limits` in params.yaml allows: what it claims
+is read first, and nothing is decoded of what claims too much. It is decoded from memory, so that whatever happens to
+the file meanwhile, the bytes are those that were looked at.
+"""
+
+import io
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from flows.params.sections import Limits
+from flows.untrusted import plain_files
+from flows.untrusted.escaping import printable
+from lightning_modules.errors import InputError, sentence
+
+# Pillow's other readers are left out: some start other programs.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+GREY_MODES = {"1", "L", "LA"}
+WIDE_MODES = ("I", "F")  # more than 8 bits a channel: "I", "I;16", "I;16B", "F"
+# Pillow's modes by number of channels: what an image file can be decoded to.
+MODES = {1: "L", 3: "RGB"}
+
+MOST_SCANS = 500  # of a JPEG: each takes the time of a whole image, and a real one has ten
+TILE = (322, 323)  # TIFF's tags for the width and the height of a tile, which may be larger than the image
+TYPES = {*range(1, 14), 16}  # of a TIFF's tags: those that Pillow knows
+SCAN = b"\xff\xda"
+LARGE = 1 << 24  # pixels: an image with more is drawn down in strips
+STRIP = 1 << 20  # pixels
+FINE = 4  # and, before it is resized, to at least so many times the size that is wanted
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of itself. size: width and height; mode: Pillow's."""
+
+    size: tuple[int, int]
+    mode: str
+
+    @property
+    def is_grey(self) -> bool:
+        return self.mode in GREY_MODES
+
+
+def header(file: Path, limits: Limits) -> Header:
+    """What it says of itself; nothing is decoded.
+
+    Raises:
+        InputError: it is no image that can be used; the message goes on after the file's name, or "it".
+    """
+    with readable(), plain_files.opened(file, limits.image_bytes) as stream, image(stream, limits) as found:
+        return Header(found.size, found.mode)
+
+
+def content(file: Path | str, limits: Limits, folder: int | None = None) -> bytes:
+    """The bytes of a file that may be one. Raises InputError as `header` does; see `plain_files.opened` for
+    `folder`."""
+    with readable():
+        return plain_files.content(file, limits.image_bytes, folder)
+
+
+def pixels(content: bytes, shape: tuple[int, ...], limits: Limits, only_grey: bool = False) -> np.ndarray:
+    """An image of height, width and channels `shape`, as uint8 H×W×C.
+
+    Args:
+        only_grey: refuses one with colour, which else is made grey where there is one channel.
+
+    Raises:
+        InputError: it is no image, or one of another size; the message goes on after the file's name, or "it".
+    """
+    height, width, channels = shape
+    with readable(), image(io.BytesIO(content), limits) as found:
+        if found.size != (width, height):
+            raise InputError(f"is {found.size[0]}×{found.size[1]}, not {width}×{height} (width×height)")
+        if only_grey and found.mode not in GREY_MODES:
+            raise InputError(f"has colour ({found.mode}), but the dataset is grey")
+        return np.asarray(found.convert(MODES[channels]), np.uint8).reshape(shape)
+
+
+def resized(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarray:
+    """Any image as uint8 H×W×C of the given shape, resized where it has another size. Of a large one no more than its
+    decoded pixels are in memory, and of a large JPEG not even these.
+
+    Raises:
+        InputError: it is no image; the message goes on after the file's name, or "it".
+    """
+    from PIL import Image
+
+    height, width, channels = shape
+    mode = MODES[channels]
+    with readable(), image(io.BytesIO(content), limits) as found:
+        box = None
+        if found.width * found.height > LARGE:
+            least = (FINE * width, FINE * height)
+            drafted = found.draft(None, least)  # a JPEG is decoded to no more than is needed
+            extent = drafted[1][2:] if drafted else found.size
+            found, box = drawn_down(found, extent, mode, least)
+        elif found.mode != mode:
+            found = found.convert(mode)
+        if found.size != (width, height):
+            found = found.resize((width, height), Image.Resampling.LANCZOS, box)
+        return np.asarray(found, np.uint8).reshape(shape)
+
+
+def drawn_down(large: Any, extent: tuple[float, ...], mode: str, least: tuple[int, int]) -> tuple[Any, tuple]:
+    """The image divided by the largest whole number that leaves `least` pixels a side, in another mode: made of strips,
+    of which one at a time is converted.
+
+    Args:
+        extent: how much of its width and height it fills: the last pixels of a JPEG that was drawn down are parts.
+
+    Returns:
+        The smaller image, and the box in it that it fills.
+    """
+    from PIL import Image
+
+    factor = max(1, min(large.width // least[0], large.height // least[1]))
+    small = Image.new(mode, (-(-large.width // factor), -(-large.height // factor)))
+    rows = max(1, STRIP // (large.width * factor))
+    for top in range(0, small.height, rows):
+        strip = large.crop((0, top * factor, large.width, min((top + rows) * factor, large.height)))
+        small.paste(strip.convert(mode).reduce(factor), (0, top))
+    return small, (0, 0, extent[0] / factor, extent[1] / factor)
+
+
+@contextmanager
+def image(stream: BinaryIO, limits: Limits) -> Iterator[Any]:
+    """Pillow's image, of which the header alone is read and found to be within the limits."""
+    from PIL import Image
+
+    pillows = Image.MAX_IMAGE_PIXELS
+    try:
+        # Some of its readers make room for the image as they open it, so it has to know. It refuses what has more than
+        # twice this, and warns before.
+        Image.MAX_IMAGE_PIXELS = limits.image_pixels / 2
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            found = Image.open(stream, formats=FORMATS)
+        with found:
+            check(found, stream, limits)
+            yield found
+    except Image.DecompressionBombError:
+        raise too_many_pixels("", limits) from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = pillows
+
+
+def check(found: Any, stream: BinaryIO, limits: Limits) -> None:
+    """Raises InputError for what claims more than is allowed, or has more than 8 bits a channel."""
+    if found.mode.startswith(WIDE_MODES):
+        raise InputError(f"has more than 8 bits a channel ({found.mode}): save it with 8")
+    if found.format == "TIFF":
+        width, height = (found.tag_v2.get(tag, 1) for tag in TILE)
+        if width * height > limits.image_pixels:
+            raise too_many_pixels(f"tiles of {width}×{height}, ", limits)
+    if isinstance(stream, io.BytesIO):
+        if found.format == "TIFF":
+            refuse_odd_tags(stream.getvalue())
+        if found.format in ("JPEG", "MPO") and stream.getvalue().count(SCAN) > MOST_SCANS:
+            raise InputError(f"has more than {MOST_SCANS} scans, and a progressive JPEG ten")
+
+
+def refuse_odd_tags(content: bytes) -> None:
+    """libtiff takes the first of two equal tags and Pillow the last, and one knows types that the other does not: what
+    Pillow says of such a file is not what is decoded."""
+    order = "<" if content[:2] == b"II" else ">"
+    big = struct.unpack_from(f"{order}H", content, 2)[0] == 43
+    [start] = struct.unpack_from(f"{order}{'Q' if big else 'I'}", content, 8 if big else 4)
+    [count] = struct.unpack_from(f"{order}{'Q' if big else 'H'}", content, start)
+    first, size = start + (8 if big else 2), 20 if big else 12
+    places = range(first, first + size * min(count, 1 << 16), size)
+    entries = [struct.unpack_from(f"{order}HH", content, place) for place in places]
+    if len({tag for tag, _ in entries}) < len(entries) or not {kind for _, kind in entries} <= TYPES:
+        raise InputError("is a TIFF with repeated tags, or tags of an unknown type: save it anew")
+
+
+def too_many_pixels(where: str, limits: Limits) -> InputError:
+    return InputError(f"has {where}more than the {limits.image_pixels:,} pixels of limits.image_pixels in params.yaml")
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Makes a sentence of whatever is raised on a damaged file: Pillow's readers raise a dozen kinds of errors."""
+    from PIL import UnidentifiedImageError
+
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError("does not exist") from None
+    except UnidentifiedImageError:  # its own message names an object of Python's
+        raise InputError(f"is no readable image (readable are {', '.join(FORMATS)})") from None
+    except MemoryError:
+        raise InputError("needs more memory than there is") from None
+    except Exception as error:
+        said = error.strerror if isinstance(error, OSError) and error.strerror else sentence(error, 200)
+        raise InputError(f"is no readable image ({printable(said)})") from None

@@ -1,0 +1,158 @@
+"""Reads arrays out of an .npz file that somebody else made: what each of them claims to be is read first.
+
+numpy.load makes room for an array of any shape that a header names, and unpacks whatever is packed in whatever way.
+"""
+
+import hashlib
+import io
+import math
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import psutil
+from numpy.lib import format as npy
+
+from flows.params.sections import Limits
+from flows.untrusted import plain_files
+from flows.untrusted.escaping import printable
+from lightning_modules.errors import InputError, sentence
+
+CONTENTS = 1 << 20  # bytes of the archive's table of contents: one of numpy's has a hundred an array
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # as numpy.savez and savez_compressed do
+ENCRYPTED = 1
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an array of the archive claims to be."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    in_columns: bool  # Fortran's order
+    start: int  # of its values, in bytes after the member's beginning
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Archive:
+    """An open .npz file.
+
+    headers: of each array, by its name. All messages go on after the file's name.
+    """
+
+    def __init__(self, stream: BinaryIO, limits: Limits) -> None:
+        self.stream, self.begun = stream, os.fstat(stream.fileno())
+        with plain_arrays():
+            self.zip = zipfile.ZipFile(Contents(stream))
+            members = self.zip.infolist()
+            self.headers = {member.filename.removesuffix(".npy"): self.header(member) for member in members}
+        if len(self.headers) < len(members):
+            raise InputError("has two arrays of one name")
+        claimed = sum(header.bytes for header in self.headers.values())
+        if claimed > limits.array_bytes:
+            raise InputError(
+                f"unpacks to {claimed:,} bytes, and limits.array_bytes in params.yaml allows {limits.array_bytes:,}"
+            )
+
+    def header(self, member: zipfile.ZipInfo) -> Header:
+        """Raises InputError for what numpy did not write, or what is not what its header says."""
+        array = f"has the array {printable(member.filename)}"
+        if member.flag_bits & ENCRYPTED:
+            raise InputError(f"{array} encrypted: save it without a password")
+        if member.compress_type not in PACKED:
+            raise InputError(f"{array} packed in a way that numpy does not know: save it with numpy.savez_compressed")
+        with self.zip.open(member) as file:
+            version = npy.read_magic(file)
+            if version not in HEADERS:
+                raise InputError(f"{array} in version {version[0]} of numpy's format: save it with numpy.savez")
+            shape, in_columns, dtype = HEADERS[version](file)
+            start = file.tell()
+        if dtype.hasobject:
+            raise InputError(f"is no .npz file of plain arrays: {printable(member.filename)} holds Python's objects")
+        header = Header(shape, dtype, in_columns, start)
+        if min(shape, default=0) < 0 or header.bytes != member.file_size - start:
+            sides = "×".join(map(str, shape)) or "one"
+            raise InputError(f"{array} of {sides} {dtype}, but {member.file_size - start:,} bytes of them")
+        return header
+
+    def read(self, name: str) -> np.ndarray:
+        """A whole array."""
+        needed, free = self.headers[name].bytes, psutil.virtual_memory().available
+        if needed > free:
+            raise InputError(
+                f"has {needed / 2**30:.1f} GiB in array {printable(name)}, and {free / 2**30:.1f} are free in memory"
+            )
+        with plain_arrays(), self.zip.open(f"{name}.npy") as file:
+            return npy.read_array(file, allow_pickle=False)
+
+    def rows(self, name: str, numbers: np.ndarray) -> np.ndarray:
+        """Some rows of an array, by their sorted numbers. No others are kept in memory."""
+        header = self.headers[name]
+        if header.in_columns:
+            return self.read(name)[numbers]
+        found = np.empty((len(numbers), *header.shape[1:]), header.dtype)
+        size = header.bytes // header.shape[0]
+        with plain_arrays(), self.zip.open(f"{name}.npy") as file:
+            for row, number in zip(found, numbers.tolist()):
+                file.seek(header.start + number * size)
+                row[...] = np.frombuffer(file.read(size), header.dtype).reshape(header.shape[1:])
+        return found
+
+    def size_and_hash(self) -> dict:
+        """Of the file, in which the arrays were found. Raises InputError where it was changed meanwhile."""
+        self.stream.seek(0)
+        found = hashlib.file_digest(self.stream, "sha256").hexdigest()
+        now = os.fstat(self.stream.fileno())
+        if (now.st_size, now.st_mtime_ns) != (self.begun.st_size, self.begun.st_mtime_ns):
+            raise InputError("was changed while it was read: run this again")
+        return {"bytes": now.st_size, "sha256": found}
+
+
+class Contents(io.RawIOBase):
+    """The file, of which no piece is read that is larger than a table of contents should be: zipfile reads the table
+    in one piece, of the size that the file claims."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if size > CONTENTS:
+            raise InputError(f"has a table of contents of {size:,} bytes, which is too much for arrays")
+        return self.stream.read(size)
+
+
+@contextmanager
+def opened(file: Path, limits: Limits) -> Iterator[Archive]:
+    """Raises InputError for what is no .npz file of plain arrays within the limits; the message goes on after the
+    file's name."""
+    with ExitStack() as closing:
+        with plain_arrays():
+            stream = plain_files.opened(file, limits.array_bytes, setting="limits.array_bytes")
+        yield Archive(closing.enter_context(stream), limits)
+
+
+@contextmanager
+def plain_arrays() -> Iterator[None]:
+    """Makes a sentence of whatever a damaged file leads to: zipfile, zlib and numpy raise a dozen kinds of errors."""
+    try:
+        yield
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError("needs more memory than there is") from None
+    except Exception as error:
+        said = error.strerror if isinstance(error, OSError) and error.strerror else sentence(error, 200)
+        raise InputError(f"is no .npz file of plain arrays: {printable(said)}") from None

@@ -1,0 +1,33 @@
+"""Decodes each dataset's published files to arrays, with its test images apart.
+
+`sources/<dataset>/source.yaml` says where the bytes come from and what they hash to; `sources/folder` holds the user's
+own images.
+"""
+
+from flows.data import built_in, class_folders, published, source_images
+from flows.params.sections import BY_DEFAULT, Limits
+from lightning_modules.errors import unknown
+
+
+def read(dataset: str, test: str | float, limits: Limits = BY_DEFAULT) -> source_images.Images:
+    """Fetches, verifies and decodes a dataset.
+
+    test: "official", or the fraction of every class that is set aside.
+    limits: for the user's own images.
+
+    Raises:
+        InputError: a file cannot be had or is not what it should be, or the images cannot make a classifier.
+    """
+    if dataset not in READERS:
+        raise unknown("dataset", dataset, READERS)
+    return class_folders.folder(test, limits) if dataset == "folder" else READERS[dataset](test)
+
+
+READERS = {
+    "digits": built_in.digits,
+    "blobs": built_in.blobs,
+    "mnist": published.mnist,
+    "fashion_mnist": published.fashion_mnist,
+    "cifar10": published.cifar10,
+    "folder": class_folders.folder,
+}

@@ -1,0 +1,1 @@
+"""Incoming images against those that the champion was made for."""

@@ -1,0 +1,12 @@
+"""Which quantities differ most."""
+
+
+def strongest(tests: list[dict]) -> list[dict]:
+    """What a table shows: all but the classes' probabilities, and of these the one that differs most."""
+    classes = [test for test in tests if test["name"].startswith("probability of ")]
+    most = max(classes, key=lambda test: test["statistic"])
+    return [test for test in tests if test is most or not test["name"].startswith("probability of ")]
+
+
+def most_changed(class_shares: list[dict]) -> dict:
+    return max(class_shares, key=lambda one: abs(one["incoming"] - one["held_out"]))

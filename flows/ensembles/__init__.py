@@ -1,0 +1,1 @@
+"""Ensembles of trained members: chosen on validation, known by a digest, registered."""

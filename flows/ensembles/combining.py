@@ -1,0 +1,122 @@
+"""All replicas of all members combined into one classifier: chosen on validation, scored once on test."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flows.data import dataset
+from flows.ensembles.choice import choose
+from flows.ensembles.predictions import predictions
+from flows.ensembles.record import Record
+from flows.models import measurements, trained_members
+from flows.params.params_file import Params
+from flows.project import paths
+from flows.reporting import dvc_plots
+from lightning_modules.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Combined:
+    """What came out.
+
+    Attributes:
+        result: the chosen method, its scores on validation and test, the gain over the member that is best on
+            validation, and the disagreement of the networks.
+        tables: rows for plots, by table.
+        record: of what the ensemble is made.
+    """
+
+    result: dict
+    tables: Mapping[str, list[dict]]
+    record: Record
+
+
+def combine(params: Params) -> Combined:
+    """Lets all networks vote in each way that params.yaml names, and chooses one.
+
+    Raises:
+        InputError: a member is not trained or measured, or a file was changed.
+    """
+    import torch
+
+    from lightning_modules import scores, voting
+
+    name = params.dataset
+    data = dataset.load(name)
+    class_names = data.card["class_names"]
+    trained_members.check(name, params.members)
+    networks = [f"{member}-{number}" for member, recipe in params.members.items() for number in range(recipe.replicas)]
+    labels = {split: torch.from_numpy(data.labels(split)) for split in paths.SPLITS}
+    try:
+        predicted = {split: predictions(name, params.members, split) for split in paths.SPLITS}
+        members = {member: measurements.member_metrics(name, member) for member in params.members}
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} does not exist: run dvc repro evaluate") from None
+
+    votes = {
+        # Weights that were fitted to these images would win on them by construction.
+        method: voting.cross_fitted_vote(predicted["validation"], labels["validation"])
+        if method == "weighted_vote"
+        else voting.VOTES[method](predicted["validation"])
+        for method in params.ensemble.methods
+    }
+    on_validation = {method: scores.score(vote, labels["validation"]) for method, vote in votes.items()}
+    method = choose(on_validation, params.ensemble.select_by)
+    weights = voting.fit_weights(predicted["validation"], labels["validation"]) if method == "weighted_vote" else None
+    chosen = voting.VOTES[method](predicted["test"], weights)
+    of_members = {member: numbers["validation"] for member, numbers in members.items()}
+    best_member = choose(of_members, params.ensemble.select_by)
+    test = scores.score(chosen, labels["test"])
+    result = {
+        "method": method,
+        "select_by": params.ensemble.select_by,
+        "networks": len(networks),
+        "parameters": sum(members[member]["parameters"] * recipe.replicas for member, recipe in params.members.items()),
+        "validation": on_validation[method],
+        "test": test,
+        "best_member": best_member,
+        "gain": {
+            "accuracy": test["accuracy"] - members[best_member]["test"]["accuracy"],
+            "nll": members[best_member]["test"]["nll"] - test["nll"],
+        },
+        "disagreement": scores.disagreement(predicted["test"]),
+    }
+    return Combined(
+        result,
+        {
+            "methods": [{"method": key, **numbers} for key, numbers in on_validation.items()],
+            "weights": weight_rows(networks, weights),
+            "classes": dvc_plots.per_class("ensemble", scores.per_class(chosen, labels["test"], class_names)),
+            "confusion": dvc_plots.confusion("ensemble", chosen, labels["test"], class_names),
+            "reliability": [{"network": "ensemble", **row} for row in scores.reliability(chosen, labels["test"])],
+        },
+        Record(
+            dataset=name,
+            method=method,
+            weights=None if weights is None else tuple(weights.tolist()),
+            networks={
+                member: tuple(replica["weights_sha256"] for replica in trained_members.card(name, member)["replicas"])
+                for member in params.members
+            },
+            shape=tuple(data.card["shape"]),
+            class_names=tuple(class_names),
+            test_sha256=data.card["test_sha256"],
+            metrics={
+                # By the names that the members' scores have, so that MLflow compares them.
+                **{f"best_validation_{score}": value for score, value in on_validation[method].items()},
+                **{f"test_{score}": value for score, value in test.items()},
+                **{f"gain_{score}": value for score, value in result["gain"].items()},
+                "disagreement": result["disagreement"],
+            },
+        ),
+    )
+
+
+def weight_rows(networks: list[str], weights: "Tensor | None") -> list[dict]:
+    return [
+        {"network": network, "weight": 1 / len(networks) if weights is None else weights[number].item()}
+        for number, network in enumerate(networks)
+    ]

@@ -1,0 +1,72 @@
+"""What could not be logged when it was made, logged later from its files."""
+
+import click
+
+from flows.graph import dvc_graph
+from flows.params.params_file import Params
+from flows.project import file_io, paths
+from lightning_modules.errors import DamagedError, InputError
+
+
+def stale_stages() -> list[str]:
+    """Of the stages that lead to the ensemble."""
+    root = paths.root()
+    stale = dvc_graph.stale(root)
+    return (
+        [stage for stage in dvc_graph.select(dvc_graph.stages(root), ["ensemble"]) if stage in stale] if stale else []
+    )
+
+
+def track(params: Params) -> bool:
+    """Logs what was measured on the dataset, and registers its ensemble; says what it does. For when nothing is stale:
+    what was measured would be logged to the runs of other weights.
+
+    Returns:
+        Whether the store took the members' scores; of the ensemble the registry knows.
+
+    Raises:
+        InputError: nothing is trained yet, or the data was changed.
+    """
+    from flows.ensembles.registering import register
+    from flows.graph import healing
+    from flows.models import trained_members
+    from flows.models.measurements import flat
+    from flows.tracking import member_runs, mlflow_store
+
+    scores, file = member_runs.Scores(params.dataset), paths.replica_scores_file(params.dataset)
+    try:
+        measured = file_io.read_json(file, *params.members)
+    except DamagedError as error:
+        raise file_io.damaged(file, error.reason, healing.heal(file, "evaluate")) from None
+    for member, replicas in measured.items():
+        card = trained_members.card(params.dataset, member)
+        trained_members.history(params.dataset, member)  # which is logged, where it is not: damaged it is refused here
+        scores.log(member, card, [flat(replica) for replica in replicas])
+        if scores.lost:
+            return False
+        click.echo(f"{member}: in {mlflow_store.shown_store()}")
+    register(params.dataset)
+    return True
+
+
+def not_registered(params: Params) -> str | None:
+    """A sentence where there is an ensemble of the dataset here that MLflow's registry does not have, such as after an
+    outage; None where it has, and where there is no ensemble or no store yet.
+
+    Raises:
+        UnavailableError: MLflow does not answer.
+    """
+    from flows.ensembles import record
+    from flows.tracking import mlflow_store
+    from flows.tracking.registry import Registry
+
+    try:
+        digest = record.read(params.dataset).digest
+    except InputError:
+        return None
+    if mlflow_store.store_exists() and Registry(params.dataset).knows(digest):
+        return None
+    return (
+        f"the newest ensemble of {params.dataset}, which lies here, is not registered in MLflow: `trainyard track` "
+        "registers it"
+    )

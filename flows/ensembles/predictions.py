@@ -1,0 +1,55 @@
+"""What evaluate predicted, checked against what it noted of it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flows.data import dataset
+from flows.graph import healing
+from flows.project import file_io, paths
+from lightning_modules import sealed
+from lightning_modules.errors import DamagedError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def predictions(name: str, members: Iterable[str], split: str) -> "Tensor":
+    """Log-probabilities, networks × images × classes, of all replicas of all members.
+
+    Raises:
+        DamagedError: a file is not what evaluate wrote.
+        FileNotFoundError: it is not there.
+    """
+    import torch
+
+    places = [paths.predictions_file(name, member, split) for member in members]
+    written = predictions_written(name)
+    files = []
+    for place in places:
+        expected = written.get(place.name)
+        if expected and place.exists() and dataset.file_sha256(place) != expected:
+            raise file_io.damaged(place, "is not what evaluate wrote (changed or damaged)", heal(place))
+        # Mapped, not read: the stack is then the only copy.
+        try:
+            files.append(np.load(place, mmap_mode="r", allow_pickle=False))
+        except (ValueError, EOFError) as error:
+            raise file_io.damaged(place, f"is damaged ({error})", heal(place)) from None
+    return torch.from_numpy(np.concatenate(files))
+
+
+def predictions_written(name: str) -> dict[str, str]:
+    """The SHA-256 by file of what evaluate wrote, or nothing, of a time before it noted them."""
+    file = paths.predictions_file(name, "", "").with_name("files.json")
+    try:
+        return sealed.opened(file_io.read_json(file, "files"), file)["files"]
+    except FileNotFoundError:
+        return {}
+    except DamagedError as error:
+        raise file_io.damaged(file, error.reason, heal(file)) from None
+
+
+def heal(file: Path) -> str:
+    return healing.heal(file, "evaluate")

@@ -1,0 +1,72 @@
+"""ensembles/<dataset>.json: all that an ensemble is made of, by which it is registered now or later."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from flows.graph import healing
+from flows.project import file_io, paths
+from lightning_modules import sealed
+from lightning_modules.errors import DamagedError, InputError
+
+
+@dataclass(frozen=True)
+class Record:
+    """An ensemble.
+
+    Attributes:
+        method: the way to vote.
+        weights: of the networks, fitted on validation; None for a way without.
+        networks: the SHA-256 of each replica's weights, by member.
+        shape: of an image, height × width × channels.
+        class_names: in the order of the probabilities.
+        test_sha256: the digest of the pinned test images.
+        metrics: numbers to log.
+    """
+
+    dataset: str
+    method: str
+    weights: tuple[float, ...] | None
+    networks: Mapping[str, tuple[str, ...]]
+    shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+    test_sha256: str
+    metrics: Mapping[str, float]
+
+    @property
+    def digest(self) -> str:
+        """Of all that makes the ensemble: the registry knows it by this."""
+        networks = [digest for replicas in self.networks.values() for digest in replicas]
+        weights = None if self.weights is None else list(self.weights)
+        made_of = {"method": self.method, "weights": weights, "networks": networks, "test": self.test_sha256}
+        return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """The number of networks."""
+        return sum(map(len, self.networks.values()))
+
+
+def write(record: Record) -> None:
+    file_io.write_json(paths.ensemble_file(record.dataset), sealed.sealed(asdict(record)))
+
+
+def read(dataset: str) -> Record:
+    """Raises InputError where there is none, and where it is not what was written."""
+    file = paths.ensemble_file(dataset)
+    try:
+        found = sealed.opened(file_io.read_json(file, *Record.__dataclass_fields__), paths.shown(file))
+    except FileNotFoundError:
+        raise InputError(f"{paths.shown(file)} does not exist: run dvc repro ensemble") from None
+    except DamagedError as error:
+        raise file_io.damaged(file, error.reason, healing.heal(file, "ensemble")) from None
+    return Record(
+        **found
+        | {
+            "weights": None if found["weights"] is None else tuple(found["weights"]),
+            "networks": {member: tuple(digests) for member, digests in found["networks"].items()},
+            "shape": tuple(found["shape"]),
+            "class_names": tuple(found["class_names"]),
+        }
+    )

@@ -1,0 +1,57 @@
+"""Registers the ensemble that lies here: as challenger, and as champion where there is none."""
+
+import tempfile
+from pathlib import Path
+
+from flows.ensembles import record
+from flows.ensembles.record import Record
+from flows.models import trained_members
+from lightning_modules.errors import InputError
+
+
+def register(dataset: str) -> None:
+    """Exports the ensemble of ensembles/<dataset>.json and registers it in MLflow, unless it is there; says so. Where
+    MLflow cannot be used that is said, and `trainyard track` does it later.
+
+    Raises:
+        InputError: there is no ensemble, or its networks are not here.
+    """
+    import torch
+
+    from flows.models.export import export
+    from flows.tracking.registration import Registrar
+    from lightning_modules import voting
+
+    made = record.read(dataset)
+    predictors = [predictor for member in made.networks for predictor in networks(made, member)]
+    weights = None if made.weights is None else torch.tensor(made.weights)
+    with tempfile.TemporaryDirectory() as folder:
+        export(predictors, voting.Vote(made.method, weights), list(made.shape), list(made.class_names), Path(folder))
+        card = {
+            "method": made.method,
+            "members": ", ".join(made.networks),
+            "networks": made.size,
+            "shape": list(made.shape),
+            "class_names": list(made.class_names),
+            "test_sha256": made.test_sha256,
+            "metrics": made.metrics,
+        }
+        version = Registrar(dataset).register(made.digest, card, Path(folder))
+    if version:
+        if "champion" in version["aliases"]:
+            stays = ""
+        elif version["champion"]:
+            stays = f"; the champion is version {version['champion']}"
+        else:
+            stays = f"; not champion, since it has no number for {', '.join(version['unknown'])}"
+        print(f"registered: {version['name']} version {version['version']}, {' and '.join(version['aliases'])}{stays}")
+
+
+def networks(made: Record, member: str) -> list:
+    """The predictors of a member. Raises InputError where they are not those that the ensemble was made of."""
+    card, predictors = trained_members.load(made.dataset, member)
+    if tuple(replica["weights_sha256"] for replica in card["replicas"]) != made.networks[member]:
+        raise InputError(
+            f"models/{made.dataset}/{member} holds other networks than the ensemble was made of: run dvc repro ensemble"
+        )
+    return predictors

@@ -1,0 +1,93 @@
+"""Which code counts for a stage: the one answer for DVC, for going on with interrupted work, and for other machines.
+
+The code that a stage's module reaches by its imports, those inside of functions too, without comments, docstrings and
+blank lines: a mended comment makes nothing stale.
+"""
+
+import ast
+import functools
+import hashlib
+import io
+import json
+import tokenize
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("flows", "lightning_modules")
+# The rooms of flows/ whose code makes results. What the others do is how a stage is run, told and kept: the values of
+# params.yaml, for one, are among what DVC compares, and not the code that reads them.
+ROOMS = ("data", "ensembles", "models", "reporting", "statistics", "training")
+# How a stage fails, how a library is loaded, what is shown.
+NO_RESULT = ("flows/training/progress.py", "lightning_modules/errors.py", "lightning_modules/lightning.py")
+# What a stage does not import, and is given: the defaults of what params.yaml does not say.
+GIVEN = {"train": ("lightning_modules/names.py",)}
+
+
+@functools.cache
+def digest(stage: str) -> str:
+    """SHA-256 of the code that makes the results of a stage of dvc.yaml."""
+    return hashlib.sha256(json.dumps(by_file(stage), sort_keys=True).encode()).hexdigest()
+
+
+def by_file(stage: str, root: Path = ROOT) -> dict[str, str]:
+    """The SHA-256 of each file of that code, by its path from the root of a working copy."""
+    return {
+        file.relative_to(root).as_posix(): hashlib.sha256(bare(file.read_text(encoding="utf-8")).encode()).hexdigest()
+        for file in files(stage, root)
+    }
+
+
+def files(stage: str, root: Path = ROOT) -> set[Path]:
+    """The files that the stage's module imports, directly or not, as far as they make results; and itself."""
+    found: set[Path] = set()
+    names = (f"flows/{stage}.py", *GIVEN.get(stage, ()))
+    new = {root / name for name in names if (root / name).is_file()}  # a stage of somebody's own has no module here
+    while new:
+        found |= new
+        new = {file for one in new for file in imported(one, root) if counts(file.relative_to(root))} - found
+    return found
+
+
+def counts(name: Path) -> bool:
+    """Whether a file's code can change a result."""
+    in_flows = name.parts[0] == "flows"
+    return name.as_posix() not in NO_RESULT and (not in_flows or (len(name.parts) > 2 and name.parts[1] in ROOMS))
+
+
+def imported(file: Path, root: Path) -> Iterator[Path]:
+    """The files of this project that a file imports by itself."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names: Iterable[str] = (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            # `from a import b` imports the module a.b, or the name b of the module a.
+            names = (node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names))
+        else:
+            continue
+        for name in names:
+            if name.partition(".")[0] in PACKAGES:
+                place = root.joinpath(*name.split("."))
+                yield from (path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file())
+
+
+def bare(source: str) -> str:
+    """Python code without what does nothing: comments, strings that stand alone, and blank lines."""
+    lines = [line.encode() for line in source.splitlines(keepends=True)]  # ast counts columns in bytes
+    gone = [
+        (node.lineno, node.col_offset, node.end_lineno, node.end_col_offset)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    ]
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            start = len(token.line[:column].encode())
+            gone.append((row, start, row, start + len(token.string.encode())))
+    # Backwards, so that the places of those before stay.
+    for first, start, last, end in sorted(gone, reverse=True):
+        rest = lines[last - 1][end:]
+        lines[first - 1] = lines[first - 1][:start] + rest
+        for between in range(first, last):
+            lines[between] = b""
+    return "\n".join(line.rstrip() for line in b"".join(lines).decode().splitlines() if line.strip())

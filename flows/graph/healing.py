@@ -1,0 +1,63 @@
+"""What heals a damaged file that a stage wrote. DVC does not look into its cache: it may bring the damage back.
+
+A file restored from a damaged cache object passes for up to date, and so does the object itself when its stage has
+made the same bytes again. Only where both are gone DVC makes them anew, or pulls them from a remote.
+"""
+
+import hashlib
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from flows.graph import dvc_graph
+from flows.project import paths
+from lightning_modules.errors import InputError
+
+
+def heal(file: Path, stage: str) -> str:
+    """The commands that bring a damaged file of a stage back."""
+    root = paths.root()
+    out, md5 = locked(root, file)
+    objects = damaged_objects(root, out, md5, file) if md5 else []
+    also = f"; DVC's copy of it in {paths.shown(objects[-1])} is damaged too" if objects else ""
+    gone = shlex.join(str(paths.shown(place)) for place in [out, *objects])
+    return f"run `rm -rf {gone}` and then `dvc repro {stage}`, or `dvc pull` where a remote has it{also}"
+
+
+def locked(root: Path, file: Path) -> tuple[Path, str | None]:
+    """What DVC keeps of which the file is a part, and its hash in dvc.lock; else the file's folder, and None."""
+    try:
+        stages = dvc_graph.described(root / "dvc.lock")
+    except InputError:  # damaged too, of which DVC complains by itself
+        stages = {}
+    for entry in stages.values():
+        for out in entry.get("outs") or ():
+            place = root / out["path"]
+            if file == place or place in file.parents:
+                return place, out.get("md5")
+    return file.parent, None
+
+
+def damaged_objects(root: Path, out: Path, md5: str, file: Path) -> list[Path]:
+    """The files of DVC's cache, of those that the file is made from, that are not what their names say."""
+    asked = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], cwd=root, capture_output=True, text=True)
+    if asked.returncode:
+        return []
+    cache = root / asked.stdout.strip() / "files" / "md5"
+    objects = [cache / md5[:2] / md5[2:]]
+    if md5.endswith(".dir"):
+        try:
+            listing = {entry["relpath"]: entry["md5"] for entry in json.loads(objects[0].read_text(encoding="utf-8"))}
+        except (OSError, ValueError, TypeError, KeyError):
+            listing = {}
+        part = listing.get(file.relative_to(out).as_posix())
+        objects += [cache / part[:2] / part[2:]] if part else []
+    return [place for place in objects if place.is_file() and not is_whole(place)]
+
+
+def is_whole(place: Path) -> bool:
+    with place.open("rb") as stream:
+        found = hashlib.file_digest(stream, "md5").hexdigest()
+    return found == place.parent.name + place.name.removesuffix(".dir")

@@ -1,0 +1,64 @@
+"""What has to run, in which order, and why."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flows.graph import dvc_graph
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What has to run, in an order in which it can, and why."""
+
+    needs: dict[str, list[str]] = field(default_factory=dict)
+    stages: list[str] = field(default_factory=list)
+    why: dict[str, list[str]] = field(default_factory=dict)
+    up_to_date: list[str] = field(default_factory=list)
+
+    def needed(self, stage: str) -> list[str]:
+        """What the stage has to wait for."""
+        return [name for name in self.needs[stage] if name in self.why]
+
+    def reason(self, stage: str) -> str:
+        return ", ".join(self.why[stage]) or f"after {', '.join(self.needed(stage))}"
+
+    def widths(self) -> dict[str, int]:
+        """How many stages may run at the same time as each one, itself included: the most on one level among those
+        that neither need it nor are needed by it."""
+        level = dvc_graph.levels(self.needs, self.stages)
+        # Sets of stages as the bits of a number: a thousand stages are compared with each other in no time.
+        bit = {stage: 1 << index for index, stage in enumerate(self.stages)}
+        related = dict.fromkeys(self.stages, 0)
+        for stage in self.stages:
+            for needed in self.needed(stage):
+                related[stage] |= related[needed] | bit[needed]
+        after = dict.fromkeys(self.stages, 0)
+        for stage in reversed(self.stages):
+            for needed in self.needed(stage):
+                after[needed] |= after[stage] | bit[stage]
+        levels: Counter[int] = Counter()
+        for stage in self.stages:
+            levels[level[stage]] |= bit[stage]
+        return {
+            stage: 1 + max((one & ~(related[stage] | after[stage] | bit[stage])).bit_count() for one in levels.values())
+            for stage in self.stages
+        }
+
+
+def plan(root: Path, targets: Sequence[str] = (), force: bool = False) -> Plan:
+    """Raises InputError for an unknown target, or where DVC cannot read the project."""
+    # The graph costs as much again: it is not asked for where nothing can be stale.
+    needs = dvc_graph.stages(root) if targets or force else {}
+    selected = dvc_graph.select(needs, targets or (dvc_graph.MAIN,)) if needs else []
+    stale = dvc_graph.stale(root)
+    if not force and not any(
+        dvc_graph.belongs(stage, dvc_graph.MAIN) or needs or stage.endswith(".dvc") for stage in stale
+    ):
+        return Plan()
+    needs = needs or dvc_graph.stages(root)
+    selected = selected or dvc_graph.select(needs)
+    stages = selected if force else dvc_graph.must_run(needs, selected, stale)
+    why = {stage: stale.get(stage, ["forced"] if force else []) for stage in stages}
+    return Plan(needs, stages, why, [stage for stage in selected if stage not in why and not stage.endswith(".dvc")])

@@ -1,0 +1,128 @@
+"""A working copy of the project in which another dataset or seed is run, while params.yaml and dvc.lock stay.
+
+The copy has a params.yaml, a dvc.lock and results of its own, and shares the rest: code and sources by symbolic
+links, DVC's cache by its settings, and MLflow's store as an experiment of DVC's does (`paths.home`), below whose
+folder it lies. It stays, so that an interrupted run goes on and nothing that is up to date runs again.
+"""
+
+import configparser
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from flows.graph import site_cache
+from flows.params import params_file
+from flows.project import file_io
+from flows.project.private_files import is_private, write_private
+from flows.untrusted import bounded_yaml
+
+# Of a project's folder, what is a copy's own: what stages write, what describes them, and what tools keep.
+OWN = {
+    ".dvc", ".dvcignore", ".git", ".trainyard", ".venv", "data", "dvc.lock", "dvc.yaml", "ensembles", "metrics",
+    "mlartifacts", "mlruns", "models", "params.yaml", "plots", "predictions", "reports", "settings",
+}  # fmt: skip
+CONFIG = ".dvc/config"  # with what the project keeps for itself in config.local, such as passwords of remotes
+STORE = "mlflow.db"  # with its lock and journals
+# Settings of DVC that are paths, which it takes to be relative to the folder of their file.
+PATHS = ("url", "dir", "keyfile", "credentialpath", "configpath", "cert_path", "key_path", "ssl_verify")
+
+
+def folder(root: Path, name: str) -> Path:
+    return root / ".dvc" / "tmp" / "exps" / "retrain" / name
+
+
+def given(root: Path, changes: Mapping[str, object]) -> dict:
+    """The content of a copy's params.yaml. Raises InputError where it is refused."""
+    content = bounded_yaml.read(root / "params.yaml")
+    if isinstance(content, dict):
+        content |= changes
+    params_file.parse(content)
+    return content
+
+
+def is_current(root: Path, name: str, changes: Mapping[str, object]) -> bool:
+    """Whether the working copy is there and as `make` would leave it; nothing is written. Raises like `make`."""
+    content, copy = given(root, changes), folder(root, name)
+    if not copy.is_dir():
+        return False
+    found = {entry.name: entry.readlink() for entry in copy.iterdir() if entry.is_symlink()}
+    return found == links(root) and all(is_written(copy, name, text) for name, text in texts(root, content).items())
+
+
+def is_written(copy: Path, name: str, text: str) -> bool:
+    """Whether a copy's own file is as it should be."""
+    file = copy / name
+    return file.is_file() and file.read_text(encoding="utf-8") == text and (name != CONFIG or is_private(file))
+
+
+def make(root: Path, name: str, changes: Mapping[str, object]) -> Path:
+    """The working copy of that name, brought up to date with the project.
+
+    Args:
+        changes: of params.yaml's top level: dataset, and seed where it is another.
+
+    Raises:
+        InputError: params.yaml with the changes is refused.
+    """
+    content = given(root, changes)
+    site_cache.keep_private(root)  # before its settings are copied
+    copy = folder(root, name)
+    (copy / ".dvc").mkdir(parents=True, exist_ok=True)
+    wanted = links(root)
+    for entry in copy.iterdir():
+        if entry.is_symlink() and wanted.get(entry.name) != entry.readlink():
+            entry.unlink()
+    for entry, target in wanted.items():
+        if not (copy / entry).is_symlink():
+            (copy / entry).symlink_to(target)
+    for name, text in texts(root, content).items():
+        if name != CONFIG:
+            file_io.write_if_changed(copy / name, text)
+        elif not is_written(copy, name, text):
+            write_private(copy / name, text.removesuffix("\n"))
+    if (root / ".dvc" / "plots").is_dir():
+        shutil.copytree(root / ".dvc" / "plots", copy / ".dvc" / "plots", dirs_exist_ok=True)
+    return copy
+
+
+def links(root: Path) -> dict[str, Path]:
+    """What a copy shares with the project: the names of its links, and where each leads."""
+    return {entry.name: entry for entry in root.iterdir() if entry.name not in OWN and not entry.name.startswith(STORE)}
+
+
+def texts(root: Path, content: dict) -> dict[str, str]:
+    """The texts of a copy's own files, by path, where `content` is that of its params.yaml."""
+    described = {
+        name: (root / name).read_text(encoding="utf-8")
+        for name in ("dvc.yaml", ".dvcignore")
+        if (root / name).is_file()
+    }
+    return described | {
+        "params.yaml": yaml.safe_dump(content, sort_keys=False, allow_unicode=True),
+        CONFIG: config(root / ".dvc"),
+    }
+
+
+def config(folder: Path) -> str:
+    """DVC's settings of the project in `folder`, for use elsewhere: with absolute paths, its cache, and without git."""
+    found = configparser.RawConfigParser()
+    found.read([folder / "config", folder / "config.local"], encoding="utf-8")
+    for section in ("core", "cache"):
+        if not found.has_section(section):
+            found.add_section(section)
+    for section in found.sections():
+        for key in PATHS:
+            value = found.get(section, key, fallback="")
+            if value and "://" not in value and not value.startswith("~") and value.lower() not in ("true", "false"):
+                found.set(section, key, os.path.normpath(folder / value))
+    if not found.get("cache", "dir", fallback=""):
+        found.set("cache", "dir", str(folder / "cache"))
+    found.set("core", "no_scm", "true")
+    sections = [
+        "\n".join([f"[{name}]", *(f"    {key} = {value}" for key, value in found.items(name))])
+        for name in found.sections()
+    ]
+    return "\n".join(sections) + "\n"

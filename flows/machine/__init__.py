@@ -1,0 +1,1 @@
+"""This machine: cores and GPUs, ports, and processes that leave nothing behind."""

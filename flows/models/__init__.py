@@ -1,0 +1,1 @@
+"""Trained members and their ensemble: loaded, measured, exported, served."""

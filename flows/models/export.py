@@ -1,0 +1,95 @@
+"""An ensemble as programs that torch runs without this project: what `served_ensemble` loads.
+
+Networks that differ in their weights alone share one program, and their weights lie beside it: a program for each
+would take longer to make, and to load, than a small network takes to be trained.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flows.data import dataset
+from flows.project import file_io
+from lightning_modules import sealed
+
+IMAGES = torch.export.Dim("images", min=1)
+
+
+class Program:
+    """What a network does, apart from its weights: (state, uint8 images N×H×W×C) to log-probabilities N×classes.
+
+    Args:
+        predictor: see `weights.Predictor`.
+        probe: images to try it with.
+    """
+
+    def __init__(self, predictor: nn.Module, probe: Tensor) -> None:
+        class Stateless(nn.Module):
+            def forward(self, state: dict[str, Tensor], images: Tensor) -> Tensor:
+                return torch.func.functional_call(predictor, state, (images,))
+
+        state = dict(predictor.state_dict())
+        self.exported = torch.export.export(
+            Stateless().eval(), (state, probe), dynamic_shapes=(dict.fromkeys(state), {0: IMAGES}), strict=False
+        )
+        self.run = self.exported.module()
+        self.states: list[dict[str, Tensor]] = []
+
+    def does_as(self, predictor: nn.Module, probe: Tensor) -> bool:
+        return torch.allclose(self.run(dict(predictor.state_dict()), probe), predictor(probe), rtol=1e-4, atol=1e-5)
+
+    def save(self, folder: Path, number: int) -> None:
+        torch.export.save(self.exported, folder / f"network-{number}.pt2")
+        stacked = {name: torch.stack([state[name] for state in self.states]).numpy() for name in self.states[0]}
+        np.savez(folder / f"weights-{number}.npz", **stacked)
+
+
+def description(network: nn.Module) -> str:
+    """Of what it is made of, apart from its weights' values."""
+    plain = (str, int, float, bool, tuple, type(None))
+    modules = [
+        (name, type(module), [(key, value) for key, value in vars(module).items() if isinstance(value, plain)])
+        for name, module in network.named_modules()
+    ]
+    return repr((modules, [(name, tensor.shape, tensor.dtype) for name, tensor in network.state_dict().items()]))
+
+
+@torch.inference_mode()
+def export(
+    predictors: list[nn.Module], vote: nn.Module, shape: list[int], class_names: list[str], folder: Path
+) -> None:
+    """Writes network-<n>.pt2 and weights-<n>.npz for each kind of network, vote.pt2, and the card ensemble.json.
+
+    Args:
+        predictors: see `weights.Predictor`.
+        vote: log-probabilities networks × images × classes to images × classes, see `voting.Vote`.
+        shape: height, width and channels of an image.
+    """
+    # More than one image: a batch of one would be frozen into the program.
+    probe = torch.randint(256, (8, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    programs: list[Program] = []
+    alike: dict[str, list[int]] = {}
+    places = []
+    for predictor in predictors:
+        state = predictor.state_dict()
+        # A description may lack what a module computes with: the program is tried before it is shared.
+        candidates = alike.setdefault(description(predictor), [])
+        number = next((number for number in candidates if programs[number].does_as(predictor, probe)), None)
+        if number is None:
+            number = len(programs)
+            programs.append(Program(predictor, probe))
+            candidates.append(number)
+        places.append([number, len(programs[number].states)])
+        programs[number].states.append(state)
+    for number, program in enumerate(programs):
+        program.save(folder, number)
+    stacked = torch.zeros(len(predictors), 2, len(class_names))
+    exported = torch.export.export(vote.eval(), (stacked,), dynamic_shapes=({1: IMAGES},), strict=False)
+    torch.export.save(exported, folder / "vote.pt2")
+    card = {
+        "shape": shape, "class_names": class_names, "programs": len(programs), "networks": places,
+        "files": {file.name: dataset.file_sha256(file) for file in sorted(folder.iterdir())},
+    }  # fmt: skip
+    file_io.write_json(folder / "ensemble.json", sealed.sealed(card))

@@ -1,0 +1,87 @@
+"""Loads the members that train left in models/<dataset>/, after checking that each file is what was written."""
+
+import csv
+import io
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from flows.data import dataset
+from flows.graph import healing
+from flows.project import file_io, paths
+from lightning_modules import sealed
+from lightning_modules.errors import DamagedError, InputError, sentence
+
+
+def load(name: str, member: str) -> tuple[dict, list]:
+    """The card of a trained member and a predictor for each of its replicas, as `weights.load` gives them.
+
+    Raises:
+        InputError: it is not trained, or a file is damaged; the message says what heals it.
+    """
+    from lightning_modules import weights  # torch: seconds
+
+    with reading(name, member):
+        return weights.load(paths.model_folder(name, member))
+
+
+def card(name: str, member: str) -> dict:
+    """That of a trained member. Raises InputError like `load`."""
+    file = paths.model_folder(name, member) / "member.json"
+    with reading(name, member):
+        return sealed.opened(file_io.read_json(file, "replicas"), file)
+
+
+def history(name: str, member: str) -> list[dict[str, str]]:
+    """The rows of a trained member's history.csv. Raises InputError like `load`."""
+    file = paths.model_folder(name, member) / "history.csv"
+    expected = card(name, member).get("history_sha256")
+    with reading(name, member):
+        content = file.read_bytes()
+        if expected and dataset.sha256(content) != expected:
+            raise DamagedError(file, "is not what member.json says (changed or damaged)")
+        rows = list(csv.DictReader(io.StringIO(content.decode("utf-8", "replace"), newline="")))
+        if not rows or not {"replica", "epoch"} <= rows[0].keys():
+            raise DamagedError(file, "has no rows (emptied or damaged)")
+    return rows
+
+
+@contextmanager
+def reading(name: str, member: str) -> Iterator[None]:
+    """Makes a sentence of what is not there, or is damaged."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise not_trained(name, member) from None
+    except DamagedError as error:
+        file = paths.root() / error.file
+        heal = healing.heal(file, f"train@{member}")
+        raise DamagedError(paths.shown(file), f"{error.reason}: {heal}") from None
+    except InputError:
+        raise
+    except Exception as error:  # torch has kinds of its own for a network that is not as it was
+        why = sentence(error, 100)
+        raise InputError(
+            f"models/{name}/{member} is of another version ({why}): run dvc repro --force train@{member}"
+        ) from None
+
+
+def check(name: str, members: Iterable[str]) -> None:
+    """Raises InputError for a member that is not trained, before anything is done with the others."""
+    for member in members:
+        folder = paths.model_folder(name, member)
+        if not ((folder / "member.json").is_file() and (folder / "weights.safetensors").is_file()):
+            raise not_trained(name, member)
+
+
+def not_trained(name: str, member: str) -> InputError:
+    return InputError(f"models/{name}/{member} does not exist: run dvc repro train@{member}")
+
+
+def drop_all_but(name: str, members: Iterable[str]) -> None:
+    """Removes the folders of members that params.yaml does not name any more. Stages depend on models/<dataset> as a
+    whole, and what no clean checkout has would be part of what they were made from. DVC's cache keeps the weights."""
+    for folder in paths.model_folder(name, "").iterdir():
+        if folder.name not in members and (folder / "member.json").is_file():
+            shutil.rmtree(folder)
+            print(f"models/{name}/{folder.name}: no member of params.yaml any more, removed (DVC's cache keeps it)")

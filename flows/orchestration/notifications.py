@@ -1,0 +1,32 @@
+"""A message to people when a flow has ended, through the notification block that a Prefect variable names.
+
+Prefect has blocks for Slack, Microsoft Teams, e-mail, webhooks and more; one is made on its page Blocks. The variable
+`trainyard_notify` then says which: the block's type and name, such as slack-webhook/team. Without it nothing is sent.
+"""
+
+from collections.abc import Callable
+
+from flows.untrusted.masking import sentence
+
+VARIABLE = "trainyard_notify"
+
+
+def notify(subject: str, body: str, log: Callable[[str], None]) -> bool:
+    """Sends it, and returns whether that was done. What goes wrong is logged: a message is never worth a flow."""
+    from prefect.blocks.core import Block
+    from prefect.variables import Variable
+
+    name = None
+    try:
+        name = Variable.get(VARIABLE, default=None)
+        if not name:
+            return False
+        # Blocks of a type that comes with Prefect are known once its module is imported.
+        import prefect.blocks.notifications  # noqa: F401
+
+        Block.load(name).notify(body, subject)
+    except Exception as error:  # a server that is away, an unknown block, a web page that says no
+        reason = sentence(error, 200)
+        log(f"the notification{f' by {name}' if name else ''} could not be sent: {reason}")
+        return False
+    return True

@@ -1,0 +1,104 @@
+"""The types of single values in params.yaml, each with its bounds."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Collection
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from lightning_modules.errors import InputError, unknown
+
+DATASETS = ("digits", "blobs", "mnist", "fashion_mnist", "cifar10", "folder")
+WITH_TEST_SPLIT = ("mnist", "fashion_mnist", "cifar10")
+WITHOUT_TEST_SPLIT = ("digits", "blobs")  # `folder` may have one
+MOST_ENTRIES = 2000  # of a list or mapping
+# Names that a member cannot have: its files would lie where others lie.
+RESERVED = ("ensemble", "members")
+MEMBER_NAME = r"[a-z][a-z0-9_-]*"
+
+
+def no_boolean(value: Any) -> Any:
+    """Python takes true for 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "a number")
+    return value
+
+
+def few_enough(value: Any) -> Any:
+    """Before each entry is looked at: a megabyte of wrong ones would take seconds to be told."""
+    if isinstance(value, (dict, list)) and len(value) > MOST_ENTRIES:
+        raise InputError(f"{len(value):,} entries are too many: {MOST_ENTRIES:,} at most")
+    return value
+
+
+# Behind the bounds, which pydantic leaves out of the JSON Schema where they come after it.
+NUMBER = BeforeValidator(no_boolean)
+Fraction = Annotated[float, Field(gt=0, lt=1), NUMBER]
+Share = Annotated[float, Field(ge=0, lt=1), NUMBER]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), NUMBER]
+Count = Annotated[int, Field(ge=1, le=10**9), NUMBER]
+Size = Annotated[int, Field(ge=1, le=10**15), NUMBER]  # bytes or pixels
+
+
+def official_or_fraction(value: Any) -> str | float:
+    if value == "official":
+        return value
+    try:
+        fraction = float(value)
+    except (TypeError, ValueError, OverflowError):
+        fraction = math.nan
+    if isinstance(value, bool) or not 0 < fraction < 1:
+        raise PydanticCustomError("test", "official or a fraction between 0 and 1")
+    return fraction
+
+
+def member_name(name: Any) -> str:
+    if not isinstance(name, str) or not re.fullmatch(MEMBER_NAME, name):
+        raise InputError(
+            'a member\'s name is made of lower-case letters, digits, "-" and "_", and starts with a letter'
+        )
+    return name
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """Annotates a name out of a table: any other is refused with the known ones, which the JSON Schema lists."""
+
+    kind: str
+    names: Collection[str]
+
+    def check(self, name: str) -> str:
+        if name not in self.names:
+            raise unknown(self.kind, name, self.names)
+        return name
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict:
+        return handler(schema) | {"enum": sorted(self.names)}
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def names_one_of(table: dict, given: Any) -> bool:
+    """Whether it is a mapping whose `name` is in the table; else the fields' own types say what it should be."""
+    return isinstance(given, dict) and isinstance(given.get("name"), str) and given["name"] in table
+
+
+def number(value: Any) -> float | int | None:
+    """None for what is no finite number. YAML reads 1e-8 as a string."""
+    if isinstance(value, bool):
+        return None
+    try:
+        finite = math.isfinite(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not finite:
+        return None
+    return value if isinstance(value, int) else float(value)

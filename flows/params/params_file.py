@@ -1,0 +1,163 @@
+"""The one reader of params.yaml: frozen typed models that refuse what cannot work, before anything runs."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, model_validator
+
+from flows.params import fields, recipes, sections
+from flows.project import paths
+from flows.untrusted import bounded_yaml
+from lightning_modules.errors import InputError, counted, quoted, shown, unknown
+
+MOST_TOLD = 10  # mistakes of one file
+
+
+class Params(fields.Section):
+    seed: Annotated[int, Field(ge=0, lt=2**32), fields.NUMBER]
+    """Of the validation split, initial weights, batch order, dropout and augmentation."""
+    dataset: Annotated[str, fields.OneOf("dataset", fields.DATASETS)]
+    """Which block of `data` is used."""
+    data: Annotated[
+        dict[Annotated[str, fields.OneOf("dataset", fields.DATASETS)], sections.Feed],
+        BeforeValidator(fields.few_enough),
+    ]
+    """How each dataset is split and fed."""
+    training: sections.Training
+    """What holds for every member."""
+    members: Annotated[
+        dict[Annotated[str, PlainValidator(fields.member_name)], recipes.Member],
+        Field(min_length=1),
+        BeforeValidator(fields.few_enough),
+    ]
+    """Who is trained: a recipe, a DVC stage and a folder of models each."""
+    ensemble: sections.Ensemble
+    """The ways to vote that are compared, and by what."""
+    gate: sections.Gate = sections.Gate()
+    """When a challenger replaces the champion. Turning it makes no stage stale."""
+    drift: sections.Drift = sections.Drift()
+    """When incoming images count as others than those known. Turning it makes no stage stale."""
+    limits: sections.Limits = sections.BY_DEFAULT
+    """How large a file from outside may be, by what it claims. Turning it makes no stage stale."""
+
+    @model_validator(mode="after")
+    def across_sections(self) -> "Params":
+        if self.dataset not in self.data:
+            raise InputError(f"data.{self.dataset} is missing, but dataset is {self.dataset}")
+        for name in fields.RESERVED:
+            if name in self.members:
+                raise InputError(f"members.{name}: this name is taken by files of the project; choose another")
+        if len(set(self.ensemble.methods)) < len(self.ensemble.methods):
+            raise InputError("ensemble.methods names a method twice")
+        for dataset in fields.WITHOUT_TEST_SPLIT:
+            if dataset in self.data and self.data[dataset].test == "official":
+                raise InputError(
+                    f"data.{dataset}.test is official, but {dataset} has no official test split: "
+                    "give a fraction such as 0.2"
+                )
+        for dataset in fields.WITH_TEST_SPLIT:
+            if dataset in self.data and self.data[dataset].test != "official":
+                raise InputError(f"data.{dataset}.test has to be official: {dataset} comes with its test split")
+        for name in self.members:
+            size, processes = self.settings(name)["batch_size"], self.training.processes
+            if size < processes:
+                raise InputError(
+                    f"member {name} is trained with a batch_size of {size}, too small to be divided among {processes} "
+                    "processes (training.devices × training.num_nodes): each needs an image of its own"
+                )
+        return self
+
+    @property
+    def feed(self) -> sections.Feed:
+        """The block of the chosen dataset."""
+        return self.data[self.dataset]
+
+    def settings(self, name: str) -> dict:
+        """How a member is trained, apart from its recipe: epochs, batch_size, augment, and what `training` says."""
+        member = self.member(name)
+        general = {
+            "epochs": self.feed.epochs,
+            "batch_size": self.feed.batch_size,
+            "augment": self.feed.augment,
+            **self.training.model_dump(exclude=sections.PLACES),
+        }
+        if self.training.processes > 1:
+            general["processes"] = self.training.processes
+        own = {key: getattr(member, key) for key in recipes.OVERRIDES}
+        return general | {key: value for key, value in own.items() if value is not None}
+
+    def member(self, name: str) -> recipes.Member:
+        """Raises InputError for a name that params.yaml does not have."""
+        if name not in self.members:
+            raise unknown("member", name, self.members)
+        return self.members[name]
+
+
+def parse(content: Any, source: str = "params.yaml") -> Params:
+    """Raises InputError with one sentence a mistake: the key, what it is, what it has to be."""
+    if not isinstance(content, dict):
+        raise InputError(f"{source} is empty or no mapping of keys to values")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        problems = error.errors()
+    # What lies under a key that has to go is no mistake of its own.
+    wrong = {problem["loc"][:-1] for problem in problems if problem["loc"][-1:] == ("[key]",)}
+    told = [
+        problem
+        for problem in problems
+        if problem["loc"][-1:] == ("[key]",)
+        or not any(problem["loc"][:length] in wrong for length in range(len(problem["loc"]) + 1))
+    ]
+    more = f"; and {counted(len(told) - MOST_TOLD, 'more mistake')}" if len(told) > MOST_TOLD else ""
+    raise InputError("; ".join(explain(source, problem) for problem in told[:MOST_TOLD]) + more)
+
+
+# What pydantic says about the Python type, in words of the file.
+WORDS = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "a mapping of keys to values",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "model_type": "a mapping of keys to values",
+    "string_type": "a name",
+}
+
+
+def explain(source: str, problem: dict) -> str:
+    """One mistake as a sentence."""
+    place = [shown(str(part)) for part in problem["loc"] if part != "[key]"]
+    key = ".".join(place)
+    if problem["type"] in ("extra_forbidden", "invalid_key"):
+        return f"{source}: {unknown('key', key, siblings(place[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{source}: {key} is missing"
+    if problem["type"] == "value_error":
+        return f"{source}: {key + ': ' if key else ''}{problem['ctx']['error']}"
+    if problem["type"] == "too_short":
+        return f"{source}: {key} is empty: name at least one"
+    said = WORDS.get(problem["type"]) or problem["msg"].removeprefix("Input should be ")
+    given = "empty" if problem["input"] is None else quoted(problem["input"])
+    return f"{source}: {key} is {given}, but should be {said}"
+
+
+def siblings(place: list[str]) -> list[str]:
+    """The keys that a section may have, as dotted paths."""
+    blocks = {"data": sections.Feed, "members": recipes.Member}
+    section = (blocks.get(place[0]) or Params.model_fields[place[0]].annotation) if place else Params
+    return [".".join([*place, name]) for name in section.model_fields]
+
+
+def read(path: Path | None = None) -> Params:
+    """Reads and checks params.yaml.
+
+    Raises:
+        InputError: the file is missing, no YAML, or holds what cannot work.
+    """
+    path = path or paths.root() / "params.yaml"
+    return parse(bounded_yaml.read(path), path.name)

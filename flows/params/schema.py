@@ -1,0 +1,131 @@
+"""The JSON Schema of params.yaml, by which an editor underlines a mistake while one types.
+
+Reads   the models in flows/params/ and the tables in lightning_modules/names.py
+Makes   params.schema.json, which the first line of params.yaml names: `python -m flows.commands.params_schema`
+
+Pydantic makes the schema of the models; the rules that they hold in code are added here. The reader of params.yaml
+stays the judge: the schema takes no number in quotes, and does not know that a batch is divided among processes.
+"""
+
+import ast
+import inspect
+import json
+from itertools import pairwise
+from typing import Any
+
+from pydantic import BaseModel
+
+from flows.params import fields, params_file, recipes, sections
+from lightning_modules import names
+
+FILE = "params.schema.json"
+DRAFT = "http://json-schema.org/draft-07/schema#"  # a name, not an address: the newest that all editors know
+FRACTION = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+SIZE = {"type": "integer", "minimum": 1}
+
+
+def schema() -> dict:
+    """As plain JSON types."""
+    made = params_file.Params.model_json_schema(ref_template="#/definitions/{model}")
+    models = made.pop("$defs")
+    described(made, params_file.Params)
+    for name, model in models.items():
+        described(model, getattr(recipes if hasattr(recipes, name) else sections, name))
+    networks(models["Network"])
+    optimizers(models["Optimizer"])
+    several_nodes(models["Training"])
+    models["Ensemble"]["properties"]["methods"]["uniqueItems"] = True
+    datasets(made, models["Feed"])
+    members(made["properties"]["members"])
+    return {"$schema": DRAFT, "title": "params.yaml of Trainyard", **without_titles(made | {"definitions": models})}
+
+
+def described(made: dict, model: type[BaseModel]) -> None:
+    """Adds what the model's source says below each field."""
+    body = ast.parse(inspect.getsource(model)).body[0].body
+    for field, said in pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(said, ast.Expr) and isinstance(said.value, ast.Constant):
+            made["properties"][field.target.id]["description"] = said.value.value
+
+
+def networks(made: dict) -> None:
+    """Each network's own sizes: those that `recipes.check_sizes` lets through."""
+
+    def sizes(key: str, like: Any) -> dict:
+        if not isinstance(like, list):
+            return {**SIZE, "default": like}
+        if key == "hidden":
+            return {"type": ["array", "null"], "items": SIZE, "minItems": 1, "default": like}
+        return {"type": "array", "items": SIZE, "minItems": len(like), "maxItems": len(like), "default": like}
+
+    tables = {name: {key: sizes(key, like) for key, like in own.items()} for name, own in names.NETWORKS.items()}
+    by_name(made, tables)
+
+
+def optimizers(made: dict) -> None:
+    """Each optimizer's own hyper-parameters: those that `recipes.setting` lets through."""
+
+    def like_default(like: Any) -> dict:
+        if isinstance(like, bool):
+            return {"type": "boolean", "default": like}
+        if isinstance(like, list):
+            items = [{"type": ["number", "null"] if default is None else "number"} for default in like]
+            return {"type": "array", "items": items, "minItems": len(like), "maxItems": len(like), "default": like}
+        return {"type": "number", "default": like}
+
+    tables = {name: {key: like_default(like) for key, like in own.items()} for name, own in names.OPTIMIZERS.items()}
+    by_name(made, tables)
+
+
+def by_name(made: dict, tables: dict[str, dict[str, dict]]) -> None:
+    """Besides what all have in common, each name has the settings in its table, and no others."""
+    common = dict.fromkeys(made["properties"], True)
+    made["allOf"] = [
+        when("name", name, {"properties": common | own, "additionalProperties": False}) for name, own in tables.items()
+    ]
+
+
+def when(key: str, value: str, then: dict) -> dict:
+    """What holds for a mapping in which the key has the value."""
+    return {"if": {"properties": {key: {"const": value}}, "required": [key]}, "then": then}
+
+
+def several_nodes(made: dict) -> None:
+    """They need strategy ddp."""
+    made["allOf"] = [when("strategy", "auto", {"properties": {"num_nodes": {"maximum": 1}}})]
+
+
+def datasets(made: dict, feed: dict) -> None:
+    """A block for each dataset, of which the chosen one has to be there; some have a test split, others need one."""
+    official = {"const": "official"}
+    either = {"anyOf": [official, FRACTION]}
+    tests = dict.fromkeys(fields.DATASETS, either)
+    tests |= dict.fromkeys(fields.WITHOUT_TEST_SPLIT, FRACTION) | dict.fromkeys(fields.WITH_TEST_SPLIT, official)
+    feed["properties"]["test"] |= either
+    data = made["properties"]["data"]
+    del data["propertyNames"]
+    data["properties"] = {
+        dataset: {"allOf": [{"$ref": "#/definitions/Feed"}, {"properties": {"test": test}}]}
+        for dataset, test in tests.items()
+    }
+    data["additionalProperties"] = False
+    made["allOf"] = [
+        when("dataset", dataset, {"properties": {"data": {"required": [dataset]}}}) for dataset in fields.DATASETS
+    ]
+
+
+def members(made: dict) -> None:
+    """Their names are names of files."""
+    made["propertyNames"] = {"pattern": f"^{fields.MEMBER_NAME}$", "not": {"enum": list(fields.RESERVED)}}
+
+
+def without_titles(made: Any) -> Any:
+    """Pydantic's titles say a key once more."""
+    if isinstance(made, dict):
+        return {key: without_titles(value) for key, value in made.items() if (key, type(value)) != ("title", str)}
+    return [without_titles(value) for value in made] if isinstance(made, list) else made
+
+
+def text() -> str:
+    """The file's content."""
+    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,11 @@
+"""What is said on standard error, beside the result."""
+
+import functools
+import sys
+
+
+def warn(message: str) -> None:
+    print(f"trainyard: {message}", file=sys.stderr, flush=True)
+
+
+warn_once = functools.cache(warn)

@@ -1,0 +1,160 @@
+"""Where things lie: the project's root, its store and state, and the files that stages exchange."""
+
+import contextlib
+import functools
+import os
+from pathlib import Path
+
+from flows.project import private_files
+from lightning_modules.errors import InputError
+
+SPLITS = ("validation", "test")
+
+
+def root() -> Path:
+    """The nearest folder from here upwards that holds params.yaml and dvc.yaml.
+
+    Raises:
+        InputError: there is none.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
+            return folder
+    raise InputError(f"no params.yaml and dvc.yaml in {here} or above it: run this inside a Trainyard project")
+
+
+def home() -> Path:
+    """The folder that keeps MLflow's store and the archives: the root, or for a queued experiment,
+    which DVC runs in a copy below `.dvc/tmp/exps` and then deletes, the project it was queued in."""
+    return home_of(root())
+
+
+def home_of(folder: Path) -> Path:
+    """The same of a working copy other than this one."""
+    for parent in folder.parents:
+        if parent.parts[-3:] == (".dvc", "tmp", "exps"):
+            return parent.parents[2]
+    return folder
+
+
+def state_folder() -> Path:
+    """Git-ignored, outside every DVC `out`: archives, timings, passwords, Prefect's own files. Others see nothing of
+    it, whoever makes it first."""
+    folder = home() / ".trainyard"
+    make_private(folder)
+    return folder
+
+
+@functools.cache  # once a process will do
+def make_private(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # where nothing can be written, who needs a file there says so
+        private_files.make_folder(folder)
+
+
+def unfinished_folder(dataset: str) -> Path:
+    """What interrupted trainings need to go on, by member. A queued experiment has its own: DVC may run two at once."""
+    state = root() / ".trainyard"
+    make_private(state)
+    return state / "unfinished" / dataset
+
+
+def data_folder(dataset: str) -> Path:
+    """train_images.npy, train_labels.npy, test_*.npy, validation_indices.npy and dataset.json."""
+    return root() / "data" / dataset
+
+
+def incoming_folder() -> Path:
+    """People's labelled images: <class>/<image file>."""
+    return root() / "data" / "incoming"
+
+
+def rejected_folder() -> Path:
+    """What of them was refused, and reasons.csv."""
+    return root() / "data" / "rejected"
+
+
+def checked_file() -> Path:
+    """Says that params.yaml was found valid."""
+    return root() / "settings" / "checked"
+
+
+def settings_file(dataset: str) -> Path:
+    """What all trainings on the dataset depend on alike."""
+    return root() / "settings" / f"{dataset}.json"
+
+
+def code_file(stage: str) -> Path:
+    """The digest of the code that a stage runs."""
+    return root() / "settings" / f"{stage}.code"
+
+
+def model_folder(dataset: str, member: str) -> Path:
+    """weights.safetensors, member.json and history.csv."""
+    return root() / "models" / dataset / member
+
+
+def predictions_file(dataset: str, member: str, split: str) -> Path:
+    """Log-probabilities as float32, replicas × images × classes."""
+    return root() / "predictions" / dataset / f"{member}.{split}.npy"
+
+
+def replica_scores_file(dataset: str) -> Path:
+    """The scores of each replica, by member."""
+    return root() / "predictions" / dataset / "scores.json"
+
+
+def member_metrics_file(dataset: str, member: str) -> Path:
+    """Means and deviations over the member's replicas; a file each, so that `dvc metrics show` has a row each."""
+    return root() / "metrics" / dataset / "members" / f"{member}.json"
+
+
+def ensemble_metrics_file(dataset: str) -> Path:
+    return root() / "metrics" / dataset / "ensemble.json"
+
+
+def ensemble_file(dataset: str) -> Path:
+    """All that the ensemble is made of."""
+    return root() / "ensembles" / f"{dataset}.json"
+
+
+def plots_folder(dataset: str) -> Path:
+    return root() / "plots" / dataset
+
+
+def drift_folder(dataset: str) -> Path:
+    """drift.json and drift.png of the last look at incoming images."""
+    return plots_folder(dataset) / "drift"
+
+
+def seconds_file(dataset: str, member: str) -> Path:
+    """How long the training on this machine took. A time is never the same twice, so it is no part of an `out`."""
+    return state_folder() / "seconds" / dataset / f"{member}.json"
+
+
+def shown(path: Path) -> Path:
+    """A path for a person to read: from the project's root, where it lies in there."""
+    with contextlib.suppress(ValueError, InputError):
+        return path.relative_to(root())
+    return path
+
+
+def refuse_links(*names: str) -> None:
+    """Refuses a project of which one of these folders is a link, which DVC finds out only after a stage's work.
+
+    Raises:
+        InputError: one is.
+    """
+    for name in names:
+        place = root() / name
+        for folder in (place, *place.parents):
+            if folder == root():
+                break
+            if folder.is_symlink():
+                link = shown(folder)
+                raise InputError(
+                    f"{link} is a link to {os.path.realpath(folder)}, and DVC takes no results from behind a link: "
+                    f"put a folder in its place (rm {link}; mkdir {link}), and for the room of the other disk, move "
+                    f"DVC's cache there (dvc cache dir {os.path.realpath(folder)}/dvc-cache; "
+                    "dvc config cache.type symlink)"
+                )

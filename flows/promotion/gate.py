@@ -1,0 +1,285 @@
+"""The gate: whether the challenger may replace the champion, both asked for the same pinned test images.
+
+Reads   data/<dataset>/ and both models, from MLflow's registry, as anybody gets them who is served by them
+Writes  nothing: `flows.promotion.promoting` records the decision and moves the aliases
+
+A challenger passes that is right on more images than the champion, more than chance would have it, and exceeds none
+of the limits in params.yaml. A tie, other test images, a number that is missing or not one: the champion stays.
+"""
+
+import math
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from flows.params.params_file import Params
+from flows.params.sections import Gate
+from flows.promotion import decisions, promoting
+from flows.statistics import paired
+from flows.tracking.loading import load_version
+from flows.tracking.mlflow_runs import TEST
+from flows.tracking.mlflow_store import shown_store
+from flows.tracking.registration import SCORES
+from flows.tracking.registry import CHALLENGER, CHAMPION, Registry
+from flows.untrusted.masking import sentence
+from lightning_modules.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+BATCH, REPEATS = 100, 5  # of the latency's measurement
+# By which the accuracy that a model has now may differ from that in its run, if it is more than an image: hardware
+# rounds differently.
+SAME = 0.005
+ROUNDING = 1e-6  # of a probability in single precision
+
+
+def decide(dataset: str, settings: Params) -> dict:
+    """Judges the challenger against the champion.
+
+    Returns:
+        dataset; verdict, "promote", "refuse" or "nothing" (the challenger is the champion already); promote, whether
+        it is the first of these; reasons, sentences; challenger and champion, the versions' numbers as strings, the
+        champion's None where there is none yet; test_sha256; limits, as params.yaml has them; decided_at, ISO 8601;
+        numbers, see `judge`, empty where the models were not asked. All of it plain JSON types.
+
+    Raises:
+        InputError: no model is registered, or the data is not there, or damaged.
+        UnavailableError: MLflow does not answer, or a model cannot be loaded. Nothing is decided then.
+    """
+    decision = undecided(dataset, settings)
+    challenger, champion = decision["challenger"], decision["champion"]
+    if challenger == champion:
+        said = f"version {champion} is the champion already: there is nothing to decide"
+        return decision | {"reasons": [said]}
+    registry = Registry(dataset)
+    sides = {"challenger": challenger} | ({"champion": champion} if champion else {})
+    decision |= compare(registry, sides, settings.gate)
+    _, tags = registry.describe()
+    if promoting.took_back(promoting.record_of(tags, champion), challenger):
+        against = decision["reasons"] if decision["verdict"] == "refuse" else []
+        said = f"somebody took version {challenger} back for version {champion}: only --force promotes it again"
+        decision |= {"verdict": "refuse", "reasons": [said, *against]}
+    return decision | {"promote": decision["verdict"] == "promote"}
+
+
+def undecided(dataset: str, settings: Params, *reasons: str) -> dict:
+    """A decision before the models were compared, which refuses the challenger; see `decide`."""
+    aliases = Registry(dataset).aliases()
+    challenger, champion = aliases.get(CHALLENGER), aliases.get(CHAMPION)
+    if challenger is None:
+        raise InputError(
+            f"there is no challenger for {dataset} in {shown_store()}: `make repro` trains and registers one, "
+            "and where all is up to date `trainyard track` does"
+        )
+    return {
+        "dataset": dataset,
+        "verdict": "nothing" if challenger == champion else "refuse",
+        "promote": False,
+        "reasons": list(reasons),
+        "challenger": challenger,
+        "champion": champion,
+        "test_sha256": None,
+        "limits": settings.gate.model_dump(),
+        "decided_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "numbers": {},
+    }
+
+
+def compare(registry: Registry, sides: dict[str, str], limits: Gate) -> dict:
+    """The verdict on the versions, its reasons and numbers, and the digest of the test data.
+
+    Args:
+        sides: the version of the "challenger", and of the "champion" where there is one.
+    """
+    from flows.data import dataset
+    from flows.data.dataset import pin
+
+    data = dataset.load(registry.dataset)
+    images, labels = data.split("test")
+    digest = pin(images, labels)
+    versions = {side: registry.version(number) for side, number in sides.items()}
+    problems = [
+        f"version {version['version']} was made with other test data than that in data/{registry.dataset} "
+        f"({version['tags'].get(TEST, 'no digest')[:12]}, not {digest[:12]})"
+        for version in versions.values()
+        if version["tags"].get(TEST) != digest
+    ]
+    logged = {side: registry.metrics(version["run_id"]) for side, version in versions.items()}
+    for side, metrics in logged.items():
+        missing = [name for name in SCORES if not math.isfinite(metrics.get(name, math.nan))]
+        if missing:
+            problems.append(f"the run of version {sides[side]} has no number for {', '.join(missing)}")
+    if problems:
+        return {"verdict": "refuse", "reasons": problems, "test_sha256": digest}
+    models = {side: load_version(registry.dataset, number) for side, number in sides.items()}
+    names = data.card["class_names"]
+    answers = {}
+    for side, model in models.items():
+        try:
+            answers[side] = probabilities(model, images, names)
+        except ValueError as error:
+            problems.append(f"version {sides[side]} gives no answer that can be used: {error}")
+    if problems:
+        return {"verdict": "refuse", "reasons": problems, "test_sha256": digest}
+    number = decisions.number_of(registry, digest, sides["challenger"], sides.get("champion"))
+    numbers, problems = judge(answers, labels, names, latencies(models, images), limits, number)
+    for side, now in numbers.get("accuracy", {}).items():
+        metrics = logged[side]
+        if abs(now - metrics["test_accuracy"]) > max(SAME, 1.5 / len(labels)):
+            problems.append(
+                f"version {sides[side]} has {now:.2%} of the test images right, but its run says "
+                f"{metrics['test_accuracy']:.2%}: it is not the model that was measured"
+            )
+    if problems:
+        return {"verdict": "refuse", "reasons": problems, "numbers": numbers, "test_sha256": digest}
+    return {"verdict": "promote", "reasons": [passed(numbers)], "numbers": numbers, "test_sha256": digest}
+
+
+def probabilities(model, images: "np.ndarray", class_names: list[str]) -> "np.ndarray":
+    """What a served model answers, float64, images × classes.
+
+    Raises:
+        ValueError: it has other classes, does not take these images, or an answer is no probability.
+    """
+    import numpy as np
+
+    try:
+        frame = model.predict(images)
+    except Exception as error:  # MLflow's, torch's or the model's own
+        raise ValueError(sentence(error)) from None
+    names = [str(name) for name in frame.columns if name != "label"]
+    if names != list(class_names):
+        raise ValueError(f"its classes are {', '.join(names)}, those of the data {', '.join(class_names)}")
+    answers = frame[class_names].to_numpy(np.float64)
+    if answers.shape[0] != len(images):
+        raise ValueError(f"{answers.shape[0]} answers for {len(images)} images")
+    # A comparison with NaN is false. Rounded, a certain answer may end above 1.
+    wrong = ~(((answers >= 0) & (answers <= 1 + ROUNDING)).all(1) & (abs(answers.sum(1) - 1) < 1e-3))
+    if wrong.any():
+        raise ValueError(f"on {wrong.sum():,} of {len(images):,} images its probabilities are none, NaN for example")
+    return answers.clip(max=1)
+
+
+def latencies(models: dict, images: "np.ndarray") -> dict[str, float]:
+    """Milliseconds that each model takes per image, as a caller of `predict` waits for them: on the CPU, with as many
+    threads as torch takes there, in a batch of 100 images (or all, where there are fewer): the fastest of five after
+    one to warm up, since other work on the machine only ever adds. The models take turns.
+    """
+    batch = images[:BATCH]
+    seconds: dict[str, list[float]] = {side: [] for side in models}
+    for _ in range(1 + REPEATS):
+        for side, model in models.items():
+            begun = time.perf_counter()
+            model.predict(batch)
+            seconds[side].append(time.perf_counter() - begun)
+    return {side: min(taken[1:]) / len(batch) * 1000 for side, taken in seconds.items()}
+
+
+def judge(
+    answers: dict[str, "np.ndarray"],
+    labels: "np.ndarray",
+    class_names: list[str],
+    latency: dict[str, float],
+    limits: Gate,
+    number: int = 1,
+) -> tuple[dict, list[str]]:
+    """Compares what the models answered.
+
+    Args:
+        answers: probabilities, images × classes, of the "challenger", and of the "champion" where there is one.
+        labels: int64, images.
+        latency: milliseconds per image, by side.
+        number: of this decision among those on the same test images, from 1; see `paired.share_of_alpha`.
+
+    Returns:
+        The numbers: test_images; by side accuracy, nll, ece (0 to 1 but nll, see `scores.score`) and latency_ms.
+        With a champion also: number; alpha, this decision's share of gate.alpha; wins and losses, the images that the
+        challenger, or the champion, alone has right; difference, in accuracy, and interval, in which it lies at the
+        level 1 - alpha, see `paired.score_interval`; p_exact, see `paired.mcnemar`; ece_increase; classes, see
+        `paired.by_class`, the challenger first; worst_class.
+        And the reasons against the challenger, sentences; none where it passes.
+    """
+    import numpy as np
+    import torch
+
+    from lightning_modules import scores
+
+    smallest = np.finfo(np.float32).tiny  # of which there is a logarithm
+    truth = torch.from_numpy(labels)
+    scored = {
+        side: scores.score(torch.from_numpy(np.log(np.maximum(answer, smallest))), truth)
+        for side, answer in answers.items()
+    }
+    numbers: dict = {"test_images": len(labels)}
+    for name in ("accuracy", "nll", "ece"):
+        numbers[name] = {side: measured[name] for side, measured in scored.items()}
+    numbers["latency_ms"] = latency
+    for name in ("accuracy", "nll", "ece", "latency_ms"):
+        if not all(math.isfinite(value) for value in numbers[name].values()):
+            return {"test_images": len(labels)}, [f"its {name} or that of the champion is no number"]
+    problems = []
+    if limits.latency_ms is not None and not latency["challenger"] <= limits.latency_ms:
+        problems.append(
+            f"it takes {latency['challenger']:.3g} ms per image, and gate.latency_ms allows {limits.latency_ms:g}"
+        )
+    if "champion" not in answers:
+        return numbers, problems
+
+    right = {side: answer.argmax(1) == labels for side, answer in answers.items()}
+    wins = int((right["challenger"] & ~right["champion"]).sum())
+    losses = int((right["champion"] & ~right["challenger"]).sum())
+    difference = (wins - losses) / len(labels)
+    alpha = paired.share_of_alpha(limits.alpha, number)
+    low, high = paired.score_interval(wins, losses, len(labels), 1 - alpha)
+    classes = paired.by_class(right["challenger"], right["champion"], labels, class_names)
+    worst = min(classes, key=lambda name: classes[name]["difference"])
+    increase = scored["challenger"]["ece"] - scored["champion"]["ece"]
+    numbers |= {
+        "wins": wins, "losses": losses, "difference": difference, "interval": [low, high], "alpha": alpha,
+        "number": number, "p_exact": paired.mcnemar(wins, losses), "ece_increase": increase,
+        "worst_class": worst, "classes": classes,
+    }  # fmt: skip
+    problems += not_better(numbers, limits)
+    drop = -classes[worst]["difference"] * 100
+    if limits.class_drop is not None and not drop <= limits.class_drop:
+        problems.append(f"class {worst} loses {drop:.2f} points, and gate.class_drop allows {limits.class_drop:g}")
+    if limits.ece_increase is not None and not increase <= limits.ece_increase:
+        problems.append(
+            f"its calibration error grows by {increase:.4f}, and gate.ece_increase allows {limits.ece_increase:g}"
+        )
+    return numbers, problems
+
+
+def not_better(numbers: dict, limits: Gate) -> list[str]:
+    """Why a difference in accuracy does not count as better; nothing where it does."""
+    counted = f"{numbers['wins']} won, {numbers['losses']} lost of {numbers['test_images']:,} images"
+    if numbers["difference"] == 0:
+        return [f"a tie: {counted}"]
+    if numbers["difference"] < 0:
+        return [f"it is worse by {-numbers['difference'] * 100:.2f} points: {counted}"]
+    if not numbers["p_exact"] < numbers["alpha"]:
+        low, high = numbers["interval"]
+        return [
+            f"better by {numbers['difference'] * 100:.2f} points, but chance would do that too: {counted}, McNemar's "
+            f"exact p = {numbers['p_exact']:.3g} is not below {numbers['alpha']:.2g}, the share of gate.alpha "
+            f"({limits.alpha:g}) that decision {numbers['number']} on these test images has; the difference lies "
+            f"between {low * 100:+.2f} and {high * 100:+.2f} points ({paired.level(numbers['alpha'])} interval)"
+        ]
+    return []
+
+
+def passed(numbers: dict) -> str:
+    """Why the challenger passed."""
+    accuracy = numbers["accuracy"]
+    if "champion" not in accuracy:
+        return f"there is no champion yet, and it has {accuracy['challenger']:.2%} of the test images right"
+    low, high = numbers["interval"]
+    return (
+        f"better by {numbers['difference'] * 100:.2f} points ({accuracy['challenger']:.2%}, not "
+        f"{accuracy['champion']:.2%}): {numbers['wins']} won, {numbers['losses']} lost of "
+        f"{numbers['test_images']:,} images, McNemar's exact p = {numbers['p_exact']:.2g}, "
+        f"{paired.level(numbers['alpha'])} interval {low * 100:+.2f} to {high * 100:+.2f} points, "
+        f"decision {numbers['number']} on these test images"
+    )

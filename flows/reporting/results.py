@@ -1,0 +1,104 @@
+"""The table of members and ensembles, as evaluate and ensemble measured them."""
+
+import csv
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from flows.graph import healing
+from flows.models import measurements
+from flows.params.params_file import Params
+from flows.project import file_io, paths
+from flows.statistics.replicates import mean_and_std, wilson
+from lightning_modules.errors import InputError
+
+HEADINGS = (
+    "", "replicas", "parameters", "validation accuracy", "validation nll", "test accuracy", "95% interval", "test nll",
+    "test ece", "seconds",
+)  # fmt: skip
+
+LEGEND = (
+    "Accuracy is the mean ± the sample standard deviation over replicas; its 95% interval (Wilson's) is what the "
+    "number of test images leaves open."
+)
+
+
+def rows(params: Params) -> list[tuple[str, ...]]:
+    """The table's rows: each member, then each way to vote, of which the chosen one alone has test scores.
+
+    Raises:
+        InputError: nothing is measured yet.
+    """
+    from flows.data import dataset  # numpy
+
+    try:
+        members = {member: measurements.member_metrics(params.dataset, member) for member in params.members}
+        ensemble = measurements.ensemble_metrics(params.dataset)
+        methods_file = paths.plots_folder(params.dataset) / "ensemble" / "methods.csv"
+        methods = list(csv.DictReader(methods_file.read_text(encoding="utf-8", errors="replace").splitlines()))
+        if not methods or not {"method", "accuracy", "nll"} <= methods[0].keys():
+            raise file_io.damaged(methods_file, "is damaged", healing.heal(methods_file, "ensemble"))
+        images = dataset.read_card(params.dataset)["counts"]["test"]
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} does not exist: run `make repro`") from None
+    table = []
+    for name, numbers in members.items():
+        validation, test = numbers["validation"], numbers["test"]
+        size = (str(numbers["replicas"]), f"{numbers['parameters']:,}")
+        chosen_on = (mean_and_std(validation), f"{validation['nll']:.4f}")
+        measured = (mean_and_std(test), *tested(test, images))
+        table.append((name, *size, *chosen_on, *measured, seconds(params.dataset, name)))
+    test = ensemble["test"]
+    for numbers in methods:
+        chosen = numbers["method"] == ensemble["method"]
+        size = (str(ensemble["networks"]), f"{ensemble['parameters']:,}")
+        chosen_on = (f"{float(numbers['accuracy']):.2%}", f"{float(numbers['nll']):.4f}")
+        measured = (f"{test['accuracy']:.2%}", *tested(test, images)) if chosen else ("",) * 4
+        table.append((f"{numbers['method']}{' *' if chosen else ''}", *size, *chosen_on, *measured, ""))
+    return table
+
+
+def tested(test: dict[str, float], images: int) -> tuple[str, str, str]:
+    """Behind an accuracy on test: its interval, NLL and ECE."""
+    low, high = wilson(test["accuracy"], images)
+    return f"{low:.1%} to {high:.1%}", f"{test['nll']:.4f}", f"{test['ece']:.4f}"
+
+
+def seconds(dataset: str, member: str) -> str:
+    """How long the training took, where it was trained on this machine; empty where the weights came from a cache."""
+    from flows.models import trained_members  # numpy
+
+    # A note that is damaged tells no more than none.
+    noted = file_io.read_or_anew(
+        paths.seconds_file(dataset, member),
+        lambda found: (found["weights_sha256"], f"{found['seconds']:.1f}"), None, say=False,
+    )  # fmt: skip
+    if noted is None or not (paths.model_folder(dataset, member) / "member.json").exists():
+        return ""
+    same = noted[0] == [replica["weights_sha256"] for replica in trained_members.card(dataset, member)["replicas"]]
+    return noted[1] if same else ""
+
+
+def show(params: Params, markdown: bool = False) -> None:
+    """Prints the table."""
+    lines = rows(params)
+    if markdown:
+        for line in (HEADINGS, ("---", *("---:" for _ in HEADINGS[1:])), *lines):
+            click.echo(f"| {' | '.join(line)} |")
+        return
+    table = Table(title=params.dataset, title_justify="left")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right" if heading else "left")
+    for number, line in enumerate(lines):
+        last_member = number + 1 < len(lines) and lines[number + 1][0].startswith(tuple(params.ensemble.methods))
+        table.add_row(*line, end_section=last_member and line[0] in params.members)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(table)
+    # Not wrapped by rich: a log may be any width.
+    click.echo(
+        f"{LEGEND} The way to vote (*) was chosen by its validation "
+        f"{'NLL' if params.ensemble.select_by == 'nll' else 'accuracy'} and scored once on test."
+    )

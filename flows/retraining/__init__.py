@@ -1,0 +1,1 @@
+"""From incoming images to a challenger that was judged, with a report."""

@@ -1,0 +1,132 @@
+"""Processes of servers that are brought up together, and end together."""
+
+import os
+import queue
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TextIO
+
+from flows.machine.processes import ClosedError, Processes
+from flows.project.private_files import tighten
+from flows.untrusted import masking
+from lightning_modules.errors import UnavailableError
+
+PATIENCE = 120  # seconds, for each part to answer; on a busy machine a new database takes 20
+LOG_SIZE = 10_000_000  # bytes of a log at which a start begins another one
+GRACE = 6.0  # seconds that each part is given to end
+
+
+class Stop(Exception):
+    """Ctrl-C, SIGTERM, or a terminal that was closed."""
+
+
+@dataclass
+class Part:
+    """One of the commands that make up what is served."""
+
+    name: str
+    log: Path
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=15))
+    up: threading.Event = field(default_factory=threading.Event)  # it has printed `sign`
+    sign: str | None = None
+
+    def keep(self, line: str, file: TextIO) -> None:
+        line = masking.text(line)
+        self.lines.append(line)
+        if self.sign and self.sign in line:
+            self.up.set()
+        print(line, file=file, flush=True)
+
+
+class Parts:
+    """Starts the parts, waits for them, and says which one ended. All end with it, as a context."""
+
+    def __init__(self, logs: Path) -> None:
+        self.logs = logs
+        self.processes = Processes(grace=GRACE)
+        # (part, exit code) as parts end, and (None, number) for a signal. Unlike an exception of a handler, which may
+        # come at any moment, an event is taken where it can be dealt with.
+        self.events: queue.SimpleQueue[tuple[Part | None, int]] = queue.SimpleQueue()
+
+    def __enter__(self) -> "Parts":
+        self.before = {number: signal.signal(number, self.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        # Of a terminal that is closed; nohup has it ignored.
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            self.before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self.on_signal)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.processes.end_all()
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def on_signal(self, number: int, frame: object) -> None:
+        self.events.put((None, number))
+
+    def start(self, name: str, command: list[str], env: dict[str, str], sign: str | None = None) -> Part:
+        part = Part(name, self.logs / f"{name.split()[-1].lower()}.log", sign=sign)
+        # A daemon: one that never ends must not keep this process from ending.
+        threading.Thread(target=self.follow, args=(part, command, env), daemon=True).start()
+        return part
+
+    def follow(self, part: Part, command: list[str], env: dict[str, str]) -> None:
+        with open_log(part.log) as file:
+            try:
+                code = self.processes.run(command, lambda line: part.keep(line, file), env=env)
+            except ClosedError:
+                return
+        self.events.put((part, code))
+
+    def wait(
+        self, condition: Callable[[], object], what: str, ends: Part | None = None, advice: str | None = None
+    ) -> None:
+        """Returns when the condition holds or the part `ends` has ended well.
+
+        Args:
+            advice: for where that takes too long.
+
+        Raises:
+            Stop: by a signal.
+            UnavailableError: a part ended, or the condition does not come true in time.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            if time.monotonic() > deadline:
+                raise UnavailableError(
+                    f"{what} does not answer after {PATIENCE} seconds: {advice or f'look into {self.logs}'}"
+                )
+            part = self.next(0.1)
+            if part is not None and part is ends:
+                return
+            if part is not None:
+                raise UnavailableError(f"{part.name} has ended by itself: look into {part.log}")
+
+    def next(self, timeout: float | None = None) -> Part | None:
+        """The part that has ended with 0, or None when the time is over. Raises like `wait`."""
+        try:
+            part, code = self.events.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if part is None:
+            raise Stop
+        if code:
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            last = "".join(f"\n    {line}" for line in part.lines)
+            raise UnavailableError(f"{part.name} {how}. Its last lines, of {part.log}:{last}")
+        return part
+
+
+def open_log(path: Path) -> TextIO:
+    """To write behind what is there: it may say why an earlier start ended, which systemd has followed by this one."""
+    if path.exists() and path.stat().st_size > LOG_SIZE:
+        os.replace(path, path.with_name(f"{path.name}.1"))
+    file = path.open("a", encoding="utf-8")
+    tighten(path)
+    print(f"--- started at {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}", file=file, flush=True)
+    return file

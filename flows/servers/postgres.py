@@ -1,0 +1,170 @@
+"""A PostgreSQL of this project alone: its cluster in .trainyard/postgres, on the loopback, behind a password.
+
+PostgreSQL's own programs do the work, of Debian's package `postgresql` or any other; it refuses to run as root, and
+then does as the user `postgres` that the package makes.
+"""
+
+import contextlib
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from flows.project import paths, private_files
+from lightning_modules.errors import InputError, UnavailableError
+
+USER = "trainyard"
+DATABASES = ("mlflow", "prefect")
+DEBIAN = Path("/usr/lib/postgresql")
+WHEN_ROOT = "postgres"
+
+
+def cluster() -> Path:
+    return paths.state_folder() / "postgres"
+
+
+def program(name: str, version: str | None = None) -> Path:
+    """Path of one of PostgreSQL's programs: in PATH, or where Debian keeps them, of this major version or the newest.
+
+    Raises:
+        InputError: it is not installed, or not in this version.
+    """
+    # Debian installs several versions side by side, and none of these programs into PATH.
+    found = {folder.name: folder / "bin" / name for folder in DEBIAN.glob("*") if (folder / "bin" / name).is_file()}
+    if version in found:
+        return found[version]
+    if in_path := shutil.which(name):
+        return Path(in_path)
+    if version and found:
+        raise InputError(
+            f"{cluster()} was made by PostgreSQL {version}, and only {', '.join(sorted(found))} is installed: "
+            f"install postgresql-{version}, or bring it up to date with pg_upgrade"
+        )
+    if not found:
+        raise InputError("PostgreSQL is not installed (on Debian and Ubuntu: apt-get install postgresql)")
+    return found[max(found, key=float)]
+
+
+def owner() -> list[str]:
+    """The options of setpriv with which a command runs as another user, where it must not run as root.
+
+    Raises:
+        InputError: this process is root's, and there is no user to change to.
+    """
+    if os.geteuid():
+        return []
+    try:
+        pwd.getpwnam(WHEN_ROOT)
+    except KeyError:
+        raise InputError(f"PostgreSQL refuses to run as root, and there is no user {WHEN_ROOT}: be another") from None
+    return [f"--reuid={WHEN_ROOT}", f"--regid={WHEN_ROOT}", "--init-groups"]
+
+
+def as_owner() -> list[str]:
+    """What stands before a command that must not run as root."""
+    return ["setpriv", *options, "--"] if (options := owner()) else []
+
+
+def give(path: Path) -> None:
+    """To the user that `owner` names."""
+    if not os.geteuid():
+        shutil.chown(path, WHEN_ROOT, WHEN_ROOT)
+
+
+def create(password: str) -> None:
+    """Makes the cluster where there is none.
+
+    Raises:
+        InputError: PostgreSQL is not installed, or may not write there.
+        UnavailableError: initdb failed, for the reason that it gives.
+    """
+    target = cluster()
+    if not os.geteuid():  # whoever may not see what lies there has to pass
+        target.parent.chmod(0o711)
+        for other in target.parent.iterdir():
+            if other != target:
+                private_files.tighten(other)
+    if target.exists():
+        return
+    initdb = program("initdb")
+    # Renamed when it is whole: initdb may be killed.
+    unfinished = target.with_name(".postgres.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True, mode=0o700)
+    give(unfinished)
+    if subprocess.run([*as_owner(), "test", "-w", unfinished], stderr=subprocess.DEVNULL).returncode:
+        raise InputError(
+            f"PostgreSQL refuses to run as root, and the user {WHEN_ROOT} cannot get into {target.parent}: run this "
+            "as another user, or move the project to a folder that all may enter"
+        )
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(password)
+        file.flush()
+        give(Path(file.name))
+        # The rules of C for order and case, and UTF-8: MLflow and Prefect sort nothing for people to read.
+        options = ["--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256", "--data-checksums"]
+        command = [*as_owner(), initdb, f"--pgdata={unfinished}", f"--username={USER}", f"--pwfile={file.name}"]
+        made = subprocess.run([*command, *options], capture_output=True, text=True, cwd="/")
+    if made.returncode:
+        raise UnavailableError(f"initdb ended with exit code {made.returncode}: {made.stderr.strip()[-500:]}")
+    os.replace(unfinished, target)
+
+
+def command(port: int) -> list[str]:
+    """That runs the server, until a signal or the end of the process that starts it."""
+    version = (cluster() / "PG_VERSION").read_text(encoding="utf-8").strip()
+    server = [str(program("postgres", version)), "-D", str(cluster())]
+    # Without a socket in the file system, whose folder another user may own.
+    settings = [f"-cport={port}", "-clisten_addresses=127.0.0.1", "-cunix_socket_directories="]
+    # INT ends it at once. TERM would wait until all clients have gone.
+    return [*with_parent("INT", *owner()), *server, *settings]
+
+
+def with_parent(signal: str, *options: str) -> list[str]:
+    """What stands before a program that would outlive us, to be sent the signal when we are gone. Linux only."""
+    return ["setpriv", f"--pdeathsig={signal}", *options, "--"] if shutil.which("setpriv") else []
+
+
+def url(driver: str, password: str, address: str, database: str) -> str:
+    """As SQLAlchemy takes it."""
+    return f"postgresql+{driver}://{USER}:{password}@{address}/{database}"
+
+
+def connect(password: str, port: int, database: str = "postgres"):
+    """A connection. Raises psycopg2.OperationalError where there is none to be had."""
+    import psycopg2
+
+    return psycopg2.connect(
+        host="127.0.0.1", port=port, user=USER, password=password, dbname=database, connect_timeout=5
+    )
+
+
+def answers(password: str, port: int) -> bool:
+    """Whether the server takes connections yet.
+
+    Raises:
+        InputError: it does, but not with this password.
+    """
+    import psycopg2
+
+    try:
+        connect(password, port).close()
+    except psycopg2.OperationalError as error:
+        if "password authentication failed" in str(error):
+            raise InputError(f"{cluster()} has another password than the one noted beside it") from None
+        return False
+    return True
+
+
+def create_databases(password: str, port: int) -> None:
+    """Where they are not there yet."""
+    with contextlib.closing(connect(password, port)) as connection:
+        connection.autocommit = True  # CREATE DATABASE cannot be part of a transaction
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT datname FROM pg_database")
+            there = {name for (name,) in cursor.fetchall()}
+            for name in DATABASES:
+                if name not in there:
+                    cursor.execute(f'CREATE DATABASE "{name}"')

@@ -1,0 +1,77 @@
+"""Prefect's server around a flow: a temporary one where there is no other, and what is said when it goes away."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+
+import click
+
+from flows.servers import prefect_server, temporary_server, watch_server
+from flows.untrusted.masking import sentence
+from lightning_modules.errors import UnavailableError
+
+
+def server_if_none() -> temporary_server.TemporaryServer | None:
+    """Makes Prefect's settings, and a temporary server, to be started, where there is no other.
+
+    Raises:
+        UnavailableError: there is one, and it does not answer.
+    """
+    named = bool(os.environ.get("PREFECT_API_URL"))
+    prefect_server.configure()
+    if named:
+        prefect_server.check("PREFECT_API_URL names it: start it, or unset that, and a temporary server is used")
+    elif "PREFECT_API_URL" in os.environ:
+        prefect_server.check("trainyard serve has brought it up here: end that, or wait until it is up again")
+    else:
+        click.echo("starting Prefect's temporary server; set PREFECT_API_URL to use a running one", err=True)
+        return temporary_server.TemporaryServer()
+    return None
+
+
+@contextlib.contextmanager
+def server_stays(last_words: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Around a flow. Raises UnavailableError where Prefect's server has gone away, after a minute of tries.
+
+    Args:
+        last_words: see `watch_server.Watch`.
+    """
+    import httpx  # Prefect's client, loaded by now
+
+    watch = watch_server.Watch(watch_server.GONE_AFTER, last_words)
+    watch.start()
+    try:
+        yield
+    except (httpx.TransportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "Failed to reach API" not in str(error):
+            raise
+        watch.told = True
+        raise UnavailableError(watch_server.gone()) from None
+    except httpx.HTTPStatusError as error:
+        raise UnavailableError(
+            f"Prefect's server at {prefect_server.shown()} refused what it was asked for: {sentence(error)}"
+        ) from None
+    except SystemExit:
+        if not watch.lost:
+            raise
+        watch.told = True
+        raise UnavailableError(watch_server.gone()) from None
+    finally:
+        watch.stop()
+
+
+@contextlib.contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """The signal's default action would skip what ends the children and Prefect's temporary server. A terminal that is
+    closed ends nothing: the work goes on, and Prefect's log has what it says."""
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number)),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

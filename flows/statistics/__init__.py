@@ -1,0 +1,1 @@
+"""What numbers say: means over replicas, intervals, paired and two-sample tests."""

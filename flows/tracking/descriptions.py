@@ -1,0 +1,110 @@
+"""What MLflow's pages say in words of a dataset's experiment and its models, the result first; and which columns the
+list of runs has where a link of this project opens it.
+
+MLflow shows the first line of an experiment's description above its runs, so the verdict is that line.
+"""
+
+import json
+
+from flows.params.params_file import Params
+from flows.project import file_io, paths
+from flows.statistics.replicates import wilson
+from lightning_modules.errors import InputError
+
+MOST = 5000  # characters that MLflow keeps of a description
+VIEW = "trainyard"  # the view's name in links
+COLUMNS = (
+    "metrics.`test_accuracy`", "metrics.`test_nll`", "metrics.`test_ece`", "attributes.`Dataset`",
+)  # fmt: skip
+# Of the table of `trainyard results`.
+SHOWN = ("", "replicas", "validation accuracy", "test accuracy", "95% interval", "test nll", "test ece")
+
+
+def view() -> dict[str, str]:
+    """The tag of an experiment by which a link with viewStateShareKey=trainyard has these columns. MLflow itself shows
+    no metric until somebody chooses some."""
+    return {f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": COLUMNS, "columnOrder": COLUMNS})}
+
+
+def verdict(dataset: str, card: dict) -> str:
+    """Whether the ensemble is good, in a line. `card` as `registration.Registrar.register` takes it."""
+    accuracy, gain = card["metrics"].get("test_accuracy"), card["metrics"].get("gain_accuracy")
+    who = f"{card['method']} of {card['networks']} networks ({card['members']})"
+    if accuracy is None or accuracy != accuracy:  # NaN
+        return f"{dataset}: not measured on test images. {who}"
+    counts = data_card(dataset).get("counts")
+    interval = ""
+    if counts:
+        low, high = wilson(accuracy, counts["test"])
+        interval = f" of {counts['test']:,} test images (95% interval {low:.1%} to {high:.1%})"
+    over = f", {gain * 100:+.2f} points over the best member" if gain is not None else ""
+    return f"**{accuracy:.2%}**{interval} of {dataset} are right{over}: {who}"
+
+
+def table(params: Params) -> str:
+    """The results as a markdown table; empty where they are not there."""
+    from flows.reporting import results  # rich
+
+    try:
+        lines = results.rows(params)
+    except InputError:
+        return ""
+    chosen = [number for number, heading in enumerate(results.HEADINGS) if heading in SHOWN]
+    head, *body = (" | ".join(line[number] for number in chosen) for line in (results.HEADINGS, *lines))
+    rows = [f"| {head} |", f"|---{'|---:' * (len(chosen) - 1)}|", *(f"| {line} |" for line in body)]
+    return "\n".join([*rows, "", f"{results.LEGEND} The way to vote (*) was chosen on validation images."])
+
+
+def made_by(tags: dict[str, str]) -> str:
+    """The code, data and machine of a run, by its tags."""
+    changed = ", with changes that are not committed" if tags["trainyard.git_dirty"] == "true" else ""
+    return (
+        f"Made from commit `{tags['mlflow.source.git.commit'][:12]}`{changed} and data `{tags['trainyard.data_hash']}` "
+        f"by `{tags['mlflow.source.name']}` on {tags['trainyard.host']}, Python {tags['trainyard.python']}, torch "
+        f"{tags['trainyard.torch']}."
+    )
+
+
+def use(dataset: str, which: str, shape: list[int], store: str) -> str:
+    """How to load and serve a model: which is a version, as "/3", or an alias, as "@champion"."""
+    given = f"N×{'×'.join(map(str, shape))}"
+    first = f"numpy.load('data/{dataset}/test_images.npy')[:1].tolist()"
+    one = f"import json, numpy; print(json.dumps({{'inputs': {first}}}))"
+    return f"""Load it, in the project's folder; `images` are uint8, {given}, and each row that comes back has a label
+and the probability of each class:
+
+```python
+mlflow.set_tracking_uri("{store}")
+mlflow.pyfunc.load_model("models:/{dataset}{which}").predict(images)
+```
+
+Serve it, and ask it for the first test image:
+
+```sh
+MLFLOW_TRACKING_URI={store} mlflow models serve -m models:/{dataset}{which} --env-manager local --port 5001
+python -c "{one}" \\
+  | curl -s http://127.0.0.1:5001/invocations -H "Content-Type: application/json" --data @-
+```"""
+
+
+def together(*parts: str) -> str:
+    """The parts one below the other. Of a table that makes them too long, for a thousand members, the end is left
+    out."""
+    text = "\n\n".join(part for part in parts if part)
+    while len(text) > MOST:
+        lines = text.split("\n")
+        rows = [number for number, line in enumerate(lines) if line.startswith("| ")]
+        if len(rows) < 2:
+            return text[:MOST]
+        too_many = max(1, min(len(rows) - 1, (len(text) - MOST) // (len(lines[rows[-1]]) + 1) + 1))
+        lines = [line for number, line in enumerate(lines) if number not in rows[-too_many:]]
+        text = "\n".join(lines)
+    return text
+
+
+def data_card(dataset: str) -> dict:
+    """What data/<dataset>/dataset.json says; empty where there is none, for a model that was made elsewhere."""
+    try:
+        return file_io.read_json(paths.data_folder(dataset) / "dataset.json")
+    except FileNotFoundError:
+        return {}

@@ -1,0 +1,219 @@
+"""Logs the training of a member, and what evaluate measured of it."""
+
+import csv
+import os
+from pathlib import Path
+
+import psutil
+
+from flows.project import file_io, paths
+from flows.statistics.replicates import spread
+from flows.tracking import artifact_addresses, experiments, mlflow_runs, mlflow_store, provenance
+from flows.untrusted import masking
+
+MONITORED = "validation_nll"  # which every epoch has
+MOST_METRICS = 1000  # that MLflow takes at once
+
+
+class Tracker:
+    """The runs of one member: one for its training, one per replica below it.
+
+    Args:
+        card: the content of member.json, of which `replicas` may still be empty.
+        seeds: of the replicas.
+        work: keeps the ids of the runs, so that an interrupted training goes on in them.
+    """
+
+    def __init__(self, card: dict, seeds: list[int], work: Path | None = None) -> None:
+        self.card, self.seeds = card, seeds
+        self.ids_file = work / "runs.json" if work else None
+        self.lost = False
+        self.client = None
+        self.ids: dict[str, str] = {}
+        self.logged: dict[str, dict[int, float]] = {}  # by run, what is there, also of before an interruption
+
+    @mlflow_runs.unless_unreachable
+    def start(self) -> None:
+        self.client = mlflow_store.connect()  # may take as long as another process needs to make the store
+        self.begin()
+
+    @mlflow_store.uninterrupted()
+    def begin(self) -> None:
+        self.experiment = experiments.experiment(self.client, self.card["dataset"])
+        self.reopen()
+        name = self.card["member"]
+        params = mlflow_runs.flatten(self.card["recipe"]) | mlflow_runs.flatten(self.card["settings"])
+        tags = provenance.provenance(self.card["dataset"]) | {
+            mlflow_runs.MEMBER: name,
+            "trainyard.device": self.card["settings"]["accelerator"],
+            "trainyard.precision": self.card["settings"]["precision"],
+        }
+        if "member" not in self.ids:
+            own = tags | {"trainyard.kind": "member"}
+            self.ids["member"] = self.create(name, own, params | {"seed": self.card["seed"]})
+        for number, seed in enumerate(self.seeds):
+            if str(number) in self.ids:
+                continue
+            own = tags | {"mlflow.parentRunId": self.ids["member"], "trainyard.kind": "replica"}
+            own["trainyard.seed"] = str(seed)
+            self.ids[str(number)] = self.create(f"{name}-{number}", own, params | {"seed": seed})
+        if self.ids_file:
+            file_io.write_json(self.ids_file, self.ids)
+
+    def reopen(self) -> None:
+        """Finds the runs of an interrupted training, as far as they are in this store, and sets them running again."""
+        import mlflow
+
+        if not (self.ids_file and self.ids_file.exists()):
+            return
+        ids = file_io.read_or_anew(self.ids_file, dict, {})  # the runs of a damaged note are ended by `trainyard track`
+        wanted = [key for key in ("member", *map(str, range(len(self.seeds)))) if key in ids]
+        try:
+            runs = {key: self.client.get_run(ids[key]) for key in wanted}
+        except mlflow.exceptions.MlflowException:
+            return
+        for key, run in runs.items():
+            self.ids[key] = run.info.run_id
+            if key != "member":
+                self.logged[key] = self.epochs(key)
+            self.client.update_run(run.info.run_id, status="RUNNING")
+            self.client.set_tag(run.info.run_id, "trainyard.pid", str(os.getpid()))
+            self.client.set_tag(run.info.run_id, "trainyard.process_started", str(psutil.Process().create_time()))
+            if mlflow_runs.ERROR in run.data.tags:
+                self.client.delete_tag(run.info.run_id, mlflow_runs.ERROR)
+
+    def create(self, name: str, tags: dict, params: dict) -> str:
+        from mlflow.entities import Param
+
+        run = self.client.create_run(self.experiment, run_name=name, tags=tags).info.run_id
+        self.client.log_batch(run, params=[Param(key, str(value)) for key, value in params.items()])
+        mlflow_runs.log_dataset(self.client, run, self.card["dataset"], "training")
+        return run
+
+    @mlflow_runs.unless_unreachable
+    @mlflow_store.uninterrupted()
+    def epoch(self, number: int, row: dict) -> None:
+        """Logs one row of a replica's history, unless it is there: a training goes on from its last checkpoint, and
+        comes to the same epochs again."""
+        logged = self.logged.setdefault(str(number), {})
+        if logged.get(row["epoch"]) == row[MONITORED]:
+            return
+        self.log(str(number), {key: value for key, value in row.items() if key != "epoch"}, row["epoch"])
+        logged[row["epoch"]] = row[MONITORED]  # a replica whose process was killed comes to it again, too
+
+    def log(self, key: str, metrics: dict[str, float], step: int = 0) -> None:
+        self.client.log_batch(self.ids[key], metrics=mlflow_runs.entities(metrics, step))
+
+    @mlflow_runs.unless_unreachable
+    @mlflow_store.uninterrupted()
+    def fail(self, error: BaseException) -> None:
+        """Ends the runs: FAILED with the reason, or KILLED where the process was asked to stop."""
+        if not self.client:
+            return
+        stopped = isinstance(error, (SystemExit, KeyboardInterrupt))
+        status, reason = ("KILLED", "interrupted") if stopped else ("FAILED", str(error) or type(error).__name__)
+        for run in self.ids.values():
+            self.client.set_tag(run, mlflow_runs.ERROR, masking.text(reason)[:5000])
+            self.client.set_terminated(run, status)
+
+    @mlflow_runs.unless_unreachable
+    def finish(self, folder: Path, seconds: float | None = None) -> None:
+        """Logs each replica's model and best epoch, and their mean and deviation to the member's run; and the
+        epochs that were not logged when they ended, before an interruption or without a store."""
+        from lightning_modules import weights
+
+        if not self.client:
+            self.start()
+            if self.lost:
+                return
+        if file := mlflow_store.store_file():
+            artifact_addresses.follow(file)  # the project may have moved while it trained
+        card, predictors = weights.load(folder)
+        # The best epoch's scores come from evaluate, which computes in float32 whatever the training did.
+        best = [{"best_epoch": replica["best_epoch"]} for replica in card["replicas"]]
+        self.complete(folder / "history.csv")
+        for number, (replica, predictor) in enumerate(zip(card["replicas"], predictors)):
+            run = self.client.get_run(self.ids[str(number)])
+            mlflow_runs.log_once(self.client, run, best[number])
+            # Else it is there since before an interruption.
+            if run.data.tags.get(mlflow_runs.WEIGHTS) != replica["weights_sha256"]:
+                log_network(run.info.run_id, predictor, card)
+                self.client.set_tag(run.info.run_id, mlflow_runs.WEIGHTS, replica["weights_sha256"])
+            self.client.set_terminated(run.info.run_id)
+        member = self.client.get_run(self.ids["member"])
+        mlflow_runs.log_once(self.client, member, spread(best) | ({"seconds": seconds} if seconds else {}))
+        self.client.log_artifact(self.ids["member"], str(folder / "history.csv"))
+        self.client.log_artifact(self.ids["member"], str(folder / "member.json"))
+        self.client.set_terminated(self.ids["member"])
+
+    def epochs(self, key: str) -> dict[int, float]:
+        """What of a run's epochs is in the store: the value of one of their numbers by epoch."""
+        history = self.client.get_metric_history(self.ids[key], MONITORED)
+        return {metric.step: metric.value for metric in history}
+
+    def complete(self, history: Path) -> None:
+        """Logs those rows of a history file that are not in the runs yet."""
+        logged = {key: self.epochs(key) for key in self.ids}
+        missing: dict[str, list] = {key: [] for key in self.ids}
+        with history.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                number, epoch = row.pop("replica"), int(row.pop("epoch"))
+                if epoch not in logged[number]:
+                    missing[number] += mlflow_runs.entities({name: float(value) for name, value in row.items()}, epoch)
+        for key, metrics in missing.items():
+            for start in range(0, len(metrics), MOST_METRICS):
+                self.client.log_batch(self.ids[key], metrics=metrics[start : start + MOST_METRICS])
+
+
+def log_network(run: str, predictor, card: dict) -> None:
+    """Logs a replica as a model that takes uint8 images N×H×W×C and returns log-probabilities N×classes."""
+    import mlflow
+    import numpy as np
+    import torch
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *card["shape"]))]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, len(card["class_names"])))]),
+    )
+    with mlflow.start_run(run_id=run):
+        mlflow.pytorch.log_model(
+            predictor,
+            name="model",
+            signature=signature,
+            # A batch of one would be frozen into the exported program.
+            input_example=np.zeros((2, *card["shape"]), np.uint8),
+            serialization_format="pt2",
+            # Without it MLflow installs and imports the model in a process of its own to find out: 15 s.
+            pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
+        )
+
+
+class Scores:
+    """Brings what `evaluate` measured to the runs of the replicas that it measured."""
+
+    def __init__(self, dataset: str) -> None:
+        self.dataset, self.lost = dataset, False
+        self.client, self.place = None, ""  # MLflow's, and the id of the dataset's experiment
+
+    @mlflow_runs.unless_unreachable
+    def log(self, member: str, card: dict, replicas: list[dict[str, float]]) -> None:
+        """Logs one dict of metrics to each replica's run, their mean and deviation to the member's.
+
+        Runs that do not exist, since MLflow could not be reached or the weights came from DVC's cache, are made now.
+        """
+        if not self.client:
+            self.client = mlflow_store.connect()
+            self.place = experiments.experiment(self.client, self.dataset)
+        with mlflow_runs.alone_with_runs():
+            runs = mlflow_runs.find_replicas(self.client, self.place, card)
+            if runs is None:
+                tracker = Tracker(card, [replica["seed"] for replica in card["replicas"]])
+                tracker.finish(paths.model_folder(self.dataset, member))
+                if tracker.lost:
+                    self.lost = True
+                    return
+                runs = mlflow_runs.find_replicas(self.client, self.place, card)
+            for run, metrics in zip(runs, [spread(replicas), *replicas], strict=True):
+                mlflow_runs.log_once(self.client, run, metrics)

@@ -1,0 +1,152 @@
+"""Runs in MLflow: found by the digest of what they trained, logged to once, ended where their process is gone."""
+
+import functools
+import hashlib
+import json
+import math
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+
+from flows.project import paths
+from flows.tracking import descriptions, mlflow_store, provenance
+from flows.untrusted import masking
+from lightning_modules.errors import DamagedError
+
+WEIGHTS = "trainyard.weights_sha256"
+ENSEMBLE = "trainyard.ensemble_sha256"
+TEST = "trainyard.test_sha256"
+MEMBER = "trainyard.member"
+ERROR = "trainyard.error"
+PATIENCE = 1200  # seconds that another process may take to log a member: its networks may be a thousand
+
+
+@contextmanager
+def alone_with_runs() -> Iterator[None]:
+    """Holds the lock under which runs, and versions of models, are looked for and made where there are none. It lies
+    beside a SQLite store; for a server it is this project's, and two machines that log one training at the same moment
+    may each make its runs."""
+    from filelock import FileLock
+
+    file = mlflow_store.store_file()
+    lock = file.with_name(f"{file.name}.runs.lock") if file else paths.state_folder() / "runs.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock, timeout=PATIENCE):
+        yield
+
+
+def flatten(settings: dict, prefix: str = "") -> dict[str, str]:
+    """Nested settings as MLflow's params: {"optimizer.lr": "0.001"}."""
+    flat = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
+    return flat
+
+
+def unless_unreachable(method: Callable) -> Callable:
+    """Makes a Tracker's method say a failure once and turns it, and all calls after it, into nothing."""
+
+    @functools.wraps(method)
+    def call(self, *arguments):
+        if self.lost:
+            return None
+        try:
+            return method(self, *arguments)
+        except DamagedError:  # a file here, and not the store
+            raise
+        except Exception as error:  # whatever the store's trouble is, the training is worth more
+            self.lost = True
+            print(
+                f"trainyard: MLflow at {mlflow_store.shown_store()} cannot be used ({masking.sentence(error)}). "
+                "The work goes on without it; `trainyard track` logs it later",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+            return None
+
+    return call
+
+
+def entities(metrics: dict[str, float], step: int = 0) -> list:
+    """Numbers of one epoch as MLflow takes them."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [Metric(name, value, now, step) for name, value in metrics.items()]
+
+
+def log_dataset(client, run: str, dataset: str, context: str) -> None:
+    """Notes in a run which data it saw: its name, a digest, and how many images and classes there are."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    card = descriptions.data_card(dataset)
+    if not card:
+        return
+    digest = hashlib.sha256(json.dumps(card["files"], sort_keys=True).encode()).hexdigest()[:16]
+    profile = card["counts"] | {"classes": len(card["class_names"]), "shape": card["shape"]}
+    source = {"uri": f"data/{dataset}", "dvc": provenance.data_hash(dataset)}
+    client.log_inputs(
+        run,
+        [
+            DatasetInput(
+                Dataset(dataset, digest, "dvc", json.dumps(source), profile=json.dumps(profile)),
+                [InputTag("mlflow.data.context", context)],
+            )
+        ],
+    )
+
+
+def log_once(client, run, metrics: dict[str, float]) -> None:
+    """Logs those numbers that a run, as it was read just now, does not have already: MLflow would append each again."""
+    known = run.data.metrics
+    if new := {name: value for name, value in metrics.items() if name not in known or differ(known[name], value)}:
+        client.log_batch(run.info.run_id, metrics=entities(new))
+
+
+def differ(kept: float, value: float) -> bool:
+    """Whether a number is another one than the store has kept, in which infinity is the largest number."""
+    if math.isnan(kept) or math.isnan(value):
+        return math.isnan(kept) != math.isnan(value)
+    return kept != min(max(value, -sys.float_info.max), sys.float_info.max)
+
+
+def find_replicas(client, place: str, card: dict) -> list | None:
+    """The run of the member's training and those of its replicas, the newest ones, or None if one is missing from the
+    experiment `place`."""
+    runs = []
+    for replica in card["replicas"]:
+        found = client.search_runs([place], f"tags.`{WEIGHTS}` = '{replica['weights_sha256']}'", max_results=1)
+        if not found:
+            return None
+        runs.append(found[0])
+    member = client.get_run(runs[0].data.tags["mlflow.parentRunId"])
+    return None if member.info.lifecycle_stage == "deleted" else [member, *runs]
+
+
+def end_stale_runs() -> list[str]:
+    """Ends runs whose process on this machine is gone and that still say RUNNING. Returns their names."""
+    client = mlflow_store.connect()
+    ended = []
+    everywhere = [found.experiment_id for found in client.search_experiments()]
+    running, page = [], None
+    while page is None or page.token:  # a page holds a thousand, and so many replicas may have been killed together
+        page = client.search_runs(everywhere, "attributes.status = 'RUNNING'", page_token=page and page.token)
+        running += page
+    for run in running:
+        tags = run.data.tags
+        if tags.get("trainyard.host") == socket.gethostname() and not alive(tags):
+            client.set_terminated(run.info.run_id, "KILLED")
+            ended.append(run.info.run_name)
+    return ended
+
+
+def alive(tags: dict[str, str]) -> bool:
+    """Whether the process that a run's tags name still runs; a number that another one got since does not count."""
+    try:
+        started = psutil.Process(int(tags["trainyard.pid"])).create_time()
+    except psutil.NoSuchProcess:
+        return False
+    return abs(started - float(tags["trainyard.process_started"])) < 1

@@ -1,0 +1,69 @@
+"""MLflow's server behind a login: `mlflow server` with its own options and variables, and an owner.
+
+Run     TRAINYARD_PASSWORD=... python -m flows.tracking.mlflow_server
+
+Beside MLflow's variables: TRAINYARD_PASSWORD is the password of the user `trainyard`, TRAINYARD_LINKS the folder of
+links that are good once, without which there are none, and TRAINYARD_START the page that they open.
+"""
+
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+
+USER = "trainyard"
+PASSWORD, LINKS, START = "TRAINYARD_PASSWORD", "TRAINYARD_LINKS", "TRAINYARD_START"
+# Of MLflow's two sets of pages: the other one opens, by default, on traces of chat models.
+EXPERIMENTS = "/experiments?workflowType=machine_learning"
+
+
+def create():
+    """What each process of the server runs."""
+    from mlflow.server.fastapi_app import app
+
+    from flows.access.basic_authentication import Locked, page
+    from flows.access.door import HOSTS, Door
+    from flows.access.one_time_links import Links
+
+    password, folder = os.environ[PASSWORD], os.environ.get(LINKS)
+    return Door(
+        Locked(app, USER, password),
+        (os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS") or HOSTS).split(","),
+        Links(Path(folder)) if folder else None,
+        lambda: ({"user": USER, "password": password}, []),
+        page(os.environ.get(START) or EXPERIMENTS),
+    )
+
+
+class Plugin(metadata.Distribution):
+    """MLflow finds apps among the entry points of installed packages, and this project need not be installed."""
+
+    def read_text(self, filename: str) -> str | None:
+        return {
+            "METADATA": "Metadata-Version: 2.1\nName: trainyard-login\nVersion: 1\n",
+            "entry_points.txt": "[mlflow.app]\ntrainyard = flows.tracking.mlflow_server:create\n",
+        }.get(filename)
+
+    def locate_file(self, path) -> Path:
+        return Path(path)
+
+
+class Finder(metadata.DistributionFinder):
+    def find_spec(self, name, path=None, target=None) -> None:
+        """Finds no modules."""
+
+    def find_distributions(self, context: metadata.DistributionFinder.Context) -> list[Plugin]:
+        return [Plugin()] if context.name in (None, "trainyard-login") else []
+
+
+def main() -> None:
+    if not os.environ.get(PASSWORD):
+        sys.exit(f"{PASSWORD} is not set: it is the password of the user {USER}")
+    sys.meta_path.append(Finder())
+    from mlflow.cli import server
+
+    server(["--app-name", "trainyard", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

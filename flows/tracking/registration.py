@@ -1,0 +1,149 @@
+"""Logs an ensemble, and registers it as the dataset's challenger."""
+
+import hashlib
+import math
+import shutil
+import tempfile
+from pathlib import Path
+
+from flows.tracking import descriptions, experiments, mlflow_runs, mlflow_store, provenance, registry, trusted_models
+from flows.untrusted import masking
+
+# What the run of a registered ensemble has to say of it before it can be champion.
+SCORES = ("test_accuracy", "test_nll", "test_brier", "test_ece")
+NOTE = "mlflow.note.content"  # the description that MLflow's pages show
+NOTED = "trainyard.note_sha256"  # of the description that is this project's: one that a person has edited stays
+LOADER = "trainyard_ensemble"  # the module that travels with each registered model
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Registrar:
+    """Logs an ensemble and registers it as the dataset's challenger, and as champion where there is none yet.
+
+    With nobody to compare it with the gate is not asked. What has no number for a score is left a challenger.
+    """
+
+    def __init__(self, dataset: str) -> None:
+        self.dataset, self.lost = dataset, False
+
+    @mlflow_runs.unless_unreachable
+    def register(self, digest: str, card: dict, files: Path) -> dict:
+        """Registers the ensemble, unless its digest is registered already, and sets its aliases.
+
+        Args:
+            digest: of all that makes the ensemble: networks, method, vote weights, test data.
+            card: shape, class_names, method, members, test_sha256, metrics (numbers to log).
+            files: the folder that `served_ensemble` loads.
+
+        Returns:
+            name, version and aliases of the version, the version that is champion, None where there is none, and the
+            names of the scores that this version has no number for.
+        """
+        client = mlflow_store.connect()
+        trusted_models.note(self.dataset, files)  # also of one that is registered already: where the record was lost
+        with mlflow_runs.alone_with_runs():
+            known = registry.versions_of(client, self.dataset, digest)
+            version = known[0].version if known else self.add(client, digest, card, files)
+        client.set_registered_model_alias(self.dataset, registry.CHALLENGER, version)
+        unknown = [name for name in SCORES if not math.isfinite(card["metrics"].get(name, math.nan))]
+        if not unknown and registry.CHAMPION not in client.get_registered_model(self.dataset).aliases:
+            client.set_registered_model_alias(self.dataset, registry.CHAMPION, version)
+        return self.describe(client, version) | {"unknown": unknown}
+
+    def add(self, client, digest: str, card: dict, files: Path) -> str:
+        """Logs the run and the model, and makes it a version of the registered model."""
+        from mlflow.entities import Param
+
+        tags = provenance.provenance(self.dataset) | {
+            "trainyard.kind": "ensemble",
+            mlflow_runs.ENSEMBLE: digest,
+            mlflow_runs.TEST: card["test_sha256"],
+        }
+        params = {"method": card["method"], "members": card["members"], "networks": card["networks"]}
+        with mlflow_store.uninterrupted():
+            run = client.create_run(
+                experiments.experiment(client, self.dataset), run_name="ensemble", tags=tags
+            ).info.run_id
+            client.log_batch(
+                run,
+                metrics=mlflow_runs.entities(card["metrics"]),
+                params=[Param(name, str(value)[:6000]) for name, value in params.items()],
+            )
+            mlflow_runs.log_dataset(client, run, self.dataset, "evaluation")
+        try:
+            model = self.log_model(run, card, files)
+        except BaseException as error:
+            with mlflow_store.uninterrupted():
+                client.set_tag(run, mlflow_runs.ERROR, masking.text(str(error))[:5000])
+                client.set_terminated(run, "FAILED")
+            raise
+        with mlflow_store.uninterrupted():
+            if not client.search_registered_models(f"name = '{self.dataset}'"):
+                client.create_registered_model(self.dataset)
+            of_version = {mlflow_runs.ENSEMBLE: digest, mlflow_runs.TEST: card["test_sha256"]}
+            version = client.create_model_version(
+                self.dataset, model.model_uri, run_id=run, model_id=model.model_id, tags=of_version
+            ).version
+            self.describe_in_words(client, run, str(version), tags, card)
+            return version
+
+    def describe_in_words(self, client, run: str, version: str, tags: dict[str, str], card: dict) -> None:
+        """Gives the version and its run, the model and the experiment their descriptions."""
+        from flows.params.params_file import read
+
+        address = mlflow_store.described_store()
+        said = descriptions.verdict(self.dataset, card)
+        results, made = descriptions.table(read()), descriptions.made_by(tags)
+        own = descriptions.together(
+            said, results, made, descriptions.use(self.dataset, f"/{version}", card["shape"], address)
+        )
+        client.update_model_version(self.dataset, version, own)
+        client.set_tag(run, NOTE, own)
+        use = descriptions.use(self.dataset, f"@{registry.CHAMPION}", card["shape"], address)
+        if not client.get_registered_model(self.dataset).description:
+            client.update_registered_model(self.dataset, descriptions.together(use))
+        place = client.get_experiment(client.get_run(run).info.experiment_id)
+        whole = descriptions.together(said, results, made, use)
+        if place.tags.get(NOTED) == sha256(place.tags.get(NOTE, "")) or not place.tags.get(NOTE):
+            client.set_experiment_tag(place.experiment_id, NOTE, whole)
+            client.set_experiment_tag(place.experiment_id, NOTED, sha256(whole))
+
+    def log_model(self, run: str, card: dict, files: Path):
+        import mlflow
+        import numpy as np
+        import torch
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, Schema, TensorSpec
+
+        from flows.models import served_ensemble
+
+        columns = [ColSpec("string", "label"), *(ColSpec("double", name) for name in card["class_names"])]
+        with tempfile.TemporaryDirectory() as folder:
+            code = Path(folder) / f"{LOADER}.py"
+            shutil.copy(served_ensemble.__file__, code)
+            with mlflow.start_run(run_id=run):
+                return mlflow.pyfunc.log_model(
+                    name="model",
+                    loader_module=LOADER,
+                    code_paths=[str(code)],
+                    data_path=str(files),
+                    signature=ModelSignature(
+                        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *card["shape"]))]), outputs=Schema(columns)
+                    ),
+                    input_example=np.zeros((2, *card["shape"]), np.uint8),
+                    pip_requirements=[
+                        f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}", "pandas",
+                    ],
+                )  # fmt: skip
+
+    def describe(self, client, version: str) -> dict:
+        aliases = [alias for alias, number in client.get_registered_model(self.dataset).aliases.items()
+                   if str(number) == str(version)]  # fmt: skip
+        champion = client.get_registered_model(self.dataset).aliases.get(registry.CHAMPION)
+        return {
+            "name": self.dataset, "version": str(version), "aliases": sorted(aliases),
+            "champion": str(champion) if champion else None,
+        }  # fmt: skip

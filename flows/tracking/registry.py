@@ -1,0 +1,145 @@
+"""What MLflow's registry holds of a dataset's model: its versions, their tags, and the aliases that name them.
+
+Small reads and writes, each of which the registry does whole or not at all; their order is up to `flows.promotion`.
+"""
+
+import functools
+import json
+from collections.abc import Callable
+
+from flows.tracking import mlflow_runs, mlflow_store
+from flows.untrusted.masking import sentence
+from lightning_modules.errors import InputError, UnavailableError
+
+PREVIOUS = "previous_champion"
+
+
+def absent(error: Exception) -> bool:
+    """Whether MLflow says that there is no such thing."""
+    return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
+
+
+def or_unavailable(method: Callable) -> Callable:
+    """Makes whatever trouble the store has an UnavailableError of one sentence."""
+
+    @functools.wraps(method)
+    def call(self, *arguments):
+        try:
+            with mlflow_store.uninterrupted():
+                return method(self, *arguments)
+        except InputError:
+            raise
+        except Exception as error:  # each kind of store fails in a way of its own
+            raise UnavailableError(
+                f"MLflow at {mlflow_store.shown_store()} cannot be used: {sentence(error)}"
+            ) from None
+
+    return call
+
+
+class Registry:
+    """The registered model of a dataset.
+
+    Every method raises UnavailableError where the store does not answer, or cannot write.
+    """
+
+    def __init__(self, dataset: str) -> None:
+        self.dataset = dataset
+
+    @functools.cached_property
+    def client(self):
+        return mlflow_store.connect()
+
+    @or_unavailable
+    def describe(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Aliases (the version by its alias) and tags of the model, read at one moment; both empty without a model."""
+        if not mlflow_store.store_exists():
+            return {}, {}  # asking would create it
+        try:
+            model = self.client.get_registered_model(self.dataset)
+        except Exception as error:
+            if absent(error):
+                return {}, {}
+            raise
+        return {alias: str(version) for alias, version in model.aliases.items()}, dict(model.tags)
+
+    def aliases(self) -> dict[str, str]:
+        return self.describe()[0]
+
+    @or_unavailable
+    def version(self, number: str) -> dict:
+        """version, run_id and tags.
+
+        Raises:
+            InputError: there is no such version.
+        """
+        try:
+            found = self.client.get_model_version(self.dataset, number)
+        except Exception as error:
+            if absent(error):
+                raise InputError(
+                    f"there is no version {number} of {self.dataset} in {mlflow_store.shown_store()}"
+                ) from None
+            raise
+        return {"version": str(found.version), "run_id": found.run_id, "tags": dict(found.tags)}
+
+    @or_unavailable
+    def versions(self) -> list[dict]:
+        """version and tags of every version; empty without a model."""
+        if not mlflow_store.store_exists():
+            return []
+        found, token = [], None
+        while token != "":
+            page = self.client.search_model_versions(f"name = '{self.dataset}'", page_token=token)
+            found += [{"version": str(version.version), "tags": dict(version.tags)} for version in page]
+            token = page.token or ""
+        return found
+
+    @or_unavailable
+    def knows(self, digest: str) -> bool:
+        """Whether a version is the ensemble of this digest."""
+        return bool(versions_of(self.client, self.dataset, digest))
+
+    @or_unavailable
+    def metrics(self, run: str) -> dict[str, float]:
+        """What a run logged last; empty where the run was deleted."""
+        try:
+            return dict(self.client.get_run(run).data.metrics)
+        except Exception as error:
+            if absent(error):
+                return {}
+            raise
+
+    @or_unavailable
+    def point(self, alias: str, version: str | None) -> None:
+        """Lets an alias name another version; None takes the alias away."""
+        if version is None:
+            self.client.delete_registered_model_alias(self.dataset, alias)
+        else:
+            self.client.set_registered_model_alias(self.dataset, alias, version)
+
+    @or_unavailable
+    def note(self, key: str, value: str | None) -> None:
+        """Sets a tag of the model, of at most 5000 characters; None takes it away."""
+        if value is None:
+            self.client.delete_registered_model_tag(self.dataset, key)
+        else:
+            self.client.set_registered_model_tag(self.dataset, key, value)
+
+    @or_unavailable
+    def tag(self, version: str, key: str, value: str) -> None:
+        """Sets a tag of a version."""
+        self.client.set_model_version_tag(self.dataset, version, key, value)
+
+    @or_unavailable
+    def attach(self, run: str, file: str, content: dict) -> None:
+        """Writes JSON as an artifact of a run."""
+        self.client.log_text(run, json.dumps(content, indent=2, ensure_ascii=False) + "\n", file)
+
+
+CHALLENGER, CHAMPION = "challenger", "champion"
+
+
+def versions_of(client, dataset: str, digest: str) -> list:
+    """The versions of the dataset's model that are the ensemble of this digest."""
+    return client.search_model_versions(f"name = '{dataset}' and tags.`{mlflow_runs.ENSEMBLE}` = '{digest}'")

@@ -1,0 +1,45 @@
+"""models/<dataset>/<member>/, written whole: weights, card and history."""
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.project import file_io
+
+if TYPE_CHECKING:
+    from lightning_modules.fit import Fitted
+
+
+def about(seed: int, result: "Fitted") -> dict:
+    """What member.json says of a replica."""
+    from lightning_modules import weights
+
+    best = result.history[result.best_epoch - 1]
+    return {
+        "seed": seed,
+        "epochs": len(result.history),
+        "best_epoch": result.best_epoch,
+        "validation_nll": best["validation_nll"],
+        "validation_accuracy": best["validation_accuracy"],
+        "weights_sha256": weights.digest(result.state),
+    }
+
+
+def write(target: Path, card: dict, fitted: "list[Fitted]") -> None:
+    """DVC takes what lies in models/<dataset> for results: the folder appears there whole, or not at all."""
+    from flows.data import dataset
+    from lightning_modules import weights
+
+    temporary = target.parents[1] / f".{target.parent.name}.{target.name}.unfinished"
+    with file_io.whole_folder(target, temporary):
+        write_history(temporary / "history.csv", [result.history for result in fitted])
+        card["history_sha256"] = dataset.file_sha256(temporary / "history.csv")
+        weights.save(temporary, card, [result.state for result in fitted])
+
+
+def write_history(path: Path, histories: list[list[dict]]) -> None:
+    rows = [{"replica": number, **row} for number, history in enumerate(histories) for row in history]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,112 @@
+"""Trains the replicas of a member side by side: worker processes that train, and this process, which listens,
+shows and logs what they report.
+
+A worker trains one replica at a time (`training.parallel` is processes), or several as one stacked computation. Where
+that would leave workers idle at the end, they take turns of some epochs at each. What a worker that was killed had in
+hand is tried once more, from its checkpoint.
+"""
+
+import math
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from flows.project import paths
+from flows.training import allocation, kept_results, worker_pool, worker_process
+from flows.training.progress import Board
+from lightning_modules.fit import Fitted
+
+
+def train_replicas(
+    card: dict, seeds: list[int], work: Path, *, jobs: int, devices: int, tracker, clock
+) -> list[Fitted]:
+    """Trains one network per seed, `jobs` at a time.
+
+    Args:
+        card: member, dataset, recipe, settings, class_names, mean and std.
+        jobs: replicas, or stacks of them, that train at a time.
+        work: keeps what each replica needs to go on, and its result once it has one.
+        tracker: told of every epoch.
+        clock: kept at every epoch.
+
+    Raises:
+        InputError, DivergedError: as `fit` does, naming member and replica.
+        WorkerError: a worker process ended because of an error that it printed, or two were killed at the same replica.
+    """
+    member = card["member"]
+    work_left = allocation.unfinished_portions(card, len(seeds), work)
+    begun: set[int] = set()  # in this run, be it for one turn
+    epochs = card["settings"]["epochs"]
+    turn = math.ceil(epochs / allocation.turns(len(work_left), jobs, epochs))
+    with (
+        worker_pool.workers(min(jobs, len(work_left)), worker_process.serve, card, seeds, work, devices, turn) as crew,
+        Board(member, len(seeds), epochs) as board,
+    ):
+        idle = list(crew.connections)
+        for number in set(range(len(seeds))) - {number for numbers in work_left for number in numbers}:
+            board.already(number)
+        running: dict[Connection, list[int]] = {}
+        again: list[list[int]] = []
+
+        def hand_out() -> None:
+            while idle and work_left:
+                connection, numbers = idle.pop(), work_left.pop(0)
+                running[connection] = numbers
+                try:
+                    connection.send(numbers)
+                except OSError:  # killed while it waited
+                    lost(connection)
+
+        def lost(connection: Connection) -> None:
+            numbers = running.pop(connection)
+            end = crew.buried(connection)
+            if not end.killed or numbers in again:
+                raise worker_pool.failed(names(member, numbers), end, twice=numbers in again)
+            board.tell(f"the process that trained {names(member, numbers)} {end.how}: it is tried once more")
+            again.append(numbers)
+            # After the others, and with one process fewer where there are others: it may be for want of memory.
+            work_left.append(numbers)
+            begun.difference_update(numbers)
+            if not crew.connections:
+                idle.append(crew.start())
+
+        hand_out()
+        tracker.start()  # the replicas train while MLflow loads: a second, and more where it makes a new store
+        while running:
+            for connection in wait(list(running)):
+                try:
+                    event = connection.recv()
+                except (EOFError, OSError):
+                    lost(connection)
+                    continue
+                if "free" in event:
+                    idle.append(connection)
+                    numbers = running.pop(connection)
+                    if not event["finished"]:
+                        work_left.append(numbers)
+                    continue
+                number = event["replica"]
+                if "failed" in event:
+                    raise event["failed"](f"{member}, replica {number}: {event['message']}")
+                if "aside" in event:
+                    if event["aside"] or number not in begun:
+                        tell_beginning(board, number, event["aside"])
+                    continue
+                begun.add(number)
+                board.show(number, event)
+                if "row" in event:
+                    clock.keep()
+                    tracker.epoch(number, event["row"])
+            hand_out()
+    return [kept_results.read_result(work, number) for number in range(len(seeds))]
+
+
+def tell_beginning(board: Board, number: int, aside: Path | None) -> None:
+    """That of a replica for which there was a checkpoint: see `fit.Settings.report`."""
+    if aside:
+        board.begins_anew(number, paths.shown(aside))
+    else:
+        board.goes_on(number)
+
+
+def names(member: str, numbers: list[int]) -> str:
+    return ", ".join(f"{member}-{number}" for number in numbers)
