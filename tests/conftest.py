@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import copy
+import functools
 import os
 import re
 import shutil
@@ -20,8 +21,10 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# A shell starts what goes on in its background with the interrupt ignored, and so would be all processes of the tests.
+# A shell starts what goes on in its background with the interrupt ignored, nohup with the end of its terminal ignored.
+# All processes of the tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The threads of torch's pools wait for each other without turning in circles. As many processes run tests as there are
 # cores, and each thread that waits in a circle keeps the one that it waits for from its core: of small networks that
@@ -176,13 +179,28 @@ def dvc(folder: Path, *arguments: str) -> None:
     subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True)
 
 
+@functools.cache
+def initialised() -> Path:
+    """A folder after `dvc init --no-scm`."""
+    folder = Path(tempfile.mkdtemp(dir=os.environ["TMPDIR"]))
+    dvc(folder, "init", "--no-scm", "--quiet")
+    return folder
+
+
+def dvc_init(folder: Path) -> None:
+    """As `dvc init --no-scm`, which takes a second, would leave it."""
+    shutil.copytree(initialised() / ".dvc", folder / ".dvc")
+    if not (folder / ".dvcignore").exists():
+        shutil.copy(initialised() / ".dvcignore", folder)
+
+
 def make_dvc_project(folder: Path, stages: str, **files: str) -> Path:
     """A small project with another dvc.yaml than Trainyard's, after a run of its stages."""
     folder.mkdir()
     for name, content in {"params.yaml": "seed: 0\n", "dvc.yaml": stages, **files}.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content)
-    dvc(folder, "init", "--no-scm", "--quiet")
+    dvc_init(folder)
     shutil.copy(ROOT / ".dvcignore", folder)
     dvc(folder, "repro", "--quiet")
     return folder

@@ -221,6 +221,7 @@ def test_a_side_that_fails_says_why(digits):
                 bare(no_such_argument=1)
 
 
+@pytest.mark.long
 def test_one_network_against_the_rivals(digits):
     rivals = {"usual_script": ("float32", "same"), "bare_loop": ("float32", "same")}
     rows = training.against("digits", digits, SMALL, 20, rivals, epochs=6, runs=1, threads=1)
@@ -229,18 +230,21 @@ def test_one_network_against_the_rivals(digits):
         assert min(row["measured"]["ours_returned"] + row["measured"]["other_returned"]) > 0.7
 
 
+@pytest.mark.long
 def test_networks_together(digits):
     rows = replicas.together("digits", digits, SMALL, 20, ("ours",), replicas=2, epochs=6, runs=1, threads=1)
     assert_whole(rows)
     assert min(rows[0]["measured"]["ours_returned"] + rows[0]["measured"]["other_returned"]) > 0.7
 
 
+@pytest.mark.long
 def test_what_lightning_costs(digits):
     rows = step.measure(digits, batch_size=10, epochs=1, runs=2)
     assert_whole(rows)
     assert min(rows[0]["measured"]["ours_ms"]) > 0
 
 
+@pytest.mark.long
 def test_a_logged_run(digits):
     feed = {"epochs": 10, "batch_size": 20, "augment": "none"}
     row = logged_run.logged_run("digits", digits, SMALL, feed, reach=0.7, goal=1000.0, seeds=1)
@@ -292,6 +296,7 @@ def test_a_repro_is_measured_with_one_epoch_and_told_for_all(tmp_path):
     assert shortened.members == whole.members
 
 
+@pytest.mark.long
 def test_a_stages_time_is_charged_to_what_it_was_in(tiny):
     seconds, accounts = share.run(tiny, "flows.train", "small")
     (stage,) = (found for found in accounts if found["when"] == "end" and share.module(found) == "flows.train")
@@ -379,11 +384,13 @@ def test_growth_is_told_by_the_largest_sizes():
     assert not growth.row("x", late)["reached"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "sizes"), [("images", (40, 80)), ("parameters", (1_000, 2_000))])
 def test_growth_at_tiny_sizes(kind, sizes):
     assert_whole(growth.measure({kind: sizes}, most_runs=1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["replicas", "members", "runs"])
 def test_growths_other_steps_can_be_taken(kind, tmp_path):
     with aside.Aside(f"benchmarks.growing.{kind}", {}, tmp_path) as grow:

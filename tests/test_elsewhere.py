@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import dvc_init
 from test_pipeline import ROOT, STAGE, dvc
 
 from flows.graph import dvc_graph
@@ -38,7 +39,7 @@ def with_remote(root: Path, stages: dict, program: str) -> Path:
     shutil.copy(ROOT / "params.yaml", root)
     (root / "stage.py").write_text(program)
     describe(root, stages)
-    dvc(root, "init", "--no-scm", "--quiet")
+    dvc_init(root)
     dvc(root, "remote", "add", "--quiet", "--default", "shared", str(root.parent / "remote"))
     return root
 

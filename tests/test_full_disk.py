@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, environment
+from conftest import ROOT, dvc_init, environment
 
 STAGE = """
 import sys
@@ -69,9 +69,7 @@ def test_nothing_half_written_counts_and_with_room_it_goes_on(tmp_path):
     (files / "params.yaml").write_text("seed: 0\n")
     (files / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}, sort_keys=False))
     shutil.copy(ROOT / ".dvcignore", files)
-    subprocess.run(
-        [sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=files, env=environment(), check=True
-    )
+    dvc_init(files)
     done = mounted(place, "11m", sys.executable, "-c", RUN, str(place))
     assert done.returncode == 0, done.stderr
     full, again, sizes = json.loads(done.stdout.splitlines()[-1])

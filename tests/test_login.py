@@ -124,13 +124,14 @@ class Pages:
 
 
 @pytest.fixture(scope="module")
-def pages() -> Iterator[Pages]:
+def pages(empty_store) -> Iterator[Pages]:
     # Not pytest's own folder, into which no other user gets at all.
     place = Path(tempfile.mkdtemp(prefix="trainyard-"))
     place.chmod(0o755)
     running = None
     try:
-        running = Pages(make_project(place / "a project"))
+        shutil.copy(empty_store, make_project(place / "a project"))
+        running = Pages(place / "a project")
         yield running
     finally:
         if running:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import psutil
 import pytest
-from conftest import LIMIT, ROOT, edit, environment, make_project, shrink, soon
+from conftest import LIMIT, ROOT, dvc, dvc_init, edit, environment, make_project, shrink, soon
 
 from flows.cli import COMMANDS
 from flows.data import fetch
@@ -160,10 +160,8 @@ def told(finished_once, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("told") / "a project"
     shutil.copytree(finished_once, folder)
     shutil.copy(ROOT / "prefect.yaml", folder)
-    dvc = [sys.executable, "-m", "dvc"]
-    remote = f"https://me:{CODED['remote']}@{NOBODY}/x"
-    for command in (["init", "--no-scm", "-q"], ["remote", "add", "-q", "--local", "--default", "far", remote]):
-        subprocess.run([*dvc, *command], cwd=folder, env=environment(), check=True)
+    dvc_init(folder)
+    dvc(folder, "remote", "add", "-q", "--local", "--default", "far", f"https://me:{CODED['remote']}@{NOBODY}/x")
     subprocess.run([sys.executable, "-m", "flows.check"], cwd=folder, env=environment(), check=True)
     return folder
 
@@ -261,7 +259,7 @@ def test_a_pipeline_keeps_secrets_out_of_its_stores(tmp_path):
     shutil.copy(ROOT / ".dvcignore", folder)
     for name in ("flows", "lightning_modules"):
         (folder / name).symlink_to(ROOT / name)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, env=environment(), check=True)
+    dvc_init(folder)
     given = {name: value for name, value in variables().items() if not name.startswith(("MLFLOW", "PREFECT"))}
     done = subprocess.run(
         [sys.executable, "-m", "flows.pipeline"], cwd=folder, text=True, timeout=LIMIT,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import LIMIT, soon
+from conftest import LIMIT, dvc_init, soon
 
 from flows.machine import orphans
 
@@ -37,7 +37,7 @@ def test_a_stage_ends_with_dvc(tmp_path: Path, number: int):
     # Two commands in a line keep a shell between DVC and the stage.
     line = f"true; '{sys.executable}' stage.py; true"
     (tmp_path / "dvc.yaml").write_text(f"stages:\n  late:\n    cmd: {line}\n    outs: [result]\n")
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    dvc_init(tmp_path)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     output = subprocess.DEVNULL
     dvc = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=tmp_path, env=env, stdout=output, stderr=output)

@@ -16,7 +16,7 @@ import pytest
 import yaml
 import zc.lockfile
 from click.testing import CliRunner
-from conftest import LIMIT, soon
+from conftest import LIMIT, dvc_init, soon
 
 from flows import pipeline
 from flows.graph import repro
@@ -77,7 +77,7 @@ def toy(tmp_path, monkeypatch) -> Path:
     shutil.copy(ROOT / "params.yaml", root)
     (root / "stage.py").write_text(STAGE)
     write_stages(root, DIAMOND)
-    dvc(root, "init", "--no-scm", "--quiet")
+    dvc_init(root)
     monkeypatch.chdir(root)
     return root
 
@@ -248,6 +248,7 @@ def test_a_stage_waits_for_another_dvc_that_writes_its_files(toy, monkeypatch):
 
 
 def test_a_finished_stage_is_kept_though_another_dvc_holds_the_lock_for_long(toy):
+    write_stages(toy, {"a": ("python stage.py a locked", [], "a.txt")})
     lock = []
     lines, say = said()
 
@@ -255,6 +256,7 @@ def test_a_finished_stage_is_kept_though_another_dvc_holds_the_lock_for_long(toy
         say(stage, line)
         if "hello from a" in line:
             lock.append(zc.lockfile.LockFile(str(toy / ".dvc" / "tmp" / "lock")))
+            (toy / "locked.started").touch()  # for which the stage waits
             threading.Timer(4.5, lock[0].close).start()  # by itself DVC gives up after 3 s
 
     outcome = Repro(toy, Processes(), tell)("a", lambda line: None)

@@ -368,6 +368,7 @@ print(json.dumps({"states": told, "runs": runs, "tasks": tasks, "artifacts": sho
 """
 
 
+@pytest.mark.long
 def test_the_flows_say_what_they_did(up_to_date):
     described = yaml.safe_load((up_to_date / "dvc.yaml").read_text())
     described = {"stages": {name: described["stages"][name] for name in ("check", "download")}}
@@ -493,6 +494,7 @@ def test_of_two_at_once_the_second_says_so_and_ends(up_to_date):
         first.communicate()
 
 
+@pytest.mark.long
 def test_a_fresh_seed_trains_anew_and_leaves_the_project_as_it_is(up_to_date):
     before = {name: (up_to_date / name).read_bytes() for name in ("params.yaml", "dvc.lock")}
     planned = []

@@ -25,7 +25,7 @@ import psutil
 import pytest
 import yaml
 from attack_prefect import Api, second_user, strangers_are_refused
-from conftest import LIMIT, ROOT, make_project, soon
+from conftest import LIMIT, ROOT, dvc_init, make_project, soon
 from conftest import environment as environment_of_sources
 
 from flows.machine import ports
@@ -238,9 +238,7 @@ def write_stages(folder: Path, stages: dict) -> None:
     }
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": described}, sort_keys=False))
     if not (folder / ".dvc").is_dir():
-        subprocess.run(
-            [sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, env=environment(), check=True
-        )  # fmt: skip
+        dvc_init(folder)
 
 
 def ran(folder: Path, stage: str) -> dict:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import LIMIT, ROOT, environment
+from conftest import LIMIT, ROOT, dvc_init, environment, made_once, make_project
 
 from flows.graph import dvc_graph, site_cache, versioning, working_copy
 from flows.graph.repro import Repro
@@ -62,16 +62,29 @@ def dvc(folder: Path, *arguments: str, **env: str) -> str:
     return done.stdout
 
 
-@pytest.fixture
-def repository(project, monkeypatch) -> Path:
+@pytest.fixture(scope="session")
+def repository_once(tmp_path_factory) -> Path:
     """A project with stages that take no time, after a run of them by a DVC that nobody has told anything."""
-    monkeypatch.delenv(site_cache.VARIABLE, raising=False)
-    (project / "dvc.yaml").write_text(STAGES)
-    shutil.copy(ROOT / "Makefile", project)
-    shutil.copy(ROOT / ".dvcignore", project)
-    dvc(project, "init", "--no-scm", "--quiet", DVC_SITE_CACHE_DIR=str(project.parent / "before"))
-    dvc(project, "repro", "--quiet", DVC_SITE_CACHE_DIR=str(project.parent / "before"))
-    return project
+
+    def make(place: Path) -> None:
+        folder = make_project(place / "a project")
+        (folder / "dvc.yaml").write_text(STAGES)
+        shutil.copy(ROOT / "Makefile", folder)
+        shutil.copy(ROOT / ".dvcignore", folder)
+        dvc_init(folder)
+        dvc(folder, "repro", "--quiet", DVC_SITE_CACHE_DIR=str(place / "before"))
+
+    return made_once(tmp_path_factory, "repository", make) / "a project"
+
+
+@pytest.fixture
+def repository(repository_once, tmp_path, monkeypatch) -> Path:
+    """Its copy, to change, and the working folder."""
+    for name in (site_cache.VARIABLE, "TRAINYARD_MIRROR"):
+        monkeypatch.delenv(name, raising=False)
+    folder = shutil.copytree(repository_once, tmp_path / "a project")
+    monkeypatch.chdir(folder)
+    return folder
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import LIMIT, ROOT, environment
+from conftest import LIMIT, ROOT, dvc_init, environment
 
 from flows.graph import dvc_graph
 from flows.untrusted import special_files
@@ -25,7 +25,7 @@ def run(folder: Path, *arguments: str) -> tuple[int, str]:
 
 @pytest.fixture
 def repository(project) -> Path:
-    run(project, "dvc", "init", "--no-scm", "--quiet")
+    dvc_init(project)
     return project
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from conftest import LIMIT, ROOT, dvc, environment, refused, soon
+from conftest import LIMIT, ROOT, dvc_init, environment, refused, soon
 
 from flows import pipeline, retrain
 from flows.machine import environment_variables, ports
@@ -58,7 +58,7 @@ def make(folder: Path, stages: dict[str, list[str]]) -> Path:
         cmd = " ".join(["python stage.py", name, *files])
         described[name] = {"cmd": cmd, "deps": files, "outs": [f"{name}.txt"]}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": described}, sort_keys=False))
-    dvc(folder, "init", "--no-scm", "--quiet")
+    dvc_init(folder)
     return folder
 
 
@@ -90,6 +90,7 @@ def logged(folder: Path) -> set[str]:
         return {message for (message,) in database.execute("select message from log")}
 
 
+@pytest.mark.long
 def test_two_at_once_in_a_new_project_among_proxies_and_settings_of_others(tmp_path):
     """One prepares Prefect's database; one has the cores, all of them, since its stage runs alone. The other waits."""
     folder = make(tmp_path / "a project", {"slow1": [], "slow2": []})
@@ -109,6 +110,7 @@ def test_two_at_once_in_a_new_project_among_proxies_and_settings_of_others(tmp_p
     assert {"hello from slow1", "hello from slow2"} <= logged(folder)  # one database, which both have used
 
 
+@pytest.mark.long
 def test_without_a_reader_the_work_goes_on_and_the_exit_code_is_true(tmp_path):
     folder = make(tmp_path / "a project", {"slow": [], "after": ["slow"], "broken": ["after"]})
     command = [sys.executable, "-m", "flows.pipeline"]
@@ -125,6 +127,7 @@ def test_without_a_reader_the_work_goes_on_and_the_exit_code_is_true(tmp_path):
     assert {"slow is done", "hello from after", "hello from broken"} <= logged(folder)
 
 
+@pytest.mark.long
 def test_the_terminal_is_closed(tmp_path):
     folder = make(tmp_path / "a project", {"slow": [], "after": ["slow"]})
     env = environment()
@@ -158,6 +161,7 @@ run(pipeline.command)
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("own", [False, True])
 def test_prefects_server_goes_away_for_good(tmp_path, own):
     folder = make(tmp_path / "a project", {"early": [], "slow": ["early"], "late": ["slow"]})

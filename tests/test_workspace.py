@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, environment
+from conftest import ROOT, dvc_init, environment
 
 from flows.graph import dvc_graph, working_copy
 from flows.params import params_file
@@ -40,7 +40,7 @@ def toy(tmp_path, monkeypatch) -> Path:
     (root / "code" / "text").write_text("code\n")
     (root / "params.yaml").write_text((ROOT / "tests" / "params.yaml").read_text())
     (root / "dvc.yaml").write_text(STAGES)
-    dvc(root, "init", "--no-scm", "--quiet")
+    dvc_init(root)
     dvc(root, "remote", "add", "--local", "near", "../remote")
     monkeypatch.chdir(root)
     return root
