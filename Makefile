@@ -87,9 +87,10 @@ test-all: test test-long ## Run all tests
 test-avx2: setup ## Run the tests of lightning_modules as on a processor without AVX-512
 	@MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -m numerics
 
-lint: setup ## Check style and format
+lint: setup ## Check style, format and types
 	@python -m ruff check .
 	@python -m ruff format --check .
+	@python -m mypy
 
 schema: setup ## Write params.schema.json anew, after params.yaml has got another key or name
 	@python -m flows.commands.params_schema

@@ -7,11 +7,17 @@ Run     python -m flows.deploy
 
 import runpy
 import sys
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 import psutil
 
 from flows.orchestration import gpu_slots
 from flows.servers import prefect_server
+
+if TYPE_CHECKING:
+    from prefect import State
+    from prefect.client.orchestration import SyncPrefectClient
 
 POOL = "trainyard"  # prefect.yaml names it, too
 
@@ -24,7 +30,7 @@ JOB = {
 }
 
 
-def create_pool(client, own: bool) -> None:
+def create_pool(client: "SyncPrefectClient", own: bool) -> None:
     """A pool for workers that run flows as processes, where there is none of this name.
 
     Args:
@@ -40,7 +46,7 @@ def create_pool(client, own: bool) -> None:
             client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=JOB))
 
 
-def end_lost_runs(client) -> list[str]:
+def end_lost_runs(client: "SyncPrefectClient") -> list[str]:
     """Calls flow runs crashed that still say they run and whose process is gone; returns their names.
 
     Only for a server of this machine alone: processes of others cannot be seen.
@@ -49,7 +55,7 @@ def end_lost_runs(client) -> list[str]:
     from prefect.client.schemas.objects import StateType
     from prefect.states import Crashed
 
-    state = Crashed(message="its process was gone when `trainyard serve` came up; what it had finished is kept")
+    state: State = Crashed(message="its process was gone when `trainyard serve` came up; what it had finished is kept")
     active = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
     chosen = filters.FlowRunFilter(state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=active)))
     ended = []
@@ -68,7 +74,7 @@ def end_lost_runs(client) -> list[str]:
     return ended
 
 
-def alive(pid: str, run_started) -> bool:
+def alive(pid: str, run_started: datetime | None) -> bool:
     """Whether the process of a run is there; one that started after the run has got its number since."""
     try:
         process = psutil.Process(int(pid.rpartition(":")[2]))

@@ -89,7 +89,7 @@ def duplicates(images: source_images.Images, validation: np.ndarray) -> dict[str
     }
 
 
-def mean_and_std(images: np.ndarray, left_out: Sequence[int] = ()) -> tuple[list[float], list[float]]:
+def mean_and_std(images: np.ndarray, left_out: np.ndarray | Sequence[int] = ()) -> tuple[list[float], list[float]]:
     """Per channel, in units of 0..1, of all images but those that are left out. Counted in integers, so the result is
     the same on every machine."""
     counts = np.zeros((images.shape[-1], 256), np.int64)
@@ -100,10 +100,10 @@ def mean_and_std(images: np.ndarray, left_out: Sequence[int] = ()) -> tuple[list
         for channel, histogram in enumerate(counts):
             histogram += np.bincount(piece[..., channel].ravel(), minlength=256)
     mean, std = [], []
-    for histogram in counts.tolist():
-        number = sum(histogram)
-        first = sum(level * count for level, count in enumerate(histogram))
-        second = sum(level**2 * count for level, count in enumerate(histogram))
+    for levels in counts.tolist():
+        number = sum(levels)
+        first = sum(level * count for level, count in enumerate(levels))
+        second = sum(level**2 * count for level, count in enumerate(levels))
         mean.append(first / number / 255)
         std.append(math.sqrt((second * number - first**2) / number**2) / 255)
     return mean, std

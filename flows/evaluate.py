@@ -50,7 +50,9 @@ def evaluate(params: Params) -> dict:
     folder = paths.predictions_file(name, "", "").parent
     pictures = paths.plots_folder(name) / "members"
     numbers_of = paths.member_metrics_file(name, "").parent
-    cards, metrics, each_replica, each_class, files = {}, {}, {}, {}, {}
+    cards, metrics, files = {}, {}, {}
+    each_replica: dict[str, list[dict]] = {}
+    each_class: dict[str, list[dict]] = {}
     with (
         file_io.whole_folder(folder) as unfinished,
         file_io.whole_folder(pictures) as unfinished_pictures,

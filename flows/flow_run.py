@@ -13,6 +13,7 @@ import os
 import runpy
 import sys
 from pathlib import Path
+from uuid import UUID
 
 from flows.machine.environment_variables import set_variables
 from flows.machine.orphans import die_with_parent
@@ -46,12 +47,12 @@ def entrypoint(run_id: str) -> str | None:
     from prefect.states import Failed
 
     with get_client(sync_client=True) as client:
-        run = client.read_flow_run(run_id)
+        run = client.read_flow_run(UUID(run_id))
         asked = client.read_deployment(run.deployment_id).entrypoint if run.deployment_id else None
         reason = refusal(asked, run.parameters, named())
         if reason is None:
             return asked
-        client.set_flow_run_state(run_id, Failed(message=reason), force=True)
+        client.set_flow_run_state(run.id, Failed(message=reason), force=True)
     print(reason, flush=True)
     return None
 

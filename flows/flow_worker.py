@@ -47,7 +47,9 @@ async def work(pool: str) -> None:
 
     class Configuration(process.ProcessJobConfiguration):
         @classmethod
-        async def from_template_and_values(cls, base_job_template: dict, values: dict, client=None):
+        async def from_template_and_values(
+            cls, base_job_template: dict, values: dict, client: object = None
+        ) -> "Configuration":
             command = command_to_string([sys.executable, "-m", "flows.flow_run"])
             return cls(command=command, working_dir=Path.cwd())
 
@@ -56,7 +58,7 @@ async def work(pool: str) -> None:
         job_configuration = Configuration
 
     process.load_flow_from_flow_run  # noqa: B018  fails where Prefect loads flows in another way than this one
-    process.load_flow_from_flow_run = without_hooks
+    process.load_flow_from_flow_run = without_hooks  # type: ignore[assignment]  # is called with a run alone
     setup_signal_handlers_worker(os.getpid(), "the worker", print)
     # Without a limit: a run that it left waiting would not be cancelled by its deployment's limit of one.
     try:

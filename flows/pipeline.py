@@ -13,6 +13,7 @@ import contextlib
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +27,9 @@ from flows.project import paths
 from flows.servers import running_server
 from lightning_modules.errors import InputError, UnavailableError, counted
 
+if TYPE_CHECKING:
+    from prefect import Flow, State
+
 
 def flow(
     root: Path,
@@ -34,8 +38,8 @@ def flow(
     outcomes: dict[str, Outcome],
     processes: Processes,
     name: str,
-    **given,
-):
+    **given: Any,
+) -> "Flow[[list[str]], State]":
     """Prefect's flow over the plan; for the arguments see `run_stages`."""
     from prefect import flow as prefect_flow
     from prefect.logging import get_run_logger
@@ -47,10 +51,10 @@ def flow(
     @prefect_flow(
         name="pipeline",
         flow_run_name=name,
-        task_runner=ThreadPoolTaskRunner(max_workers=workers),
+        task_runner=ThreadPoolTaskRunner(max_workers=workers),  # type: ignore[arg-type]  # Prefect's own
         persist_result=False,
     )
-    def pipeline(stages: list[str]):
+    def pipeline(stages: list[str]) -> "State":
         failed = work()
         message = tasks.failure(plan, outcomes, failed) if failed else f"{counted(len(plan.stages), 'stage')} ran"
         if not failed:
@@ -70,14 +74,15 @@ class Stays:
     def __init__(self, call: Callable | None = None) -> None:
         self.call = call
 
-    def __call__(self):
+    def __call__(self) -> Any:
+        assert self.call
         return self.call()
 
     def __reduce__(self) -> tuple:
         return Stays, ()
 
 
-def execute(root: Path, plan: planning.Plan, workers: int, **options) -> int:
+def execute(root: Path, plan: planning.Plan, workers: int, **options: Any) -> int:
     """Runs the plan; returns the exit code. For the options see `run_stages`.
 
     Raises:
@@ -112,7 +117,7 @@ def execute(root: Path, plan: planning.Plan, workers: int, **options) -> int:
 @click.option("--dry", is_flag=True, help="Only say what would run, and why.")
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For each stage.")
 @dask_options.on_dask
-def command(stages: tuple[str, ...], workers: int | None, force: bool, dry: bool, **options) -> int:
+def command(stages: tuple[str, ...], workers: int | None, force: bool, dry: bool, **options: Any) -> int:
     """Run the stale stages in parallel with Prefect; with names (train, train@mlp), only these and what they
     need."""
     dask_options.check_dask(options["dask"], options["remote"])

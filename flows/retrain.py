@@ -8,6 +8,8 @@ Run     python -m flows.retrain
 The Prefect flow of this, for deployments, is `flows.retrain_flow.retrain`.
 """
 
+from typing import Any
+
 import click
 
 from flows.commands.console import run
@@ -27,7 +29,7 @@ from flows.untrusted.escaping import printable
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For each stage.")
 @click.option("--dry", is_flag=True, help="Only say what would be done.")
 @dask_options.on_dask
-def command(dry: bool, **given) -> int | None:
+def command(dry: bool, **given: Any) -> int:
     """Take in the images in data/incoming/<class>/, run what is stale, and promote the result if it is truly better.
 
     For example data/incoming/7/scan.png for a 7 of digits. A file is left for the next run until nobody has written
@@ -39,7 +41,8 @@ def command(dry: bool, **given) -> int | None:
     """
     options = steps.Options(**given)
     if dry:
-        return steps.tell_ahead(options)
+        steps.tell_ahead(options)
+        return 0
     ended = steps.ahead(options)
     if ended:
         click.echo(printable(ended.message), err=ended.kind != steps.SKIPPED)
@@ -53,7 +56,7 @@ def command(dry: bool, **given) -> int | None:
             server.wait()
         with running_server.server_stays():
             state = retrain(**given, return_state=True)
-    click.echo(printable(state.message), err=not state.is_completed())
+    click.echo(printable(str(state.message or state.name)), err=not state.is_completed())
     return 0 if state.is_completed() else 1
 
 

@@ -16,6 +16,8 @@ What a member has of its own stands behind its command in dvc.yaml. The price of
 a change of a setting in place of which it has its own, train it again.
 """
 
+from typing import Any
+
 import click
 
 from flows.commands.console import run
@@ -40,7 +42,7 @@ def settings(params: Params) -> dict:
     """
     stage = file_io.read_yaml(paths.root() / "dvc.yaml")["stages"]["settings"]
     content = params.model_dump()
-    values = {}
+    values: dict[str, Any] = {}
     for key in (entry.replace("${dataset}", params.dataset) for entry in stage["params"]):
         value = content
         for part in key.split("."):

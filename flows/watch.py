@@ -29,7 +29,7 @@ def watch(
     push: bool = True,
     commit: bool = False,
     time_limit: float | None = None,
-):
+) -> State:
     """Retrains where images wait in data/incoming/, or what was taken in has not come to its end, since it was killed
     or MLflow was away for example; else it ends at once, and says so."""
     if not (incoming.is_something_to_do() or Place(paths.root(), None, fresh_seed=False).left):

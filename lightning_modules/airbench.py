@@ -28,6 +28,8 @@ class Whitening(nn.Module):
     The filters are a buffer: no optimizer sees them, and they are saved with the weights.
     """
 
+    filters: Tensor
+
     def __init__(self, shape: tuple[int, int, int]) -> None:
         super().__init__()
         height, width, channels = shape
@@ -116,7 +118,7 @@ class Airbench(nn.Module):
         size, inputs = (shape[0] - rows + 1, shape[1] - columns + 1), self.whitening.outputs
         blocks = []
         for outputs in widths:
-            pool = tuple(2 if side >= 4 else 1 for side in size)
+            pool = (2 if size[0] >= 4 else 1, 2 if size[1] >= 4 else 1)
             blocks.append(Block(inputs, outputs, depth, pool, activation))
             size, inputs = (size[0] // pool[0], size[1] // pool[1]), outputs
         self.blocks = nn.Sequential(activation(), *blocks, nn.MaxPool2d(size), nn.Flatten(), Dropout(dropout))

@@ -43,14 +43,16 @@ class Classifier(pl.LightningModule):
         finished: numbers of the networks that early stopping has ended, while others go on.
     """
 
+    # Given by `attach`.
+    training_images: Images
+    validation_images: Images
+
     def __init__(self, recipe: dict, shape: list[int], classes: int, seed: int, epochs: int, batch_size: int) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.automatic_optimization = False  # a block takes many steps
         torch.manual_seed(seed)
         self.network = networks.build(recipe, shape, classes).to(memory_format=torch.channels_last)
-        self.training_images: Images | None = None
-        self.validation_images: Images | None = None
         self.group: ProcessGroup | None = None
         self.numbers: list[dict[str, float]] = []
         self.finished: set[int] = set()
@@ -73,7 +75,7 @@ class Classifier(pl.LightningModule):
         return self.network.state_dict()
 
     def train_dataloader(self) -> Blocks:
-        return Blocks(len(self.training_images), self.hparams.batch_size, BLOCK, self.order)
+        return Blocks(len(self.training_images), self.hparams["batch_size"], BLOCK, self.order)
 
     def order(self) -> Tensor:
         """The order of the training images in the epoch to come."""
@@ -88,14 +90,21 @@ class Classifier(pl.LightningModule):
         count = len(self.validation_images)
         return self.group.part(count) if self.group else (0, count)
 
-    def configure_optimizers(self) -> dict:
-        recipe = self.hparams.recipe
+    def configure_optimizers(self) -> "pl.utilities.types.OptimizerLRSchedulerConfig":
+        recipe = self.hparams["recipe"]
         optimizer = self.build_optimizer()
-        steps = self.hparams.epochs * self.train_dataloader().steps
+        steps = self.hparams["epochs"] * self.train_dataloader().steps
         return {"optimizer": optimizer, "lr_scheduler": optimizers.schedule(recipe["schedule"], optimizer, steps)}
 
     def build_optimizer(self) -> torch.optim.Optimizer:
-        return optimizers.build(self.hparams.recipe["optimizer"], networks.groups(self.network))
+        return optimizers.build(self.hparams["recipe"]["optimizer"], networks.groups(self.network))
+
+    def built(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+        """What `configure_optimizers` gave Lightning, which would take several."""
+        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
+        return optimizer, scheduler
 
     # An epoch's random numbers are a function of the seed and the epoch alone, so that a training that was
     # interrupted goes on as if it had not been. Lightning draws the batch order before on_train_epoch_start.
@@ -108,11 +117,11 @@ class Classifier(pl.LightningModule):
         self.reseed(self.current_epoch + 1)
 
     def reseed(self, epoch: int) -> None:
-        torch.manual_seed(epoch_seed(self.hparams.seed, epoch))
+        torch.manual_seed(epoch_seed(self.hparams["seed"], epoch))
 
     def on_train_epoch_start(self) -> None:
         self.training_images.begin_epoch(self.current_epoch, self.seeds, self.generators)
-        optimizers.freeze_ended(self.optimizers(use_pl_optimizer=False))
+        optimizers.freeze_ended(self.built()[0])
         for layer in self.network.modules():
             if isinstance(layer, Dropout):
                 layer.begin_epoch(self.generators)
@@ -120,11 +129,11 @@ class Classifier(pl.LightningModule):
         self.loss_sum = torch.zeros(len(self.generators), device=self.device)
 
     def training_step(self, block: list[Tensor], block_index: int) -> None:
-        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        optimizer, scheduler = self.built()
         for index in block:
             optimizer.zero_grad()
             if self.group:
-                self.learn_part(index)
+                self.learn_part(index, self.group)
             else:
                 self.learn(index)
             optimizer.step()
@@ -139,20 +148,20 @@ class Classifier(pl.LightningModule):
         (loss if share == 1 else loss * share).sum().backward()
         self.loss_sum.add_(loss.detach(), alpha=index.shape[-1])
 
-    def learn_part(self, index: Tensor) -> None:
+    def learn_part(self, index: Tensor, group: "ProcessGroup") -> None:
         """As `learn`, with other processes: each adds its part, and all have the gradients of the whole."""
         count = index.shape[-1]
-        first, end = self.group.part(count)
+        first, end = group.part(count)
         for layer in self.network.modules():
             if isinstance(layer, Dropout):
                 layer.part = (first, count)
         if end > first:
             self.learn(index[..., first:end], (end - first) / count)
-        self.group.sum_gradients(self.network)
+        group.sum_gradients(self.network)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean over the mini-batch, for each network."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.hparams.recipe["label_smoothing"])
+        return F.cross_entropy(logits, labels, label_smoothing=self.hparams["recipe"]["label_smoothing"])
 
     def on_validation_epoch_start(self) -> None:
         if self.group:  # the running statistics of batch normalisation

@@ -165,10 +165,11 @@ class ProcessGroup:
         """Makes each gradient the sum of those of all processes, in one exchange. Of a process whose part of the
         mini-batch was empty they are zero."""
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        gradients = []
         for parameter in trained:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in trained]
+            gradients.append(parameter.grad)
         summed = self.sum(torch.cat([gradient.reshape(-1) for gradient in gradients]))
         for gradient, values in zip(gradients, summed.split([gradient.numel() for gradient in gradients])):
             gradient.copy_(values.view(gradient.shape))

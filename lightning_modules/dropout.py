@@ -28,6 +28,7 @@ class Dropout(nn.Module):
     # Of a mini-batch that several processes divide: its first value that is this process's, and how many there are in
     # all. Each draws the masks of all.
     part: tuple[int, int] | None = None
+    threshold_of: Tensor
 
     def __init__(self, p: float | Sequence[float], replicas: int | None = None) -> None:
         super().__init__()
@@ -52,15 +53,16 @@ class Dropout(nn.Module):
             return values
         batch = 0 if self.replicas is None else 1
         first, count = self.part or (0, values.shape[batch])
-        if self.masks is None or self.next == len(self.masks) or self.masks.shape[batch + 1] < count:
-            self.draw(values, count)
-        mask = self.masks[self.next]
+        masks = self.masks
+        if masks is None or self.next == len(masks) or masks.shape[batch + 1] < count:
+            masks = self.draw(values, count)
+        mask = masks[self.next]
         self.next += 1
         if mask.shape != values.shape:  # the last mini-batch of an epoch, or a part of one
             mask = mask.narrow(batch, first, values.shape[batch])
         return values * mask
 
-    def draw(self, values: Tensor, batch: int) -> None:
+    def draw(self, values: Tensor, batch: int) -> Tensor:
         """Masks for mini-batches of `batch` values like these, for the steps to come: 0 where a value is dropped, else
         1 / (1 - p)."""
         shape = (batch, *values.shape[1 if self.replicas is None else 2 :])
@@ -76,9 +78,10 @@ class Dropout(nn.Module):
         # uint8 and bfloat16 agree on the integers up to 256.
         if self.replicas is None:
             kept = bytes_of[0].to(values.dtype)
-            threshold = self.thresholds[0]
+            threshold: Tensor | int = self.thresholds[0]
         else:
             kept = torch.stack(bytes_of, 1).to(values.dtype)
             threshold = self.threshold_of.to(values.dtype).view(-1, *[1] * len(shape))
         self.masks = kept.ge_(threshold).mul_(256 / (256 - threshold))
         self.next = 0
+        return self.masks

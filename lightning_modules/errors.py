@@ -27,7 +27,7 @@ class DamagedError(InputError):
         super().__init__(f"{file} {reason}")
         self.file, self.reason = file, reason
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type["DamagedError"], tuple[Path, str]]:
         return type(self), (self.file, self.reason)
 
 
@@ -52,7 +52,7 @@ class WorkerError(RuntimeError):
     """A process that trained a replica ended before it had finished."""
 
 
-def sentence(error: Exception, most: int | None = 300) -> str:
+def sentence(error: BaseException, most: int | None = 300) -> str:
     """What an error of another library says, in one line of at most so many characters; its kind where it says
     nothing."""
     return " ".join(str(error).split())[:most] or type(error).__name__
@@ -118,7 +118,8 @@ def exhausted(error: BaseException) -> str | None:
                 "it is limited), or train fewer side by side with TRAINYARD_JOBS=1"
             )
         # Not that of a pipe that takes no more, whose words are others.
-        if (code == errno.EAGAIN and cause.strerror == os.strerror(code)) or any(words in said for words in NO_THREAD):
+        no_more = isinstance(cause, OSError) and code == errno.EAGAIN and cause.strerror == os.strerror(code)
+        if no_more or any(words in said for words in NO_THREAD):
             return (
                 f"no process or thread can be started ({sentence(cause)}): this user or container may have no more of "
                 "them (ulimit -u); end some, or raise the limit"

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # What is monitored, and the sign that makes smaller better.
 MONITORS = {"nll": ("validation_nll", 1), "accuracy": ("validation_accuracy", -1)}
-PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
+PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,21 @@ class Progress(pl.Callback):
         module.finished = {number for number in range(len(self.best)) if self.stopped(number)}
         trainer.should_stop = trainer.should_stop or len(module.finished) == len(self.best) or self.left == 0
 
-    def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:
+    # Lightning's callbacks take any module; this one is for trainings of a Classifier alone.
+    def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:  # type: ignore[override]
         # Early stopping holds too when a training that it had ended is taken up again from its checkpoint.
         self.stop(trainer, module)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Classifier, outputs, block, block_index: int) -> None:
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, module: Classifier, outputs: object, block: list[Tensor], block_index: int
+    ) -> None:
         done = (block_index + 1) / trainer.num_training_batches
         for number in range(len(self.best)):
             if number not in module.finished:
                 self.report({"replica": number, "epoch": trainer.current_epoch + 1, "done": done})
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
-        epoch, rates = trainer.current_epoch + 1, optimizers.last_rates(module.lr_schedulers())
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:  # type: ignore[override]
+        epoch, rates = trainer.current_epoch + 1, optimizers.last_rates(module.built()[1])
         rows = {}
         for number, numbers in enumerate(module.numbers):
             if number in module.finished:
@@ -119,7 +122,7 @@ class SaveLast(pl.callbacks.Checkpoint):
         self.file = file
         self.due = 0.0
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         started = time.monotonic()
         # Of several processes the first one decides: each of them has to be there for a checkpoint.
         if not trainer.strategy.broadcast(trainer.should_stop or started >= self.due):
@@ -220,7 +223,7 @@ class Settings:
         return torch.device("cuda", self.device) if self.accelerator == "gpu" else torch.device("cpu")
 
 
-def fit(recipe: dict, training: tuple, validation: tuple, *, seed: int, **settings) -> Fitted:
+def fit(recipe: dict, training: tuple, validation: tuple, *, seed: int, **settings: Any) -> Fitted:
     """Trains one network and returns it at its best epoch by validation.
 
     Args:
@@ -242,7 +245,7 @@ def fit(recipe: dict, training: tuple, validation: tuple, *, seed: int, **settin
 
 
 def fit_together(
-    recipes: list[dict], training: tuple, validation: tuple, *, seeds: list[int], **settings
+    recipes: list[dict], training: tuple, validation: tuple, *, seeds: list[int], **settings: Any
 ) -> list[Fitted]:
     """Trains networks of one shape as a single computation; each comes out as `fit` would give it, up to rounding.
 
@@ -268,7 +271,7 @@ def prepare(settings: Settings) -> None:
     # Values too small for a normal float, of which optimizers are full, cost a processor a hundred times as much.
     torch.set_flush_denormal(True)
     # An aid for finding reads of memory that nobody wrote, which costs a write to every new tensor.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # is set by a property
     # Lightning sets it too, but after the first product on the GPU, which may be that of a network's preparation.
     if settings.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
@@ -306,7 +309,7 @@ def train(module: Classifier, count: int, training: tuple, validation: tuple, se
         if first:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
         callbacks.append(SaveLast(checkpoint))
-    where = {"devices": [settings.device] if settings.accelerator == "gpu" else 1}
+    where: dict[str, Any] = {"devices": [settings.device] if settings.accelerator == "gpu" else 1}
     if group:
         from lightning_modules.distributed import EndsOnSigterm
 

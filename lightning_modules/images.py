@@ -5,7 +5,7 @@ shares the same pages, and nothing is copied but the batch.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,10 +109,10 @@ class Images:
             seeds: of each network; the side that an alternating flip begins with depends on it alone.
             generators: of each network, that draw everything else; None is torch's global one.
         """
-        size, place = (len(self),), {"device": self.device}
+        size = (len(self),)
 
         def draw(count: int) -> Tensor:
-            return torch.stack([torch.randint(count, size, generator=own, **place) for own in generators])
+            return torch.stack([torch.randint(count, size, generator=own, device=self.device) for own in generators])
 
         if self.shift:
             self.down, self.right = (draw(2 * reach + 1) for reach in self.reach)
@@ -137,7 +137,7 @@ class Images:
             index: N positions, or networks × N of them; then images and labels are networks × N × ... too.
         """
         flat = index.reshape(-1)
-        own = (0, flat)
+        own: tuple[int | Tensor, Tensor] = (0, flat)
         if index.dim() > 1:
             own = (torch.arange(len(index), device=self.device).repeat_interleave(index.shape[1]), flat)
         pixels = self.taken(flat)
@@ -186,7 +186,7 @@ class Blocks:
         order: gives the order of the images anew for each pass: N positions, or replicas × N.
     """
 
-    def __init__(self, count: int, batch_size: int, block: int, order) -> None:
+    def __init__(self, count: int, batch_size: int, block: int, order: Callable[[], Tensor]) -> None:
         self.count, self.batch_size, self.block, self.order = count, batch_size, block, order
 
     @property

@@ -1,6 +1,7 @@
 """Initial values of weights by name. Biases start at zero, normalisation layers at the identity."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ def dirac(weight: Tensor) -> Tensor:
     return weight
 
 
-INITIALIZERS = {
+INITIALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
     "dirac": dirac,
     "he_normal": partial(init.kaiming_normal_, nonlinearity="relu"),  # He et al., 2015
     "he_uniform": partial(init.kaiming_uniform_, nonlinearity="relu"),

@@ -8,7 +8,7 @@ for not installed; what is scored here is scored without it.
 
 import sys
 import threading
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import DistributionFinder, PackageNotFoundError
 
 __all__ = ["environments", "pl"]
 
@@ -25,12 +25,12 @@ class Hide:
     def hides(self, name: str) -> bool:
         return name.partition(".")[0] in self.packages and threading.get_ident() == self.thread
 
-    def find_spec(self, name: str, path=None, target=None) -> None:
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         """Answers `import name`; None leaves it to the next finder."""
         if self.hides(name):
             raise ModuleNotFoundError(f"No module named {name!r}: {__name__} hides it", name=name)
 
-    def find_distributions(self, context) -> tuple:
+    def find_distributions(self, context: DistributionFinder.Context) -> tuple:
         """Answers `importlib.metadata.version(name)`."""
         if context.name and self.hides(context.name):
             raise PackageNotFoundError(context.name)

@@ -83,7 +83,9 @@ class Muon(Optimizer):
         shared = {"steps": int(steps), "normalize": normalize}
         split = []
         for group in groups:
-            inside, head, biases = [], [], []
+            inside: list[nn.Parameter] = []
+            head: list[nn.Parameter] = []
+            biases: list[nn.Parameter] = []
             for parameter in group["params"]:
                 kind = biases if parameter.ndim < 2 else head if parameter is last[0] else inside
                 kind.append(parameter)
@@ -98,11 +100,11 @@ class Muon(Optimizer):
         super().__init__(split, shared)
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is ever given
         for group in self.param_groups:
             (self.step_muon if group["muon"] else self.step_sgd)(group)
 
-    def moments(self, group: dict) -> tuple[list[nn.Parameter], list[Tensor], list[Tensor]]:
+    def moments(self, group: dict) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """The parameters that have a gradient, their gradients and momentum buffers."""
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
         for parameter in parameters:
@@ -115,11 +117,11 @@ class Muon(Optimizer):
         parameters, gradients, buffers = self.moments(group)
         if not parameters:
             return
-        gradients = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+        updates = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
         torch._foreach_mul_(buffers, group["momentum"])
-        torch._foreach_add_(buffers, gradients)
-        torch._foreach_add_(gradients, buffers, alpha=group["momentum"])
-        torch._foreach_add_(parameters, gradients, alpha=-group["lr"])
+        torch._foreach_add_(buffers, updates)
+        torch._foreach_add_(updates, buffers, alpha=group["momentum"])
+        torch._foreach_add_(parameters, updates, alpha=-group["lr"])
 
     def step_muon(self, group: dict) -> None:
         parameters, gradients, buffers = self.moments(group)

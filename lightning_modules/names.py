@@ -3,8 +3,10 @@
 Tests hold each table to the code that implements it.
 """
 
+from typing import Any
+
 # What a member has that params.yaml does not say.
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "activation": "relu",
     "initializer": "he_normal",
     "dropout": 0.0,
@@ -25,7 +27,7 @@ INITIALIZERS = (
 )  # fmt: skip
 
 # Each network's own settings and their defaults.
-NETWORKS = {
+NETWORKS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": [512, 512, 512]},
     "cnn": {"channels": [64, 64, 128, 128, 128], "hidden": 384},
     "resnet": {"width": 32, "blocks": [2, 2, 2]},
@@ -33,7 +35,7 @@ NETWORKS = {
 }
 
 # Each optimizer's hyper-parameters and their defaults, beside `lr` and `weight_decay`, which all of them take.
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adadelta": {"rho": 0.9, "eps": 1e-6},
     "adafactor": {"beta2_decay": -0.8, "eps": [None, 1e-3], "d": 1.0},
     "adagrad": {"lr_decay": 0.0, "initial_accumulator_value": 0.0, "eps": 1e-10},

@@ -54,8 +54,8 @@ def cnn(
         layers += [nn.Conv2d(width, count, 3, padding=1), activation()]
         width = count
     # Not AdaptiveAvgPool2d: its gradient is not deterministic on a GPU.
-    window = tuple(-(-side // LARGEST_SIDE) for side in size)
-    fitted = tuple(-(-side // step) for side, step in zip(size, window))
+    window = (-(-size[0] // LARGEST_SIDE), -(-size[1] // LARGEST_SIDE))
+    fitted = (-(-size[0] // window[0]), -(-size[1] // window[1]))
     if window != (1, 1):
         layers.append(nn.AvgPool2d(window, ceil_mode=True))
     layers += [nn.Flatten(), nn.Linear(width * fitted[0] * fitted[1], hidden), activation(), Dropout(dropout)]
@@ -99,18 +99,18 @@ def resnet(
         outputs = width * 2**stage
         for block in range(count):
             down = stage > 0 and block == 0
-            stride = tuple(2 if down and side >= 4 else 1 for side in size)
+            stride = (2 if down and size[0] >= 4 else 1, 2 if down and size[1] >= 4 else 1)
             layers.append(Residual(inputs, outputs, stride, activation))
-            size = tuple(-(-side // step) for side, step in zip(size, stride))
+            size = (-(-size[0] // stride[0]), -(-size[1] // stride[1]))
             inputs = outputs
     layers += [nn.BatchNorm2d(inputs), activation(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(inputs, classes))
 
 
-NETWORKS = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "airbench": Airbench}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "airbench": Airbench}
 
 
-def build(recipe: dict, shape: Shape, classes: int) -> nn.Module:
+def build(recipe: dict, shape: Sequence[int], classes: int) -> nn.Module:
     """The initialised network of a member's recipe, drawing from torch's global generator.
 
     Args:
@@ -132,13 +132,13 @@ def prepare(network: nn.Module, first: Callable[[int], Tensor]) -> None:
     Args:
         first: gives as many images as it is told, normalised, N×C×H×W; asked where the network wants them.
     """
-    if hasattr(network, "prepare"):
-        network.prepare(first(PREPARED))
+    if prepared := getattr(network, "prepare", None):
+        prepared(first(PREPARED))
 
 
 def groups(network: nn.Module) -> list[dict]:
     """The parameters as an optimizer takes them: one group, and one more for each that is trained `until` a share of
     the training only."""
-    ending = network.ending() if hasattr(network, "ending") else {}
+    ending: dict[nn.Parameter, float] = getattr(network, "ending", dict)()
     rest = [parameter for parameter in network.parameters() if parameter not in ending]
     return [{"params": rest}, *({"params": [parameter], "until": until} for parameter, until in ending.items())]

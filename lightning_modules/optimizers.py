@@ -2,7 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import optim
@@ -10,7 +11,7 @@ from torch import optim
 from lightning_modules.errors import InputError
 from lightning_modules.muon import Muon
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], dict[str, Any]]] = {
     "adadelta": (optim.Adadelta, {}),
     "adafactor": (optim.Adafactor, {}),
     "adagrad": (optim.Adagrad, {}),
@@ -29,14 +30,14 @@ OPTIMIZERS = {
 }
 
 # Factor on the learning rate, by the fraction of all planned steps that is behind.
-SCHEDULES = {
+SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "linear": lambda done: 1.0 - done,
     "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),  # Loshchilov and Hutter, SGDR, 2017
 }
 
 
-def build(settings: dict, parameters: Iterable[torch.nn.Parameter | dict]) -> optim.Optimizer:
+def build(settings: dict, parameters: Iterable[torch.Tensor | dict]) -> optim.Optimizer:
     """The optimizer that a recipe's `optimizer` names.
 
     Args:
@@ -46,7 +47,7 @@ def build(settings: dict, parameters: Iterable[torch.nn.Parameter | dict]) -> op
     Raises:
         InputError: torch refuses the hyper-parameters.
     """
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     kind, preset = OPTIMIZERS[given.pop("name")]
     accepted = inspect.signature(kind).parameters
     if "weight_decay" not in accepted and not given["weight_decay"]:
@@ -107,7 +108,7 @@ def schedule(name: str, optimizer: optim.Optimizer, steps: int) -> optim.lr_sche
     `until` a share of them have a schedule over that share, and a learning rate of zero from there on."""
     factor = SCHEDULES[name]
 
-    def over(until: float):
+    def over(until: float) -> Callable[[int], float]:
         return lambda step: factor(min(step / (steps * until), 1.0)) if until == 1 or step < steps * until else 0.0
 
     return optim.lr_scheduler.LambdaLR(optimizer, [over(group.get("until", 1.0)) for group in optimizer.param_groups])
@@ -117,7 +118,7 @@ def last_rates(scheduler: optim.lr_scheduler.LambdaLR) -> list[float]:
     """The learning rates that the last step was taken with, one for each group of parameters. An optimizer's groups
     have those of the step to come."""
     done = scheduler.last_epoch - 1
-    return [rate * factor(done) for rate, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas)]
+    return [float(rate) * factor(done) for rate, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas)]
 
 
 def freeze_ended(optimizer: optim.Optimizer) -> None:

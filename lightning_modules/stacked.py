@@ -5,7 +5,8 @@ one, each R times as large: matrix products become batched products, convolution
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class StackedLinear(nn.Module):
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         super().__init__()
         self.weight = stacked([layer.weight for layer in layers])
-        self.bias = None if layers[0].bias is None else stacked([layer.bias for layer in layers])
+        self.bias = stacked_biases([layer.bias for layer in layers])
 
     def forward(self, values: Tensor) -> Tensor:
         weight = self.weight.transpose(1, 2)
@@ -48,10 +49,10 @@ class StackedConv2d(nn.Module):
         first = layers[0]
         if first.padding_mode != "zeros":
             raise NotStackableError(f"a convolution with {first.padding_mode} padding cannot be stacked")
-        self.settings = {"stride": first.stride, "padding": first.padding, "dilation": first.dilation}
+        self.settings: dict[str, Any] = {"stride": first.stride, "padding": first.padding, "dilation": first.dilation}
         self.groups = first.groups * len(layers)
         self.weight = stacked([layer.weight for layer in layers])
-        self.bias = None if first.bias is None else stacked([layer.bias for layer in layers])
+        self.bias = stacked_biases([layer.bias for layer in layers])
 
     def forward(self, images: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.flatten()
@@ -60,6 +61,10 @@ class StackedConv2d(nn.Module):
 
 class StackedBatchNorm2d(nn.Module):
     """R batch normalisations: each channel is normalised alone, so they are one over R·C channels."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def __init__(self, layers: Sequence[nn.BatchNorm2d]) -> None:
         super().__init__()
@@ -94,7 +99,7 @@ class StackedFlatten(nn.Module):
         return images.flatten(2)
 
 
-STACKED = {
+STACKED: dict[type[nn.Module], Callable[[Sequence[Any]], nn.Module]] = {
     nn.Linear: StackedLinear,
     nn.Conv2d: StackedConv2d,
     nn.BatchNorm2d: StackedBatchNorm2d,
@@ -106,6 +111,12 @@ STACKED = {
 def stacked(parameters: Sequence[Tensor]) -> nn.Parameter:
     joined = torch.stack([parameter.detach() for parameter in parameters])
     return nn.Parameter(joined, requires_grad=parameters[0].requires_grad)
+
+
+def stacked_biases(biases: Sequence[Tensor | None]) -> nn.Parameter | None:
+    """Of layers that all have a bias or all have none."""
+    there = [bias for bias in biases if bias is not None]
+    return stacked(there) if there else None
 
 
 def stack(networks: Sequence[nn.Module]) -> nn.Module:

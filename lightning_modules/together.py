@@ -29,6 +29,8 @@ class Together(Classifier):
         ValueError: the recipes differ in something else.
     """
 
+    smoothing: Tensor
+
     def __init__(
         self, recipes: list[dict], shape: list[int], classes: int, seeds: list[int], epochs: int, batch_size: int
     ) -> None:
@@ -58,7 +60,7 @@ class Together(Classifier):
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         return optimizers.build_stacked(
-            [recipe["optimizer"] for recipe in self.hparams.recipes], list(self.network.parameters())
+            [recipe["optimizer"] for recipe in self.hparams["recipes"]], list(self.network.parameters())
         )
 
     def reseed(self, epoch: int) -> None:

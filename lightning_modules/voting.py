@@ -1,6 +1,8 @@
 """Ways to combine networks. Each takes log-probabilities, networks × images × classes, and gives log-probabilities,
 images × classes, so that an ensemble is scored as a single network is."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +35,11 @@ def weighted_vote(log_probabilities: Tensor, weights: Tensor) -> Tensor:
     return soft_vote(log_probabilities, weights)
 
 
-VOTES = {"soft_vote": soft_vote, "hard_vote": hard_vote, "weighted_vote": weighted_vote}
+VOTES: dict[str, Callable[..., Tensor]] = {
+    "soft_vote": soft_vote,
+    "hard_vote": hard_vote,
+    "weighted_vote": weighted_vote,
+}
 
 # How far the mean log-likelihood of fitted weights may be from the largest one, in nats. In single precision, as
 # weights are kept, 1e-7 may come on top.

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +24,9 @@ class Predictor(nn.Module):
     Args:
         test_time_views: a name of `views.VIEWS`, over which its logits are averaged.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, network: nn.Module, mean: list[float], std: list[float], test_time_views: str = "none") -> None:
         super().__init__()
@@ -84,15 +88,15 @@ def load(folder: Path) -> tuple[dict, list[Predictor]]:
     try:
         states: list[dict[str, Tensor]] = [{} for _ in card["replicas"]]
         for key, tensor in load_file(file).items():
-            number, _, name = key.partition(".")
-            states[int(number)][name] = tensor
+            replica, _, name = key.partition(".")
+            states[int(replica)][name] = tensor
     except (SafetensorError, ValueError, IndexError, KeyError) as error:  # its table of contents
         raise DamagedError(file, f"cannot be read (damaged: {error})") from None
     predictors = []
-    for number, (replica, state) in enumerate(zip(card["replicas"], states)):
+    for number, (about, state) in enumerate(zip(card["replicas"], states)):
         network = networks.build(card["recipe"], card["shape"], len(card["class_names"]))
         # The digest is of names and bytes, and the same bytes as numbers of another type are other numbers.
-        same, written = kinds(state) == kinds(network.state_dict()), replica.get("weights_sha256")
+        same, written = kinds(state) == kinds(network.state_dict()), about.get("weights_sha256")
         if not same or (written and written != digest(state)):
             raise DamagedError(file, f"is not what member.json says of replica {number} (changed or damaged)")
         network.load_state_dict(state)
@@ -110,13 +114,13 @@ def digest(state: dict[str, Tensor]) -> str:
     result = hashlib.sha256()
     for name in sorted(state):
         result.update(name.encode())
-        result.update(state[name].contiguous().reshape(-1).view(torch.uint8).numpy())
+        result.update(state[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return result.hexdigest()
 
 
 @torch.inference_mode()
 def predict(
-    predictor: nn.Module, images, device: torch.device | str = "cpu", batch_size: int = 1000, rows=None
+    predictor: nn.Module, images: Any, device: torch.device | str = "cpu", batch_size: int = 1000, rows: Any = None
 ) -> Tensor:
     """Log-probabilities, N×classes on the CPU, of uint8 images N×H×W×C in any array that torch can read.
 

@@ -8,8 +8,12 @@ import base64
 import hmac
 import json
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from flows.access.door import answer
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 CLOSED = (
     "These pages are open to their owner. In the folder of the project `trainyard ui` prints a link that opens them. "
@@ -47,7 +51,7 @@ class Locked:
         self.app = app
         self.basic = b"Basic " + base64.b64encode(f"{user}:{password}".encode())
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         given = dict(scope.get("headers", ())).get(b"authorization", b"")
         is_open = scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] == "/health")
         # Compared in a time that does not say how much of it is right.

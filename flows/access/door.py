@@ -13,8 +13,12 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.access.one_time_links import Links
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
 
 HOSTS = "localhost:*,127.0.0.1:*"  # as MLflow writes them
 WAY_IN = "/enter"
@@ -59,13 +63,13 @@ class Door:
     ) -> None:
         self.app, self.hosts, self.links, self.given, self.page = app, hosts, links, given, page
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
         elif reason := self.refuses(scope["headers"], scope.get("method")):
             await refuse(scope, send, reason)
         elif self.links and scope["type"] == "http" and scope["path"] == WAY_IN:
-            await self.enter(scope, receive, send)
+            await self.enter(self.links, scope, receive, send)
         else:
             await self.app(scope, receive, unframed(send))
 
@@ -84,7 +88,7 @@ class Door:
             return "this server takes nothing from pages of another origin"
         return None
 
-    async def enter(self, scope, receive, send) -> None:
+    async def enter(self, links: Links, scope: "Scope", receive: "Receive", send: "Send") -> None:
         if scope["method"] in ("GET", "HEAD"):
             await answer(send, 200, b"text/html; charset=utf-8", self.page)
             return
@@ -93,7 +97,7 @@ class Door:
             message = await receive()
             token += message.get("body", b"")
             more = message.get("more_body", False)
-        if not self.links.take(token[: LONGEST + 1].decode("ascii", "replace")):
+        if not links.take(token[: LONGEST + 1].decode("ascii", "replace")):
             await answer(send, 403, b"text/plain", USED)
             return
         kept, headers = self.given()
@@ -113,23 +117,25 @@ def matches(host: str, pattern: str) -> bool:
     return fnmatchcase(host, pattern) or fnmatchcase(host, pattern.removesuffix(":*"))
 
 
-async def refuse(scope, send, reason: str) -> None:
+async def refuse(scope: "Scope", send: "Send", reason: str) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": reason})
     else:
         await answer(send, 403, b"text/plain", reason)
 
 
-async def answer(send, status: int, kind: bytes, body: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+async def answer(
+    send: "Send", status: int, kind: bytes, body: str, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
     own = [(b"content-type", kind), (b"cache-control", b"no-store"), (b"x-frame-options", b"DENY")]
     await send({"type": "http.response.start", "status": status, "headers": [*own, *headers]})
     await send({"type": "http.response.body", "body": body.encode()})
 
 
-def unframed(send):
+def unframed(send: "Send") -> "Send":
     """Pages of others may not show ours inside of them, with their own text above the buttons."""
 
-    async def sender(message) -> None:
+    async def sender(message: "Message") -> None:
         if message["type"] == "http.response.start":
             message = {**message, "headers": [*message.get("headers", ()), (b"x-frame-options", b"DENY")]}
         await send(message)

@@ -8,7 +8,7 @@ import os
 import stat
 import sys
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 
@@ -56,7 +56,7 @@ def run(command: click.Command, libraries: bool = False) -> None:
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
-        error.message = masking.text(error.message)
+        error.message = masking.text(error.message)  # type: ignore[misc]  # final, says click, and shows it
         error.show()
         sys.exit(error.exit_code)
     except (InputError, DivergedError, WorkerError, ExhaustedError) as error:
@@ -84,7 +84,7 @@ class Output(io.FileIO):
     also by processes that are started later, and the work goes on. And one in which the environment's secrets are not
     seen, whichever library prints them."""
 
-    def write(self, data) -> int | None:
+    def write(self, data: Any) -> int:
         shown = masking.output(data)
         if shown is None:
             return self.write_as_it_is(data)
@@ -92,7 +92,7 @@ class Output(io.FileIO):
             shown = shown[self.write_as_it_is(shown) or 0 :]
         return len(data)
 
-    def write_as_it_is(self, data) -> int | None:
+    def write_as_it_is(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError as error:
@@ -109,7 +109,7 @@ class Output(io.FileIO):
 def outlives_reader(stream: TextIO | None) -> TextIO | None:
     """The same stream as an `Output`, where it is one of this process's own: None where there is none, and tests put
     theirs in its place."""
-    if stream is None or stream not in (sys.__stdout__, sys.__stderr__):
+    if not isinstance(stream, io.TextIOWrapper) or stream not in (sys.__stdout__, sys.__stderr__):
         return stream
     stream.flush()
     raw = Output(stream.fileno(), "w", closefd=False)

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,12 @@ from flows.params.params_file import read
 from flows.params.sections import BY_DEFAULT, Limits
 from flows.untrusted.escaping import printable
 from lightning_modules.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from flows.models.served_ensemble import ServedEnsemble
+    from flows.tracking.loading import Foreign
 
 BATCH = 256  # images in memory at a time
 SHRUNK = 3  # an image with a side more than so many times the champion's is warned of: little of it is left
@@ -46,7 +53,7 @@ def name(path: Path) -> str:
     return printable(str(path))
 
 
-def fitted(image: Unread, shape: tuple[int, ...]):
+def fitted(image: Unread, shape: tuple[int, ...]) -> "np.ndarray":
     """The image as uint8 H×W×C of the given shape, resized where it has another size.
 
     Raises:
@@ -84,7 +91,8 @@ def predict(dataset: str, files: Sequence[Path]) -> Iterator[dict]:
     Raises:
         InputError: there is no champion.
     """
-    model, about, limits = None, {}, read().limits
+    model, limits = None, read().limits
+    about: dict = {}
     for first in range(0, len(files), BATCH):
         batch = files[first : first + BATCH]
         # The first images are looked at before the seconds that the champion takes to load.
@@ -108,20 +116,24 @@ def read_images(files: Sequence[Path], limits: Limits) -> tuple[dict[Path, Unrea
 
 
 def results(
-    model, about: dict, files: Sequence[Path], images: dict[Path, Unread], problems: dict[Path, str]
+    model: "ServedEnsemble | Foreign | None",
+    about: dict,
+    files: Sequence[Path],
+    images: dict[Path, Unread],
+    problems: dict[Path, str],
 ) -> Iterator[dict]:
     """As `predict`, of one batch."""
     import numpy as np
 
     answers, pixels = {}, {}
-    if images:
+    if images and model:
         shape = model.shape
         for file, image in images.items():
             try:
                 pixels[file] = fitted(image, shape)
             except InputError as error:  # what it says of itself was right, and the rest is damaged
                 problems[file] = str(error)
-    if pixels:
+    if pixels and model:
         frame = model.predict(np.stack(list(pixels.values())))
         probabilities = frame.drop(columns="label")
         for number, file in enumerate(pixels):

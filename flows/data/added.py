@@ -36,7 +36,7 @@ def class_folders(class_names: list[str]) -> dict[str, str]:
 
 def digest(image: np.ndarray) -> str:
     """Of the pixels, so that an image has one name whatever file it came in."""
-    return hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
 
 
 def decode(

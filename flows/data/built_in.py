@@ -14,7 +14,10 @@ BLOBS_SEED = 7
 def digits(test: float) -> source_images.Images:
     """scikit-learn's 1,797 digits, 8×8×1. Their grey levels 0..16 are spread over 0..255."""
     # Read where it lies: importing scikit-learn, and SciPy with it, would take longer than all else here.
-    [package] = find_spec("sklearn").submodule_search_locations
+    found = find_spec("sklearn")
+    assert found
+    assert found.submodule_search_locations
+    [package] = found.submodule_search_locations
     file = Path(package, "datasets", "data", "digits.csv.gz")
     content = file.read_bytes()
     rows = np.loadtxt(gzip.decompress(content).decode().splitlines(), delimiter=",")

@@ -54,7 +54,7 @@ def from_folders(root: Path, test: str | float, limits: Limits) -> Images:
         raise InputError("sources/folder holds train/ and test/: set data.folder.test to official")
     files, labels = image_files(root, class_names)
     images, provenance = decode_files(files, root, limits)
-    return carve(images, labels, test, class_names, provenance)
+    return carve(images, labels, float(test), class_names, provenance)
 
 
 def subfolders(parent: Path) -> list[str]:

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -73,7 +74,7 @@ def read(archive: Archive) -> bytes:
     return find(archive, read_verified)
 
 
-def stream(archive: Archive) -> BinaryIO:
+def stream(archive: Archive) -> BufferedReader:
     """The file, open for reading, for one that is too large to be held in memory. Its SHA-256 was right a moment ago:
     what is taken out of it has to have one of its own. Raises as `read` does."""
     return find(archive, open_verified)
@@ -141,7 +142,7 @@ def read_verified(file: Path, archive: Archive) -> bytes:
     return content
 
 
-def open_verified(file: Path, archive: Archive) -> BinaryIO:
+def open_verified(file: Path, archive: Archive) -> BufferedReader:
     """A local file, hashed, and then back at its beginning."""
     with reading(file), ExitStack() as closing:
         stream = closing.enter_context(plain(file, archive))
@@ -151,7 +152,7 @@ def open_verified(file: Path, archive: Archive) -> BinaryIO:
         return stream
 
 
-def plain(file: Path, archive: Archive) -> BinaryIO:
+def plain(file: Path, archive: Archive) -> BufferedReader:
     """The open file. One with holes may claim any size: one that is far too large is not even hashed."""
     try:
         stream = plain_files.opened(file, sys.maxsize)
@@ -174,7 +175,7 @@ def reading(file: Path) -> Iterator[None]:
         raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
 
 
-def hash_of(stream: BinaryIO, place: str) -> str:
+def hash_of(stream: BufferedReader, place: str) -> str:
     """The SHA-256 of a whole file, from its beginning."""
     refuse_page(stream.read(512), place)
     stream.seek(0)
@@ -228,12 +229,13 @@ def within(until: float, url: str, archive: Archive, file: Path) -> None:
     Raises:
         TimeoutError: the time was up. And what `transfer` raises.
     """
-    ended: Future = Future()
+    ended: Future[None] = Future()
     responses: list[Any] = []
 
     def run() -> None:
         try:
-            ended.set_result(transfer(url, archive, file, responses))
+            transfer(url, archive, file, responses)
+            ended.set_result(None)
         except BaseException as error:
             ended.set_exception(error)
 

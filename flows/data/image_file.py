@@ -140,7 +140,7 @@ def image(stream: BinaryIO, limits: Limits) -> Iterator[Any]:
     try:
         # Some of its readers make room for the image as they open it, so it has to know. It refuses what has more than
         # twice this, and warns before.
-        Image.MAX_IMAGE_PIXELS = limits.image_pixels / 2
+        Image.MAX_IMAGE_PIXELS = limits.image_pixels / 2  # type: ignore[assignment]  # Pillow only compares it
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             found = Image.open(stream, formats=FORMATS)

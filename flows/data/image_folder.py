@@ -57,9 +57,9 @@ def from_files(folder: Path, shape: tuple[int, int, int], most: int, seed: int, 
         except InputError as reason:
             refused.append((files[number].relative_to(folder).as_posix(), str(reason)))
     if not images:
-        file, reason = refused[0]
+        file, why = refused[0]
         count = counted(len(refused), "image file")
-        raise InputError(f"{folder} has {count}, and none that can be used; the first, {file}, {reason}")
+        raise InputError(f"{folder} has {count}, and none that can be used; the first, {file}, {why}")
     return Arrivals(np.stack(images), len(files), refused)
 
 

@@ -28,7 +28,7 @@ def from_archive(file: Path, test: str | float, limits: Limits) -> Images:
     refuse_names(file, class_names)
     checked_classes(file, labels, "labels", class_names)
     if test != "official":
-        return carve(images, labels, test, class_names, [entry])
+        return carve(images, labels, float(test), class_names, [entry])
     test_images, test_labels = checked_split(file, arrays, "test_images", "test_labels")
     checked_classes(file, test_labels, "test_labels", class_names)
     if test_images.shape[1:] != images.shape[1:]:

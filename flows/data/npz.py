@@ -11,8 +11,8 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import psutil
@@ -49,7 +49,7 @@ class Archive:
     headers: of each array, by its name. All messages go on after the file's name.
     """
 
-    def __init__(self, stream: BinaryIO, limits: Limits) -> None:
+    def __init__(self, stream: BufferedReader, limits: Limits) -> None:
         self.stream, self.begun = stream, os.fstat(stream.fileno())
         with plain_arrays():
             self.zip = zipfile.ZipFile(Contents(stream))
@@ -121,9 +121,14 @@ class Contents(io.RawIOBase):
     """The file, of which no piece is read that is larger than a table of contents should be: zipfile reads the table
     in one piece, of the size that the file claims."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BufferedReader) -> None:
         self.stream = stream
-        self.seek, self.tell = stream.seek, stream.tell
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.stream.tell()
 
     def seekable(self) -> bool:
         return True

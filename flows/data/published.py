@@ -6,8 +6,8 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -110,7 +110,7 @@ def origin(file: fetch.Archive, published: fetch.Archive) -> dict:
     }
 
 
-def members(packed: BinaryIO, parts: list[fetch.Archive]) -> Iterator[tuple[fetch.Archive, bytes]]:
+def members(packed: BufferedReader, parts: list[fetch.Archive]) -> Iterator[tuple[fetch.Archive, bytes]]:
     """The named files of a .tar.gz, verified one by one. Nothing is unpacked to disk, so no name can lead elsewhere."""
     wanted = {part.path: part for part in parts}
     try:
@@ -121,7 +121,8 @@ def members(packed: BinaryIO, parts: list[fetch.Archive]) -> Iterator[tuple[fetc
                 part = wanted.pop(entry.name)
                 if not entry.isreg() or entry.size != part.bytes:
                     raise InputError(f"{part.path} in the archive is no file of {part.bytes:,} bytes")
-                found = archive.extractfile(entry).read()
+                content = archive.extractfile(entry)
+                found = content.read() if content else b""
                 if hashlib.sha256(found).hexdigest() != part.sha256:
                     raise InputError(f"{part.path} in the archive has not the SHA-256 {part.sha256}")
                 yield part, found

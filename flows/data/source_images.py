@@ -91,7 +91,7 @@ def refuse_names(place: Path, class_names: list[str]) -> None:
         raise InputError(f'{shown(place)} has a class named "label", a name that predictions need: choose another')
 
 
-def named(file: Path, read: Callable, *given) -> Any:
+def named(file: Path, read: Callable, *given: Any) -> Any:
     """What `read` returns; the file is named where it raises InputError."""
     try:
         return read(*given)

@@ -4,6 +4,8 @@
 own images.
 """
 
+from collections.abc import Callable
+
 from flows.data import built_in, class_folders, published, source_images
 from flows.params.sections import BY_DEFAULT, Limits
 from lightning_modules.errors import unknown
@@ -23,7 +25,7 @@ def read(dataset: str, test: str | float, limits: Limits = BY_DEFAULT) -> source
     return class_folders.folder(test, limits) if dataset == "folder" else READERS[dataset](test)
 
 
-READERS = {
+READERS: dict[str, Callable[..., source_images.Images]] = {
     "digits": built_in.digits,
     "blobs": built_in.blobs,
     "mnist": published.mnist,

@@ -4,6 +4,8 @@ Both come from the very programs that are served. The members in models/<dataset
 a second output would be missing from all champions that are registered already.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -20,7 +22,7 @@ class Tap(torch.fx.Interpreter):
         self.last = next((node for node in linear if node.args[1] is linear[-1].args[1]), None)
         self.embedding = torch.empty(0)
 
-    def run_node(self, node: torch.fx.Node):
+    def run_node(self, node: torch.fx.Node) -> Any:
         if node is self.last:
             self.embedding = self.env[node.args[0]].flatten(1)
         return super().run_node(node)

@@ -2,8 +2,12 @@
 often each class occurs."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Okabe and Ito's palette, which colour-blind people can tell apart.
 REFERENCE, INCOMING, DRIFT = "#999999", "#0072B2", "#D55E00"
@@ -48,7 +52,7 @@ def draw(result: dict, views: dict, file: Path) -> None:
     temporary.replace(file)
 
 
-def distances(panel, result: dict) -> None:
+def distances(panel: "Axes", result: dict) -> None:
     """Of the quantities that a table shows, largest at the top."""
     from flows.drift.ranking import strongest
 
@@ -62,13 +66,13 @@ def distances(panel, result: dict) -> None:
     panel.tick_params(labelsize=7)
 
 
-def histogram(panel, test: dict, incoming: np.ndarray, reference: np.ndarray) -> None:
+def histogram(panel: "Axes", test: dict, incoming: np.ndarray, reference: np.ndarray) -> None:
     both = np.concatenate([incoming, reference])
     # A few extreme values would press all others into one bar: they are drawn at the edges.
     low, high = np.percentile(both, [0.5, 99.5])
-    edges = np.histogram_bin_edges(both.clip(low, high), BINS)
+    edges = np.histogram_bin_edges(both.clip(low, high), BINS).tolist()
     for values, style in ((reference, {"color": REFERENCE, "alpha": 0.6}), (incoming, {"color": INCOMING})):
-        kind = "stepfilled" if values is reference else "step"
+        kind: Literal["stepfilled", "step"] = "stepfilled" if values is reference else "step"
         panel.hist(
             values.clip(low, high),
             edges,
@@ -86,7 +90,7 @@ def histogram(panel, test: dict, incoming: np.ndarray, reference: np.ndarray) ->
     panel.tick_params(labelsize=7)
 
 
-def predicted(panel, result: dict) -> None:
+def predicted(panel: "Axes", result: dict) -> None:
     """How often each class is predicted, and how often it occurs by the estimate that allows for confusion."""
     reference, incoming = (np.array(result["predicted"][side]) for side in ("reference", "incoming"))
     chosen = np.sort(np.argsort(-np.abs(incoming - reference), kind="stable")[:MOST_CLASSES])

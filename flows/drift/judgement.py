@@ -21,7 +21,11 @@ from flows.untrusted.escaping import printable
 from lightning_modules.errors import InputError, counted
 
 if TYPE_CHECKING:
-    from flows.statistics.two_sample import ClassShares
+    import numpy as np
+
+    from flows.data.dataset import Dataset
+    from flows.models.served_ensemble import ServedEnsemble
+    from flows.statistics.two_sample import ClassShares, Result
 
 FEWEST = 20  # images; with less, next to nothing but a wholly black picture would be found
 DRIFT = 3  # exit code, beside 0, 1 and 2, which all commands have
@@ -106,11 +110,18 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
     return result
 
 
-def look(served, incoming, reference, labels, all_labels, seed: int) -> tuple[dict, dict, "ClassShares"]:
+def look(
+    served: "ServedEnsemble",
+    incoming: "np.ndarray",
+    reference: "np.ndarray",
+    labels: "np.ndarray",
+    all_labels: "np.ndarray",
+    seed: int,
+) -> tuple[dict, dict, "ClassShares"]:
     """What there is to be compared.
 
     Args:
-        served: the champion, a `ServedEnsemble`.
+        served: the champion.
         incoming, reference: uint8, N×H×W×C each.
         labels: of the reference, int64.
         all_labels: of all held-out images, of which the reference is a sample.
@@ -136,9 +147,11 @@ def look(served, incoming, reference, labels, all_labels, seed: int) -> tuple[di
         },
     }
     if inside["incoming"].shape[1]:  # a champion without a linear layer has none
-        views["embeddings"] = {"classifier score": two_sample.classifier_scores(*inside.values(), seed)}
+        found = two_sample.classifier_scores(inside["incoming"], inside["reference"], seed)
+        views["embeddings"] = {"classifier score": found}
     predicted = {side: values.argmax(1) for side, values in probabilities.items()}
-    return views, predicted, two_sample.class_shares(*predicted.values(), labels, all_labels)
+    classes = two_sample.class_shares(predicted["incoming"], predicted["reference"], labels, all_labels)
+    return views, predicted, classes
 
 
 def judged(views: dict, classes: "ClassShares", settings: Drift) -> list[dict]:
@@ -148,7 +161,7 @@ def judged(views: dict, classes: "ClassShares", settings: Drift) -> list[dict]:
     return [asdict(test) | {"verdict": verdict(test, settings)} for test in two_sample.compare(views, classes)]
 
 
-def agree(data, served, champion: dict) -> None:
+def agree(data: "Dataset", served: "ServedEnsemble", champion: dict) -> None:
     """Raises InputError where the champion was made for other images or classes than the data has, and warns of one
     that was scored on other test images."""
     from flows.tracking import mlflow_runs
@@ -167,7 +180,7 @@ def agree(data, served, champion: dict) -> None:
         print(f"trainyard: {warning}: what is said of its predictions may be too strict", file=sys.stderr)
 
 
-def held_out(data, most: int, seed: int):
+def held_out(data: "Dataset", most: int, seed: int) -> tuple["np.ndarray", "np.ndarray"]:
     """A sample of at most `most` validation and test images, and their labels."""
     import numpy as np
 
@@ -183,7 +196,7 @@ def held_out(data, most: int, seed: int):
     )
 
 
-def verdict(test, settings: Drift) -> str:
+def verdict(test: "Result", settings: Drift) -> str:
     """With enough images a p-value calls any difference sure: one that is too small to matter is no drift."""
     if test.p >= settings.alpha:
         return "same"
@@ -191,7 +204,7 @@ def verdict(test, settings: Drift) -> str:
     return "drift" if test.statistic >= least else "small"
 
 
-def shares(predicted, classes: int) -> list[float]:
+def shares(predicted: "np.ndarray", classes: int) -> list[float]:
     import numpy as np
 
     return (np.bincount(predicted, minlength=classes) / len(predicted)).tolist()

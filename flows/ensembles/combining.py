@@ -1,6 +1,6 @@
 """All replicas of all members combined into one classifier: chosen on validation, scored once on test."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ class Combined:
     """
 
     result: dict
-    tables: Mapping[str, list[dict]]
+    tables: Mapping[str, Iterable[dict]]
     record: Record
 
 

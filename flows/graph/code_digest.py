@@ -75,7 +75,7 @@ def bare(source: str) -> str:
     """Python code without what does nothing: comments, strings that stand alone, and blank lines."""
     lines = [line.encode() for line in source.splitlines(keepends=True)]  # ast counts columns in bytes
     gone = [
-        (node.lineno, node.col_offset, node.end_lineno, node.end_col_offset)
+        (node.lineno, node.col_offset, node.end_lineno or 0, node.end_col_offset or 0)
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
     ]

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from flows.graph import site_cache
 from flows.project import file_io
@@ -49,7 +50,7 @@ def uncached(root: Path) -> dict[str, list[str]]:
         }
 
 
-def read(root: Path):
+def read(root: Path) -> Any:
     """DVC's own graph of its own stages, a networkx DiGraph."""
     # 0.3 s, and not needed where nothing is stale.
     from dvc.exceptions import DvcException
@@ -62,7 +63,7 @@ def read(root: Path):
         raise InputError(f"DVC cannot read the stages: {sentence(error, None)}") from None
 
 
-def name(stage, root: Path) -> str:
+def name(stage: Any, root: Path) -> str:
     """As DVC's command line wants it at the root; its own `addressing` depends on the current folder."""
     file = os.path.relpath(stage.path, root)
     own = getattr(stage, "name", None)
@@ -100,8 +101,8 @@ def stale(root: Path) -> dict[str, list[str]]:
         if locked is None and not stage.endswith(".dvc"):  # a tracked file, which cannot run
             found[stage] = ["never run"]
         else:
-            command = command_or_params(own, (locked or {}).get("cmd", ""), stages_of(source))
-            found[stage] = reasons(changes, command, not_kept.get(stage, []))
+            changed = command_or_params(own, (locked or {}).get("cmd", ""), stages_of(source))
+            found[stage] = reasons(changes, changed, not_kept.get(stage, []))
     return found
 
 

@@ -14,7 +14,9 @@ import os
 import shutil
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from flows.project import paths
 from flows.project.private_files import is_private, tighten, write_private
@@ -93,14 +95,14 @@ def configurations() -> list[Path]:
     """DVC's configuration of this machine and of this user: see dvc/dirs.py, which takes long to import."""
     import platformdirs
 
-    found = {
+    found: dict[str, Callable[[str, str], str]] = {
         "DVC_SYSTEM_CONFIG_DIR": platformdirs.site_config_dir,
         "DVC_GLOBAL_CONFIG_DIR": platformdirs.user_config_dir,
     }
     return [Path(os.environ.get(name) or default("dvc", "iterative"), "config") for name, default in found.items()]
 
 
-def parsed(file: Path):
+def parsed(file: Path) -> Any:
     """A configuration as DVC itself reads it, a ConfigObj; one that is not there is empty. Raises InputError."""
     from configobj import ConfigObj, ConfigObjError
 

@@ -75,9 +75,9 @@ def make(root: Path, name: str, changes: Mapping[str, object]) -> Path:
     for entry in copy.iterdir():
         if entry.is_symlink() and wanted.get(entry.name) != entry.readlink():
             entry.unlink()
-    for entry, target in wanted.items():
-        if not (copy / entry).is_symlink():
-            (copy / entry).symlink_to(target)
+    for name, target in wanted.items():
+        if not (copy / name).is_symlink():
+            (copy / name).symlink_to(target)
     for name, text in texts(root, content).items():
         if name != CONFIG:
             file_io.write_if_changed(copy / name, text)

@@ -69,7 +69,8 @@ def libraries(root: Path, stages: Sequence[str]) -> Iterator[dict[str, str]]:
         yield {ADDRESS: address}
     finally:
         process.terminate()
-        process.stdin.close()
+        if process.stdin:
+            process.stdin.close()
         process.wait()
 
 
@@ -118,7 +119,7 @@ def serve(listener: socket.socket, parent: int) -> tuple[Request, list[int]]:
                 elif key.fileobj is listener:
                     asked = accept(listener) if end is None else None
                     fork = begin(asked[0], asked[2]) if asked else None
-                    if fork and not fork.pid:
+                    if asked and fork and not fork.pid:
                         for other in forks:
                             os.close(other.pidfd)
                             other.connection.close()
@@ -273,7 +274,7 @@ def main(address: str, names: Sequence[str]) -> None:
         try:
             request, outputs = serve(listener, sys.stdin.fileno())
         except SystemExit as end:  # Python would take seconds to tidy up what the libraries have made
-            os._exit(end.code or 0)
+            os._exit(int(end.code or 0))
     become(request, outputs, {name: value for name, value in os.environ.items() if name not in before})
     for name in [name for name in sys.modules if name.partition(".")[0] in OWN]:
         del sys.modules[name]

@@ -36,6 +36,8 @@ class Session:
             command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
+        assert self.process.stdout is not None  # it is a pipe
+        self.output = self.process.stdout
         self.reaped = False
         self.lock = threading.Lock()
 
@@ -73,7 +75,7 @@ class Session:
         with self.lock:
             code = self.process.wait()
             self.reaped = True
-        self.process.stdout.close()
+        self.output.close()
         return code
 
 
@@ -89,7 +91,7 @@ class Processes:
     def __enter__(self) -> "Processes":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end_all()
 
     def run(
@@ -198,7 +200,7 @@ def follow(session: Session, lines: "Lines", time_limit: float | None) -> None:
     Its end is not the end of its output: what it left running holds the pipe open.
     """
     deadline = None if time_limit is None else time.monotonic() + time_limit
-    pipe = session.process.stdout
+    pipe = session.output
     os.set_blocking(pipe.fileno(), False)
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)

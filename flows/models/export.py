@@ -43,7 +43,7 @@ class Program:
     def save(self, folder: Path, number: int) -> None:
         torch.export.save(self.exported, folder / f"network-{number}.pt2")
         stacked = {name: torch.stack([state[name] for state in self.states]).numpy() for name in self.states[0]}
-        np.savez(folder / f"weights-{number}.npz", **stacked)
+        np.savez(folder / f"weights-{number}.npz", allow_pickle=False, **stacked)
 
 
 def description(network: nn.Module) -> str:

@@ -93,7 +93,7 @@ def read_card(folder: Path) -> dict:
     return card
 
 
-def load_program(file: Path):
+def load_program(file: Path) -> torch.nn.Module:
     """An exported program as a module.
 
     Raises:

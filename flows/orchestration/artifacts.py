@@ -4,6 +4,7 @@ No artifact is worth a stage: where Prefect does not take one, that is said in t
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from flows.graph.repro import Outcome
 from flows.params.params_file import Params
@@ -12,6 +13,9 @@ from flows.servers.watch_server import away
 from flows.untrusted.escaping import fenced, in_markdown
 from flows.untrusted.masking import sentence
 from lightning_modules.errors import InputError, counted
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 MOST_ROWS = 100  # of stages in a table; the rest is counted
 
@@ -22,7 +26,7 @@ class Artifacts:
     def __init__(self, dataset: str, log: Callable[[str], None]) -> None:
         self.prefix = dataset.replace("_", "-")
         self.log = log
-        self.bar = None
+        self.bar: UUID | None = None
         self.lost = False
 
     def progress(self, done: int, total: int) -> None:
@@ -54,7 +58,7 @@ class Artifacts:
 
         self.softly(create_link_artifact, link, text, f"{self.prefix}-model", "The registered model in MLflow")
 
-    def softly(self, make: Callable, *arguments):
+    def softly(self, make: Callable, *arguments: object) -> Any:
         if away.is_set():
             self.log("Prefect's server is away: an artifact is left out")
             return None
@@ -83,9 +87,10 @@ def account(
         pages: as `page_links.pages` gives them, or {}.
     """
     lines = [f"# {name}", ""]
-    failed = [outcome for outcome in outcomes.values() if outcome.problem]
-    for outcome in failed:
-        lines += [f"**{outcome.stage} failed**: {in_markdown(outcome.problem)}", "", *fenced(outcome.last_lines), ""]
+    for outcome in outcomes.values():
+        if outcome.problem:
+            lines += [f"**{outcome.stage} failed**: {in_markdown(outcome.problem)}", ""]
+            lines += [*fenced(outcome.last_lines), ""]
     lines += table(params, pages)
     lines += ["## Stages", "", "| stage | | why | seconds |", "| --- | --- | --- | ---: |"]
     rows = [(stage, *row(outcomes.get(stage)), reason) for stage, reason in why.items()]

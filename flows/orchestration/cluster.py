@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distributed import get_worker
 from prefect import task
@@ -19,6 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.states import Failed
 from prefect_dask import DaskTaskRunner
+from prefect_dask.task_runners import PrefectDaskFuture
 
 from flows.graph import dvc_graph
 from flows.graph.repro import Outcome, Repro
@@ -30,6 +31,10 @@ from flows.project import file_io, paths
 from lightning_modules.errors import InputError
 
 if TYPE_CHECKING:
+    from prefect import State, Task
+    from prefect.client.schemas.objects import TaskRun
+    from prefect.futures import PrefectFuture
+
     from flows.graph.planning import Plan
 
 
@@ -65,7 +70,7 @@ class Cluster:
         address: str,
         remote: bool,
         say: Callable[[str, str], None],
-        **options,
+        **options: Any,
     ) -> None:
         self.root, self.plan, self.processes, self.remote, self.say = root, plan, processes, remote, say
         self.options = options
@@ -84,7 +89,7 @@ class Cluster:
         self.runner.client.subscribe_topic(TOPIC, self.show)
         return self
 
-    def __exit__(self, kind: type | None, *rest) -> None:
+    def __exit__(self, kind: type | None, *rest: Any) -> None:
         if kind:
             with contextlib.suppress(Exception):  # what ended the flow is told, not that a worker is away
                 self.runner.client.run(end_running, self.mark)
@@ -98,7 +103,7 @@ class Cluster:
         """Every stage that it needs, directly or not, and tracked files."""
         return [name for name in dvc_graph.select(self.plan.needs, [stage]) if name != stage]
 
-    def submit(self, stage: str, needed: list, delays: Sequence[float]):
+    def submit(self, stage: str, needed: list, delays: Sequence[float]) -> "PrefectFuture":
         """Prefect's future of the stage, which waits for those of what it needs, and is tried again after `delays`,
         seconds, if that may help."""
         errand = None
@@ -121,8 +126,9 @@ class Cluster:
         )
         return self.runner.submit(named, parameters=given, wait_for=needed)
 
-    def ended(self, stage: str, future) -> Outcome:
+    def ended(self, stage: str, future: "PrefectFuture") -> Outcome:
         """How a stage ended, by its future, with what it has come to taken over."""
+        assert isinstance(future, PrefectDaskFuture)
         in_dask = future.wrapped_future
         if in_dask.status != "finished":  # a worker that died, again and again, or a scheduler without this package
             error = in_dask.exception() if in_dask.status == "error" else None
@@ -163,7 +169,7 @@ class Cluster:
             self.say(said["stage"], said["line"])
 
 
-def can_retry(task, run, state) -> bool:
+def can_retry(task: "Task", run: "TaskRun", state: "State") -> bool:
     back = getattr(state.data, "result", state.data)
     return isinstance(back, Return) and back.outcome.can_retry
 
@@ -172,7 +178,7 @@ def can_retry(task, run, state) -> bool:
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
 def dvc_stage_on_worker(
     stage: str, why: str, mark: str, folder: str, errand: Errand | None, options: dict, variables: dict[str, str]
-):
+) -> "Return | State":
     """Runs on a worker. Returns a `Return`, in a failed state where the stage failed."""
     worker, logger = get_worker(), get_run_logger()
 
@@ -198,7 +204,7 @@ def dvc_stage_on_worker(
     return back
 
 
-def run_in_shared(folder: Path, stage: str, mark: str, processes: Processes, log: Callable, **options) -> Return:
+def run_in_shared(folder: Path, stage: str, mark: str, processes: Processes, log: Callable, **options: Any) -> Return:
     """Runs a stage in the folder that this worker shares with whoever sent it."""
     where = f"{socket.gethostname()}:{folder}"
     file = folder / ".trainyard" / MARK

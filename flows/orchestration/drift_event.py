@@ -34,7 +34,7 @@ def emit(dataset: str, payload: dict) -> list[str]:
     """
     address = server()
     from prefect.client.orchestration import get_client
-    from prefect.events import Event
+    from prefect.events import Event, EventTrigger, ResourceSpecification
 
     event = Event(event=EVENT, resource=resource(dataset), payload=payload)
     try:
@@ -49,6 +49,8 @@ def emit(dataset: str, payload: dict) -> list[str]:
         automation.name
         for automation in automations
         if automation.enabled
-        and EVENT in getattr(automation.trigger, "expect", ())
+        and isinstance(automation.trigger, EventTrigger)
+        and EVENT in automation.trigger.expect
+        and isinstance(automation.trigger.match, ResourceSpecification)
         and automation.trigger.match.matches(event.resource)
     ]

@@ -8,9 +8,13 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from flows.machine import hardware
 from lightning_modules.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 # Seconds after which the slots of a process that is gone are free again.
 LEASE = 60
@@ -22,7 +26,7 @@ def name(gpu: str) -> str:
     return f"gpu-{socket.gethostname()}-{gpu}"
 
 
-def create(client) -> list[str]:
+def create(client: "SyncPrefectClient") -> list[str]:
     """Makes a limit of one slot for each GPU that has none; returns the GPUs, as `hardware.visible_gpus` does."""
     from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
     from prefect.exceptions import ObjectAlreadyExists
@@ -64,7 +68,7 @@ def hold(count: int, closed: threading.Event, say: Callable[[str], None]) -> Ite
         yield taken
 
 
-def is_free(client, gpu: str) -> bool:
+def is_free(client: "SyncPrefectClient", gpu: str) -> bool:
     from prefect.exceptions import ObjectNotFound
 
     try:

@@ -5,6 +5,7 @@ Prefect has blocks for Slack, Microsoft Teams, e-mail, webhooks and more; one is
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from flows.untrusted.masking import sentence
 
@@ -16,7 +17,7 @@ def notify(subject: str, body: str, log: Callable[[str], None]) -> bool:
     from prefect.blocks.core import Block
     from prefect.variables import Variable
 
-    name = None
+    name: Any = None  # Prefect types this, and the block, as what may be a coroutine, which here they are not
     try:
         name = Variable.get(VARIABLE, default=None)
         if not name:
@@ -24,7 +25,8 @@ def notify(subject: str, body: str, log: Callable[[str], None]) -> bool:
         # Blocks of a type that comes with Prefect are known once its module is imported.
         import prefect.blocks.notifications  # noqa: F401
 
-        Block.load(name).notify(body, subject)
+        block: Any = Block.load(name)
+        block.notify(body, subject)
     except Exception as error:  # a server that is away, an unknown block, a web page that says no
         reason = sentence(error, 200)
         log(f"the notification{f' by {name}' if name else ''} could not be sent: {reason}")

@@ -34,7 +34,7 @@ def prepare_tracking(root: Path, processes: Processes) -> None:
     except ClosedError:
         return
     except TimeLimitError as error:
-        code, lines = 1, [str(error)]
+        code, lines = 1, deque([str(error)])
     if code and not processes.closed.is_set():
         click.echo(f"warning: MLflow's store could not be prepared: {' '.join(lines)}", err=True)
 

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 from filelock import FileLock
@@ -69,7 +70,7 @@ class Return:
     files: dict[str, str] = field(default_factory=dict)
 
 
-def errand(root: Path, stage: str, needs: Iterable[str], uncached: dict[str, list[str]], **options) -> Errand:
+def errand(root: Path, stage: str, needs: Iterable[str], uncached: dict[str, list[str]], **options: Any) -> Errand:
     """What the stage's errand has to say, of the project as it lies in `root`.
 
     Args:
@@ -140,9 +141,11 @@ def run(
             prepare(task, root)
             if task.needs:
                 dvc(root, processes, log, "pull", "--force", *task.needs, variables=variables)
-            given = {"jobs": {task.stage: hardware.cores()}, "variables": variables}
-            given |= {"force": task.force, "time_limit": task.time_limit}
-            outcome = Repro(root, processes, lambda stage, line: None, **given)(task.stage, log)
+            repro = Repro(
+                root, processes, lambda stage, line: None,
+                force=task.force, time_limit=task.time_limit, jobs={task.stage: hardware.cores()}, variables=variables,
+            )  # fmt: skip
+            outcome = repro(task.stage, log)
             if outcome.problem:
                 return Return(outcome, where)
             note(root, task)
@@ -253,7 +256,7 @@ def take_back(root: Path, back: Return, uncached: Iterable[str]) -> None:
     lock = root / "dvc.lock"
     content = yaml.safe_load(lock.read_text(encoding="utf-8") if lock.is_file() else EMPTY)
     made = {out["path"] for entry in content["stages"].values() for out in entry.get("outs", ())}
-    for dependency in back.entry.get("deps", ()):
+    for dependency in (back.entry or {}).get("deps", ()):
         file = root / dependency["path"]
         # What stages make comes from the remote afterwards, and folders are DVC's to compare.
         if dependency["path"] not in made and file.is_file() and md5(file) != dependency["md5"]:

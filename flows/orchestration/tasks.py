@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,6 +23,10 @@ from flows.params import params_file
 from flows.params.params_file import Params
 from flows.project import git, paths
 from lightning_modules.errors import InputError
+
+if TYPE_CHECKING:
+    from prefect import State
+    from prefect.futures import PrefectFuture
 
 # Seconds before each further try, for the stages that can fail for a reason outside this machine. A training
 # that failed fails again: it gets none.
@@ -71,7 +76,7 @@ def run_stages(
 
     # DVC owns caching: a second cache beside it would disagree. What a task returns is small and JSON.
     @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
-    def dvc_stage(stage: str):
+    def dvc_stage(stage: str) -> "dict | State":
         log = get_run_logger().info
         log(f"why it runs: {plan.reason(stage)}")
         tell = functools.partial(repro.tell, stage, log=log)
@@ -84,8 +89,8 @@ def run_stages(
             return Failed(message=f"{stage}: {outcome.problem}")
         return {"stage": stage, "seconds": round(outcome.seconds, 3)}
 
-    def submit(stage: str, needed: list, delays: Sequence[float]):
-        def again(task, run, state) -> bool:
+    def submit(stage: str, needed: list, delays: Sequence[float]) -> "PrefectFuture":
+        def again(task: object, run: object, state: object) -> bool:
             outcome = outcomes.get(stage)
             if outcome and outcome.can_retry:
                 repro.say(stage, "trying again in some seconds")
@@ -97,7 +102,7 @@ def run_stages(
             retry_delay_seconds=list(delays) or 0,
             retry_condition_fn=again,
         )
-        return named.submit(stage, wait_for=needed)
+        return named.submit(stage, wait_for=needed, return_state=False)
 
     def begin() -> int:
         """Notes whose process this is, for a server that comes back after it; the GPUs that stages may use."""
@@ -105,13 +110,17 @@ def run_stages(
             client.update_flow_run(flow_run.id, infrastructure_pid=str(os.getpid()))
             return len(gpu_slots.create(client)) if any(share.gpus for share in shares.values()) else 0
 
+    def ends(stage: str) -> Callable[[object], None]:
+        return lambda _: ended.put(stage)
+
     gpus = begin()
     shown = artifacts.Artifacts(read.dataset, get_run_logger().warning)
     shown.progress(0, len(plan.stages))
     ready()
     order = TopologicalSorter({stage: plan.needed(stage) for stage in plan.stages})
     order.prepare()
-    futures, failed = {}, []
+    futures: dict[str, PrefectFuture] = {}
+    failed: list[str] = []
     waiting: list[str] = []
     ended: queue.SimpleQueue[str] = queue.SimpleQueue()
     try:
@@ -132,7 +141,7 @@ def run_stages(
                     waiting.remove(stage)
                     needed = [futures[other] for other in plan.needed(stage)]
                     futures[stage] = submit(stage, needed, RETRIES.get(stage, ()))
-                    futures[stage].add_done_callback(lambda _, stage=stage: ended.put(stage))
+                    futures[stage].add_done_callback(ends(stage))
                 if not room.running:
                     break
                 stage = ended.get()

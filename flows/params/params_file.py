@@ -1,7 +1,7 @@
 """The one reader of params.yaml: frozen typed models that refuse what cannot work, before anything runs."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, model_validator
 
@@ -9,6 +9,9 @@ from flows.params import fields, recipes, sections
 from flows.project import paths
 from flows.untrusted import bounded_yaml
 from lightning_modules.errors import InputError, counted, quoted, shown, unknown
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 MOST_TOLD = 10  # mistakes of one file
 
@@ -129,7 +132,7 @@ WORDS = {
 }
 
 
-def explain(source: str, problem: dict) -> str:
+def explain(source: str, problem: "ErrorDetails") -> str:
     """One mistake as a sentence."""
     place = [shown(str(part)) for part in problem["loc"] if part != "[key]"]
     key = ".".join(place)
@@ -148,8 +151,8 @@ def explain(source: str, problem: dict) -> str:
 
 def siblings(place: list[str]) -> list[str]:
     """The keys that a section may have, as dotted paths."""
-    blocks = {"data": sections.Feed, "members": recipes.Member}
-    section = (blocks.get(place[0]) or Params.model_fields[place[0]].annotation) if place else Params
+    blocks: dict[str, Any] = {"data": sections.Feed, "members": recipes.Member}
+    section: Any = (blocks.get(place[0]) or Params.model_fields[place[0]].annotation) if place else Params
     return [".".join([*place, name]) for name in section.model_fields]
 
 

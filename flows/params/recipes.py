@@ -27,7 +27,7 @@ class Network(BaseModel):
                 if key not in defaults:
                     raise unknown(f"setting of network {given['name']}", key, defaults)
                 check_sizes(key, value, like=defaults[key])
-        none = {key: [] for key, value in given.items() if value is None}
+        none: dict[str, list] = {key: [] for key, value in given.items() if value is None}
         return defaults | given | none
 
 

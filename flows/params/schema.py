@@ -42,10 +42,11 @@ def schema() -> dict:
 
 def described(made: dict, model: type[BaseModel]) -> None:
     """Adds what the model's source says below each field."""
-    body = ast.parse(inspect.getsource(model)).body[0].body
-    for field, said in pairwise(body):
+    [written] = ast.parse(inspect.getsource(model)).body
+    assert isinstance(written, ast.ClassDef)
+    for field, said in pairwise(written.body):
         if isinstance(field, ast.AnnAssign) and isinstance(said, ast.Expr) and isinstance(said.value, ast.Constant):
-            made["properties"][field.target.id]["description"] = said.value.value
+            made["properties"][ast.unparse(field.target)]["description"] = said.value.value
 
 
 def networks(made: dict) -> None:
@@ -98,8 +99,8 @@ def several_nodes(made: dict) -> None:
 def datasets(made: dict, feed: dict) -> None:
     """A block for each dataset, of which the chosen one has to be there; some have a test split, others need one."""
     official = {"const": "official"}
-    either = {"anyOf": [official, FRACTION]}
-    tests = dict.fromkeys(fields.DATASETS, either)
+    either: dict[str, Any] = {"anyOf": [official, FRACTION]}
+    tests: dict[str, dict[str, Any]] = dict.fromkeys(fields.DATASETS, either)
     tests |= dict.fromkeys(fields.WITHOUT_TEST_SPLIT, FRACTION) | dict.fromkeys(fields.WITH_TEST_SPLIT, official)
     feed["properties"]["test"] |= either
     data = made["properties"]["data"]

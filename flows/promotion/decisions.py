@@ -7,6 +7,7 @@ that were made before there were such tags count by what their versions' tags sa
 import itertools
 import json
 import statistics
+from typing import Any
 
 from flows.statistics import paired
 from flows.tracking.registry import Registry
@@ -107,7 +108,7 @@ def outlook(entries: list[dict], alpha: float) -> dict:
     """
     number = following(entries)
     share = paired.share_of_alpha(alpha, number)
-    found = {"decisions": len(entries), "number": number, "alpha": share, "worn": worn(alpha, number)}
+    found: dict[str, Any] = {"decisions": len(entries), "number": number, "alpha": share, "worn": worn(alpha, number)}
     if entries:
         last = entries[-1]
         found |= {"images": last["images"], "differing": last["differing"]}

@@ -27,6 +27,9 @@ from lightning_modules.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
+    from flows.models.served_ensemble import ServedEnsemble
+    from flows.tracking.loading import Foreign
+
 
 BATCH, REPEATS = 100, 5  # of the latency's measurement
 # By which the accuracy that a model has now may differ from that in its run, if it is more than an image: hardware
@@ -137,7 +140,7 @@ def compare(registry: Registry, sides: dict[str, str], limits: Gate) -> dict:
     return {"verdict": "promote", "reasons": [passed(numbers)], "numbers": numbers, "test_sha256": digest}
 
 
-def probabilities(model, images: "np.ndarray", class_names: list[str]) -> "np.ndarray":
+def probabilities(model: "ServedEnsemble | Foreign", images: "np.ndarray", class_names: list[str]) -> "np.ndarray":
     """What a served model answers, float64, images × classes.
 
     Raises:

@@ -130,7 +130,7 @@ def record_of(tags: dict[str, str], champion: str | None) -> dict | None:
 
 def took_back(record: dict | None, version: str) -> bool:
     """Whether a champion with this record is there because somebody took that version out of service."""
-    return bool(record) and record["why"] == "rollback" and record["instead_of"] == version
+    return record is not None and record["why"] == "rollback" and record["instead_of"] == version
 
 
 def decision_on(registry: Registry, version: str) -> dict | None:

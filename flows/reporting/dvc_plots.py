@@ -4,8 +4,12 @@ import csv
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.untrusted.escaping import in_plot
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def curves(member: str, history: Iterable[dict]) -> Iterable[dict]:
@@ -18,7 +22,7 @@ def per_class(network: str, measures: dict[str, dict[str, float]]) -> list[dict]
     return [{"network": network, "class": in_plot(name), **scores} for name, scores in measures.items()]
 
 
-def confusion(network: str, log_probabilities, labels, class_names: list[str]) -> Iterable[dict]:
+def confusion(network: str, log_probabilities: "Tensor", labels: "Tensor", class_names: list[str]) -> Iterable[dict]:
     """One row per image: the template counts them."""
     names = [in_plot(name) for name in class_names]
     for actual, predicted in zip(labels.tolist(), log_probabilities.argmax(1).tolist()):
@@ -38,7 +42,7 @@ class Tables:
         self.folder.mkdir(parents=True, exist_ok=True)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.files.close()
 
     def add(self, table: str, rows: Iterable[dict]) -> None:

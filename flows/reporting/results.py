@@ -42,7 +42,7 @@ def rows(params: Params) -> list[tuple[str, ...]]:
         images = dataset.read_card(params.dataset)["counts"]["test"]
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} does not exist: run `make repro`") from None
-    table = []
+    table: list[tuple[str, ...]] = []
     for name, numbers in members.items():
         validation, test = numbers["validation"], numbers["test"]
         size = (str(numbers["replicas"]), f"{numbers['parameters']:,}")

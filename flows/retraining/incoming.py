@@ -158,7 +158,8 @@ def decide(settings: Params, files: list[str], fatal: list | None = None) -> dic
     for image in images.test_images:  # after the others: it is the graver reason
         seen[added.digest(image)] = f"a test image of {dataset}"
     now = datetime.now().astimezone()
-    accepted, refused, targets = [], [], set()
+    accepted, refused = [], []
+    targets: set[str] = set()
     for file in files:
         with incoming_files.found(file) as there:
             if there is None:

@@ -10,13 +10,18 @@ import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.params.sections import Limits
 from flows.project import file_io, paths
 from flows.untrusted import plain_files
 from flows.untrusted.escaping import printable
 from lightning_modules.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def reasons_file() -> Path:
@@ -54,7 +59,7 @@ class Waiting:
     def identity(self) -> list:
         return [self.path, self.found.st_ino, self.found.st_size, self.found.st_mtime_ns]
 
-    def pixels(self, shape: tuple[int, ...], limits: Limits):
+    def pixels(self, shape: tuple[int, ...], limits: Limits) -> "np.ndarray":
         """As `added.decode`, and meanwhile noted as being looked at. Raises InputError with a sentence about "it"."""
         from flows.data import added
 
@@ -80,11 +85,11 @@ def found(file: str) -> Iterator[Waiting | None]:
     """A file of data/incoming/; None where there is none, in folders that are no links."""
     *folders, name = file.split("/")
     with contextlib.ExitStack() as closing:
-        place: int | None = None
         try:
-            for folder in (paths.incoming_folder(), *folders):
-                flags = os.O_RDONLY | os.O_DIRECTORY | (0 if place is None else os.O_NOFOLLOW)
-                place = os.open(folder, flags, dir_fd=place)
+            place = os.open(paths.incoming_folder(), os.O_RDONLY | os.O_DIRECTORY)
+            closing.callback(os.close, place)
+            for folder in folders:
+                place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
                 closing.callback(os.close, place)
             status = os.stat(name, dir_fd=place, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
@@ -157,7 +162,7 @@ def put_right(there: Waiting, target: Path) -> None:
         os.replace(unfinished, target)
 
 
-def opened(there: Waiting):
+def opened(there: Waiting) -> BufferedReader:
     return plain_files.opened(there.name, sys.maxsize, there.folder)
 
 

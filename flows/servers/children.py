@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, overload
 
 from flows.machine.processes import ClosedError, Processes
 from flows.project.private_files import tighten
@@ -61,7 +61,7 @@ class Parts:
             self.before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self.on_signal)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.processes.end_all()
         for number, handler in self.before.items():
             signal.signal(number, handler)
@@ -106,6 +106,12 @@ class Parts:
                 return
             if part is not None:
                 raise UnavailableError(f"{part.name} has ended by itself: look into {part.log}")
+
+    @overload
+    def next(self) -> Part: ...
+
+    @overload
+    def next(self, timeout: float) -> Part | None: ...
 
     def next(self, timeout: float | None = None) -> Part | None:
         """The part that has ended with 0, or None when the time is over. Raises like `wait`."""

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from flows.project import paths, private_files
 from lightning_modules.errors import InputError, UnavailableError
@@ -105,7 +106,7 @@ def create(password: str) -> None:
         give(Path(file.name))
         # The rules of C for order and case, and UTF-8: MLflow and Prefect sort nothing for people to read.
         options = ["--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256", "--data-checksums"]
-        command = [*as_owner(), initdb, f"--pgdata={unfinished}", f"--username={USER}", f"--pwfile={file.name}"]
+        command = [*as_owner(), str(initdb), f"--pgdata={unfinished}", f"--username={USER}", f"--pwfile={file.name}"]
         made = subprocess.run([*command, *options], capture_output=True, text=True, cwd="/")
     if made.returncode:
         raise UnavailableError(f"initdb ended with exit code {made.returncode}: {made.stderr.strip()[-500:]}")
@@ -132,7 +133,7 @@ def url(driver: str, password: str, address: str, database: str) -> str:
     return f"postgresql+{driver}://{USER}:{password}@{address}/{database}"
 
 
-def connect(password: str, port: int, database: str = "postgres"):
+def connect(password: str, port: int, database: str = "postgres") -> Any:
     """A connection. Raises psycopg2.OperationalError where there is none to be had."""
     import psycopg2
 

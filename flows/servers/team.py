@@ -170,7 +170,7 @@ def bring_up(stores: children.Parts, servers: children.Parts, wanted: dict[str, 
         (objects() / bucket).mkdir(parents=True, exist_ok=True)
     postgres.create(password)
     stores.start("PostgreSQL", postgres.command(database_port), env)
-    command = [*postgres.with_parent("TERM"), rclone(), *S3[1:]]
+    command = [*postgres.with_parent("TERM"), rclone() or S3[0], *S3[1:]]
     stores.start("S3", command, env | s3_variables(own, s3_port))
     stores.wait(lambda: postgres.answers(password, database_port), f"PostgreSQL at {database}")
     postgres.create_databases(password, database_port)

@@ -98,7 +98,7 @@ def mover(before: Path, here: Path) -> Callable[[str | None], str | None]:
 
     def moved(address: str | None) -> str | None:
         path = path_of(address or "")
-        if path is None or not path.is_relative_to(before):
+        if address is None or path is None or not path.is_relative_to(before):
             return address
         now = here / path.relative_to(before)
         return now.as_uri() if address.startswith("file:") else str(now)

@@ -1,14 +1,18 @@
 """A dataset's experiment in MLflow."""
 
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from flows.project import messages, paths
 from flows.tracking import descriptions, mlflow_store
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # opens on the pages of trainings, not of chat models
 
 
-def experiment(client, dataset: str) -> str:
+def experiment(client: "MlflowClient", dataset: str) -> str:
     """The id of the dataset's experiment, which is created where there is none."""
     from filelock import FileLock
     from mlflow.exceptions import MlflowException
@@ -38,13 +42,13 @@ def experiment(client, dataset: str) -> str:
         return created
 
 
-def tidy(client) -> None:
+def tidy(client: "MlflowClient") -> None:
     """Before the pages of a store are shown: no empty experiment beside this project's."""
     if mlflow_store.store_file() and len(client.search_experiments(max_results=2)) > 1:
         remove_default(client)
 
 
-def remove_default(client) -> None:
+def remove_default(client: "MlflowClient") -> None:
     """Deletes the experiment that MLflow makes in each new store, where nothing is in it: beside the dataset's it only
     makes a visitor look twice."""
     from mlflow.entities import ViewType
@@ -68,7 +72,7 @@ def prepare() -> None:
     experiment(mlflow_store.connect(), read().dataset)
 
 
-def shown_experiment(client, dataset: str) -> str:
+def shown_experiment(client: "MlflowClient", dataset: str) -> str:
     """The id of the dataset's experiment, with its columns: one that was made elsewhere, or long ago, may lack them."""
     own = experiment(client, dataset)
     for key, value in descriptions.view().items():

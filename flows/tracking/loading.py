@@ -5,12 +5,19 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flows.tracking import mlflow_store, registration, registry, trusted_models
 from flows.untrusted import bounded_yaml, masking
 from flows.untrusted.escaping import printable
 from lightning_modules.errors import InputError, UnavailableError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mlflow import MlflowClient
+
+    from flows.models.served_ensemble import ServedEnsemble
 
 
 def champion(dataset: str) -> dict | None:
@@ -37,7 +44,7 @@ def champion(dataset: str) -> dict | None:
     }  # fmt: skip
 
 
-def load_champion(dataset: str):
+def load_champion(dataset: str) -> tuple["ServedEnsemble | Foreign", dict]:
     """The champion, as `load_version` has it, and its card.
 
     Raises:
@@ -64,7 +71,7 @@ def champion_or_refuse(dataset: str) -> dict:
     return found
 
 
-def load_version(dataset: str, number: str, called: str = ""):
+def load_version(dataset: str, number: str, called: str = "") -> "ServedEnsemble | Foreign":
     """A version of the dataset's model, in memory: a `ServedEnsemble`, or for one of another kind that is trusted, what
     has its `predict` and `shape`.
 
@@ -122,7 +129,7 @@ def fetch(dataset: str, number: str, place: Path) -> tuple[Path, Path | None]:
     return folder, data if ours else None
 
 
-def files_of(client, dataset: str, number: str) -> str:
+def files_of(client: "MlflowClient", dataset: str, number: str) -> str:
     """The address of a version's files."""
     address = client.get_model_version_download_uri(dataset, number)
     if address.startswith("models:/"):
@@ -163,5 +170,5 @@ class Foreign:
             sys.path[:] = path
         self.shape = tuple(self.model.metadata.get_input_schema().inputs[0].shape[1:])
 
-    def predict(self, images):
+    def predict(self, images: "np.ndarray") -> Any:
         return self.model.predict(images)

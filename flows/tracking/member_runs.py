@@ -3,6 +3,7 @@
 import csv
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -10,6 +11,10 @@ from flows.project import file_io, paths
 from flows.statistics.replicates import spread
 from flows.tracking import artifact_addresses, experiments, mlflow_runs, mlflow_store, provenance
 from flows.untrusted import masking
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from torch import nn
 
 MONITORED = "validation_nll"  # which every epoch has
 MOST_METRICS = 1000  # that MLflow takes at once
@@ -24,17 +29,20 @@ class Tracker:
         work: keeps the ids of the runs, so that an interrupted training goes on in them.
     """
 
+    client: "MlflowClient"  # once connected
+
     def __init__(self, card: dict, seeds: list[int], work: Path | None = None) -> None:
         self.card, self.seeds = card, seeds
         self.ids_file = work / "runs.json" if work else None
         self.lost = False
-        self.client = None
+        self.connected = False
         self.ids: dict[str, str] = {}
         self.logged: dict[str, dict[int, float]] = {}  # by run, what is there, also of before an interruption
 
     @mlflow_runs.unless_unreachable
     def start(self) -> None:
         self.client = mlflow_store.connect()  # may take as long as another process needs to make the store
+        self.connected = True
         self.begin()
 
     @mlflow_store.uninterrupted()
@@ -108,7 +116,7 @@ class Tracker:
     @mlflow_store.uninterrupted()
     def fail(self, error: BaseException) -> None:
         """Ends the runs: FAILED with the reason, or KILLED where the process was asked to stop."""
-        if not self.client:
+        if not self.connected:
             return
         stopped = isinstance(error, (SystemExit, KeyboardInterrupt))
         status, reason = ("KILLED", "interrupted") if stopped else ("FAILED", str(error) or type(error).__name__)
@@ -122,7 +130,7 @@ class Tracker:
         epochs that were not logged when they ended, before an interruption or without a store."""
         from lightning_modules import weights
 
-        if not self.client:
+        if not self.connected:
             self.start()
             if self.lost:
                 return
@@ -165,7 +173,7 @@ class Tracker:
                 self.client.log_batch(self.ids[key], metrics=metrics[start : start + MOST_METRICS])
 
 
-def log_network(run: str, predictor, card: dict) -> None:
+def log_network(run: str, predictor: "nn.Module", card: dict) -> None:
     """Logs a replica as a model that takes uint8 images N×H×W×C and returns log-probabilities N×classes."""
     import mlflow
     import numpy as np
@@ -193,9 +201,11 @@ def log_network(run: str, predictor, card: dict) -> None:
 class Scores:
     """Brings what `evaluate` measured to the runs of the replicas that it measured."""
 
+    client: "MlflowClient"
+
     def __init__(self, dataset: str) -> None:
         self.dataset, self.lost = dataset, False
-        self.client, self.place = None, ""  # MLflow's, and the id of the dataset's experiment
+        self.place = ""  # the id of the dataset's experiment, once the client is connected
 
     @mlflow_runs.unless_unreachable
     def log(self, member: str, card: dict, replicas: list[dict[str, float]]) -> None:
@@ -203,7 +213,7 @@ class Scores:
 
         Runs that do not exist, since MLflow could not be reached or the weights came from DVC's cache, are made now.
         """
-        if not self.client:
+        if not self.place:
             self.client = mlflow_store.connect()
             self.place = experiments.experiment(self.client, self.dataset)
         with mlflow_runs.alone_with_runs():
@@ -215,5 +225,5 @@ class Scores:
                     self.lost = True
                     return
                 runs = mlflow_runs.find_replicas(self.client, self.place, card)
-            for run, metrics in zip(runs, [spread(replicas), *replicas], strict=True):
+            for run, metrics in zip(runs or (), [spread(replicas), *replicas], strict=True):
                 mlflow_runs.log_once(self.client, run, metrics)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -16,6 +17,10 @@ from flows.project import paths
 from flows.tracking import descriptions, mlflow_store, provenance
 from flows.untrusted import masking
 from lightning_modules.errors import DamagedError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 WEIGHTS = "trainyard.weights_sha256"
 ENSEMBLE = "trainyard.ensemble_sha256"
@@ -41,7 +46,7 @@ def alone_with_runs() -> Iterator[None]:
 
 def flatten(settings: dict, prefix: str = "") -> dict[str, str]:
     """Nested settings as MLflow's params: {"optimizer.lr": "0.001"}."""
-    flat = {}
+    flat: dict[str, str] = {}
     for key, value in settings.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
     return flat
@@ -51,7 +56,7 @@ def unless_unreachable(method: Callable) -> Callable:
     """Makes a Tracker's method say a failure once and turns it, and all calls after it, into nothing."""
 
     @functools.wraps(method)
-    def call(self, *arguments):
+    def call(self: Any, *arguments: Any) -> Any:
         if self.lost:
             return None
         try:
@@ -78,7 +83,7 @@ def entities(metrics: dict[str, float], step: int = 0) -> list:
     return [Metric(name, value, now, step) for name, value in metrics.items()]
 
 
-def log_dataset(client, run: str, dataset: str, context: str) -> None:
+def log_dataset(client: "MlflowClient", run: str, dataset: str, context: str) -> None:
     """Notes in a run which data it saw: its name, a digest, and how many images and classes there are."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -99,7 +104,7 @@ def log_dataset(client, run: str, dataset: str, context: str) -> None:
     )
 
 
-def log_once(client, run, metrics: dict[str, float]) -> None:
+def log_once(client: "MlflowClient", run: "Run", metrics: dict[str, float]) -> None:
     """Logs those numbers that a run, as it was read just now, does not have already: MLflow would append each again."""
     known = run.data.metrics
     if new := {name: value for name, value in metrics.items() if name not in known or differ(known[name], value)}:
@@ -113,7 +118,7 @@ def differ(kept: float, value: float) -> bool:
     return kept != min(max(value, -sys.float_info.max), sys.float_info.max)
 
 
-def find_replicas(client, place: str, card: dict) -> list | None:
+def find_replicas(client: "MlflowClient", place: str, card: dict) -> list | None:
     """The run of the member's training and those of its replicas, the newest ones, or None if one is missing from the
     experiment `place`."""
     runs = []
@@ -131,10 +136,12 @@ def end_stale_runs() -> list[str]:
     client = mlflow_store.connect()
     ended = []
     everywhere = [found.experiment_id for found in client.search_experiments()]
-    running, page = [], None
-    while page is None or page.token:  # a page holds a thousand, and so many replicas may have been killed together
-        page = client.search_runs(everywhere, "attributes.status = 'RUNNING'", page_token=page and page.token)
+    running: list[Run] = []
+    token: str | None = ""
+    while token is not None:  # a page holds a thousand, and so many replicas may have been killed together
+        page = client.search_runs(everywhere, "attributes.status = 'RUNNING'", page_token=token or None)
         running += page
+        token = page.token or None
     for run in running:
         tags = run.data.tags
         if tags.get("trainyard.host") == socket.gethostname() and not alive(tags):

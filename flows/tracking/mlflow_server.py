@@ -10,6 +10,10 @@ import os
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flows.access.door import Door
 
 USER = "trainyard"
 PASSWORD, LINKS, START = "TRAINYARD_PASSWORD", "TRAINYARD_LINKS", "TRAINYARD_START"
@@ -17,7 +21,7 @@ PASSWORD, LINKS, START = "TRAINYARD_PASSWORD", "TRAINYARD_LINKS", "TRAINYARD_STA
 EXPERIMENTS = "/experiments?workflowType=machine_learning"
 
 
-def create():
+def create() -> "Door":
     """What each process of the server runs."""
     from mlflow.server.fastapi_app import app
 
@@ -44,15 +48,20 @@ class Plugin(metadata.Distribution):
             "entry_points.txt": "[mlflow.app]\ntrainyard = flows.tracking.mlflow_server:create\n",
         }.get(filename)
 
-    def locate_file(self, path) -> Path:
+    def locate_file(self, path: str | os.PathLike[str]) -> Path:
         return Path(path)
 
 
+EVERYTHING = metadata.DistributionFinder.Context()
+
+
 class Finder(metadata.DistributionFinder):
-    def find_spec(self, name, path=None, target=None) -> None:
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         """Finds no modules."""
 
-    def find_distributions(self, context: metadata.DistributionFinder.Context) -> list[Plugin]:
+    def find_distributions(
+        self, context: metadata.DistributionFinder.Context = EVERYTHING
+    ) -> list[metadata.Distribution]:
         return [Plugin()] if context.name in (None, "trainyard-login") else []
 
 

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from flows.access import login, running_servers
@@ -14,6 +15,9 @@ from flows.project import paths, private_files
 from flows.tracking import artifact_addresses
 from flows.untrusted import masking
 from flows.untrusted.escaping import printable
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 def store() -> str:
@@ -54,7 +58,7 @@ def writable() -> bool:
     return not file or not file.exists() or (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
 
 
-def connect():
+def connect() -> "MlflowClient":
     """A client of the store, which is created where it does not exist yet.
 
     Raises:
@@ -145,8 +149,9 @@ def certificates() -> bool | str:
 def is_served_here() -> bool:
     """Whether the store is the server that this project has brought up for itself."""
     there = running_servers.addresses()
-    same = bool(there) and there.get("own_mlflow", False) and store().rstrip("/") == there["mlflow"].rstrip("/")
-    return same and ports.is_ours(store())
+    if not there or not there.get("own_mlflow", False):
+        return False
+    return store().rstrip("/") == there["mlflow"].rstrip("/") and ports.is_ours(store())
 
 
 @contextmanager

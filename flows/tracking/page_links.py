@@ -1,9 +1,14 @@
 """Links into MLflow's pages."""
 
+from typing import TYPE_CHECKING
+
 from flows.access import running_servers
 from flows.tracking import descriptions, experiments, mlflow_runs, mlflow_store
 from flows.untrusted import masking
 from lightning_modules.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 # Of MLflow's two sets of pages: the other one opens, by default, on traces of chat models.
 TRAINING = "workflowType=machine_learning"
@@ -52,7 +57,7 @@ def runs_page(experiment: str) -> str:
     return f"/experiments/{experiment}/runs?{TRAINING}&viewStateShareKey={descriptions.VIEW}"
 
 
-def start_page(client) -> str:
+def start_page(client: "MlflowClient") -> str:
     """Where a visitor of the pages begins: at the runs on the dataset in params.yaml, which may be wrong just now."""
     from flows.params.params_file import read
 

@@ -5,9 +5,14 @@ import math
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.tracking import descriptions, experiments, mlflow_runs, mlflow_store, provenance, registry, trusted_models
 from flows.untrusted import masking
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.models.model import ModelInfo
 
 # What the run of a registered ensemble has to say of it before it can be champion.
 SCORES = ("test_accuracy", "test_nll", "test_brier", "test_ece")
@@ -53,7 +58,7 @@ class Registrar:
             client.set_registered_model_alias(self.dataset, registry.CHAMPION, version)
         return self.describe(client, version) | {"unknown": unknown}
 
-    def add(self, client, digest: str, card: dict, files: Path) -> str:
+    def add(self, client: "MlflowClient", digest: str, card: dict, files: Path) -> str:
         """Logs the run and the model, and makes it a version of the registered model."""
         from mlflow.entities import Param
 
@@ -90,7 +95,9 @@ class Registrar:
             self.describe_in_words(client, run, str(version), tags, card)
             return version
 
-    def describe_in_words(self, client, run: str, version: str, tags: dict[str, str], card: dict) -> None:
+    def describe_in_words(
+        self, client: "MlflowClient", run: str, version: str, tags: dict[str, str], card: dict
+    ) -> None:
         """Gives the version and its run, the model and the experiment their descriptions."""
         from flows.params.params_file import read
 
@@ -111,7 +118,7 @@ class Registrar:
             client.set_experiment_tag(place.experiment_id, NOTE, whole)
             client.set_experiment_tag(place.experiment_id, NOTED, sha256(whole))
 
-    def log_model(self, run: str, card: dict, files: Path):
+    def log_model(self, run: str, card: dict, files: Path) -> "ModelInfo":
         import mlflow
         import numpy as np
         import torch
@@ -120,7 +127,10 @@ class Registrar:
 
         from flows.models import served_ensemble
 
-        columns = [ColSpec("string", "label"), *(ColSpec("double", name) for name in card["class_names"])]
+        columns: list[ColSpec | TensorSpec] = [
+            ColSpec("string", "label"),
+            *(ColSpec("double", name) for name in card["class_names"]),
+        ]
         with tempfile.TemporaryDirectory() as folder:
             code = Path(folder) / f"{LOADER}.py"
             shutil.copy(served_ensemble.__file__, code)
@@ -139,7 +149,7 @@ class Registrar:
                     ],
                 )  # fmt: skip
 
-    def describe(self, client, version: str) -> dict:
+    def describe(self, client: "MlflowClient", version: str) -> dict:
         aliases = [alias for alias, number in client.get_registered_model(self.dataset).aliases.items()
                    if str(number) == str(version)]  # fmt: skip
         champion = client.get_registered_model(self.dataset).aliases.get(registry.CHAMPION)

@@ -6,10 +6,14 @@ Small reads and writes, each of which the registry does whole or not at all; the
 import functools
 import json
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from flows.tracking import mlflow_runs, mlflow_store
 from flows.untrusted.masking import sentence
 from lightning_modules.errors import InputError, UnavailableError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 PREVIOUS = "previous_champion"
 
@@ -23,7 +27,7 @@ def or_unavailable(method: Callable) -> Callable:
     """Makes whatever trouble the store has an UnavailableError of one sentence."""
 
     @functools.wraps(method)
-    def call(self, *arguments):
+    def call(self: Any, *arguments: Any) -> Any:
         try:
             with mlflow_store.uninterrupted():
                 return method(self, *arguments)
@@ -47,7 +51,7 @@ class Registry:
         self.dataset = dataset
 
     @functools.cached_property
-    def client(self):
+    def client(self) -> "MlflowClient":
         return mlflow_store.connect()
 
     @or_unavailable
@@ -140,6 +144,6 @@ class Registry:
 CHALLENGER, CHAMPION = "challenger", "champion"
 
 
-def versions_of(client, dataset: str, digest: str) -> list:
+def versions_of(client: "MlflowClient", dataset: str, digest: str) -> list:
     """The versions of the dataset's model that are the ensemble of this digest."""
     return client.search_model_versions(f"name = '{dataset}' and tags.`{mlflow_runs.ENSEMBLE}` = '{digest}'")

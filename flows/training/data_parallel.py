@@ -9,23 +9,30 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from flows.machine import hardware
 from flows.training.allocation import unfinished_portions
 from flows.training.kept_results import checkpoint_file, read_result, write_result
 from flows.training.launch import Launch
+from flows.training.observers import Clock, Tracker
 from flows.training.progress import Board
 from flows.training.replicas import tell_beginning
-from flows.training.worker_pool import End, failed, workers
+from flows.training.worker_pool import End, failed, heard, workers
 from flows.training.worker_process import die_with_parent, failure, given_to_fit, train_portion
 from lightning_modules.errors import InputError
 from lightning_modules.fit import Fitted
 
 
 def train_divided(
-    card: dict, seeds: list[int], work: Path, *, launch: Launch, tracker=None, clock=None
+    card: dict,
+    seeds: list[int],
+    work: Path,
+    *,
+    launch: Launch,
+    tracker: Tracker | None = None,
+    clock: Clock | None = None,
 ) -> list[Fitted]:
     """Trains one network per seed. Where another command leads, nothing is returned.
 
@@ -42,20 +49,29 @@ def train_divided(
     member, replicas = card["member"], len(seeds)
     # Who starts all of them can start them again, from the last checkpoint.
     tries = 2 if not launch.by and launch.nodes == 1 else 1
-    board = Board(member, replicas, card["settings"]["epochs"]) if launch.leads else nullcontext()
-    with board:
+    board = Board(member, replicas, card["settings"]["epochs"]) if launch.leads else None
+    with board or nullcontext():
         for number in range(1, tries + 1):
             end = once(card, seeds, work, launch, board, tracker, clock, first=number == 1)
             if end is None:
                 break
             if not end.killed or number == tries:
                 raise failed(member, end, twice=number > 1)
-            board.tell(f"a process that trained {member} {end.how}: it is tried once more")
+            if board:
+                board.tell(f"a process that trained {member} {end.how}: it is tried once more")
     return [read_result(work, number) for number in range(replicas)] if launch.leads else []
 
 
 def once(
-    card: dict, seeds: list[int], work: Path, launch: Launch, board: Board, tracker, clock, *, first: bool
+    card: dict,
+    seeds: list[int],
+    work: Path,
+    launch: Launch,
+    board: Board | None,
+    tracker: Tracker | None,
+    clock: Clock | None,
+    *,
+    first: bool,
 ) -> End | None:
     """Trains what is not finished; returns how a process ended that did not come to its end.
 
@@ -70,13 +86,13 @@ def once(
         workers(count, take_part, card, seeds, work, left, launch, meeting, again=not first) as crew,
     ):
         training = crew.connections
-        if launch.leads:
+        if board and tracker:
             for number in set(range(replicas)) - {number for numbers in left for number in numbers}:
                 board.already(number)
             if first:
                 tracker.start()
         while training:
-            for connection in wait(training):
+            for connection in heard(training):
                 try:
                     event = connection.recv()
                 except (EOFError, OSError):
@@ -88,6 +104,8 @@ def once(
                     training.remove(connection)
                 elif "failed" in event:
                     raise event["failed"](f"{member}, replica {event['replica']}: {event['message']}")
+                elif not (board and tracker and clock):
+                    raise AssertionError(f"only the command that leads hears from the first process: {event}")
                 elif "aside" in event:
                     tell_beginning(board, event["replica"], event["aside"])
                 else:

@@ -3,6 +3,7 @@
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -79,7 +80,7 @@ class Board:
             if "finished" in event:
                 self.bars.update(task, completed=self.epochs, numbers=f"best epoch {event['best_epoch']}")
             else:
-                fields = {"numbers": text} if text else {}
+                fields: dict[str, Any] = {"numbers": text} if text else {}
                 self.bars.update(task, completed=event["epoch"] - 1 + event["done"], epoch=event["epoch"], **fields)
         elif "finished" in event:
             print(f"{self.member}-{number}: finished, best epoch {event['best_epoch']}", flush=True)

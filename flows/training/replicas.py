@@ -7,17 +7,18 @@ hand is tried once more, from its checkpoint.
 """
 
 import math
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from flows.project import paths
 from flows.training import allocation, kept_results, worker_pool, worker_process
+from flows.training.observers import Clock, Tracker
 from flows.training.progress import Board
 from lightning_modules.fit import Fitted
 
 
 def train_replicas(
-    card: dict, seeds: list[int], work: Path, *, jobs: int, devices: int, tracker, clock
+    card: dict, seeds: list[int], work: Path, *, jobs: int, devices: int, tracker: Tracker, clock: Clock
 ) -> list[Fitted]:
     """Trains one network per seed, `jobs` at a time.
 
@@ -72,7 +73,7 @@ def train_replicas(
         hand_out()
         tracker.start()  # the replicas train while MLflow loads: a second, and more where it makes a new store
         while running:
-            for connection in wait(list(running)):
+            for connection in worker_pool.heard(running):
                 try:
                     event = connection.recv()
                 except (EOFError, OSError):

@@ -4,10 +4,12 @@ import multiprocessing
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 from flows.machine import hardware
 from lightning_modules.errors import WorkerError
@@ -45,6 +47,11 @@ class End:
         return f"was ended by {name} ({self.memory})"
 
 
+def heard(connections: Iterable[Connection]) -> list[Connection]:
+    """Those from which something has come, or will never come any more. Waits for the first one."""
+    return [one for one in wait(list(connections)) if isinstance(one, Connection)]
+
+
 class Crew:
     """Worker processes, and a connection to each.
 
@@ -53,11 +60,11 @@ class Crew:
         again: whether there was another crew in this process.
     """
 
-    def __init__(self, life: Callable, card: dict, *arguments, again: bool = False) -> None:
+    def __init__(self, life: Callable, card: dict, *arguments: Any, again: bool = False) -> None:
         self.life, self.arguments = life, (card, *arguments)
         # MLflow may have been loaded since others were started, with its threads.
         self.method = "spawn" if again else start_method(card["settings"]["accelerator"])
-        self.processes: dict[Connection, multiprocessing.Process] = {}
+        self.processes: dict[Connection, BaseProcess] = {}
         self.started = 0
         self.kills = hardware.memory_kills()
 
@@ -69,7 +76,9 @@ class Crew:
         """One more, whose number is the next one."""
         context = multiprocessing.get_context(self.method)
         here, there = context.Pipe()
-        process = context.Process(target=self.life, args=(there, self.started, *self.arguments), daemon=True)
+        process = context.Process(  # type: ignore[attr-defined]  # which each kind of context has
+            target=self.life, args=(there, self.started, *self.arguments), daemon=True
+        )
         process.start()
         there.close()
         self.started += 1
@@ -102,7 +111,7 @@ class Crew:
 
 
 @contextmanager
-def workers(count: int, life: Callable, card: dict, *arguments, again: bool = False) -> Iterator[Crew]:
+def workers(count: int, life: Callable, card: dict, *arguments: Any, again: bool = False) -> Iterator[Crew]:
     """Starts `count` processes; ends them whatever happens. For the arguments see `Crew`."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -83,6 +83,7 @@ def train_portion(recipe: dict, seeds: list[int], given: dict) -> list[Fitted]:
 def die_with_parent() -> None:
     """Ends this process soon after its parent, which, killed, could not do so: it would go on holding the
     member's lock, and for ever where it waits for work (its forked siblings keep the connection open)."""
-    while multiprocessing.parent_process().is_alive():
+    parent = multiprocessing.parent_process()
+    while parent and parent.is_alive():
         time.sleep(0.5)
     os._exit(143)

@@ -2,8 +2,8 @@
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from lightning_modules.errors import InputError
 
@@ -22,7 +22,9 @@ def kind(mode: int) -> str:
     return KINDS.get(stat.S_IFMT(mode), "something else")
 
 
-def opened(file: Path | str, most: int, folder: int | None = None, setting: str = "limits.image_bytes") -> BinaryIO:
+def opened(
+    file: Path | str, most: int, folder: int | None = None, setting: str = "limits.image_bytes"
+) -> BufferedReader:
     """The file, open for reading.
 
     Args:
