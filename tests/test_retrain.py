@@ -3,6 +3,7 @@
 One that trains takes a minute: a single one is killed between training and promotion, and the tests go on from there.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -20,6 +21,7 @@ import yaml
 from click.testing import CliRunner
 from conftest import ROOT, at_home, edit, environment, forget_stores, made_once, make_project, shrink
 from PIL import Image
+from prefect.states import Cancelled
 
 from flows import check, download, ensemble, evaluate, retrain, settings, train
 from flows.graph import planning
@@ -28,9 +30,10 @@ from flows.graph.repro import Outcome, Repro
 from flows.machine.processes import Processes
 from flows.params.params_file import read
 from flows.promotion import promoting
-from flows.retraining import incoming
+from flows.retraining import incoming, steps
 from flows.retraining.place import Place
 from flows.retraining.steps import COMPLETED, FAILED, Options, work
+from flows.servers import running_server
 from flows.tracking import registration
 from flows.tracking.registry import Registry
 from flows.untrusted.escaping import in_markdown
@@ -469,6 +472,16 @@ def test_nothing_stale_is_skipped_but_what_came_in_is_looked_at(up_to_date):
     assert ended.message == "skipped: nothing is stale for digits; 1 image refused of what came in"
     assert "3/broken.png" in ended.report.read_text()
     assert not incoming.noted()
+
+
+def test_an_end_without_a_message_is_told_by_its_name(monkeypatch):
+    """Such as that of a run that somebody cancels on Prefect's pages."""
+    monkeypatch.setattr(steps, "ahead", lambda options: None)
+    monkeypatch.setattr(running_server, "server_if_none", lambda: None)
+    monkeypatch.setattr(running_server, "server_stays", contextlib.nullcontext)
+    monkeypatch.setattr("flows.retrain_flow.retrain", lambda **given: Cancelled())
+    done = CliRunner().invoke(retrain.command, [], standalone_mode=False)
+    assert (done.output, done.return_value) == ("Cancelled\n", 1)
 
 
 def test_of_two_at_once_the_second_says_so_and_ends(up_to_date):

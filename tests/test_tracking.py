@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -17,6 +18,7 @@ import yaml
 from click.testing import CliRunner
 from conftest import LIMIT, edit, environment
 from mlflow.entities import ViewType
+from mlflow.store.entities import PagedList
 from sqlalchemy.engine import Engine
 from sqlalchemy.event import listen, remove
 
@@ -304,6 +306,21 @@ def test_stale_runs_are_ended_however_many_there_are(project, store, monkeypatch
     monkeypatch.setattr(type(client), "search_runs", small)
     assert len(mlflow_runs.end_stale_runs()) == 7
     assert mlflow_runs.end_stale_runs() == []
+
+
+def test_after_an_empty_page_the_next_one_is_asked_for(monkeypatch):
+    """A store may go through some runs at a time, and find none that match among them."""
+    pages = {None: PagedList([], "a"), "a": PagedList([], "b"), "b": PagedList([], None)}
+    asked = []
+
+    def search_runs(places, filter_string, page_token):
+        asked.append(page_token)
+        return pages[page_token]
+
+    client = SimpleNamespace(search_experiments=list, search_runs=search_runs)
+    monkeypatch.setattr(mlflow_store, "connect", lambda: client)
+    assert mlflow_runs.end_stale_runs() == []
+    assert asked == [None, "a", "b"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
