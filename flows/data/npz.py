@@ -140,7 +140,7 @@ def opened(file: Path, limits: Limits) -> Iterator[Archive]:
     file's name."""
     with ExitStack() as closing:
         with plain_arrays():
-            stream = plain_files.opened(file, limits.array_bytes, setting="limits.array_bytes")
+            stream = plain_files.opened(file, limits.array_bytes, key="limits.array_bytes")
         yield Archive(closing.enter_context(stream), limits)
 
 
