@@ -77,7 +77,7 @@ def sync(path: Path) -> None:
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file of this project. Raises InputError for invalid YAML, OSError where it cannot be read."""
+    """The content of a YAML file. Raises InputError for invalid YAML, OSError where it cannot be read."""
     import yaml
 
     try:

@@ -119,7 +119,7 @@ def ensemble_metrics_file(dataset: str) -> Path:
 
 
 def ensemble_file(dataset: str) -> Path:
-    """The ensemble: its vote, and the digest of each network's weights."""
+    """What the ensemble is made of; see `flows.ensembles.record`."""
     return root() / "ensembles" / f"{dataset}.json"
 
 

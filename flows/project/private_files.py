@@ -25,7 +25,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def create(path: Path) -> None:
-    """Makes a private empty file; an existing one stays as it is. SQLite gives a database's rights to the files beside it."""
+    """Makes a private, empty file, unless it exists. SQLite gives a database's rights to the files beside it."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o660 if is_shared(path.parent) else 0o600))
 
