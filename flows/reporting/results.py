@@ -10,7 +10,7 @@ from flows.graph import healing
 from flows.models import measurements
 from flows.params.params_file import Params
 from flows.project import file_io, paths
-from flows.statistics.replicates import mean_and_std, wilson
+from flows.statistics.replicates import accuracy_text, wilson_interval
 from lightning_modules.errors import InputError
 
 HEADINGS = (
@@ -46,8 +46,8 @@ def rows(params: Params) -> list[tuple[str, ...]]:
     for name, numbers in members.items():
         validation, test = numbers["validation"], numbers["test"]
         size = (str(numbers["replicas"]), f"{numbers['parameters']:,}")
-        chosen_on = (mean_and_std(validation), f"{validation['nll']:.4f}")
-        measured = (mean_and_std(test), *tested(test, images))
+        chosen_on = (accuracy_text(validation), f"{validation['nll']:.4f}")
+        measured = (accuracy_text(test), *tested(test, images))
         table.append((name, *size, *chosen_on, *measured, seconds(params.dataset, name)))
     test = ensemble["test"]
     for numbers in methods:
@@ -61,7 +61,7 @@ def rows(params: Params) -> list[tuple[str, ...]]:
 
 def tested(test: dict[str, float], images: int) -> tuple[str, str, str]:
     """The columns after the test accuracy: its interval, NLL and ECE."""
-    low, high = wilson(test["accuracy"], images)
+    low, high = wilson_interval(test["accuracy"], images)
     return f"{low:.1%} to {high:.1%}", f"{test['nll']:.4f}", f"{test['ece']:.4f}"
 
 

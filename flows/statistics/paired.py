@@ -75,12 +75,12 @@ def fewest_wins(differing: int, level: float) -> int | None:
     return next(enough, None)
 
 
-def level(alpha: float) -> str:
+def confidence_text(alpha: float) -> str:
     """The confidence level 1 - alpha as text: 95%, 99.966%."""
     return f"{100 - 100 * alpha:.{max(0, 1 - math.floor(math.log10(100 * alpha)))}f}".rstrip("0").rstrip(".") + "%"
 
 
-def by_class(
+def accuracy_by_class(
     first: "np.ndarray", second: "np.ndarray", labels: "np.ndarray", class_names: list[str]
 ) -> dict[str, dict]:
     """The accuracy of two classifiers on each class, and the difference, first minus second.

@@ -4,7 +4,7 @@ import math
 import statistics
 
 
-def spread(replicas: list[dict[str, float]]) -> dict[str, float]:
+def summarize(replicas: list[dict[str, float]]) -> dict[str, float]:
     """The mean of each score over the replicas and, for two or more, its sample standard deviation, `<name>_std`."""
     result = {}
     for name in replicas[0]:
@@ -17,13 +17,13 @@ def spread(replicas: list[dict[str, float]]) -> dict[str, float]:
     return result
 
 
-def mean_and_std(numbers: dict[str, float]) -> str:
+def accuracy_text(numbers: dict[str, float]) -> str:
     """The accuracy as text: 97.50% ± 0.40%; without the deviation for a single replica."""
     deviation = f" ± {numbers['accuracy_std']:.2%}" if "accuracy_std" in numbers else ""
     return f"{numbers['accuracy']:.2%}{deviation}"
 
 
-def wilson(accuracy: float, images: int, level: float = 0.95) -> tuple[float, float]:
+def wilson_interval(accuracy: float, images: int, level: float = 0.95) -> tuple[float, float]:
     """The confidence interval, within 0 to 1, of an accuracy measured on so many images; two NaN for NaN.
 
     It says how much other test images would change the number, and nothing about how replicas differ.

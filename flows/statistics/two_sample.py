@@ -81,9 +81,9 @@ def class_shares(incoming: np.ndarray, reference: np.ndarray, labels: np.ndarray
     both = (predicted[0] + predicted[1]) / (len(incoming) + len(reference))
     rows = np.flatnonzero((len(incoming) * both >= FEWEST) & (len(reference) * both >= FEWEST_KNOWN))
     columns = np.flatnonzero(np.bincount(labels, minlength=number) >= FEWEST_KNOWN)
-    seen, known = together(incoming, rows), together(held_out, columns)
+    seen, known = pooled_counts(incoming, rows), pooled_counts(held_out, columns)
     joint = np.zeros((len(rows) + 1, len(columns) + 1))
-    np.add.at(joint, (place(reference, rows), place(labels, columns)), 1)
+    np.add.at(joint, (index_in(reference, rows), index_in(labels, columns)), 1)
     used = (seen > 0) | (joint.sum(1) > 0), (known > 0) | (joint.sum(0) > 0)
     joint, seen, known = joint[np.ix_(*used)], seen[used[0]] / len(incoming), known[used[1]] / len(held_out)
 
@@ -95,9 +95,9 @@ def class_shares(incoming: np.ndarray, reference: np.ndarray, labels: np.ndarray
     pooled = (len(incoming) * seen + len(reference) * expected) / (len(incoming) + len(reference))
     weight = known**2 / np.maximum(count, 1)
     covariance = (
-        multinomial(pooled) / len(incoming)
+        multinomial_covariance(pooled) / len(incoming)
         + np.diag(smooth @ weight) - (smooth * weight) @ smooth.T  # variance of the confusion, class by class
-        + smooth @ multinomial(known) @ smooth.T / len(held_out)
+        + smooth @ multinomial_covariance(known) @ smooth.T / len(held_out)
     )  # fmt: skip
     difference, freedom = seen - expected, len(seen) - 1
     p = 1.0
@@ -111,20 +111,20 @@ def class_shares(incoming: np.ndarray, reference: np.ndarray, labels: np.ndarray
     return ClassShares(classes.tolist(), known.tolist(), (estimated / estimated.sum()).tolist(), p)
 
 
-def multinomial(shares: np.ndarray) -> np.ndarray:
+def multinomial_covariance(shares: np.ndarray) -> np.ndarray:
     """The covariance matrix of one multinomial draw."""
     return np.diag(shares) - np.outer(shares, shares)
 
 
-def place(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def index_in(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """The index of each value in `kept`, which is sorted; `len(kept)` for a value that is not in it."""
     at = np.searchsorted(kept, values)
     return np.where(np.append(kept, -1)[at] == values, at, len(kept))
 
 
-def together(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def pooled_counts(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """How often each of `kept` occurs; the last count is that of all other values."""
-    return np.bincount(place(values, kept), minlength=len(kept) + 1)
+    return np.bincount(index_in(values, kept), minlength=len(kept) + 1)
 
 
 def compare(
@@ -151,7 +151,7 @@ def compare(
             # SciPy's exact method is exact only without ties, and probabilities of 0 and 1 are often equal.
             found = ks_2samp(incoming, reference, method="asymp")
             p = min(1.0, float(found.pvalue) * len(quantities) * number)
-            auc = area(incoming, reference) if view == "embeddings" else None
+            auc = roc_auc(incoming, reference) if view == "embeddings" else None
             results.append(Result(view, name, float(found.statistic), p, auc))
     if shares:
         change = float(np.abs(np.subtract(shares.estimated, shares.held_out)).max())
@@ -168,7 +168,7 @@ def refuse_unless_finite(name: str, incoming: np.ndarray, reference: np.ndarray)
             )
 
 
-def area(incoming: np.ndarray, reference: np.ndarray) -> float:
+def roc_auc(incoming: np.ndarray, reference: np.ndarray) -> float:
     """Area under the ROC curve: how often an incoming image scores above a reference image."""
     from sklearn.metrics import roc_auc_score
 

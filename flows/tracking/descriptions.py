@@ -7,7 +7,7 @@ import json
 
 from flows.params.params_file import Params
 from flows.project import file_io, paths
-from flows.statistics.replicates import wilson
+from flows.statistics.replicates import wilson_interval
 from lightning_modules.errors import InputError
 
 MOST = 5000  # characters of a description that MLflow keeps
@@ -36,7 +36,7 @@ def verdict(dataset: str, card: dict) -> str:
     counts = data_card(dataset).get("counts")
     interval = ""
     if counts:
-        low, high = wilson(accuracy, counts["test"])
+        low, high = wilson_interval(accuracy, counts["test"])
         interval = f" of {counts['test']:,} test images (95% interval {low:.1%} to {high:.1%})"
     over = f", {gain * 100:+.2f} points over the best member" if gain is not None else ""
     return f"**{accuracy:.2%}**{interval} of {dataset} are right{over}: {who}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 
 from flows.project import file_io, paths
-from flows.statistics.replicates import spread
+from flows.statistics.replicates import summarize
 from flows.tracking import artifact_addresses, experiments, mlflow_runs, mlflow_store, provenance
 from flows.untrusted import masking
 
@@ -145,7 +145,7 @@ class Tracker:
                 self.client.set_tag(run.info.run_id, mlflow_runs.WEIGHTS, replica["weights_sha256"])
             self.client.set_terminated(run.info.run_id)
         member = self.client.get_run(self.ids["member"])
-        mlflow_runs.log_once(self.client, member, spread(best) | ({"seconds": seconds} if seconds else {}))
+        mlflow_runs.log_once(self.client, member, summarize(best) | ({"seconds": seconds} if seconds else {}))
         self.client.log_artifact(self.ids["member"], str(folder / "history.csv"))
         self.client.log_artifact(self.ids["member"], str(folder / "member.json"))
         self.client.set_terminated(self.ids["member"])
@@ -219,5 +219,5 @@ class Scores:
                     self.lost = True
                     return
                 runs = mlflow_runs.find_replicas(self.client, self.place, card)
-            for run, metrics in zip(runs, [spread(replicas), *replicas], strict=True):
+            for run, metrics in zip(runs, [summarize(replicas), *replicas], strict=True):
                 mlflow_runs.log_once(self.client, run, metrics)

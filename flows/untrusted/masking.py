@@ -48,11 +48,11 @@ def address(given: str) -> str:
 
 def text(said: str) -> str:
     """The text of another library or program, with *** for secrets."""
-    whole, secrets = known(tuple(os.environ.items()))
+    whole, secrets = environment_secrets(tuple(os.environ.items()))
     for value, shown in whole.items():
         said = said.replace(value, shown)
     said = ADDRESS.sub(lambda found: found[1] + without_secrets(found[1].removesuffix("://"), found[2]), said)
-    said = PATH.sub(lambda found: found[1] + pairs(found[2]), said)
+    said = PATH.sub(lambda found: found[1] + masked_query(found[2]), said)
     return secrets.sub(HIDDEN, said) if secrets else said
 
 
@@ -63,7 +63,7 @@ def sentence(error: BaseException, most: int | None = 300) -> str:
 
 def output(data: bytes) -> bytes | None:
     """The output of a process, with *** for secrets of the environment; None where it holds none."""
-    _, secrets = known(tuple(os.environ.items()), SURE)
+    _, secrets = environment_secrets(tuple(os.environ.items()), SURE)
     if not secrets:
         return None
     said = bytes(data).decode("utf-8", "surrogateescape")
@@ -86,15 +86,15 @@ def without_secrets(scheme: str, rest: str) -> str:
     return f"{before}{place}{question}{pairs(query)}{mark}{of_fragment(fragment)}"
 
 
-def of_fragment(fragment: str) -> str:
+def masked_fragment(fragment: str) -> str:
     """A fragment with *** for secrets. Single-page applications keep a path there, with a query of its own."""
     if not fragment.startswith(("/", "!/")):
-        return pairs(fragment)
+        return masked_query(fragment)
     place, question, query = fragment.partition("?")
     return f"{place}{question}{pairs(query)}"
 
 
-def pairs(query: str) -> str:
+def masked_query(query: str) -> str:
     """A query, key=value&key=value, with *** for each value, and for each word without a key."""
 
     def hide(found: re.Match) -> str:
@@ -107,7 +107,7 @@ def pairs(query: str) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def known(
+def environment_secrets(
     environment: tuple[tuple[str, str], ...], shortest: int = SHORTEST
 ) -> tuple[dict[str, str], re.Pattern | None]:
     """The secrets of the environment, to be masked in text.
