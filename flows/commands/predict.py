@@ -10,7 +10,7 @@ import click
 
 from flows.commands.console import run
 from flows.params.params_file import read
-from flows.params.sections import BY_DEFAULT, Limits
+from flows.params.sections import DEFAULT_LIMITS, Limits
 from flows.untrusted.escaping import printable
 from lightning_modules.errors import InputError
 
@@ -27,7 +27,7 @@ class Unread:
     limits: Limits
 
 
-def read_image(path: Path, limits: Limits = BY_DEFAULT) -> Unread:
+def read_image(path: Path, limits: Limits = DEFAULT_LIMITS) -> Unread:
     """An image file, of which no pixel is decoded yet: those of many would not fit into memory.
 
     Raises:

@@ -39,7 +39,7 @@ def command(context: click.Context, port: int, host: str, with_parent: bool) -> 
         raise InputError(
             f"MLFLOW_TRACKING_URI is {mlflow_store.shown_store()}, which has a UI of its own: open it in a browser"
         )
-    if reason := ports.why_not(host, port):
+    if reason := ports.why_not_free(host, port):
         raise InputError(f"port {port} on {host} cannot be used ({reason}): choose another with --port")
     client = mlflow_store.connect()
     experiments.tidy(client)
@@ -47,7 +47,7 @@ def command(context: click.Context, port: int, host: str, with_parent: bool) -> 
     if not with_parent:  # whose link would go into a log
         print(f"MLflow's UI: {link} (the link is good once, within a day; Ctrl-C ends it)", flush=True)
     # In the environment, which `ps` shows to nobody else: the address of a database has its password.
-    os.environ |= login.for_mlflow_server() | {
+    os.environ |= login.mlflow_server_variables() | {
         "TRAINYARD_START": page_links.start_page(client),
         "MLFLOW_BACKEND_STORE_URI": uri,
         # Of a database that is no SQLite file the artifacts are this project's.

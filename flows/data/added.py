@@ -13,7 +13,7 @@ import numpy as np
 from flows.data import fetch, image_file
 from flows.data.image_file import MODES
 from flows.data.source_images import ADDED, Images, shown
-from flows.params.sections import BY_DEFAULT, Limits
+from flows.params.sections import DEFAULT_LIMITS, Limits
 from flows.project import paths
 from lightning_modules.errors import InputError, counted
 
@@ -39,7 +39,7 @@ def digest(image: np.ndarray) -> str:
 
 
 def decode(
-    file: Path | str, shape: tuple[int, ...], limits: Limits = BY_DEFAULT, folder: int | None = None
+    file: Path | str, shape: tuple[int, ...], limits: Limits = DEFAULT_LIMITS, folder: int | None = None
 ) -> np.ndarray:
     """An image file as uint8, H×W×C.
 
@@ -69,7 +69,7 @@ def encode(image: np.ndarray, file: Path) -> None:
     Image.fromarray(pixels).save(file, format="PNG")
 
 
-def join(dataset: str, images: Images, limits: Limits = BY_DEFAULT) -> Images:
+def join(dataset: str, images: Images, limits: Limits = DEFAULT_LIMITS) -> Images:
     """The dataset with its added images at the end of the training split. The test split stays as it is.
 
     An added image that is also a test image, which was put into sources/ later, is left out with a warning.

@@ -8,12 +8,12 @@ import numpy as np
 from flows.data import fetch, image_file, labelled_arrays
 from flows.data.image_file import SUFFIXES
 from flows.data.source_images import ADDED, Images, carve, fits_in_memory, named, refuse_names, shown
-from flows.params.sections import BY_DEFAULT, Limits
+from flows.params.sections import DEFAULT_LIMITS, Limits
 from flows.project import paths
 from lightning_modules.errors import InputError, counted
 
 
-def folder(test: str | float, limits: Limits = BY_DEFAULT) -> Images:
+def folder(test: str | float, limits: Limits = DEFAULT_LIMITS) -> Images:
     """The dataset in sources/folder: a subfolder a class, or train/ and test/ with these, or images.npz."""
     root = paths.root() / "sources" / "folder"
     if not root.is_dir():

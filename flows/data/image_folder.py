@@ -9,7 +9,7 @@ import numpy as np
 from flows.data import npz
 from flows.data.added import decode
 from flows.data.image_file import SUFFIXES
-from flows.params.sections import BY_DEFAULT, Limits
+from flows.params.sections import DEFAULT_LIMITS, Limits
 from lightning_modules.errors import InputError, counted
 
 
@@ -27,7 +27,7 @@ class Arrivals:
     refused: list[tuple[str, str]]
 
 
-def read(place: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits = BY_DEFAULT) -> Arrivals:
+def read(place: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits = DEFAULT_LIMITS) -> Arrivals:
     """A random sample of at most `most` images, in the order of their files.
 
     Args:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.drift import ranking
-from flows.params.sections import BY_DEFAULT, Drift, Limits
+from flows.params.sections import DEFAULT_LIMITS, Drift, Limits
 from flows.project import file_io, paths
 from flows.untrusted.escaping import printable
 from lightning_modules.errors import InputError, counted
@@ -28,7 +28,7 @@ DRIFT = 3  # exit code, beside 0, 1 and 2, which all commands have
 SHOWN = 5  # files that are named on the terminal; drift.json names them all
 
 
-def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits = BY_DEFAULT) -> dict:
+def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits = DEFAULT_LIMITS) -> dict:
     """Compares, and writes drift.json and drift.png.
 
     Args:

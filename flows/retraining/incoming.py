@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 
 from flows.params.params_file import Params
-from flows.params.sections import BY_DEFAULT, Limits
+from flows.params.sections import DEFAULT_LIMITS, Limits
 from flows.project import file_io, paths
 from flows.retraining import incoming_files
 from flows.untrusted.escaping import in_csv, printable
@@ -206,7 +206,7 @@ def class_of(there: incoming_files.Waiting, classes: dict[str, str]) -> str:
     return folders[0]
 
 
-def carry_out(batch: dict, limits: Limits = BY_DEFAULT, fatal: list | None = None) -> None:
+def carry_out(batch: dict, limits: Limits = DEFAULT_LIMITS, fatal: list | None = None) -> None:
     """Moves the files of a batch, or those that are left of it."""
     for entry in batch["accepted"]:
         accept(batch["dataset"], tuple(batch["shape"]), entry, limits, fatal)

@@ -53,7 +53,7 @@ def own_secret() -> str:
     """Of this project's own server for good."""
     from flows.access import login  # which takes a library of locks: a command with a temporary server does without
 
-    return login.basic()
+    return login.credentials()
 
 
 def know_owner() -> None:

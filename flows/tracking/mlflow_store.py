@@ -72,7 +72,7 @@ def connect():
 
         # Not where another server has the registry: MLflow's client would send it the same password.
         if is_served_here() and (os.environ.get("MLFLOW_REGISTRY_URI") or uri).rstrip("/") == uri.rstrip("/"):
-            for name, value in login.for_mlflow().items():
+            for name, value in login.mlflow_client_variables().items():
                 os.environ.setdefault(name, value)
         try:
             answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5, verify=certificates())
@@ -156,7 +156,7 @@ def uninterrupted() -> Iterator[None]:
     An interrupted query stays open in this process, with a lock that lets nobody write: the run could not even be
     ended as killed. A server has no such lock, and may take minutes to answer.
     """
-    with processes.postponed() if in_sqlite() else nullcontext():
+    with processes.signals_postponed() if in_sqlite() else nullcontext():
         yield
 
 

@@ -59,7 +59,7 @@ class Crew:
         self.method = "spawn" if again else start_method(card["settings"]["accelerator"])
         self.processes: dict[Connection, multiprocessing.Process] = {}
         self.started = 0
-        self.kills = hardware.memory_kills()
+        self.kills = hardware.out_of_memory_kills()
 
     @property
     def connections(self) -> list[Connection]:
@@ -86,8 +86,8 @@ class Crew:
         # Who ends the whole stage has sent this process a signal too, which it is to see first.
         time.sleep(MOMENT)
         self.method = "spawn"  # see above
-        memory = hardware.memory()
-        if hardware.memory_kills() > self.kills:
+        memory = hardware.free_memory()
+        if hardware.out_of_memory_kills() > self.kills:
             memory = f"the system was out of memory and killed for it; {memory}"
         return End(process.exitcode, memory)
 
