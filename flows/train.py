@@ -19,7 +19,6 @@ import sys
 import click
 
 from flows.commands.console import run
-from flows.machine import hardware
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
 from flows.training import interrupted, member_files, resolving
@@ -44,7 +43,7 @@ def train(params: Params, member: str) -> dict:
     from flows.data import dataset
 
     # What can be refused is refused before the seconds that torch and Lightning take to load.
-    recipe = params.member(member)
+    params.member(member)
     paths.refuse_links(f"models/{params.dataset}/{member}")
     part = launch(params.training)
     data = dataset.load(params.dataset)
@@ -54,46 +53,19 @@ def train(params: Params, member: str) -> dict:
             f"{params.training.processes} processes (training.devices × training.num_nodes in params.yaml)"
         )
 
-    import torch
-
     from flows.tracking.member_runs import Tracker
     from flows.training.data_parallel import train_divided
     from flows.training.replicas import train_replicas
-    from lightning_modules.fit import hardware_precision
 
-    accelerator = hardware.accelerator(params.training.accelerator, params.training.devices)
-    settings = {
-        **params.settings(member),
-        "accelerator": accelerator,
-        "precision": hardware_precision(params.training.precision, accelerator),
-    }
-    card = {
-        "member": member,
-        "dataset": params.dataset,
-        "seed": params.seed,
-        "recipe": recipe.recipe,
-        "settings": settings,
-        **{key: data.card[key] for key in ("shape", "class_names", "mean", "std")},
-    }
-    # A pool of threads in this process would hang the first parallel operation of the processes forked from it.
-    torch.set_num_threads(1)
-    card["parameters"] = resolving.try_out(card)
-    jobs = resolving.side_by_side(recipe.replicas, settings["threads"], accelerator, params.training.devices)
-    if part and settings["parallel"] == "auto":
-        settings["parallel"] = "processes"
-    settings["parallel"] = resolving.processes_or_stacked(card, recipe.replicas, jobs)
-    seeds = [resolving.replica_seed(params.seed, member, number) for number in range(recipe.replicas)]
-
+    resolved = resolving.resolve(params, member, data.card, part)
+    card, seeds = resolved.card, resolved.seeds
     unfinished = paths.unfinished_folder(params.dataset) / member
-    # Another number of replicas leaves those that are trained as they are.
-    recipe_alone = {key: value for key, value in card["recipe"].items() if key != "replicas"}
-    work = unfinished / interrupted.fingerprint(card | {"recipe": recipe_alone}, data.card["files"])
+    work = unfinished / interrupted.fingerprint(resolved.of_a_replica, data.card["files"])
     if part and not part.leads:
         train_divided(card, seeds, work, launch=part)
         return card
     with interrupted.only_one(unfinished):
         work.mkdir(parents=True, exist_ok=True)
-
         clock = interrupted.Clock(work / "seconds.json")
         tracker = Tracker(card, seeds, work)
         target = paths.model_folder(params.dataset, member)
@@ -103,14 +75,13 @@ def train(params: Params, member: str) -> dict:
             else:
                 fitted = train_replicas(
                     card, seeds, work,
-                    jobs=jobs, devices=params.training.devices, tracker=tracker, clock=clock,
+                    jobs=resolved.jobs, devices=params.training.devices, tracker=tracker, clock=clock,
                 )  # fmt: skip
-            card["replicas"] = [member_files.about(seed, result) for seed, result in zip(seeds, fitted)]
-            member_files.write(target, card, fitted)
+            trained = member_files.write(target, card, seeds, fitted)
             file_io.write_json(
                 paths.seconds_file(params.dataset, member),
                 {
-                    "weights_sha256": [replica["weights_sha256"] for replica in card["replicas"]],
+                    "weights_sha256": [replica["weights_sha256"] for replica in trained["replicas"]],
                     "seconds": round(clock.seconds(), 2),
                 },
             )
@@ -120,7 +91,7 @@ def train(params: Params, member: str) -> dict:
         tracker.finish(target, clock.seconds())
         shutil.rmtree(work)
         interrupted.forget_old(unfinished)
-    return card
+    return trained
 
 
 @click.command()

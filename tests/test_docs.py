@@ -1,11 +1,13 @@
 """What people read is true where that can be looked up: links, files and targets that are named, and numbers."""
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT
+from test_arrows import FLOORS
 
 from flows.cli import COMMANDS
 from lightning_modules import names
@@ -40,12 +42,30 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors(file), target
 
 
+PATHS = r"\b(?:flows|lightning_modules|tests|benchmarks|docs|sources|\.ci|\.github)/[\w./-]*"
+
+
 def test_files_that_are_named_are_there(page):
     if page.name == "CHANGELOG.md":
         return  # it names what is gone
-    named = re.findall(
-        r"`((?:flows|lightning_modules|tests|benchmarks|docs|sources|\.ci|\.github)/[\w./-]*)`", prose(page)
+    named = re.findall(f"`({PATHS})`", prose(page))
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
+def test_so_are_those_that_the_code_names():
+    patterns = (
+        "flows/**/*.py",
+        "lightning_modules/*.py",
+        "benchmarks/**/*.py",
+        "*.yaml",
+        "sources/*/*.yaml",
+        ".ci/*",
+        "Makefile",
     )
+    files = [file for pattern in patterns for file in ROOT.glob(pattern) if file.is_file()]
+    assert len(files) > 100
+    named = {name for file in files for name in re.findall(PATHS + r"\.py\b", file.read_text(encoding="utf-8"))}
+    assert len(named) > 3
     assert {name for name in named if not (ROOT / name).exists()} == set()
 
 
@@ -63,6 +83,13 @@ def test_the_readme_leads_to_every_page():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     pages = {page.relative_to(ROOT).as_posix() for page in PAGES} - {"README.md"}
     assert {name for name in pages if f"]({name})" not in text} == set()
+
+
+def test_the_architecture_has_the_rooms_in_their_order_with_their_door_plates():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    said = re.findall(r"^\| `flows/(\w+)/` \| (.+) \|$", text, re.MULTILINE)
+    rooms = [name for name in reversed(FLOORS) if name]
+    assert said == [(name, importlib.import_module(f"flows.{name}").__doc__) for name in rooms]
 
 
 def targets() -> set[str]:

@@ -352,7 +352,7 @@ def test_no_other_server_is_sent_the_secret(project, monkeypatch):
 
 def test_where_it_is_served_already_ui_prints_another_link(project):
     running_servers.note("http://127.0.0.1:4200/api", "http://127.0.0.1:5055", own_mlflow=True)
-    # `served.addresses` goes by the process that noted it.
+    # `running_servers.addresses` goes by the process that noted it.
     from click.testing import CliRunner
 
     done = CliRunner().invoke(ui.command, [], catch_exceptions=False)

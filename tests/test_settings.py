@@ -2,6 +2,7 @@
 
 import configparser
 import copy
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -9,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, edit, environment
+from conftest import LIMIT, ROOT, edit, environment
 
-from flows import settings
-from flows.graph import dvc_graph
+from flows import check, settings
+from flows.graph import code_digest, dvc_graph
 from flows.params.params_file import read
 from flows.project import file_io, paths
 from lightning_modules import names
@@ -22,7 +23,7 @@ from lightning_modules.errors import InputError
 @pytest.fixture
 def noted(tiny) -> Path:
     """The project with all that the stage notes."""
-    for package in ("flows", "lightning_modules"):
+    for package in code_digest.PACKAGES:
         shutil.copytree(ROOT / package, tiny / package, ignore=shutil.ignore_patterns("__pycache__"))
     return tiny
 
@@ -32,11 +33,13 @@ def content() -> bytes:
     return paths.settings_file("digits").read_bytes()
 
 
-def test_the_same_is_noted_again(noted):
+def test_the_same_is_noted_again(tiny):
     assert content() == content()
     found = file_io.read_json(paths.settings_file("digits"))
     assert found["params"]["data.digits.batch_size"] == 64
-    assert "lightning_modules/fit.py" in found["files"]
+    assert found["code"] == code_digest.digest("train")
+    for stage in ("evaluate", "ensemble"):
+        assert paths.code_file(stage).read_text() == f"{code_digest.digest(stage)}\n"
 
 
 @pytest.mark.parametrize(
@@ -48,34 +51,99 @@ def test_the_same_is_noted_again(noted):
         lambda content: content["training"].update(strategy="ddp", devices=2),
     ],
 )
-def test_what_changes_every_training_is_noted(noted, change):
+def test_what_changes_every_training_is_noted(tiny, change):
     before = content()
-    edit(noted, change)
+    edit(tiny, change)
     assert content() != before
 
 
-@pytest.mark.parametrize("file", ["data/digits/dataset.json", "flows/train.py", "lightning_modules/networks.py"])
-def test_changed_data_and_code_are_noted(noted, file):
+def test_changed_data_are_noted(tiny):
     before = content()
-    with (noted / file).open("a") as stream:
+    with (tiny / "data" / "digits" / "dataset.json").open("a") as stream:
         stream.write(" ")
     assert content() != before
 
 
-def test_what_changes_one_member_or_no_training_is_not_noted(noted):
+def test_what_changes_one_member_or_no_training_is_not_noted(tiny):
     before = content()
-    edit(noted, lambda content: content["members"]["small"].update(dropout=0.5))
-    edit(noted, lambda content: content["members"].pop("wide"))
-    edit(noted, lambda content: content["ensemble"].update(select_by="accuracy"))
-    edit(noted, lambda content: content["training"].update(devices=2))
-    edit(noted, lambda content: content["training"].update(strategy="ddp", devices=1))
+    edit(tiny, lambda content: content["members"]["small"].update(dropout=0.5))
+    edit(tiny, lambda content: content["members"].pop("wide"))
+    edit(tiny, lambda content: content["ensemble"].update(select_by="accuracy"))
+    edit(tiny, lambda content: content["training"].update(devices=2))
+    edit(tiny, lambda content: content["training"].update(strategy="ddp", devices=1))
     assert content() == before
 
 
-def test_a_file_that_is_missing_is_bad_input(noted):
-    (noted / "flows" / "train.py").unlink()
-    with pytest.raises(InputError, match=r"flows/train\.py does not exist"):
+def test_data_that_are_missing_are_bad_input(tiny):
+    (tiny / "data" / "digits" / "dataset.json").unlink()
+    with pytest.raises(InputError, match=r"data/digits/dataset\.json does not exist: run dvc repro download"):
         content()
+
+
+SOURCE = '''"""What it is for."""  # a comment
+import os
+
+
+class Thing:  # "not a string"
+    """Of some lines,
+    with ünicode."""
+
+    size: int = 1
+    """Of a field."""
+
+    def act(self, text="# no comment"):  # one ü
+        """Alone in its body."""
+
+
+def name():
+    # Alone on its line.
+    text = """A value
+    # of two lines."""
+    return f"{text} # {os.sep}"
+'''
+
+
+def test_comments_docstrings_and_blank_lines_do_not_count():
+    assert code_digest.bare(SOURCE).splitlines() == [
+        "import os",
+        "class Thing:",
+        "    size: int = 1",
+        '    def act(self, text="# no comment"):',
+        "def name():",
+        '    text = """A value',
+        '    # of two lines."""',
+        '    return f"{text} # {os.sep}"',
+    ]
+
+
+def test_all_else_counts(noted):
+    """Of each file that a training reaches, a line more is another digest, and a line of prose more is none."""
+    before = code_digest.by_file("train", noted)
+    assert before == code_digest.by_file("train")  # wherever it lies
+    for name in before:
+        text = (noted / name).read_text(encoding="utf-8")
+        (noted / name).write_text(f'"""Mended."""\n# A comment.\n\n{text}\n# Another.\n', encoding="utf-8")
+    assert code_digest.by_file("train", noted) == before
+    for name in before:
+        with (noted / name).open("a") as stream:
+            stream.write("\nSOMETHING = 1\n")
+    after = code_digest.by_file("train", noted)
+    assert after.keys() == before.keys()
+    assert all(after[name] != before[name] for name in before)
+
+
+def test_a_mended_comment_runs_settings_alone_and_a_changed_line_retrains(committed):
+    """By DVC itself."""
+    fit = committed.folder / "lightning_modules" / "fit.py"
+    text = fit.read_text(encoding="utf-8")
+    fit.write_text(f"# A comment.\n{text}", encoding="utf-8")
+    done = committed.dvc("repro", "train@small", "train@wide")
+    ran = [line for line in done.stdout.splitlines() if line.startswith("Running stage")]
+    assert ran == ["Running stage 'settings':"], done.stdout + done.stderr
+    assert committed.stale() == {}
+    fit.write_text(f"{text}\nSOMETHING = 1\n", encoding="utf-8")
+    committed.dvc("repro", "--single-item", "settings")
+    assert committed.stale().keys() == {"train@small", "train@wide"}
 
 
 def test_a_stage_of_a_member_makes_dvc_read_params_only_once():
@@ -83,7 +151,7 @@ def test_a_stage_of_a_member_makes_dvc_read_params_only_once():
     described = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     assert [name for name, stage in described.items() if "foreach" in stage] == ["train"]
     assert "params" not in described["train"]["do"]
-    assert described["train"]["do"]["deps"] == described["settings"]["outs"]
+    assert described["train"]["do"]["deps"] == ["settings/${dataset}.json"]
 
 
 def variants() -> dict[str, dict]:
@@ -114,8 +182,8 @@ def variants() -> dict[str, dict]:
         vary(key, key, value=3)
     vary("augment", "augment", value="flip")
     vary("test_time_views", "test_time_views", value="mirror")
-    for key, names in (("activation", names.ACTIVATIONS), ("schedule", names.SCHEDULES)):
-        vary(key, key, value=names[1])
+    for key, known in (("activation", names.ACTIVATIONS), ("schedule", names.SCHEDULES)):
+        vary(key, key, value=known[1])
     vary("initializer", "initializer", value="zeros")
     vary("replicas", "replicas", value=2)
     return found
@@ -135,28 +203,43 @@ def test_members_that_differ_have_commands_that_differ(project):
     assert to_str(false, dict(config["parsing"])) != to_str({"optimizer": {"name": "sgd", "lr": 0.1}})
 
 
-def test_an_edited_member_alone_is_stale_and_says_where(noted):
-    """By DVC, which has no run of these stages but is told that their outputs are theirs."""
+@dataclasses.dataclass
+class Committed:
+    """A project of which DVC, which has run none of its stages, is told that their outputs are theirs."""
+
+    folder: Path
+
+    def dvc(self, *arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "dvc", *arguments]
+        return subprocess.run(
+            command, cwd=self.folder, env=environment(), check=True, capture_output=True, text=True, timeout=LIMIT
+        )
+
+    def stale(self) -> dict:
+        stages = dvc_graph.stale(self.folder).items()
+        return {stage: why for stage, why in stages if stage.startswith(("settings", "train"))}
+
+
+@pytest.fixture
+def committed(noted) -> Committed:
     shutil.copytree(
         ROOT / ".dvc", noted / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "site-cache", "config.local")
     )
+    shutil.copy(ROOT / ".dvcignore", noted)
     for name in read().members:
         (paths.model_folder("digits", name)).mkdir(parents=True)
         (paths.model_folder("digits", name) / "member.json").write_text("{}")
+    check.note()
     settings.settings(read())
+    made = Committed(noted)
+    made.dvc("config", "--local", "core.no_scm", "true")
+    made.dvc("commit", "--force", "check", "download", "settings", "train@small", "train@wide")
+    return made
 
-    def dvc(*arguments: str) -> None:
-        command = [sys.executable, "-m", "dvc", *arguments]
-        subprocess.run(command, cwd=noted, env=environment(), check=True, capture_output=True)
 
-    dvc("config", "--local", "core.no_scm", "true")
-    dvc("commit", "--force", "settings", "train@small", "train@wide")
-
-    def stale() -> dict:
-        return {stage: why for stage, why in dvc_graph.stale(noted).items() if stage.startswith(("settings", "train"))}
-
-    assert stale() == {}
-    edit(noted, lambda content: content["members"]["small"].update(dropout=0.5))
-    assert stale() == {"train@small": ["params.yaml members.small: modified"]}
-    edit(noted, lambda content: content["training"].update(threads=2))
-    assert stale()["settings"] == ["params.yaml training.threads: modified"]
+def test_an_edited_member_alone_is_stale_and_says_where(committed):
+    assert committed.stale() == {}
+    edit(committed.folder, lambda content: content["members"]["small"].update(dropout=0.5))
+    assert committed.stale() == {"train@small": ["params.yaml members.small: modified"]}
+    edit(committed.folder, lambda content: content["training"].update(threads=2))
+    assert committed.stale()["settings"] == ["params.yaml training.threads: modified"]

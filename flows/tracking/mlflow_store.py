@@ -122,7 +122,6 @@ def keep_private(file: Path) -> None:
 
 def refuse_silence(uri: str) -> None:
     """Raises ConnectionError where the database server of the address does not answer: MLflow tries for minutes."""
-
     try:
         parts = urlsplit(uri)
         port = parts.port

@@ -25,16 +25,27 @@ def about(seed: int, result: "Fitted") -> dict:
     }
 
 
-def write(target: Path, card: dict, fitted: "list[Fitted]") -> None:
-    """DVC takes what lies in models/<dataset> for results: the folder appears there whole, or not at all."""
+def write(target: Path, card: dict, seeds: list[int], fitted: "list[Fitted]") -> dict:
+    """DVC takes what lies in models/<dataset> for results: the folder appears there whole, or not at all.
+
+    Args:
+        card: that of the training, which goes into member.json with what came out.
+
+    Returns:
+        The content of member.json: with history_sha256 and `replicas`, what is said of each.
+    """
     from flows.data import dataset
     from lightning_modules import weights
 
     temporary = target.parents[1] / f".{target.parent.name}.{target.name}.unfinished"
     with file_io.whole_folder(target, temporary):
         write_history(temporary / "history.csv", [result.history for result in fitted])
-        card["history_sha256"] = dataset.file_sha256(temporary / "history.csv")
-        weights.save(temporary, card, [result.state for result in fitted])
+        trained = card | {
+            "replicas": [about(seed, result) for seed, result in zip(seeds, fitted, strict=True)],
+            "history_sha256": dataset.file_sha256(temporary / "history.csv"),
+        }
+        weights.save(temporary, trained, [result.state for result in fitted])
+    return trained
 
 
 def write_history(path: Path, histories: list[list[dict]]) -> None:
