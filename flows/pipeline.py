@@ -1,12 +1,13 @@
-"""`trainyard pipeline [STAGE]...`: runs what is stale in DVC's graph, in parallel, as a Prefect flow.
+"""`trainyard pipeline [STAGE]...`: runs the stale stages of DVC's graph, in parallel, as a Prefect flow.
 
-Reads   DVC's graph and `dvc status`: the order of work is written in dvc.yaml and nowhere else
-Writes  what the stages write; dvc.lock comes out as from `dvc repro`, which then says "up to date"
+Reads   DVC's graph and `dvc status`: the order of work is in dvc.yaml and nowhere else
+Writes  what the stages write, and the same dvc.lock as `dvc repro`, which then says "up to date"
 Run     python -m flows.pipeline
 
-Each stage is a Prefect task that runs `dvc repro --single-item STAGE` as soon as what it needs has finished. A
-failed stage leaves the independent ones to finish; then the flow is red and the exit code 1. Prefect's server is the
-one that PREFECT_API_URL names or `trainyard serve` has brought up; else a temporary one, which takes some seconds.
+Each stage is a Prefect task that runs `dvc repro --single-item STAGE` as soon as the stages that it needs have
+finished. After a failed stage the independent ones still finish; then the flow fails, with exit code 1. Prefect's
+server is the one that PREFECT_API_URL names or `trainyard serve` has started, else a temporary one, which takes some
+seconds to start.
 """
 
 import contextlib
@@ -36,7 +37,7 @@ def flow(
     name: str,
     **given,
 ):
-    """Prefect's flow over the plan; for the arguments see `run_stages`."""
+    """Makes the Prefect flow that runs the plan. For the arguments see `tasks.run_stages`."""
     from prefect import flow as prefect_flow
     from prefect.logging import get_run_logger
     from prefect.states import Completed, Failed
@@ -64,8 +65,10 @@ def flow(
 
 
 class Stays:
-    """A call that is left behind when its flow is sent to Dask's workers, as Prefect does, though they never call it:
-    threads and locks cannot travel."""
+    """A callable that is pickled without its content.
+
+    Prefect pickles a flow for Dask's workers, though they never call it, and threads and locks cannot be pickled.
+    """
 
     def __init__(self, call: Callable | None = None) -> None:
         self.call = call
@@ -78,11 +81,11 @@ class Stays:
 
 
 def execute(root: Path, plan: planning.Plan, workers: int, **options) -> int:
-    """Runs the plan; returns the exit code. For the options see `run_stages`.
+    """Runs the plan and returns the exit code. For the options see `tasks.run_stages`.
 
     Raises:
-        SystemExit: with 143, after SIGTERM and with every child ended; KeyboardInterrupt alike.
-        UnavailableError: Prefect's server does not start, or goes away for more than a minute.
+        SystemExit: with 143, on SIGTERM, after every child process has ended. KeyboardInterrupt: the same.
+        UnavailableError: Prefect's server does not start, or does not answer for more than a minute.
     """
     server = running_server.server_if_none()
     name = tasks.run_name()
@@ -113,11 +116,11 @@ def execute(root: Path, plan: planning.Plan, workers: int, **options) -> int:
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For each stage.")
 @dask_options.on_dask
 def command(stages: tuple[str, ...], workers: int | None, force: bool, dry: bool, **options) -> int:
-    """Run the stale stages in parallel with Prefect; with names (train, train@mlp), only these and what they
-    need."""
+    """Run the stale stages in parallel with Prefect. With names (train, train@mlp), only these stages and those that
+    they need."""
     dask_options.check_dask(options["dask"], options["remote"])
     root = paths.root()
-    params_file.read()  # its refusals are clearer than what DVC makes of the same mistake
+    params_file.read()  # its error messages are clearer than DVC's for the same mistake
     planned = planning.plan(root, stages, force)
     if not planned.stages:
         click.echo("everything is up to date")
@@ -134,7 +137,7 @@ def command(stages: tuple[str, ...], workers: int | None, force: bool, dry: bool
 
 
 def show_results() -> None:
-    """The table of members and ensembles, where all that it needs has been made."""
+    """Prints the table of members and ensembles, if all of its files exist."""
     from flows.reporting import results
 
     with contextlib.suppress(InputError):

@@ -1,9 +1,9 @@
-"""Compares incoming images with held-out ones, and says whether they differ.
+"""Compares incoming images with held-out ones, and decides whether they differ.
 
-Four views of the images are tested, see `flows.statistics.two_sample`: pixel statistics, what the champion predicts,
-the embeddings inside its networks, and how often it predicts each class, from which follows how often each occurs. The
-reference are validation and test images, never those that were trained on: a network is surer of what it has seen, and
-any new image would look like drift.
+Four views of the images are tested, see `flows.statistics.two_sample`: pixel statistics, the champion's predictions, the
+embeddings inside its networks, and how often it predicts each class, from which the class shares are estimated. The
+reference are validation and test images, never training images: a network is surer of images that it has seen, so that
+all new ones would look like drift.
 """
 
 import os
@@ -23,9 +23,9 @@ from lightning_modules.errors import InputError, counted
 if TYPE_CHECKING:
     from flows.statistics.two_sample import ClassShares
 
-FEWEST = 20  # images; with less, next to nothing but a wholly black picture would be found
-DRIFT = 3  # exit code, beside 0, 1 and 2, which all commands have
-SHOWN = 5  # files that are named on the terminal; drift.json names them all
+FEWEST = 20  # images; with fewer, hardly anything but wholly black images would be found
+DRIFT = 3  # exit code for drift, beside the 0, 1 and 2 of all commands
+SHOWN = 5  # refused files to name on the terminal; drift.json names them all
 
 
 def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits = BY_DEFAULT) -> dict:
@@ -33,18 +33,20 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
 
     Args:
         place: a folder of image files, with or without subfolders, or an .npz file; see `image_folder.read`.
-        seed: draws the samples on both sides.
-        limits: for what FOLDER holds.
+        seed: of the samples that are drawn from both sides.
+        limits: on the size of files and images in `place`.
 
     Returns:
-        What was written to drift.json: `drift` (true or false), `drifted` (names of what differs), `tests` (of each:
-        view, name, statistic, corrected p, auc, verdict), `class_shares` (of each class, None for the rare ones
-        together: its share of the held-out images, and that of the incoming ones as it is estimated), the numbers of
-        images, and which files were refused.
+        The content of drift.json, among it:
+        drift: whether anything differs.
+        drifted: names of the tests that found drift.
+        tests: a dict per test: view, name, statistic, p (corrected), auc, verdict.
+        class_shares: a dict per class (None for the rare ones together): its share of the held-out images, and its
+            estimated share of the incoming ones.
+        found, incoming, reference: numbers of images; refused: files that are no usable images, with reasons.
 
     Raises:
-        InputError: there is no champion, or there are too few images that can be compared, or the champion's answers
-            are no numbers.
+        InputError: there is no champion, there are too few usable images, or the champion's predictions are NaN.
         UnavailableError: MLflow does not answer, or the champion cannot be loaded.
     """
     import numpy as np
@@ -107,17 +109,18 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
 
 
 def look(served, incoming, reference, labels, all_labels, seed: int) -> tuple[dict, dict, "ClassShares"]:
-    """What there is to be compared.
+    """Measures the quantities that are compared.
 
     Args:
         served: the champion, a `ServedEnsemble`.
-        incoming, reference: uint8, N×H×W×C each.
+        incoming, reference: images, uint8, N×H×W×C each.
         labels: of the reference, int64.
         all_labels: of all held-out images, of which the reference is a sample.
         seed: of the classifier that tries to tell embeddings apart.
 
     Returns:
-        By view, by quantity, its values on either side; the predicted classes by side; and see `class_shares`.
+        Three values: the incoming and the reference values of each quantity, by view and name; the predicted classes,
+        by "incoming" and "reference"; and the class shares, see `two_sample.class_shares`.
     """
     from flows.drift import embeddings, pixel_statistics
     from flows.statistics import two_sample
@@ -135,22 +138,22 @@ def look(served, incoming, reference, labels, all_labels, seed: int) -> tuple[di
             for number, name in enumerate(served.class_names)
         },
     }
-    if inside["incoming"].shape[1]:  # a champion without a linear layer has none
+    if inside["incoming"].shape[1]:  # a champion without a linear layer has no embeddings
         views["embeddings"] = {"classifier score": two_sample.classifier_scores(*inside.values(), seed)}
     predicted = {side: values.argmax(1) for side, values in probabilities.items()}
     return views, predicted, two_sample.class_shares(*predicted.values(), labels, all_labels)
 
 
 def judged(views: dict, classes: "ClassShares", settings: Drift) -> list[dict]:
-    """Every test with its verdict, see `drift`."""
+    """Runs the tests. Returns `tests` of drift.json, see `drift`."""
     from flows.statistics import two_sample
 
     return [asdict(test) | {"verdict": verdict(test, settings)} for test in two_sample.compare(views, classes)]
 
 
 def agree(data, served, champion: dict) -> None:
-    """Raises InputError where the champion was made for other images or classes than the data has, and warns of one
-    that was scored on other test images."""
+    """Raises InputError if the champion was made for other images or classes than the data has. Prints a warning if it
+    was scored on other test images."""
     from flows.tracking import mlflow_runs
 
     dataset = champion["name"]
@@ -160,7 +163,7 @@ def agree(data, served, champion: dict) -> None:
             f"data/{dataset} has: retrain first"
         )
     if champion["tags"].get(mlflow_runs.TEST) != data.card["test_sha256"]:
-        # Its training images may be among those that count as held out here.
+        # Images that it was trained on may count as held out here.
         warning = (
             f"the champion, version {champion['version']}, was scored on other test images than data/{dataset} has"
         )
@@ -184,7 +187,10 @@ def held_out(data, most: int, seed: int):
 
 
 def verdict(test, settings: Drift) -> str:
-    """With enough images a p-value calls any difference sure: one that is too small to matter is no drift."""
+    """The verdict on a test: "same", "small" or "drift".
+
+    "small" is a significant difference that is too small to matter: with enough images every difference is significant.
+    """
     if test.p >= settings.alpha:
         return "same"
     least = settings.class_share if test.view == "labels" else settings.effect

@@ -1,7 +1,7 @@
 """Trains the replicas of a member one after another, each by several processes that divide its mini-batches.
 
-The first process of all tells the others what to train, reports and writes; the command that has started it listens,
-shows and logs. The commands on other nodes only watch over their processes.
+Rank 0 tells the other processes what to train, reports and writes. The command that started rank 0 leads: it receives
+the reports, shows and logs them. The commands on other nodes only watch their processes.
 """
 
 import os
@@ -27,20 +27,20 @@ from lightning_modules.fit import Fitted
 def train_divided(
     card: dict, seeds: list[int], work: Path, *, launch: Launch, tracker=None, clock=None
 ) -> list[Fitted]:
-    """Trains one network per seed. Where another command leads, nothing is returned.
+    """Trains one network per seed. Returns the results, or an empty list if another command leads.
 
     Args:
         card, seeds, work: as for `replicas.train_replicas`; `work` is the same folder for all nodes.
-        launch: the part of this command.
-        tracker, clock: told of every epoch, by the command that leads.
+        launch: which processes this command starts.
+        tracker, clock: notified of every epoch, in the command that leads.
 
     Raises:
-        InputError, DivergedError: as `fit` does.
-        WorkerError: one of the processes ended because of an error that it printed, or was killed: for the second time,
-            where this command starts all of them.
+        InputError, DivergedError: as for `fit`.
+        WorkerError: a process ended because of an error that it printed, or was killed; if this command starts all
+            processes, for the second time.
     """
     member, replicas = card["member"], len(seeds)
-    # Who starts all of them can start them again, from the last checkpoint.
+    # A command that starts all processes can start them again, from the last checkpoint.
     tries = 2 if not launch.by and launch.nodes == 1 else 1
     board = Board(member, replicas, card["settings"]["epochs"]) if launch.leads else nullcontext()
     with board:
@@ -57,10 +57,10 @@ def train_divided(
 def once(
     card: dict, seeds: list[int], work: Path, launch: Launch, board: Board, tracker, clock, *, first: bool
 ) -> End | None:
-    """Trains what is not finished; returns how a process ended that did not come to its end.
+    """Trains the unfinished portions once. Returns how a process ended too early; None if all have finished.
 
     Args:
-        first: whether nothing was tried before.
+        first: whether this is the first try.
     """
     member, replicas = card["member"], len(seeds)
     left = unfinished_portions(card, replicas, work) if launch.leads else []
@@ -81,7 +81,7 @@ def once(
                     event = connection.recv()
                 except (EOFError, OSError):
                     ends = [crew.buried(connection)]
-                    # One that is killed takes the others along, some of which may be the first to be heard of.
+                    # A killed process takes the others along, and their ends may be noticed before its own.
                     ends += [crew.buried(other) for other in crew.connections if crew.is_dead(other)]
                     return next((end for end in ends if end.killed), ends[0])
                 if "free" in event:
@@ -100,8 +100,10 @@ def once(
 
 @contextmanager
 def meeting_place(launch: Launch) -> Iterator[Path | None]:
-    """A file by which processes that this command alone starts find each other, in a folder on this machine's own disk
-    that only this user can enter; None where others start some of them."""
+    """The file by which the processes find each other, see `ProcessGroup`; None if other commands start some of them.
+
+    It lies in a folder on this machine's own disk that only this user can enter.
+    """
     if launch.by or launch.nodes > 1:
         yield None
         return
@@ -119,7 +121,14 @@ def take_part(
     launch: Launch,
     meeting: Path | None,
 ) -> None:
-    """The life of one of the processes. `meeting`: see `ProcessGroup`."""
+    """The main function of one of the processes.
+
+    Args:
+        connection: to the command that started it.
+        place: index of this process among those that the command starts.
+        left: the portions to train; only the command that leads knows them.
+        meeting: see `ProcessGroup`.
+    """
     import signal
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
