@@ -39,7 +39,7 @@ def show(dataset: str, found: dict) -> None:
 
 
 def served(test: dict) -> Iterator[str]:
-    """What the test images have been used for, and what that asks of the next challenger; see `decisions.outlook`."""
+    """Lines that say how often the test images were used, and what the next challenger needs: `decisions.outlook`."""
     count = test["decisions"]
     times = "no decision" if not count else "1 decision" if count == 1 else f"{count:,} decisions"
     yield (
@@ -64,14 +64,14 @@ def served(test: dict) -> Iterator[str]:
 
 
 def so_far(found: dict) -> str:
-    """What became of a challenger that is not champion, by `waiting` and `taken_back` of `promoting.standing`."""
+    """The state of a challenger that is not champion, from `waiting` and `taken_back` of `promoting.standing`."""
     if found["taken_back"]:
         return "taken back"
     return "not judged yet: trainyard promote" if found["waiting"] else "judged, and not promoted"
 
 
 def interruption(move: dict) -> str:
-    """What is said of a move of the champion that did not end."""
+    """A sentence about an interrupted move of the champion."""
     return (
         f"interrupted {move['why']} of version {move['after']['champion']}: the next `trainyard promote` or "
         "`trainyard rollback` finishes it"
@@ -79,7 +79,7 @@ def interruption(move: dict) -> str:
 
 
 def numbers(decision: dict | None) -> dict[str, str]:
-    """Those of the decision on the champion."""
+    """The numbers of the decision on the champion, as text; empty if it was not compared with another model."""
     if not decision or not decision["numbers"]:
         return {}
     measured, sides = decision["numbers"], decision["numbers"]["accuracy"]

@@ -35,7 +35,8 @@ class Tap(torch.fx.Interpreter):
 def look(champion: ServedEnsemble, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The champion's probabilities, N×classes, and its embeddings, N×features, both float32.
 
-    The embeddings are those of one network per member, concatenated: the other replicas differ only in their seed.
+    The embeddings are those of the first network of each program, concatenated: networks that share a program differ
+    only in their seed.
 
     Args:
         images: uint8, N×H×W×C, of the champion's shape.

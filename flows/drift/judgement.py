@@ -1,7 +1,7 @@
 """Compares incoming images with held-out ones, and decides whether they differ.
 
-Four views of the images are tested, see `flows.statistics.two_sample`: pixel statistics, the champion's predictions, the
-embeddings inside its networks, and how often it predicts each class, from which the class shares are estimated. The
+Four views of the images are tested, see `flows.statistics.two_sample`: pixel statistics, the champion's predictions,
+the embeddings inside its networks, and how often it predicts each class, from which the class shares are estimated. The
 reference are validation and test images, never training images: a network is surer of images that it has seen, so that
 all new ones would look like drift.
 """

@@ -55,7 +55,7 @@ def at_work(dataset: str) -> Iterator[tuple[Registry, str | None]]:
 
 
 def resume(registry: Registry) -> str | None:
-    """Finishes an announced move, or undoes it if that is impossible. Returns why it was made; None if nothing moved."""
+    """Finishes an announced move, or undoes it if that is impossible. Returns why it was made; None without a move."""
     _, tags = registry.describe()
     left = announcement(tags)
     if not left:
@@ -217,8 +217,8 @@ def finish(registry: Registry, move: dict) -> dict[str, str]:
 
 
 def undo(registry: Registry, move: dict) -> None:
-    """Takes back an announced move, as far as it is done. Leaves the aliases alone if somebody else made another version
-    champion, or has taken the move over."""
+    """Takes back an announced move, as far as it is done. Leaves the aliases alone if somebody else made another
+    version champion, or has taken the move over."""
     before, after = move["before"], move["after"]
     now, tags = registry.describe()
     own = announcement(tags) == move
