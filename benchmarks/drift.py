@@ -73,7 +73,7 @@ def share_found(served, data, change: Callable, times: float, count: int, tries:
         rng = np.random.default_rng([number, count])
         some = change(images[sample(labels, count, times, rng)], rng)
         known, known_labels = judgement.held_out(data, settings.images, number)
-        views, _, classes = judgement.look(served, some, known, known_labels, all_labels, number)
+        views, _, classes = judgement.measure(served, some, known, known_labels, all_labels, number)
         found += any(test["verdict"] == "drift" for test in judgement.judged(views, classes, settings))
     return found / tries
 

@@ -26,9 +26,9 @@ from flows import train
 from flows.commands.console import run
 from flows.training import resolving
 
-build = resolving.try_out
+build = resolving.build_once
 
-def try_out(card):  # everything is loaded, no worker is forked yet
+def build_once(card):  # everything is loaded, no worker is forked yet
     from lightning_modules.classifier import Classifier
     step = Classifier.training_step
     def first(*arguments):
@@ -38,7 +38,7 @@ def try_out(card):  # everything is loaded, no worker is forked yet
     Classifier.training_step = first
     return build(card)
 
-resolving.try_out = try_out
+resolving.build_once = build_once
 run(train.command)
 """
 BARE = """

@@ -23,7 +23,7 @@ WORDS = {"train": "training", "validation": "validation"}
 PIECE = 1000  # images counted at a time: numpy's bincount makes 64-bit integers of their bytes
 
 
-def download(settings: params_file.Params) -> dict:
+def download(params: params_file.Params) -> dict:
     """Fetches, verifies and decodes the chosen dataset, and carves the validation split out of the training split.
 
     data/<dataset>/ then holds train_images.npy and test_images.npy (uint8, N×H×W×C), train_labels.npy and
@@ -39,13 +39,13 @@ def download(settings: params_file.Params) -> dict:
     Raises:
         InputError: the source is not available or not what it should be, or a class is too small to be split.
     """
-    paths.refuse_links(f"data/{settings.dataset}", "models", "predictions", "plots", "metrics", "settings")
-    given = sources.read(settings.dataset, settings.feed.test, settings.limits)
+    paths.refuse_links(f"data/{params.dataset}", "models", "predictions", "plots", "metrics", "settings")
+    given = sources.read(params.dataset, params.feed.test, params.limits)
     # Split before added images are joined: those are for training only, so that validation scores stay comparable.
     validation = source_images.set_aside(
-        given.train_labels, settings.feed.validation, settings.seed, given.class_names, "the validation split"
+        given.train_labels, params.feed.validation, params.seed, given.class_names, "the validation split"
     )
-    images = added.join(settings.dataset, given, settings.limits)
+    images = added.join(params.dataset, given, params.limits)
     mean, std = mean_and_std(images.train_images, validation)
     arrays = {
         "train_images": images.train_images,
@@ -55,7 +55,7 @@ def download(settings: params_file.Params) -> dict:
         "validation_indices": validation,
     }
     card = {
-        "name": settings.dataset,
+        "name": params.dataset,
         "shape": list(images.train_images.shape[1:]),
         "counts": {
             "train": len(images.train_labels) - len(validation),
@@ -68,7 +68,7 @@ def download(settings: params_file.Params) -> dict:
         "std": std,
         "test_sha256": dataset.pin(images.test_images, images.test_labels),
     }
-    return write(paths.data_folder(settings.dataset), arrays, card, images.provenance)
+    return write(paths.data_folder(params.dataset), arrays, card, images.provenance)
 
 
 def duplicates(images: source_images.Images, validation: np.ndarray) -> dict[str, int]:

@@ -39,7 +39,7 @@ def flow(work: PlanRun):
         failed = work()
         return failed, flow_report.summary(work.plan, work.outcomes, failed)
 
-    stays, name = Stays(run), work.name
+    call_work, name = NotPickled(run), work.name
 
     @prefect_flow(
         name="pipeline",
@@ -48,7 +48,7 @@ def flow(work: PlanRun):
         persist_result=False,
     )
     def pipeline(stages: list[str]):
-        failed, message = stays()
+        failed, message = call_work()
         notifications.notify(
             f"Trainyard: {name} {'failed' if failed else 'finished'}", message, get_run_logger().warning
         )
@@ -57,7 +57,7 @@ def flow(work: PlanRun):
     return pipeline
 
 
-class Stays:
+class NotPickled:
     """A callable that is pickled without its content.
 
     Prefect pickles a flow for Dask's workers, though they never call it, and threads and locks cannot be pickled.
@@ -70,7 +70,7 @@ class Stays:
         return self.call()
 
     def __reduce__(self) -> tuple:
-        return Stays, ()
+        return NotPickled, ()
 
 
 def execute(root: Path, plan: Plan, options: Options) -> int:
@@ -90,7 +90,7 @@ def execute(root: Path, plan: Plan, options: Options) -> int:
         if server:
             server.wait()
         try:
-            with running_server.server_stays(lambda: flow_report.print_failures(plan, work.outcomes)):
+            with running_server.watched_server(lambda: flow_report.print_failures(plan, work.outcomes)):
                 state = pipeline(plan.stages, return_state=True)
         except UnavailableError:
             flow_report.print_failures(plan, work.outcomes)

@@ -52,7 +52,7 @@ def command(dry: bool, **given) -> int | None:
 
         if server:
             server.wait()
-        with running_server.server_stays():
+        with running_server.watched_server():
             state = retrain(**given, return_state=True)
     click.echo(printable(state.message), err=not state.is_completed())
     return 0 if state.is_completed() else 1

@@ -60,11 +60,11 @@ def train(params: Params, member: str) -> dict:
     resolved = resolving.resolve(params, member, data.card, part)
     card, seeds = resolved.card, resolved.seeds
     unfinished = paths.unfinished_folder(params.dataset) / member
-    work = unfinished / interrupted.fingerprint(resolved.of_a_replica, data.card["files"])
+    work = unfinished / interrupted.fingerprint(resolved.replica_inputs, data.card["files"])
     if part and not part.leads:
         train_divided(card, seeds, work, launch=part)
         return card
-    with interrupted.only_one(unfinished):
+    with interrupted.training_lock(unfinished):
         work.mkdir(parents=True, exist_ok=True)
         clock = interrupted.Clock(work / "seconds.json")
         tracker = Tracker(card, seeds, work)
@@ -90,7 +90,7 @@ def train(params: Params, member: str) -> dict:
             raise
         tracker.finish(target, clock.seconds())
         shutil.rmtree(work)
-        interrupted.forget_old(unfinished)
+        interrupted.delete_old(unfinished)
     return trained
 
 

@@ -30,15 +30,15 @@ def show(dataset: str, found: dict) -> None:
             click.echo(f"{name:<12}{value}")
     click.echo(f"previous    {'none' if found['previous_champion'] is None else found['previous_champion']}")
     if found["challenger"] not in (None, found["champion"]):
-        click.echo(f"challenger  {found['challenger']}, {so_far(found)}")
+        click.echo(f"challenger  {found['challenger']}, {challenger_state(found)}")
     if found["interrupted"]:
         click.echo(interruption(found["interrupted"]))
     if found["champion"] is not None:
-        for line in served(found["test"]):
+        for line in test_image_lines(found["test"]):
             click.echo(f"test images {line}")
 
 
-def served(test: dict) -> Iterator[str]:
+def test_image_lines(test: dict) -> Iterator[str]:
     """Lines that say how often the test images were used, and what the next challenger needs: `decisions.outlook`."""
     count = test["decisions"]
     times = "no decision" if not count else "1 decision" if count == 1 else f"{count:,} decisions"
@@ -63,7 +63,7 @@ def served(test: dict) -> Iterator[str]:
         yield "are worn out: a gain has to be twice as large to be found as at the first decision. Take new ones"
 
 
-def so_far(found: dict) -> str:
+def challenger_state(found: dict) -> str:
     """The state of a challenger that is not champion, from `waiting` and `taken_back` of `promoting.standing`."""
     if found["taken_back"]:
         return "taken back"

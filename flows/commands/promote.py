@@ -59,11 +59,11 @@ def command(dataset: str | None, force: str | None) -> int:
 
     if force is not None and not force.strip():
         raise InputError('--force needs a reason, as in --force "the old one is too slow"')
-    settings = read()
-    dataset = dataset or settings.dataset
-    decision = forced(dataset, force.strip()) if force else gate.decide(dataset, settings)
+    params = read()
+    dataset = dataset or params.dataset
+    decision = forced(dataset, force.strip()) if force else gate.decide(dataset, params)
     show(decision)
-    if dataset == settings.dataset and (why := late_registration.not_registered(settings)):
+    if dataset == params.dataset and (why := late_registration.not_registered(params)):
         click.echo(f"trainyard: it was not judged: {why}", err=True)
     aliases = promoting.promote(dataset, decision)
     if decision["verdict"] == "nothing":

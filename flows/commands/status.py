@@ -23,15 +23,15 @@ from lightning_modules.errors import UnavailableError, counted
 
 def status(root: Path) -> dict:
     """What the command shows, in plain JSON types. Raises InputError if DVC or params.yaml cannot be read."""
-    settings = params_file.read()
-    dataset = settings.dataset
+    params = params_file.read()
+    dataset = params.dataset
     # DVC runs in a process of its own while MLflow is imported here.
     with ThreadPoolExecutor(max_workers=1) as pool:
         asked = pool.submit(dvc_graph.stale, root)
         best = champion(dataset)
         readable = not (best and "problem" in best)
         next_one = challenger(dataset) if best and readable else None
-        unregistered = not_registered(settings) if readable else None
+        unregistered = not_registered(params) if readable else None
     stale = asked.result()
     needs = dvc_graph.stages(root) if stale else {}
     selected = dvc_graph.select(needs) if stale else []
@@ -47,12 +47,12 @@ def status(root: Path) -> dict:
     }
 
 
-def not_registered(settings: params_file.Params) -> str | None:
+def not_registered(params: params_file.Params) -> str | None:
     """Like `late_registration.not_registered`, or the reason why MLflow cannot be asked."""
     from flows.ensembles import late_registration
 
     try:
-        return late_registration.not_registered(settings)
+        return late_registration.not_registered(params)
     except UnavailableError as error:
         return str(error)
 
@@ -132,13 +132,13 @@ def show(found: dict) -> None:
 
 
 def describe(challenger: dict) -> str:
-    from flows.commands.champion import so_far
+    from flows.commands.champion import challenger_state
 
     if "problem" in challenger:
         return f"cannot be read: {challenger['problem']}"
     if challenger["interrupted"]:
         return challenger["interrupted"]
-    return f"version {challenger['version']}, {so_far(challenger)}"
+    return f"version {challenger['version']}, {challenger_state(challenger)}"
 
 
 @click.command()

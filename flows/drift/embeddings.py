@@ -32,7 +32,7 @@ class Tap(torch.fx.Interpreter):
 
 
 @torch.inference_mode()
-def look(champion: ServedEnsemble, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def predict_and_embed(champion: ServedEnsemble, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The champion's probabilities, N×classes, and its embeddings, N×features, both float32.
 
     The embeddings are those of the first network of each program, concatenated: networks that share a program differ

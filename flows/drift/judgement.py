@@ -28,11 +28,12 @@ DRIFT = 3  # exit code for drift, beside the 0, 1 and 2 of all commands
 SHOWN = 5  # refused files to name on the terminal; drift.json names them all
 
 
-def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits = BY_DEFAULT) -> dict:
+def drift(place: Path, dataset: str, params: Drift, seed: int, limits: Limits = BY_DEFAULT) -> dict:
     """Compares, and writes drift.json and drift.png.
 
     Args:
         place: a folder of image files, with or without subfolders, or an .npz file; see `image_folder.read`.
+        params: section `drift` of params.yaml.
         seed: of the samples that are drawn from both sides.
         limits: on the size of files and images in `place`.
 
@@ -57,13 +58,13 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
 
     data = data_of.load(dataset)
     shape = tuple(data.card["shape"])
-    arrivals = image_folder.read(place, shape, settings.images, seed, limits)
+    arrivals = image_folder.read(place, shape, params.images, seed, limits)
     if len(arrivals.images) < FEWEST:
         refused = f" ({len(arrivals.refused)} more cannot be used)" if arrivals.refused else ""
         raise InputError(
             f"{place} has {counted(len(arrivals.images), 'image')} to be compared{refused}; it takes {FEWEST} or more"
         )
-    known, labels = held_out(data, settings.images, seed)
+    known, labels = held_out(data, params.images, seed)
 
     from flows.models.served_ensemble import ServedEnsemble
     from flows.tracking import loading
@@ -77,8 +78,8 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
     all_labels = np.concatenate([data.labels("validation"), data.labels("test")])
     with loading.loading(f"the champion, {dataset} version {champion['version']},"):
         agree(data, served, champion)
-        views, predicted, classes = look(served, arrivals.images, known, labels, all_labels, seed)
-    tests = judged(views, classes, settings)
+        views, predicted, classes = measure(served, arrivals.images, known, labels, all_labels, seed)
+    tests = judged(views, classes, params)
     drifted = [test["name"] for test in tests if test["verdict"] == "drift"]
     result = {
         "drift": bool(drifted),
@@ -86,9 +87,9 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
         "dataset": dataset,
         "images": str(place),
         "champion": {"name": dataset, "version": champion["version"]},
-        "alpha": settings.alpha,
-        "effect": settings.effect,
-        "class_share": settings.class_share,
+        "alpha": params.alpha,
+        "effect": params.effect,
+        "class_share": params.class_share,
         "found": arrivals.found,
         "incoming": len(arrivals.images),
         "reference": len(known),
@@ -108,7 +109,7 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
     return result
 
 
-def look(served, incoming, reference, labels, all_labels, seed: int) -> tuple[dict, dict, "ClassShares"]:
+def measure(served, incoming, reference, labels, all_labels, seed: int) -> tuple[dict, dict, "ClassShares"]:
     """Measures the quantities that are compared.
 
     Args:
@@ -129,7 +130,7 @@ def look(served, incoming, reference, labels, all_labels, seed: int) -> tuple[di
     pixels = {side: pixel_statistics.statistics(images) for side, images in sides.items()}
     probabilities, inside = {}, {}
     for side, images in sides.items():
-        probabilities[side], inside[side] = embeddings.look(served, images)
+        probabilities[side], inside[side] = embeddings.predict_and_embed(served, images)
     views = {
         "pixels": {name: (values, pixels["reference"][name]) for name, values in pixels["incoming"].items()},
         "predictions": {"confidence": tuple(probabilities[side].max(1) for side in sides)}
@@ -144,11 +145,11 @@ def look(served, incoming, reference, labels, all_labels, seed: int) -> tuple[di
     return views, predicted, two_sample.class_shares(*predicted.values(), labels, all_labels)
 
 
-def judged(views: dict, classes: "ClassShares", settings: Drift) -> list[dict]:
+def judged(views: dict, classes: "ClassShares", params: Drift) -> list[dict]:
     """Runs the tests. Returns `tests` of drift.json, see `drift`."""
     from flows.statistics import two_sample
 
-    return [asdict(test) | {"verdict": verdict(test, settings)} for test in two_sample.compare(views, classes)]
+    return [asdict(test) | {"verdict": verdict(test, params)} for test in two_sample.compare(views, classes)]
 
 
 def agree(data, served, champion: dict) -> None:
@@ -186,14 +187,14 @@ def held_out(data, most: int, seed: int):
     )
 
 
-def verdict(test, settings: Drift) -> str:
+def verdict(test, params: Drift) -> str:
     """The verdict on a test: "same", "small" or "drift".
 
     "small" is a significant difference that is too small to matter: with enough images every difference is significant.
     """
-    if test.p >= settings.alpha:
+    if test.p >= params.alpha:
         return "same"
-    least = settings.class_share if test.view == "labels" else settings.effect
+    least = params.class_share if test.view == "labels" else params.effect
     return "drift" if test.statistic >= least else "small"
 
 

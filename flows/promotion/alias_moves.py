@@ -32,7 +32,7 @@ def announcement(tags: dict[str, str]) -> dict | None:
 
 
 @contextmanager
-def at_work(dataset: str) -> Iterator[tuple[Registry, str | None]]:
+def locked_registry(dataset: str) -> Iterator[tuple[Registry, str | None]]:
     """Holds this machine's lock on the dataset's aliases, and finishes an interrupted move.
 
     Yields:
@@ -61,7 +61,7 @@ def resume(registry: Registry) -> str | None:
     if not left:
         return None
     if under_way(left["by"]):
-        raise at_it(registry, left["by"])
+        raise under_way_error(registry, left["by"])
     move = left | {"by": this_process()}
     begin(registry, move, left)
     try:
@@ -94,7 +94,7 @@ def under_way(by: dict) -> bool:
     return by["trainyard.pid"] != str(os.getpid()) and alive(by)
 
 
-def at_it(registry: Registry, by: dict) -> UnavailableError:
+def under_way_error(registry: Registry, by: dict) -> UnavailableError:
     return UnavailableError(
         f"another promotion of {registry.dataset} is under way on {by['trainyard.host']}: try again in a minute"
     )
@@ -157,7 +157,7 @@ def begin(registry: Registry, move: dict, left: dict | None) -> None:
         others.pop(own_intent(), None)
         for by in others.values():
             if under_way(by):
-                raise at_it(registry, by)
+                raise under_way_error(registry, by)
         moved = left is None and any(now.get(name) != move["before"][name] for name in (CHAMPION, PREVIOUS))
         if moved or announcement(tags) != left:
             raise UnavailableError(f"another process moved {registry.dataset}'s champion at the same moment: try again")

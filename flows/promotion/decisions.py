@@ -68,10 +68,10 @@ def number_of(registry: Registry, digest: str, challenger: str, champion: str | 
     for entry in entries:
         if (entry["challenger"], entry["champion"]) == (challenger, champion):
             return entry["number"]
-    return following(entries)
+    return next_number(entries)
 
 
-def following(entries: list[dict]) -> int:
+def next_number(entries: list[dict]) -> int:
     return max([len(entries), *(entry["number"] for entry in entries)]) + 1
 
 
@@ -107,7 +107,7 @@ def outlook(entries: list[dict], alpha: float) -> dict:
         wins: how many of as many differing images the next challenger has to win; None if even all are too few;
         fewest: the number of differing images that is enough if it wins them all.
     """
-    number = following(entries)
+    number = next_number(entries)
     share = paired.share_of_alpha(alpha, number)
     found = {"decisions": len(entries), "number": number, "alpha": share, "worn": worn(alpha, number)}
     if entries:

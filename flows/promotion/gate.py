@@ -35,7 +35,7 @@ SAME = 0.005
 ROUNDING = 1e-6  # of a probability in single precision
 
 
-def decide(dataset: str, settings: Params) -> dict:
+def decide(dataset: str, params: Params) -> dict:
     """Judges the challenger against the champion.
 
     Returns:
@@ -51,23 +51,23 @@ def decide(dataset: str, settings: Params) -> dict:
         InputError: no model is registered, or the data is missing or damaged.
         UnavailableError: MLflow does not answer, or a model cannot be loaded. Nothing is decided then.
     """
-    decision = undecided(dataset, settings)
+    decision = undecided(dataset, params)
     challenger, champion = decision["challenger"], decision["champion"]
     if challenger == champion:
         said = f"version {champion} is the champion already: there is nothing to decide"
         return decision | {"reasons": [said]}
     registry = Registry(dataset)
     sides = {"challenger": challenger} | ({"champion": champion} if champion else {})
-    decision |= compare(registry, sides, settings.gate)
+    decision |= compare(registry, sides, params.gate)
     _, tags = registry.describe()
-    if promoting.took_back(promoting.record_of(tags, champion), challenger):
+    if promoting.is_taken_back(promoting.record_of(tags, champion), challenger):
         against = decision["reasons"] if decision["verdict"] == "refuse" else []
         said = f"somebody took version {challenger} back for version {champion}: only --force promotes it again"
         decision |= {"verdict": "refuse", "reasons": [said, *against]}
     return decision | {"promote": decision["verdict"] == "promote"}
 
 
-def undecided(dataset: str, settings: Params, *reasons: str) -> dict:
+def undecided(dataset: str, params: Params, *reasons: str) -> dict:
     """A decision that refuses the challenger without a comparison, for these reasons. For its keys see `decide`."""
     aliases = Registry(dataset).aliases()
     challenger, champion = aliases.get(CHALLENGER), aliases.get(CHAMPION)
@@ -84,7 +84,7 @@ def undecided(dataset: str, settings: Params, *reasons: str) -> dict:
         "challenger": challenger,
         "champion": champion,
         "test_sha256": None,
-        "limits": settings.gate.model_dump(),
+        "limits": params.gate.model_dump(),
         "decided_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "numbers": {},
     }

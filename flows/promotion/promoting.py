@@ -43,7 +43,7 @@ def promote(dataset: str, decision: dict) -> dict[str, str]:
         UnavailableError: MLflow does not answer, or another promotion is under way.
     """
     wanted, against = decision["challenger"], decision["champion"]
-    with alias_moves.at_work(dataset) as (registry, _):
+    with alias_moves.locked_registry(dataset) as (registry, _):
         now = registry.aliases()
         if now.get(CHAMPION) == wanted:
             return now
@@ -65,7 +65,7 @@ def rollback(dataset: str) -> dict[str, str]:
         InputError: there is no previous champion.
         UnavailableError: as for `promote`.
     """
-    with alias_moves.at_work(dataset) as (registry, finished):
+    with alias_moves.locked_registry(dataset) as (registry, finished):
         now = registry.aliases()
         if finished == "rollback":
             return now
@@ -112,7 +112,7 @@ def standing(dataset: str) -> dict:
         "record": record,
         "decision": decision_on(registry, champion) if champion else None,
         "waiting": waiting,
-        "taken_back": challenger is not None and took_back(record, challenger),
+        "taken_back": challenger is not None and is_taken_back(record, challenger),
         "interrupted": alias_moves.announcement(tags),
     }
 
@@ -135,7 +135,7 @@ def record_of(tags: dict[str, str], champion: str | None) -> dict | None:
     return record if record and record["version"] == champion else None
 
 
-def took_back(record: dict | None, version: str) -> bool:
+def is_taken_back(record: dict | None, version: str) -> bool:
     """Whether the champion of this record is champion because of a rollback of `version`."""
     return bool(record) and record["why"] == "rollback" and record["instead_of"] == version
 

@@ -32,7 +32,7 @@ def serve(root: Path, prefect_port: int | None, mlflow_port: int | None) -> int:
     """
     if not (root / "prefect.yaml").is_file():
         raise InputError(f"{root / 'prefect.yaml'} does not exist: it says what runs when")
-    with only_one(), children.Parts(running_servers.folder()) as parts:
+    with serving_lock(), children.Parts(running_servers.folder()) as parts:
         try:
             bring_up(root, parts, prefect_port, mlflow_port)
             part = parts.next()
@@ -65,7 +65,7 @@ def bring_up(
         api = f"http://127.0.0.1:{port}/api"
         database = temporary_server.Database()
         parts.wait(database.may_start, "another command that makes Prefect's database", advice="end it")
-        of_server = prefect_server.lasting(port) | login.for_links()
+        of_server = prefect_server.permanent(port) | login.for_links()
         parts.start("Prefect's server", prefect_server.command(port), env | of_server)
         env["PREFECT_API_AUTH_STRING"] = login.basic()
     else:
@@ -120,7 +120,7 @@ def answers(address: str, own: bool) -> bool:
 
 
 def environment() -> dict[str, str]:
-    """The environment of every part: Prefect's settings, and this Python first in PATH, for what the worker runs."""
+    """The environment of every part: Prefect's variables, and this Python first in PATH, for what the worker runs."""
     given = os.environ.get("PREFECT_API_URL")
     level = os.environ.get("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
     prefect_server.configure()
@@ -183,7 +183,7 @@ def links() -> None:
 
 
 @contextmanager
-def only_one() -> Iterator[None]:
+def serving_lock() -> Iterator[None]:
     """Holds the lock on serving this project. Raises UnavailableError, with the addresses, if it is served already."""
     from filelock import FileLock, Timeout
 

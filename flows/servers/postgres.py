@@ -68,7 +68,7 @@ def as_owner() -> list[str]:
     return ["setpriv", *options, "--"] if (options := owner()) else []
 
 
-def give(path: Path) -> None:
+def chown(path: Path) -> None:
     """Makes the user `postgres` the path's owner, if this process is root's."""
     if not os.geteuid():
         shutil.chown(path, WHEN_ROOT, WHEN_ROOT)
@@ -94,7 +94,7 @@ def create(password: str) -> None:
     unfinished = target.with_name(".postgres.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True, mode=0o700)
-    give(unfinished)
+    chown(unfinished)
     if subprocess.run([*as_owner(), "test", "-w", unfinished], stderr=subprocess.DEVNULL).returncode:
         raise InputError(
             f"PostgreSQL refuses to run as root, and the user {WHEN_ROOT} cannot get into {target.parent}: run this "
@@ -103,7 +103,7 @@ def create(password: str) -> None:
     with tempfile.NamedTemporaryFile("w") as file:
         file.write(password)
         file.flush()
-        give(Path(file.name))
+        chown(Path(file.name))
         # The C locale sorts by code point, which is enough: MLflow and Prefect sort nothing for people to read.
         options = ["--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256", "--data-checksums"]
         command = [*as_owner(), initdb, f"--pgdata={unfinished}", f"--username={USER}", f"--pwfile={file.name}"]
@@ -118,9 +118,9 @@ def command(port: int) -> list[str]:
     version = (cluster() / "PG_VERSION").read_text(encoding="utf-8").strip()
     server = [str(program("postgres", version)), "-D", str(cluster())]
     # No Unix socket: another user may own its folder.
-    settings = [f"-cport={port}", "-clisten_addresses=127.0.0.1", "-cunix_socket_directories="]
+    options = [f"-cport={port}", "-clisten_addresses=127.0.0.1", "-cunix_socket_directories="]
     # SIGINT ends it at once. SIGTERM would wait until all clients have disconnected.
-    return [*with_parent("INT", *owner()), *server, *settings]
+    return [*with_parent("INT", *owner()), *server, *options]
 
 
 def with_parent(signal: str, *options: str) -> list[str]:

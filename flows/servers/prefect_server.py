@@ -1,4 +1,4 @@
-"""Prefect's settings, and the command and variables of a Prefect server.
+"""Prefect's environment variables, and the command of a Prefect server.
 
 The server is the one that PREFECT_API_URL names, else the one that `trainyard serve` has started in this project, else
 a temporary one, see `temporary_server`. Prefect would start a temporary server itself, but in our process group: there
@@ -32,14 +32,14 @@ def configure() -> None:
     set_variables()
     if os.environ.get("PREFECT_API_URL"):
         with contextlib.suppress(InputError):  # outside of a project
-            know_owner()
+            use_own_secret()
     else:
         os.environ.pop("PREFECT_API_URL", None)
         if here := running_servers.addresses():
             os.environ["PREFECT_API_URL"] = here["prefect"]
             if here.get("own"):
                 os.environ.pop("PREFECT_API_AUTH_STRING", None)  # the secret of another server
-                know_owner()
+                use_own_secret()
         # By default Prefect writes into the user's home. It creates its folder, but not the parent of that.
         os.environ.setdefault("PREFECT_HOME", str(paths.state_folder() / "prefect"))
         home = Path(os.environ["PREFECT_HOME"])
@@ -57,7 +57,7 @@ def own_secret() -> str:
     return login.basic()
 
 
-def know_owner() -> None:
+def use_own_secret() -> None:
     """If PREFECT_API_URL names this project's own server, sets its secret, and the address that it listens at. Removes
     that secret if PREFECT_API_URL names another server."""
     here, given = running_servers.addresses(), os.environ.get("PREFECT_API_AUTH_STRING")
@@ -146,7 +146,7 @@ def command(port: int) -> list[str]:
     ]  # fmt: skip
 
 
-def closed(secret: str, port: int) -> dict[str, str]:
+def protected(secret: str, port: int) -> dict[str, str]:
     """Environment variables of a server that requires the secret, and answers only requests of its own pages."""
     return {
         "PREFECT_SERVER_API_AUTH_STRING": secret,
@@ -155,10 +155,10 @@ def closed(secret: str, port: int) -> dict[str, str]:
     }
 
 
-def lasting(port: int) -> dict[str, str]:
+def permanent(port: int) -> dict[str, str]:
     """Environment variables of a permanent server, with a scheduler and pages, beside those of `configure`."""
     return {
-        **closed(own_secret(), port),
+        **protected(own_secret(), port),
         "PREFECT_SERVER_UI_API_URL": "/api",  # relative, for whatever host name the page is opened by
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": str(port),

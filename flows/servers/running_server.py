@@ -14,7 +14,7 @@ from lightning_modules.errors import UnavailableError
 
 
 def server_if_none() -> temporary_server.TemporaryServer | None:
-    """Sets Prefect's settings. Returns a temporary server, not yet started, if there is no other server; else None.
+    """Configures Prefect. Returns a temporary server, not yet started, if there is no other server; else None.
 
     Raises:
         UnavailableError: there is a server, and it does not answer.
@@ -32,7 +32,7 @@ def server_if_none() -> temporary_server.TemporaryServer | None:
 
 
 @contextlib.contextmanager
-def server_stays(last_words: Callable[[], object] = lambda: None) -> Iterator[None]:
+def watched_server(last_words: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Watches Prefect's server while a flow runs.
 
     Args:

@@ -88,7 +88,7 @@ def prefect_variables(keys: dict, database: str, port: int) -> dict[str, str]:
         "UVICORN_PORT": str(port),
         "UVICORN_LOG_LEVEL": "error",
         "UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN": "2",
-        **prefect_server.lasting(port),
+        **prefect_server.permanent(port),
     }
 
 
@@ -126,7 +126,7 @@ def serve_postgres(root: Path, wanted: dict[str, int | None], servers_only: bool
     check_installed()
     # The servers end before the stores that they write to.
     with (
-        local.only_one(),
+        local.serving_lock(),
         children.Parts(running_servers.folder()) as stores,
         children.Parts(running_servers.folder()) as servers,
     ):

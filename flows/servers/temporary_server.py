@@ -103,7 +103,7 @@ class TemporaryServer:
                     return
             self.started.set()
             # Without CSRF tokens, each of which takes another request: no browser has this server's secret.
-            env = temporary(folder) | prefect_server.closed(self.secret, self.port) | {prefect_server.CSRF: "false"}
+            env = temporary(folder) | prefect_server.protected(self.secret, self.port) | {prefect_server.CSRF: "false"}
             self.code = self.processes.run(prefect_server.command(self.port), self.lines.append, cwd=folder, env=env)
         except ClosedError:
             return

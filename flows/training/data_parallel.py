@@ -17,7 +17,7 @@ from flows.training.allocation import unfinished_portions
 from flows.training.kept_results import checkpoint_file, read_result, write_result
 from flows.training.launch import Launch
 from flows.training.progress import Board
-from flows.training.replicas import tell_beginning
+from flows.training.replicas import show_resumed
 from flows.training.worker_pool import End, failed, workers
 from flows.training.worker_process import die_with_parent, failure, given_to_fit, train_portion
 from lightning_modules.errors import InputError
@@ -45,7 +45,7 @@ def train_divided(
     board = Board(member, replicas, card["settings"]["epochs"]) if launch.leads else nullcontext()
     with board:
         for number in range(1, tries + 1):
-            end = once(card, seeds, work, launch, board, tracker, clock, first=number == 1)
+            end = attempt(card, seeds, work, launch, board, tracker, clock, first=number == 1)
             if end is None:
                 break
             if not end.killed or number == tries:
@@ -54,7 +54,7 @@ def train_divided(
     return [read_result(work, number) for number in range(replicas)] if launch.leads else []
 
 
-def once(
+def attempt(
     card: dict, seeds: list[int], work: Path, launch: Launch, board: Board, tracker, clock, *, first: bool
 ) -> End | None:
     """Trains the unfinished portions once. Returns how a process ended too early; None if all have finished.
@@ -67,12 +67,12 @@ def once(
     count = len(launch.local_ranks)
     with (
         meeting_place(launch) as meeting,
-        workers(count, take_part, card, seeds, work, left, launch, meeting, again=not first) as crew,
+        workers(count, process_main, card, seeds, work, left, launch, meeting, again=not first) as pool,
     ):
-        training = crew.connections
+        training = pool.connections
         if launch.leads:
             for number in set(range(replicas)) - {number for numbers in left for number in numbers}:
-                board.already(number)
+                board.finished_before(number)
             if first:
                 tracker.start()
         while training:
@@ -80,16 +80,16 @@ def once(
                 try:
                     event = connection.recv()
                 except (EOFError, OSError):
-                    ends = [crew.buried(connection)]
+                    ends = [pool.reap(connection)]
                     # A killed process takes the others along, and their ends may be noticed before its own.
-                    ends += [crew.buried(other) for other in crew.connections if crew.is_dead(other)]
+                    ends += [pool.reap(other) for other in pool.connections if pool.is_dead(other)]
                     return next((end for end in ends if end.killed), ends[0])
                 if "free" in event:
                     training.remove(connection)
                 elif "failed" in event:
                     raise event["failed"](f"{member}, replica {event['replica']}: {event['message']}")
                 elif "aside" in event:
-                    tell_beginning(board, event["replica"], event["aside"])
+                    show_resumed(board, event["replica"], event["aside"])
                 else:
                     board.show(event["replica"], event)
                     if "row" in event:
@@ -111,7 +111,7 @@ def meeting_place(launch: Launch) -> Iterator[Path | None]:
         yield Path(folder, "meeting")
 
 
-def take_part(
+def process_main(
     connection: Connection,
     place: int,
     card: dict,

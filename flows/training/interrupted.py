@@ -42,7 +42,7 @@ class Clock:
         file_io.write_json(self.file, {"seconds": self.seconds()})
 
 
-def forget_old(unfinished: Path) -> None:
+def delete_old(unfinished: Path) -> None:
     """Deletes interrupted trainings of this member, with other recipes, that are older than KEPT_DAYS."""
     for work in unfinished.iterdir():
         if time.time() - work.stat().st_mtime > KEPT_DAYS * 86400:
@@ -52,7 +52,7 @@ def forget_old(unfinished: Path) -> None:
 
 
 @contextmanager
-def only_one(unfinished: Path) -> Iterator[None]:
+def training_lock(unfinished: Path) -> Iterator[None]:
     """Holds the lock on the training of one member. Raises InputError if another process holds it."""
     from filelock import FileLock, Timeout
 

@@ -49,9 +49,9 @@ def launch(training: Training) -> Launch | None:
     if training.processes == 1:
         return None
     if by == "torchrun":
-        return Launch(by, devices, nodes, (whole("LOCAL_RANK"),), whole("RANK") == 0, {})
+        return Launch(by, devices, nodes, (whole_number("LOCAL_RANK"),), whole_number("RANK") == 0, {})
     if by == "srun":
-        return Launch(by, devices, nodes, (whole("SLURM_LOCALID"),), whole("SLURM_PROCID") == 0, {})
+        return Launch(by, devices, nodes, (whole_number("SLURM_LOCALID"),), whole_number("SLURM_PROCID") == 0, {})
     ranks = tuple(range(devices))
     if nodes == 1:
         return Launch("", devices, 1, ranks, True, {"NODE_RANK": "0"})
@@ -60,7 +60,7 @@ def launch(training: Training) -> Launch | None:
             f"params.yaml: training.num_nodes is {nodes}, so start this on every node: by torchrun or srun, or by hand "
             f"with {', '.join(BY_HAND)} set, of which {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not"
         )
-    node = whole("NODE_RANK")
+    node = whole_number("NODE_RANK")
     if node >= nodes:
         raise InputError(f"NODE_RANK is {node}, but with training.num_nodes {nodes} the nodes are 0 to {nodes - 1}")
     return Launch("", devices, nodes, ranks, node == 0, {name: os.environ[name] for name in BY_HAND})
@@ -78,10 +78,10 @@ def launcher() -> str:
 def agree(by: str, training: Training) -> None:
     """Raises InputError if the launcher started another number of processes than params.yaml says."""
     if by == "torchrun":
-        processes, here = whole("WORLD_SIZE"), whole("LOCAL_WORLD_SIZE")
+        processes, here = whole_number("WORLD_SIZE"), whole_number("LOCAL_WORLD_SIZE")
         how = "torchrun --nnodes {} --nproc-per-node {}"
     else:
-        processes, here = whole("SLURM_NTASKS"), whole("SLURM_NTASKS_PER_NODE", "0")
+        processes, here = whole_number("SLURM_NTASKS"), whole_number("SLURM_NTASKS_PER_NODE", "0")
         how = "srun --nodes={} --ntasks-per-node={}"
     if processes == training.processes == 1:
         return
@@ -99,7 +99,7 @@ def agree(by: str, training: Training) -> None:
         )
 
 
-def whole(name: str, default: str | None = None) -> int:
+def whole_number(name: str, default: str | None = None) -> int:
     """An environment variable as a whole number. Raises InputError if it is not one."""
     given = os.environ.get(name, default)
     if given is None or not given.isdecimal():

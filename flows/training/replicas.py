@@ -37,12 +37,12 @@ def train_replicas(
     epochs = card["settings"]["epochs"]
     turn = math.ceil(epochs / allocation.turns(len(work_left), jobs, epochs))
     with (
-        worker_pool.workers(min(jobs, len(work_left)), worker_process.serve, card, seeds, work, devices, turn) as crew,
+        worker_pool.workers(min(jobs, len(work_left)), worker_process.serve, card, seeds, work, devices, turn) as pool,
         Board(member, len(seeds), epochs) as board,
     ):
-        idle = list(crew.connections)
+        idle = list(pool.connections)
         for number in set(range(len(seeds))) - {number for numbers in work_left for number in numbers}:
-            board.already(number)
+            board.finished_before(number)
         running: dict[Connection, list[int]] = {}
         again: list[list[int]] = []
 
@@ -57,7 +57,7 @@ def train_replicas(
 
         def lost(connection: Connection) -> None:
             numbers = running.pop(connection)
-            end = crew.buried(connection)
+            end = pool.reap(connection)
             if not end.killed or numbers in again:
                 raise worker_pool.failed(names(member, numbers), end, twice=numbers in again)
             board.tell(f"the process that trained {names(member, numbers)} {end.how}: it is tried once more")
@@ -65,8 +65,8 @@ def train_replicas(
             # Last in the queue, and without a new process if others are left: the reason may be a lack of memory.
             work_left.append(numbers)
             begun.difference_update(numbers)
-            if not crew.connections:
-                idle.append(crew.start())
+            if not pool.connections:
+                idle.append(pool.start())
 
         hand_out()
         tracker.start()  # after the workers, which train while MLflow loads: a second, or more to make a new store
@@ -88,7 +88,7 @@ def train_replicas(
                     raise event["failed"](f"{member}, replica {number}: {event['message']}")
                 if "aside" in event:
                     if event["aside"] or number not in begun:
-                        tell_beginning(board, number, event["aside"])
+                        show_resumed(board, number, event["aside"])
                     continue
                 begun.add(number)
                 board.show(number, event)
@@ -99,16 +99,16 @@ def train_replicas(
     return [kept_results.read_result(work, number) for number in range(len(seeds))]
 
 
-def tell_beginning(board: Board, number: int, aside: Path | None) -> None:
+def show_resumed(board: Board, number: int, aside: Path | None) -> None:
     """Says that a replica resumes from its checkpoint, or begins anew because the checkpoint was damaged.
 
     Args:
         aside: see `fit.Settings.report`.
     """
     if aside:
-        board.begins_anew(number, paths.shown(aside))
+        board.restarts(number, paths.shown(aside))
     else:
-        board.goes_on(number)
+        board.resumes(number)
 
 
 def names(member: str, numbers: list[int]) -> str:

@@ -57,7 +57,7 @@ class Resolved:
         return [replica_seed(self.seed, self.member, number) for number in range(self.recipe["replicas"])]
 
     @property
-    def of_a_replica(self) -> dict:
+    def replica_inputs(self) -> dict:
         """All that the result of one replica depends on: the card without the number of replicas, so that a change of
         that number keeps the trained ones."""
         card = self.card
@@ -91,7 +91,7 @@ def resolve(params: Params, member: str, data_card: Mapping, part: Launch | None
     data = {key: data_card[key] for key in ("shape", "class_names", "mean", "std")}
     # With a thread pool in this process, the first parallel operation in a forked process would hang.
     torch.set_num_threads(1)
-    parameters = try_out({"recipe": recipe, **data})
+    parameters = build_once({"recipe": recipe, **data})
     jobs = side_by_side(recipe["replicas"], settings["threads"], accelerator, training.devices)
     if part and settings["parallel"] == "auto":
         settings["parallel"] = "processes"
@@ -147,7 +147,7 @@ def processes_or_stacked(card: dict, replicas: int, jobs: int) -> str:
     return "stacked"
 
 
-def try_out(card: dict) -> int:
+def build_once(card: dict) -> int:
     """Builds the network and its optimizer once, so that torch refuses a bad recipe before anything starts. Returns the
     number of parameters."""
     from lightning_modules import networks, optimizers

@@ -50,16 +50,16 @@ class End:
         return f"was ended by {name} ({self.memory})"
 
 
-class Crew:
+class WorkerPool:
     """Worker processes, with a connection to each.
 
     Args:
-        life: the main function of each: called with its end of the connection, its number, the card and the arguments.
+        target: the main function of each, called with its end of the connection, its number, the card and `arguments`.
         again: whether this process had workers before.
     """
 
-    def __init__(self, life: Callable, card: dict, *arguments, again: bool = False) -> None:
-        self.life, self.arguments = life, (card, *arguments)
+    def __init__(self, target: Callable, card: dict, *arguments, again: bool = False) -> None:
+        self.target, self.arguments = target, (card, *arguments)
         # After the first workers MLflow may have been loaded, whose threads make a fork unsafe.
         self.method = "spawn" if again else start_method(card["settings"]["accelerator"])
         self.processes: dict[Connection, multiprocessing.Process] = {}
@@ -74,14 +74,14 @@ class Crew:
         """Starts another worker, with the next number, and returns the connection to it."""
         context = multiprocessing.get_context(self.method)
         here, there = context.Pipe()
-        process = context.Process(target=self.life, args=(there, self.started, *self.arguments), daemon=True)
+        process = context.Process(target=self.target, args=(there, self.started, *self.arguments), daemon=True)
         process.start()
         there.close()
         self.started += 1
         self.processes[here] = process
         return here
 
-    def buried(self, connection: Connection) -> End:
+    def reap(self, connection: Connection) -> End:
         """Removes a worker whose connection was closed, waits for its end, and returns how it ended."""
         process = self.processes.pop(connection)
         process.join(PATIENCE)
@@ -107,17 +107,17 @@ class Crew:
 
 
 @contextmanager
-def workers(count: int, life: Callable, card: dict, *arguments, again: bool = False) -> Iterator[Crew]:
-    """Starts `count` worker processes, and ends them on exit. For the arguments see `Crew`."""
+def workers(count: int, target: Callable, card: dict, *arguments, again: bool = False) -> Iterator[WorkerPool]:
+    """Starts `count` worker processes, and ends them on exit. For the arguments see `WorkerPool`."""
     sys.stdout.flush()
     sys.stderr.flush()
-    crew = Crew(life, card, *arguments, again=again)
+    pool = WorkerPool(target, card, *arguments, again=again)
     try:
         for _ in range(count):
-            crew.start()
-        yield crew
+            pool.start()
+        yield pool
     finally:
-        crew.end()
+        pool.end()
 
 
 def start_method(accelerator: str) -> str:
