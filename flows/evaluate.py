@@ -19,7 +19,7 @@ from flows.models import measurements, trained_members
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
 from flows.reporting import dvc_plots
-from flows.statistics.replicates import mean_and_std, spread
+from flows.statistics.replicates import summarize
 from lightning_modules import sealed
 
 
@@ -78,7 +78,7 @@ def evaluate(params: Params) -> dict:
                         "classes": scores.per_class(one, labels, class_names),
                         "confusion": scores.confusion(one, labels),
                     }
-                metrics[member][split] = spread(measured)
+                metrics[member][split] = summarize(measured)
             # The first replica's plots stand for the member: those of several would be drawn over each other.
             first = predicted[0]
             tables.add("classes", dvc_plots.per_class(member, each_class[member][0]["test"]["classes"]))

@@ -1,4 +1,4 @@
-"""What retraining asks of DVC's command line beside the stages: to version the images taken in, and to push."""
+"""Versions files and pushes by DVC's command line: `dvc add`, `dvc push`."""
 
 import sys
 from collections import deque
@@ -9,11 +9,11 @@ from flows.machine.processes import Processes, TimeLimitError
 from flows.untrusted import masking
 from lightning_modules.errors import InputError, UnavailableError
 
-PUSH_LIMIT = 3600.0  # seconds after which a push has hung
+PUSH_LIMIT = 3600.0  # seconds, after which a push counts as hung
 
 
 def dvc(folder: Path, *arguments: str, time_limit: float | None = None) -> tuple[int, list[str]]:
-    """DVC's exit code and last lines. Raises InputError where it has no site cache of its own to use."""
+    """Runs DVC. Returns its exit code and last lines. Raises InputError where it has no private site cache."""
     site_cache.keep_private(folder)
     lines: deque[str] = deque(maxlen=5)
     command = [sys.executable, "-m", "dvc", *arguments]
@@ -26,7 +26,7 @@ def dvc(folder: Path, *arguments: str, time_limit: float | None = None) -> tuple
 
 
 def add(root: Path, folder: Path) -> None:
-    """`dvc add`: what the folder holds now is its version. Raises InputError where DVC refuses."""
+    """Versions the content of the folder (`dvc add`). Raises InputError where DVC refuses."""
     place = folder.relative_to(root).as_posix()
     code, lines = dvc(root, "--wait-for-lock", "add", "--quiet", place)
     if code:
@@ -34,7 +34,7 @@ def add(root: Path, folder: Path) -> None:
 
 
 def remote(folder: Path) -> str | None:
-    """The name of the default remote, if there is one."""
+    """The name of the default remote; None without one."""
     code, lines = dvc(folder, "config", "core.remote")
     return lines[-1] if code == 0 and lines else None
 

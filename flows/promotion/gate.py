@@ -208,7 +208,7 @@ def judge(
         difference, interval: of accuracy, and its interval at the level 1 - alpha, see `paired.score_interval`.
         p_exact: see `paired.mcnemar`.
         ece_increase: of the challenger over the champion.
-        classes, worst_class: see `paired.by_class`, with the challenger first.
+        classes, worst_class: see `paired.accuracy_by_class`, with the challenger first.
     """
     import numpy as np
     import torch
@@ -242,7 +242,7 @@ def judge(
     difference = (wins - losses) / len(labels)
     alpha = paired.share_of_alpha(limits.alpha, number)
     low, high = paired.score_interval(wins, losses, len(labels), 1 - alpha)
-    classes = paired.by_class(right["challenger"], right["champion"], labels, class_names)
+    classes = paired.accuracy_by_class(right["challenger"], right["champion"], labels, class_names)
     worst = min(classes, key=lambda name: classes[name]["difference"])
     increase = scored["challenger"]["ece"] - scored["champion"]["ece"]
     numbers |= {
@@ -274,7 +274,7 @@ def not_better(numbers: dict, limits: Gate) -> list[str]:
             f"better by {numbers['difference'] * 100:.2f} points, but chance would do that too: {counted}, McNemar's "
             f"exact p = {numbers['p_exact']:.3g} is not below {numbers['alpha']:.2g}, the share of gate.alpha "
             f"({limits.alpha:g}) that decision {numbers['number']} on these test images has; the difference lies "
-            f"between {low * 100:+.2f} and {high * 100:+.2f} points ({paired.level(numbers['alpha'])} interval)"
+            f"between {low * 100:+.2f} and {high * 100:+.2f} points ({paired.confidence_text(numbers['alpha'])} interval)"
         ]
     return []
 
@@ -289,6 +289,6 @@ def passed(numbers: dict) -> str:
         f"better by {numbers['difference'] * 100:.2f} points ({accuracy['challenger']:.2%}, not "
         f"{accuracy['champion']:.2%}): {numbers['wins']} won, {numbers['losses']} lost of "
         f"{numbers['test_images']:,} images, McNemar's exact p = {numbers['p_exact']:.2g}, "
-        f"{paired.level(numbers['alpha'])} interval {low * 100:+.2f} to {high * 100:+.2f} points, "
+        f"{paired.confidence_text(numbers['alpha'])} interval {low * 100:+.2f} to {high * 100:+.2f} points, "
         f"decision {numbers['number']} on these test images"
     )

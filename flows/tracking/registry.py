@@ -1,6 +1,6 @@
-"""What MLflow's registry holds of a dataset's model: its versions, their tags, and the aliases that name them.
+"""A dataset's model in MLflow's registry: its versions, their tags and aliases.
 
-Small reads and writes, each of which the registry does whole or not at all; their order is up to `flows.promotion`.
+Each read or write is atomic. `flows.promotion` decides on their order.
 """
 
 import functools
@@ -15,12 +15,12 @@ PREVIOUS = "previous_champion"
 
 
 def absent(error: Exception) -> bool:
-    """Whether MLflow says that there is no such thing."""
+    """Whether an error of MLflow says that the entity does not exist."""
     return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
 
 
 def or_unavailable(method: Callable) -> Callable:
-    """Makes whatever trouble the store has an UnavailableError of one sentence."""
+    """Decorates a method: any error of the store becomes an UnavailableError of one sentence."""
 
     @functools.wraps(method)
     def call(self, *arguments):
@@ -29,7 +29,7 @@ def or_unavailable(method: Callable) -> Callable:
                 return method(self, *arguments)
         except InputError:
             raise
-        except Exception as error:  # each kind of store fails in a way of its own
+        except Exception as error:  # each kind of store raises its own errors
             raise UnavailableError(
                 f"MLflow at {mlflow_store.shown_store()} cannot be used: {sentence(error)}"
             ) from None
@@ -40,7 +40,7 @@ def or_unavailable(method: Callable) -> Callable:
 class Registry:
     """The registered model of a dataset.
 
-    Every method raises UnavailableError where the store does not answer, or cannot write.
+    Every method raises UnavailableError where the store does not answer, or cannot be written.
     """
 
     def __init__(self, dataset: str) -> None:
@@ -52,7 +52,7 @@ class Registry:
 
     @or_unavailable
     def describe(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Aliases (the version by its alias) and tags of the model, read at one moment; both empty without a model."""
+        """(aliases, tags) of the model, from one read; both empty without a model. aliases: the version by alias."""
         if not mlflow_store.store_exists():
             return {}, {}  # asking would create it
         try:
@@ -68,7 +68,7 @@ class Registry:
 
     @or_unavailable
     def version(self, number: str) -> dict:
-        """version, run_id and tags.
+        """version, run_id and tags of a version.
 
         Raises:
             InputError: there is no such version.
@@ -97,12 +97,12 @@ class Registry:
 
     @or_unavailable
     def knows(self, digest: str) -> bool:
-        """Whether a version is the ensemble of this digest."""
+        """Whether the ensemble with this digest is registered."""
         return bool(versions_of(self.client, self.dataset, digest))
 
     @or_unavailable
     def metrics(self, run: str) -> dict[str, float]:
-        """What a run logged last; empty where the run was deleted."""
+        """The last values of a run's metrics; empty where the run was deleted."""
         try:
             return dict(self.client.get_run(run).data.metrics)
         except Exception as error:
@@ -112,7 +112,7 @@ class Registry:
 
     @or_unavailable
     def point(self, alias: str, version: str | None) -> None:
-        """Lets an alias name another version; None takes the alias away."""
+        """Sets an alias to a version; None removes the alias."""
         if version is None:
             self.client.delete_registered_model_alias(self.dataset, alias)
         else:
@@ -120,7 +120,7 @@ class Registry:
 
     @or_unavailable
     def note(self, key: str, value: str | None) -> None:
-        """Sets a tag of the model, of at most 5000 characters; None takes it away."""
+        """Sets a tag of the model, at most 5000 characters; None removes it."""
         if value is None:
             self.client.delete_registered_model_tag(self.dataset, key)
         else:
@@ -141,5 +141,5 @@ CHALLENGER, CHAMPION = "challenger", "champion"
 
 
 def versions_of(client, dataset: str, digest: str) -> list:
-    """The versions of the dataset's model that are the ensemble of this digest."""
+    """The versions of the dataset's model that are the ensemble with this digest."""
     return client.search_model_versions(f"name = '{dataset}' and tags.`{mlflow_runs.ENSEMBLE}` = '{digest}'")
