@@ -86,7 +86,7 @@ def evaluate(params: Params) -> dict:
             tables.add("reliability", ({"network": member, **row} for row in scores.reliability(first, labels)))
             test = metrics[member]["test"]
             print(
-                f"{member}: test accuracy {mean_and_std(test)}, "
+                f"{member}: test accuracy {accuracy_text(test)}, "
                 f"nll {test['nll']:.4f}, brier {test['brier']:.4f}, ece {test['ece']:.4f}",
                 flush=True,
             )

@@ -270,11 +270,12 @@ def not_better(numbers: dict, limits: Gate) -> list[str]:
         return [f"it is worse by {-numbers['difference'] * 100:.2f} points: {counted}"]
     if not numbers["p_exact"] < numbers["alpha"]:
         low, high = numbers["interval"]
+        level = paired.confidence_text(numbers["alpha"])
         return [
             f"better by {numbers['difference'] * 100:.2f} points, but chance would do that too: {counted}, McNemar's "
             f"exact p = {numbers['p_exact']:.3g} is not below {numbers['alpha']:.2g}, the share of gate.alpha "
             f"({limits.alpha:g}) that decision {numbers['number']} on these test images has; the difference lies "
-            f"between {low * 100:+.2f} and {high * 100:+.2f} points ({paired.confidence_text(numbers['alpha'])} interval)"
+            f"between {low * 100:+.2f} and {high * 100:+.2f} points ({level} interval)"
         ]
     return []
 

@@ -83,7 +83,7 @@ def without_secrets(scheme: str, rest: str) -> str:
         before = f"{kept}{HIDDEN}@"
     rest, mark, fragment = rest.partition("#")
     place, question, query = rest.partition("?")
-    return f"{before}{place}{question}{pairs(query)}{mark}{of_fragment(fragment)}"
+    return f"{before}{place}{question}{masked_query(query)}{mark}{masked_fragment(fragment)}"
 
 
 def masked_fragment(fragment: str) -> str:
@@ -91,7 +91,7 @@ def masked_fragment(fragment: str) -> str:
     if not fragment.startswith(("/", "!/")):
         return masked_query(fragment)
     place, question, query = fragment.partition("?")
-    return f"{place}{question}{pairs(query)}"
+    return f"{place}{question}{masked_query(query)}"
 
 
 def masked_query(query: str) -> str:
