@@ -24,7 +24,7 @@ from flows.graph.planning import Plan, plan
 from flows.graph.repro import Repro, explain
 from flows.machine import hardware
 from flows.machine.processes import Processes, alive
-from flows.orchestration import tasks
+from flows.orchestration import plan_run
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {
@@ -270,7 +270,7 @@ def test_only_what_may_go_well_next_time_is_tried_again(toy):
     refused, broken = (Repro(toy, Processes(), say)(stage, print) for stage in ("refuses", "breaks"))
     assert (refused.can_retry, broken.can_retry) == (False, True)
     assert broken.problem == "its command exited with 1"
-    assert set(tasks.RETRIES) == {"download"}
+    assert set(plan_run.RETRIES) == {"download"}
     slow = Repro(toy, Processes(), say, time_limit=2)("slow", print)
     assert slow.problem == "ended after its time limit of 2 s"
 

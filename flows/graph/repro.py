@@ -71,7 +71,7 @@ class Repro:
         self.root = root
         self.processes = processes
         self.say = say
-        self.flags = ["--force"] if force else []
+        self.force = force
         self.time_limit = time_limit
         self.jobs = jobs or {}
         self.variables = variables or {}
@@ -138,7 +138,7 @@ class Repro:
 
         # WITH_PARENT: ends even if this process is killed. Else a later run would find it at work on the same files.
         dvc = [sys.executable, "-c", WITH_PARENT, "dvc"]
-        command = [*dvc, "--wait-for-lock", "repro", "--single-item", *self.flags, stage]
+        command = [*dvc, "--wait-for-lock", "repro", "--single-item", *(["--force"] if self.force else []), stage]
         try:
             code = self.processes.run(
                 command, on_line, cwd=self.root, env=self.environment(stage, gpus), time_limit=self.time_limit
