@@ -97,7 +97,7 @@ def evaluate(params: Params) -> dict:
             file_io.write_json(unfinished_numbers / f"{member}.json", numbers)
     runs = Scores(name)
     for member, card in cards.items():
-        runs.log(member, card, [measurements.flat(replica) for replica in each_replica[member]])
+        runs.log(member, card, [measurements.mlflow_names(replica) for replica in each_replica[member]])
     return metrics
 
 

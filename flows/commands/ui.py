@@ -42,7 +42,7 @@ def command(context: click.Context, port: int, host: str, with_parent: bool) -> 
     if reason := ports.why_not_free(host, port):
         raise InputError(f"port {port} on {host} cannot be used ({reason}): choose another with --port")
     client = mlflow_store.connect()
-    experiments.tidy(client)
+    experiments.remove_empty_default(client)
     link = login.link(f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}")
     if not with_parent:  # a parent writes this output to a log, where the link does not belong
         print(f"MLflow's UI: {link} (the link is good once, within a day; Ctrl-C ends it)", flush=True)

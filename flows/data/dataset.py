@@ -114,7 +114,7 @@ def file_sha256(file: Path) -> str | None:
         return None
 
 
-def pin(images: np.ndarray, labels: np.ndarray) -> str:
+def digest_of_test_data(images: np.ndarray, labels: np.ndarray) -> str:
     """SHA-256 of test images and labels, independent of the file format."""
     digest = hashlib.sha256(f"{images.shape} {images.dtype}".encode())
     digest.update(np.ascontiguousarray(images))

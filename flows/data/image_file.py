@@ -56,7 +56,7 @@ def header(file: Path, limits: Limits) -> Header:
     Raises:
         InputError: it is no usable image; the message continues the file's name, or "it".
     """
-    with readable(), plain_files.opened(file, limits.image_bytes) as stream, image(stream, limits) as found:
+    with as_input_errors(), plain_files.opened(file, limits.image_bytes) as stream, image(stream, limits) as found:
         return Header(found.size, found.mode)
 
 
@@ -66,7 +66,7 @@ def content(file: Path | str, limits: Limits, folder: int | None = None) -> byte
     Args:
         folder: see `plain_files.opened`.
     """
-    with readable():
+    with as_input_errors():
         return plain_files.content(file, limits.image_bytes, folder)
 
 
@@ -80,7 +80,7 @@ def pixels(content: bytes, shape: tuple[int, ...], limits: Limits, only_grey: bo
         InputError: it is no image, or has another size; the message continues the file's name, or "it".
     """
     height, width, channels = shape
-    with readable(), image(io.BytesIO(content), limits) as found:
+    with as_input_errors(), image(io.BytesIO(content), limits) as found:
         if found.size != (width, height):
             raise InputError(f"is {found.size[0]}×{found.size[1]}, not {width}×{height} (width×height)")
         if only_grey and found.mode not in GREY_MODES:
@@ -100,13 +100,13 @@ def resized(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarra
 
     height, width, channels = shape
     mode = MODES[channels]
-    with readable(), image(io.BytesIO(content), limits) as found:
+    with as_input_errors(), image(io.BytesIO(content), limits) as found:
         box = None
         if found.width * found.height > LARGE:
             least = (FINE * width, FINE * height)
             drafted = found.draft(None, least)  # a JPEG is decoded to no more than is needed
             extent = drafted[1][2:] if drafted else found.size
-            found, box = drawn_down(found, extent, mode, least)
+            found, box = reduced(found, extent, mode, least)
         elif found.mode != mode:
             found = found.convert(mode)
         if found.size != (width, height):
@@ -114,7 +114,7 @@ def resized(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarra
         return np.asarray(found, np.uint8).reshape(shape)
 
 
-def drawn_down(large: Any, extent: tuple[float, ...], mode: str, least: tuple[int, int]) -> tuple[Any, tuple]:
+def reduced(large: Any, extent: tuple[float, ...], mode: str, least: tuple[int, int]) -> tuple[Any, tuple]:
     """Reduces the image by the largest whole factor that leaves `least` pixels a side, and converts it to `mode`.
 
     It works strip by strip, to save memory.
@@ -195,7 +195,7 @@ def too_many_pixels(where: str, limits: Limits) -> InputError:
 
 
 @contextmanager
-def readable() -> Iterator[None]:
+def as_input_errors() -> Iterator[None]:
     """Turns any error about a damaged file into an InputError: Pillow's readers raise a dozen kinds."""
     from PIL import UnidentifiedImageError
 

@@ -31,7 +31,7 @@ def track(params: Params) -> bool:
     from flows.ensembles.registering import register
     from flows.graph import healing
     from flows.models import trained_members
-    from flows.models.measurements import flat
+    from flows.models.measurements import mlflow_names
     from flows.tracking import member_runs, mlflow_store
 
     scores, file = member_runs.Scores(params.dataset), paths.replica_scores_file(params.dataset)
@@ -42,7 +42,7 @@ def track(params: Params) -> bool:
     for member, replicas in measured.items():
         card = trained_members.card(params.dataset, member)
         trained_members.history(params.dataset, member)  # `log` may log it, so a damaged one is refused here
-        scores.log(member, card, [flat(replica) for replica in replicas])
+        scores.log(member, card, [mlflow_names(replica) for replica in replicas])
         if scores.lost:
             return False
         click.echo(f"{member}: in {mlflow_store.shown_store()}")

@@ -32,7 +32,7 @@ class Tracker:
         self.ids: dict[str, str] = {}
         self.logged: dict[str, dict[int, float]] = {}  # by run: the epochs in the store, with their MONITORED
 
-    @mlflow_runs.unless_unreachable
+    @mlflow_runs.best_effort
     def start(self) -> None:
         self.client = mlflow_store.connect()  # may wait for another process that creates the store
         self.begin()
@@ -90,7 +90,7 @@ class Tracker:
         mlflow_runs.log_dataset(self.client, run, self.card["dataset"], "training")
         return run
 
-    @mlflow_runs.unless_unreachable
+    @mlflow_runs.best_effort
     @mlflow_store.uninterrupted()
     def epoch(self, number: int, row: dict) -> None:
         """Logs one row of a replica's history, unless it is there already.
@@ -104,9 +104,9 @@ class Tracker:
         logged[row["epoch"]] = row[MONITORED]  # a retried replica, whose process was killed, repeats it too
 
     def log(self, key: str, metrics: dict[str, float], step: int = 0) -> None:
-        self.client.log_batch(self.ids[key], metrics=mlflow_runs.entities(metrics, step))
+        self.client.log_batch(self.ids[key], metrics=mlflow_runs.metric_entities(metrics, step))
 
-    @mlflow_runs.unless_unreachable
+    @mlflow_runs.best_effort
     @mlflow_store.uninterrupted()
     def fail(self, error: BaseException) -> None:
         """Ends the runs: FAILED with the reason, or KILLED where the process was asked to stop."""
@@ -118,7 +118,7 @@ class Tracker:
             self.client.set_tag(run, mlflow_runs.ERROR, masking.text(reason)[:5000])
             self.client.set_terminated(run, status)
 
-    @mlflow_runs.unless_unreachable
+    @mlflow_runs.best_effort
     def finish(self, folder: Path, seconds: float | None = None) -> None:
         """Logs each replica's model and best epoch, and mean and deviation of the best epochs to the member's run.
 
@@ -131,7 +131,7 @@ class Tracker:
             if self.lost:
                 return
         if file := mlflow_store.store_file():
-            artifact_addresses.follow(file)  # the project may have moved while it trained
+            artifact_addresses.update_addresses(file)  # the project may have moved while it trained
         card, predictors = weights.load(folder)
         # Stage evaluate logs the best epoch's scores: it computes in float32, whatever the training's precision.
         best = [{"best_epoch": replica["best_epoch"]} for replica in card["replicas"]]
@@ -163,7 +163,9 @@ class Tracker:
             for row in csv.DictReader(file):
                 number, epoch = row.pop("replica"), int(row.pop("epoch"))
                 if epoch not in logged[number]:
-                    missing[number] += mlflow_runs.entities({name: float(value) for name, value in row.items()}, epoch)
+                    missing[number] += mlflow_runs.metric_entities(
+                        {name: float(value) for name, value in row.items()}, epoch
+                    )
         for key, metrics in missing.items():
             for start in range(0, len(metrics), MOST_METRICS):
                 self.client.log_batch(self.ids[key], metrics=metrics[start : start + MOST_METRICS])
@@ -201,7 +203,7 @@ class Scores:
         self.dataset, self.lost = dataset, False
         self.client, self.place = None, ""  # MLflow's client, and the id of the dataset's experiment
 
-    @mlflow_runs.unless_unreachable
+    @mlflow_runs.best_effort
     def log(self, member: str, card: dict, replicas: list[dict[str, float]]) -> None:
         """Logs each replica's metrics to its run, and their mean and deviation to the member's run.
 
@@ -210,7 +212,7 @@ class Scores:
         if not self.client:
             self.client = mlflow_store.connect()
             self.place = experiments.experiment(self.client, self.dataset)
-        with mlflow_runs.alone_with_runs():
+        with mlflow_runs.runs_lock():
             runs = mlflow_runs.find_replicas(self.client, self.place, card)
             if runs is None:
                 tracker = Tracker(card, [replica["seed"] for replica in card["replicas"]])
