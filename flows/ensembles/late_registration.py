@@ -65,7 +65,7 @@ def not_registered(params: Params) -> str | None:
         digest = record.read(params.dataset).digest
     except InputError:
         return None
-    if mlflow_store.store_exists() and Registry(params.dataset).knows(digest):
+    if mlflow_store.store_exists() and Registry(params.dataset).has_ensemble(digest):
         return None
     return (
         f"the newest ensemble of {params.dataset}, which lies here, is not registered in MLflow: `trainyard track` "
