@@ -19,7 +19,7 @@ from flows.models import measurements, trained_members
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
 from flows.reporting import dvc_plots
-from flows.statistics.replicates import summarize
+from flows.statistics.replicates import accuracy_text, summarize
 from lightning_modules import sealed
 
 
