@@ -377,7 +377,7 @@ def test_an_error_in_between_is_undone(registered, monkeypatch):
 
 
 def test_who_moves_the_champion_in_between_wins(registered, monkeypatch):
-    original = Registry.point
+    original = Registry.set_alias
 
     def meanwhile(self, alias, version):
         original(self, alias, version)
@@ -650,7 +650,7 @@ def test_mlflows_server_dies_in_the_middle_and_comes_back(registered, monkeypatc
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     server = served(registered, port)
     try:
-        original = Registry.point
+        original = Registry.set_alias
 
         def dies(self, alias, version):
             if alias == "champion":

@@ -402,10 +402,10 @@ def test_the_flows_say_what_they_did(up_to_date):
 def test_a_move_that_is_cut_off_is_finished_by_the_next_run(killed):
     cut = (
         "import os, signal\nfrom flows.retraining import steps\nfrom flows.tracking.registry import Registry\n"
-        "point = Registry.point\n"
+        "point = Registry.set_alias\n"
         "def once(self, alias, version):\n"
         "    point(self, alias, version)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "Registry.point = once\n"
+        "Registry.set_alias = once\n"
         "steps.work(steps.Options(), print, None)"
     )
     assert python(killed, cut).returncode == -signal.SIGKILL
