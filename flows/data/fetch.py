@@ -188,7 +188,7 @@ def download(url: str, archive: Archive, target: Path) -> None:
 
     Raises:
         Absent: the host says that it has no such file.
-        Interrupted: all attempts failed, or their time was up.
+        TransientError: all attempts failed, or their time was up.
         InputError: the host sent another file, or redirected to a URL that is not https.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -281,7 +281,7 @@ def transfer(url: str, archive: Archive, file: Path, responses: list) -> None:
 
 
 def answer(session: Any, url: str) -> Any:
-    """The response to a GET, its body unread. Raises Absent, Interrupted or InputError where it is not a 200."""
+    """The response to a GET, its body unread. Raises Absent, TransientError or InputError where it is not a 200."""
     import requests
 
     host, shown = urlsplit(url).hostname, masking.address(url)
