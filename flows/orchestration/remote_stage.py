@@ -11,7 +11,6 @@ import hashlib
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections import deque
@@ -27,7 +26,7 @@ from flows.graph.repro import Outcome, Repro
 from flows.machine import hardware
 from flows.machine.orphans import WITH_PARENT
 from flows.machine.processes import ClosedError, Processes, TimeLimitError
-from flows.project import file_io
+from flows.project import file_io, git
 from flows.untrusted import masking
 from lightning_modules.errors import InputError, UnavailableError, counted
 
@@ -188,24 +187,16 @@ def prepare(task: Errand, root: Path) -> None:
 
 
 def refuse_to_lose(root: Path, task: Errand) -> None:
-    """Raises InputError where what the errand writes over is neither what git has nor what an errand left."""
+    """Raises InputError where what the errand writes over is neither what git has nor what an errand left. A copy
+    without git has nothing to lose that could be told."""
     left = file_io.read_or_anew(root / ".trainyard" / NOTE, dict, {})
     for name in task.settings:
         path = root / name
-        if path.is_file() and md5(path) != left.get(name) and changed(root, name):
+        if path.is_file() and md5(path) != left.get(name) and git.differing(root, name):
             raise InputError(
                 f"{path} on {socket.gethostname()} has changes that are not committed, over which a stage from "
                 "elsewhere would write: commit them, or give workers a working copy of their own"
             )
-
-
-def changed(root: Path, name: str) -> bool:
-    """Whether git has it otherwise; a copy without git has nothing to lose that could be told."""
-    try:
-        asked = subprocess.run(["git", "status", "--porcelain", "--", name], cwd=root, capture_output=True)
-    except OSError:
-        return False
-    return asked.returncode == 0 and bool(asked.stdout)
 
 
 def note(root: Path, task: Errand) -> None:

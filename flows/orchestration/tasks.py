@@ -217,6 +217,6 @@ def printer(stages: Sequence[str]) -> Callable[[str, str], None]:
 def run_name(dataset: str | None = None) -> str:
     """Of a flow run: dataset, by default that of params.yaml, and commit."""
     try:
-        return f"{dataset or params_file.read().dataset} {git.commit(paths.root())}".strip()
+        return f"{dataset or params_file.read().dataset} {git.commit(paths.root(), short=True) or ''}".strip()
     except InputError:
         return dataset or "trainyard"  # the run itself says what is wrong

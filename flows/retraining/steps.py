@@ -245,11 +245,7 @@ def push(place: Place, options: Options, _: str) -> list[str]:
 
 def keep_in_git(place: Place, options: Options, message: str) -> list[str]:
     """Commits where that is asked for, and else says what is not committed. Raises InputError where git refuses."""
-    names = (
-        committing.uncommitted(place.root, place.dataset)
-        if place.is_project and committing.is_possible(place.root)
-        else []
-    )
+    names = committing.uncommitted(place.root, place.dataset) if place.is_project else []
     if not names:
         return []
     if options.commit:

@@ -19,12 +19,12 @@ def provenance(dataset: str) -> dict[str, str]:
     """The tags that say what a run was made from: code, data, stage, machine, library versions."""
     import torch
 
-    commit, dirty = git.git_state()
+    root = paths.root()
     return {
-        "mlflow.source.git.commit": commit,
+        "mlflow.source.git.commit": git.commit(root) or "none",
         "mlflow.source.name": "dvc.yaml",
         "mlflow.source.type": "PROJECT",
-        "trainyard.git_dirty": str(dirty).lower(),
+        "trainyard.git_dirty": str(git.is_dirty(root)).lower(),
         "trainyard.dvc_stage": os.environ.get("DVC_STAGE", "none"),
         "trainyard.data_hash": data_hash(dataset),
         "trainyard.dataset": dataset,
