@@ -8,15 +8,13 @@ import contextlib
 import functools
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from flows.graph import site_cache
+from flows.graph import dvc_command, site_cache
 from flows.project import file_io
-from flows.untrusted import masking, special_files
+from flows.untrusted import special_files
 from flows.untrusted.masking import sentence
 from lightning_modules.errors import InputError, unknown
 
@@ -81,14 +79,11 @@ def stale(root: Path) -> dict[str, list[str]]:
     """
     special_files.refuse(root)
     # Of the whole repository: at a thousand stages this takes 3 s, and a multiple of it with --with-deps.
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json"]
-    with place_to_ask(root) as place:
-        site_cache.keep_private(place)
-        asked = subprocess.run(command, cwd=place, capture_output=True, text=True)
-    if asked.returncode != 0:
-        said = masking.text(" ".join(asked.stderr.partition("Having any troubles?")[0].split()).removeprefix("ERROR: "))
-        raise InputError(f"DVC cannot tell what is stale: {said}")
-    answer = json.loads(asked.stdout)
+    try:
+        with place_to_ask(root) as place:
+            answer = json.loads(dvc_command.ask(place, "status", "--json"))
+    except InputError as error:
+        raise InputError(f"DVC cannot tell what is stale: {error}") from None
     stages_of = functools.cache(described)  # a thousand stages are described in one file
     # Metrics are not in DVC's cache: git has them. Looked up only where something that was written is another one now.
     not_kept = uncached(root) if any(map(written, answer.values())) else {}

@@ -7,11 +7,9 @@ made the same bytes again. Only where both are gone DVC makes them anew, or pull
 import hashlib
 import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
-from flows.graph import dvc_graph
+from flows.graph import dvc_command, dvc_graph
 from flows.project import paths
 from lightning_modules.errors import InputError
 
@@ -42,10 +40,10 @@ def locked(root: Path, file: Path) -> tuple[Path, str | None]:
 
 def damaged_objects(root: Path, out: Path, md5: str, file: Path) -> list[Path]:
     """The files of DVC's cache, of those that the file is made from, that are not what their names say."""
-    asked = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], cwd=root, capture_output=True, text=True)
-    if asked.returncode:
+    try:
+        cache = root / dvc_command.ask(root, "cache", "dir").strip() / "files" / "md5"
+    except InputError:  # DVC complains by itself when it is asked to heal
         return []
-    cache = root / asked.stdout.strip() / "files" / "md5"
     objects = [cache / md5[:2] / md5[2:]]
     if md5.endswith(".dir"):
         try:

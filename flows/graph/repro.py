@@ -1,19 +1,16 @@
 """One stage by DVC's command line: `dvc repro --single-item STAGE`, and what its end means."""
 
 import contextlib
-import os
 import re
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.graph import site_cache
+from flows.graph import dvc_command
 from flows.machine import hardware
-from flows.machine.orphans import WITH_PARENT
 from flows.machine.processes import ClosedError, Processes, TimeLimitError
 from flows.untrusted import masking
 from flows.untrusted.escaping import printable
@@ -21,8 +18,7 @@ from lightning_modules.errors import InputError
 
 BAD_INPUT = 2  # the exit code of a stage that was given what it cannot use
 
-# What DVC says when another one holds its lock, or a file that this stage reads or writes. It is started with
-# --wait-for-lock, else a DVC that cannot have its lock back within 3 s of a training's end throws the result away.
+# What DVC says when another one holds its lock, or a file that this stage reads or writes.
 BUSY = re.compile(r"Unable to acquire lock|is busy, it is being blocked by")
 BUSY_DELAYS = (1, 2, 5, 10, 30)  # seconds; the last one again and again
 BUSY_PATIENCE = 3600  # seconds
@@ -70,16 +66,14 @@ class Repro:
         self.variables = variables or {}  # more of the environment
 
     def environment(self, stage: str, gpus: Sequence[str] = ()) -> dict[str, str]:
-        """Of the stage's process: how many processes of its own it may run side by side, its GPUs, and this very
-        Python."""
-        path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+        """Of the stage's process: how many processes of its own it may run side by side, and its GPUs."""
         cores = self.jobs.get(stage, 1)
         jobs = {"TRAINYARD_JOBS": str(cores)}
         if cores < hardware.cores():
             # Else numpy and torch start a thread per core in each of the stages that run side by side.
             jobs["OMP_NUM_THREADS"] = str(cores)
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-        return {**jobs, **os.environ, **self.variables, **visible, "PATH": path, "PYTHONUNBUFFERED": "1"}
+        return jobs | dvc_command.environment({**self.variables, **visible})
 
     def __call__(self, stage: str, log: Callable[[str], None], gpus: Sequence[str] = ()) -> Outcome:
         """Runs a stage, again for as long as another DVC is in its way. Never raises for what a stage does.
@@ -88,16 +82,15 @@ class Repro:
             log: told each line.
             gpus: the only ones that the stage sees, by what CUDA_VISIBLE_DEVICES calls them; by default all.
         """
-        try:
-            site_cache.keep_private(self.root)
-        except InputError as error:
-            self.tell(stage, f"FAILED: {error}", log)
-            return Outcome(stage, 0.0, str(error))
         started = time.monotonic()
         delays = iter(BUSY_DELAYS)
         delay = BUSY_DELAYS[-1]
         while True:
-            code, lines, problem = self.once(stage, log, gpus)
+            try:
+                code, lines, problem = self.once(stage, log, gpus)
+            except InputError as error:
+                self.tell(stage, f"FAILED: {error}", log)
+                return Outcome(stage, 0.0, str(error))
             busy = code and any(BUSY.search(line) for line in lines)
             waited = time.monotonic() - started
             if not busy or self.processes.closed.is_set() or waited > BUSY_PATIENCE:
@@ -120,7 +113,8 @@ class Repro:
     def once(
         self, stage: str, log: Callable[[str], None], gpus: Sequence[str] = ()
     ) -> tuple[int, list[str], str | None]:
-        """DVC's exit code, the last lines, and what went wrong where it was not DVC's or the stage's doing."""
+        """DVC's exit code, the last lines, and what went wrong where it was not DVC's or the stage's doing. Raises
+        InputError where DVC has no site cache to use."""
         lines: deque[str] = deque(maxlen=100)
 
         def on_line(line: str) -> None:
@@ -130,13 +124,10 @@ class Repro:
                 lines.append(line)
                 self.tell(stage, line, log)
 
-        # It ends with this process, were that killed: a later run would find it at work on the same files.
-        dvc = [sys.executable, "-c", WITH_PARENT, "dvc"]
-        command = [*dvc, "--wait-for-lock", "repro", "--single-item", *self.flags, stage]
+        repro = ["repro", "--single-item", *self.flags, stage]
+        env = self.environment(stage, gpus)
         try:
-            code = self.processes.run(
-                command, on_line, cwd=self.root, env=self.environment(stage, gpus), time_limit=self.time_limit
-            )
+            code = dvc_command.run(self.root, self.processes, repro, on_line, env=env, time_limit=self.time_limit)
         except TimeLimitError as error:
             return 1, list(lines), str(error)
         except ClosedError:

@@ -20,7 +20,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Failed
 from prefect_dask import DaskTaskRunner
 
-from flows.graph import dvc_graph
+from flows.graph import dvc_command, dvc_graph
 from flows.graph.repro import Outcome, Repro
 from flows.machine import hardware
 from flows.machine.processes import Processes
@@ -92,7 +92,7 @@ class Cluster:
 
     def dvc(self, verb: str, stages: Iterable[str]) -> None:
         if stages := sorted(stages):
-            remote_stage.dvc(self.root, self.processes, lambda line: None, verb, *stages)
+            dvc_command.transfer(self.root, self.processes, verb, *stages, time_limit=remote_stage.LIMIT)
 
     def all_needs(self, stage: str) -> list[str]:
         """Every stage that it needs, directly or not, and tracked files."""

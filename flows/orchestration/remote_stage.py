@@ -8,12 +8,9 @@ How the errand travels is not known here: see flows/orchestration/cluster.py.
 """
 
 import hashlib
-import os
 import shutil
 import socket
-import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,14 +18,12 @@ from pathlib import Path
 import yaml
 from filelock import FileLock
 
-from flows.graph import code_digest, site_cache
+from flows.graph import code_digest, dvc_command
 from flows.graph.repro import Outcome, Repro
 from flows.machine import hardware
-from flows.machine.orphans import WITH_PARENT
-from flows.machine.processes import ClosedError, Processes, TimeLimitError
+from flows.machine.processes import ClosedError, Processes
 from flows.project import file_io, git
-from flows.untrusted import masking
-from lightning_modules.errors import InputError, UnavailableError, counted
+from lightning_modules.errors import InputError, counted
 
 EMPTY = "schema: '2.0'\nstages: {}\n"  # a dvc.lock
 NOTE = "errand.json"  # in .trainyard/: the digests of what errands have written over, by path
@@ -127,6 +122,7 @@ def run(
     """
     where = f"{socket.gethostname()}:{root}"
     started = time.monotonic()
+    remote = {"variables": variables, "time_limit": LIMIT}
 
     def failed(problem: str) -> Return:
         log(f"FAILED: {problem}")
@@ -138,16 +134,18 @@ def run(
         try:
             prepare(task, root)
             if task.needs:
-                dvc(root, processes, log, "pull", "--force", *task.needs, variables=variables)
+                log("dvc pull")
+                dvc_command.transfer(root, processes, "pull", "--force", *task.needs, **remote)
             given = {"jobs": {task.stage: hardware.cores()}, "variables": variables}
             given |= {"force": task.force, "time_limit": task.time_limit}
             outcome = Repro(root, processes, lambda stage, line: None, **given)(task.stage, log)
             if outcome.problem:
                 return Return(outcome, where)
             note(root, task)
-            dvc(root, processes, log, "push", task.stage, variables=variables)
+            log("dvc push")
+            dvc_command.transfer(root, processes, "push", task.stage, **remote)
             entry = stages_of((root / "dvc.lock").read_text(encoding="utf-8")).get(task.stage)
-        except (InputError, UnavailableError) as error:
+        except InputError as error:
             return failed(str(error))
         except ClosedError:
             return failed("cancelled")
@@ -204,28 +202,6 @@ def note(root: Path, task: Errand) -> None:
     file = root / ".trainyard" / NOTE
     left = file_io.read_or_anew(file, dict, {})
     file_io.write_json(file, left | {name: md5(root / name) for name in task.settings})
-
-
-def dvc(
-    root: Path,
-    processes: Processes,
-    log: Callable[[str], None],
-    *arguments: str,
-    variables: Mapping[str, str] | None = None,
-) -> None:
-    """Raises UnavailableError with DVC's own words where it fails."""
-    site_cache.keep_private(root)
-    lines: deque[str] = deque(maxlen=20)
-    log(f"dvc {arguments[0]}")
-    command = [sys.executable, "-c", WITH_PARENT, "dvc", "--wait-for-lock", *arguments]
-    env = {**os.environ, **(variables or {}), "PYTHONUNBUFFERED": "1"}
-    try:
-        code = processes.run(command, lines.append, cwd=root, env=env, time_limit=LIMIT)
-    except TimeLimitError as error:
-        raise UnavailableError(f"dvc {arguments[0]}: {error}") from None
-    if code:
-        said = [line for line in lines if line.startswith("ERROR")] or [line for line in lines if line.strip()]
-        raise UnavailableError(f"dvc {arguments[0]} failed: {masking.text(' '.join(said))}")
 
 
 # --- Here ----------------------------------------------------------------------------------------------------------
