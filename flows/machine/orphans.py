@@ -14,7 +14,7 @@ from pathlib import PurePath
 import psutil
 
 # `python -c WITH_PARENT MODULE ARGUMENT...`: as `python -m MODULE`, but it ends when the process that started it does.
-# By this file's path, for the working folder need not be one from which it can be imported.
+# By this file's path, for the working folder need not be one from which it can be imported: it imports none of flows.
 WITH_PARENT = (
     f"import runpy, sys; runpy.run_path({__file__!r})['die_with_parent'](); "
     "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
@@ -66,8 +66,7 @@ def abandoned() -> bool:
 
 
 def watch(process: psutil.Process | None, children: bool = False) -> None:
-    # is_running() compares the time of creation: a stranger with the same number does not count, nor a zombie.
-    while process is not None and process.is_running() and status(process) != psutil.STATUS_ZOMBIE:
+    while process is not None and still_runs(process):
         time.sleep(INTERVAL)
     for child in psutil.Process().children(recursive=True) if children else ():
         with contextlib.suppress(psutil.Error):
@@ -78,8 +77,9 @@ def watch(process: psutil.Process | None, children: bool = False) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
-def status(process: psutil.Process) -> str:
+def still_runs(process: psutil.Process) -> bool:
+    """False for a zombie, and for a stranger who has got the same number: psutil compares the time of creation."""
     try:
-        return process.status()
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
-        return psutil.STATUS_ZOMBIE
+        return False

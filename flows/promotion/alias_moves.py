@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
-import psutil
 from filelock import FileLock, Timeout
 
+from flows.machine import identity
 from flows.project import paths
-from flows.tracking.mlflow_runs import alive
+from flows.tracking.provenance import TAG
 from flows.tracking.registry import CHAMPION, PREVIOUS, Registry
 from lightning_modules.errors import InputError, UnavailableError
 
@@ -73,12 +73,7 @@ def resume(registry: Registry) -> str | None:
 
 
 def this_process() -> dict:
-    return {
-        "trainyard.host": socket.gethostname(),
-        "trainyard.pid": str(os.getpid()),
-        "trainyard.process_started": str(psutil.Process().create_time()),
-        "time": time.time(),
-    }
+    return identity.this_process(TAG) | {"time": time.time()}
 
 
 def own_intent() -> str:
@@ -87,9 +82,9 @@ def own_intent() -> str:
 
 def under_way(by: dict) -> bool:
     """Whether the process that an intent or an announcement names may still be at it."""
-    if by["trainyard.host"] != socket.gethostname():
+    if not identity.is_of_this_machine(by, TAG):
         return abs(time.time() - by["time"]) < PATIENCE  # a clock that is ahead must not hold off others for ever
-    return by["trainyard.pid"] != str(os.getpid()) and alive(by)
+    return by["trainyard.pid"] != str(os.getpid()) and identity.is_alive(by, TAG)
 
 
 def at_it(registry: Registry, by: dict) -> UnavailableError:

@@ -1,11 +1,9 @@
 """Logs the training of a member, and what evaluate measured of it."""
 
 import csv
-import os
 from pathlib import Path
 
-import psutil
-
+from flows.machine import identity
 from flows.project import file_io, paths
 from flows.statistics.replicates import spread
 from flows.tracking import artifact_addresses, experiments, mlflow_runs, mlflow_store, provenance
@@ -77,8 +75,8 @@ class Tracker:
             if key != "member":
                 self.logged[key] = self.epochs(key)
             self.client.update_run(run.info.run_id, status="RUNNING")
-            self.client.set_tag(run.info.run_id, "trainyard.pid", str(os.getpid()))
-            self.client.set_tag(run.info.run_id, "trainyard.process_started", str(psutil.Process().create_time()))
+            for tag, value in identity.this_process(provenance.TAG).items():
+                self.client.set_tag(run.info.run_id, tag, value)
             if mlflow_runs.ERROR in run.data.tags:
                 self.client.delete_tag(run.info.run_id, mlflow_runs.ERROR)
 

@@ -4,16 +4,15 @@ import functools
 import hashlib
 import json
 import math
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import psutil
-
+from flows.machine import identity
 from flows.project import paths
 from flows.tracking import descriptions, mlflow_store, provenance
+from flows.tracking.provenance import TAG
 from flows.untrusted import masking
 from lightning_modules.errors import DamagedError
 
@@ -137,16 +136,8 @@ def end_stale_runs() -> list[str]:
         running += page
     for run in running:
         tags = run.data.tags
-        if tags.get("trainyard.host") == socket.gethostname() and not alive(tags):
+        ours = f"{TAG}{identity.HOST}" in tags
+        if ours and identity.is_of_this_machine(tags, TAG) and not identity.is_alive(tags, TAG):
             client.set_terminated(run.info.run_id, "KILLED")
             ended.append(run.info.run_name)
     return ended
-
-
-def alive(tags: dict[str, str]) -> bool:
-    """Whether the process that a run's tags name still runs; a number that another one got since does not count."""
-    try:
-        started = psutil.Process(int(tags["trainyard.pid"])).create_time()
-    except psutil.NoSuchProcess:
-        return False
-    return abs(started - float(tags["trainyard.process_started"])) < 1
