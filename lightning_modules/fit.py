@@ -129,6 +129,7 @@ class SaveLast(pl.callbacks.Checkpoint):
         self.due = saved + min((saved - started) * (1 - self.SHARE) / self.SHARE, self.LONGEST)
 
     def save(self, trainer: pl.Trainer) -> None:
+        # Whole or not at all, as `flows.project.file_io.whole` writes, but by several processes together.
         temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
         try:
             trainer.save_checkpoint(temporary)  # of several processes the first one writes, and the others wait

@@ -20,7 +20,7 @@ from flows import flow_run
 from flows.access import door, login, running_servers
 from flows.access.one_time_links import Links
 from flows.machine import ports
-from flows.project import private_files
+from flows.project import file_io
 from flows.servers import prefect_server
 from lightning_modules.errors import InputError
 
@@ -187,7 +187,7 @@ def test_of_a_secret_that_cannot_be_written_no_part_stays(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        private_files.write_private(tmp_path / "secret", "hunter2")
+        file_io.write_private(tmp_path / "secret", "hunter2")
     assert not any(tmp_path.iterdir())
 
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from flows.machine import identity
 from flows.project import file_io, paths
-from flows.project.private_files import write_private
+from flows.project.file_io import write_private
 
 
 def folder() -> Path:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from flows.project import paths
+from flows.project import file_io, paths
 from flows.untrusted import masking, plain_files
 from flows.untrusted.escaping import printable
 from lightning_modules.errors import InputError, UnavailableError
@@ -189,14 +189,12 @@ def download(url: str, archive: Archive, target: Path) -> None:
         Interrupted: no attempt got through.
         InputError: what came is another file, or an address that is not https.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     allowed = time_limit(archive)
     until = time.monotonic() + allowed
     for attempt in range(1, ATTEMPTS + 1):
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.{attempt}")
         try:
-            within(until, url, archive, temporary)
-            os.replace(temporary, target)
+            with file_io.whole(target) as temporary:
+                within(until, url, archive, temporary)
             return
         except TimeoutError:
             raise Interrupted(
@@ -209,8 +207,6 @@ def download(url: str, archive: Archive, target: Path) -> None:
             seconds = BACKOFF * 2 ** (attempt - 1)
             say(f"{interrupted}; attempt {attempt + 1} of {ATTEMPTS} in {seconds:g} s")
             time.sleep(seconds)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def time_limit(archive: Archive) -> float:

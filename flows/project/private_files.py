@@ -10,21 +10,6 @@ import stat
 from pathlib import Path
 
 
-def write_private(path: Path, text: str) -> None:
-    """A file that this user alone can read, whole or not at all; so is the folder that it makes for it."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(f"{text}\n")
-            file.flush()
-            os.fsync(file.fileno())  # a power failure would leave it empty
-        os.replace(temporary, path)
-    except OSError:  # the disk is full, say: a part of a secret must not stay
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def create(path: Path) -> None:
     """A new, empty file; one that is there is left as it is. SQLite gives the files beside a database its rights."""
     with contextlib.suppress(FileExistsError):

@@ -89,7 +89,8 @@ def create(password: str) -> None:
     if target.exists():
         return
     initdb = program("initdb")
-    # Renamed when it is whole: initdb may be killed.
+    # Renamed when it is whole: initdb may be killed. Not by `whole_folder`, which would take the place of a cluster
+    # that another process has made meanwhile.
     unfinished = target.with_name(".postgres.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True, mode=0o700)

@@ -14,7 +14,7 @@ from flows.access import door, login, running_servers
 from flows.machine import ports
 from flows.machine.orphans import WITH_PARENT
 from flows.project import file_io, paths
-from flows.project.private_files import write_private
+from flows.project.file_io import write_private
 from flows.servers import children, local, postgres, prefect_server
 from lightning_modules.errors import InputError, UnavailableError
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.project import file_io, paths
-from flows.project.private_files import write_private
+from flows.project.file_io import write_private
 from flows.untrusted.escaping import printable
 from lightning_modules.errors import InputError
 
