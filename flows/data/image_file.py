@@ -1,4 +1,4 @@
-"""Decodes an image file that somebody else made: the one place that does.
+"""Decodes an image file that somebody else made, and writes one: the one place that does.
 
 It has to be a plain file of no more bytes, and of no more pixels, than `limits` in params.yaml allows: what it claims
 is read first, and nothing is decoded of what claims too much. It is decoded from memory, so that whatever happens to
@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from flows.params.sections import Limits
+from flows.params.sections import BY_DEFAULT, Limits
 from flows.untrusted import plain_files
 from flows.untrusted.escaping import printable
 from lightning_modules.errors import InputError, sentence
@@ -67,20 +67,30 @@ def content(file: Path | str, limits: Limits, folder: int | None = None) -> byte
         return plain_files.content(file, limits.image_bytes, folder)
 
 
-def pixels(content: bytes, shape: tuple[int, ...], limits: Limits, only_grey: bool = False) -> np.ndarray:
-    """An image of height, width and channels `shape`, as uint8 H×W×C.
+def decode(
+    file: Path | str, shape: tuple[int, ...], limits: Limits = BY_DEFAULT, folder: int | None = None
+) -> np.ndarray:
+    """An image file as uint8 H×W×C of the given shape.
 
     Args:
-        only_grey: refuses one with colour, which else is made grey where there is one channel.
+        folder: the open folder that `file` is a name in; see `plain_files.opened`.
 
     Raises:
-        InputError: it is no image, or one of another size; the message goes on after the file's name, or "it".
+        InputError: it is no image of that shape; the message goes on after the file's name, or "it".
     """
+    return pixels(content(file, limits, folder), shape, limits)
+
+
+def pixels(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarray:
+    """What `decode` makes of the bytes of a file. Neither resized, which would change contrast and sharpness, nor made
+    grey."""
     height, width, channels = shape
+    if channels not in MODES:
+        raise InputError(f"has 1 or 3 channels, as image files have here, but the dataset's images have {channels}")
     with readable(), image(io.BytesIO(content), limits) as found:
         if found.size != (width, height):
             raise InputError(f"is {found.size[0]}×{found.size[1]}, not {width}×{height} (width×height)")
-        if only_grey and found.mode not in GREY_MODES:
+        if channels == 1 and found.mode not in GREY_MODES:
             raise InputError(f"has colour ({found.mode}), but the dataset is grey")
         return np.asarray(found.convert(MODES[channels]), np.uint8).reshape(shape)
 
@@ -108,6 +118,14 @@ def resized(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarra
         if found.size != (width, height):
             found = found.resize((width, height), Image.Resampling.LANCZOS, box)
         return np.asarray(found, np.uint8).reshape(shape)
+
+
+def encode(image: np.ndarray, file: Path) -> None:
+    """Writes uint8 H×W×C as PNG: lossless."""
+    from PIL import Image
+
+    pixels: Any = image[..., 0] if image.shape[-1] == 1 else image
+    Image.fromarray(pixels).save(file, format="PNG")
 
 
 def drawn_down(large: Any, extent: tuple[float, ...], mode: str, least: tuple[int, int]) -> tuple[Any, tuple]:

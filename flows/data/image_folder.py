@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from flows.data import npz
-from flows.data.added import decode
-from flows.data.image_file import SUFFIXES
+from flows.data.image_file import SUFFIXES, decode
 from flows.params.sections import BY_DEFAULT, Limits
 from lightning_modules.errors import InputError, counted
 

@@ -223,7 +223,7 @@ def carry_out(batch: dict, limits: Limits = BY_DEFAULT, fatal: list | None = Non
 
 
 def accept(dataset: str, shape: tuple[int, ...], entry: dict, limits: Limits, fatal: list | None) -> None:
-    from flows.data import added
+    from flows.data import added, image_file
 
     folder = added.folder(dataset) / entry["class"]
     target, unfinished = folder / f"{entry['digest']}.png", folder / f".{entry['digest']}.part"
@@ -237,14 +237,8 @@ def accept(dataset: str, shape: tuple[int, ...], entry: dict, limits: Limits, fa
             if added.digest(image) != entry["digest"]:
                 return
             if not target.is_file():
-                folder.mkdir(parents=True, exist_ok=True)
-                try:
-                    added.encode(image, unfinished)
-                    file_io.sync(unfinished)
-                    os.replace(unfinished, target)
-                except OSError:  # the disk is full, say
-                    unfinished.unlink(missing_ok=True)
-                    raise
+                with file_io.whole(target, unfinished, synced=True):  # DVC versions the folder: no other name may stay
+                    image_file.encode(image, unfinished)
             for place in (target, folder, folder.parent):
                 file_io.sync(place)
             there.remove()
