@@ -10,7 +10,6 @@ one that PREFECT_API_URL names or `trainyard serve` has brought up; else a tempo
 """
 
 import contextlib
-import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,43 +17,37 @@ import click
 
 from flows.commands.console import run
 from flows.graph import planning
-from flows.graph.repro import Outcome
-from flows.machine.processes import Processes
-from flows.orchestration import dask_options, notifications, preparing, tasks
+from flows.graph.planning import Plan
+from flows.orchestration import dask_options, flow_report, notifications
+from flows.orchestration.plan_run import Options, PlanRun
+from flows.orchestration.preparing import prepared
 from flows.params import params_file
 from flows.project import paths
 from flows.servers import running_server
-from lightning_modules.errors import InputError, UnavailableError, counted
+from lightning_modules.errors import InputError, UnavailableError
 
 
-def flow(
-    root: Path,
-    plan: planning.Plan,
-    workers: int,
-    outcomes: dict[str, Outcome],
-    processes: Processes,
-    name: str,
-    **given,
-):
-    """Prefect's flow over the plan; for the arguments see `run_stages`."""
+def flow(work: PlanRun):
+    """Prefect's flow over a plan."""
     from prefect import flow as prefect_flow
     from prefect.logging import get_run_logger
     from prefect.states import Completed, Failed
     from prefect.task_runners import ThreadPoolTaskRunner
 
-    work = Stays(functools.partial(tasks.run_stages, root, plan, workers, outcomes, processes, name=name, **given))
+    def run() -> tuple[list[str], str]:
+        failed = work()
+        return failed, flow_report.summary(work.plan, work.outcomes, failed)
+
+    stays, name = Stays(run), work.name
 
     @prefect_flow(
         name="pipeline",
         flow_run_name=name,
-        task_runner=ThreadPoolTaskRunner(max_workers=workers),
+        task_runner=ThreadPoolTaskRunner(max_workers=work.options.side_by_side(work.plan)),
         persist_result=False,
     )
     def pipeline(stages: list[str]):
-        failed = work()
-        message = tasks.failure(plan, outcomes, failed) if failed else f"{counted(len(plan.stages), 'stage')} ran"
-        if not failed:
-            message += f", {len(plan.up_to_date):,} up to date"
+        failed, message = stays()
         notifications.notify(
             f"Trainyard: {name} {'failed' if failed else 'finished'}", message, get_run_logger().warning
         )
@@ -77,30 +70,30 @@ class Stays:
         return Stays, ()
 
 
-def execute(root: Path, plan: planning.Plan, workers: int, **options) -> int:
-    """Runs the plan; returns the exit code. For the options see `run_stages`.
+def execute(root: Path, plan: Plan, options: Options) -> int:
+    """Runs the plan; returns the exit code.
 
     Raises:
         SystemExit: with 143, after SIGTERM and with every child ended; KeyboardInterrupt alike.
         UnavailableError: Prefect's server does not start, or goes away for more than a minute.
     """
     server = running_server.server_if_none()
-    name = tasks.run_name()
-    outcomes: dict[str, Outcome] = {}
-    with running_server.exit_on_sigterm(), preparing.prepared(root, plan, options.get("dask")) as (processes, given):
+    name = flow_report.run_name()
+    with running_server.exit_on_sigterm(), prepared(root, plan, options.dask) as ready:
         if server:
             server.start()
-        pipeline = flow(root, plan, workers, outcomes, processes, name, **options, **given)
+        work = PlanRun(root, plan, options, name, ready)
+        pipeline = flow(work)
         if server:
             server.wait()
         try:
-            with running_server.server_stays(lambda: tasks.report(plan, outcomes)):
+            with running_server.server_stays(lambda: flow_report.print_failures(plan, work.outcomes)):
                 state = pipeline(plan.stages, return_state=True)
         except UnavailableError:
-            tasks.report(plan, outcomes)
+            flow_report.print_failures(plan, work.outcomes)
             raise
-    tasks.report(plan, outcomes)
-    if not state.is_completed() and not any(outcome.problem for outcome in outcomes.values()):
+    flow_report.print_failures(plan, work.outcomes)
+    if not state.is_completed() and not any(outcome.problem for outcome in work.outcomes.values()):
         click.echo(f"trainyard: the flow ended as {state.name}: {state.message}", err=True)
     return 0 if state.is_completed() else 1
 
@@ -112,13 +105,14 @@ def execute(root: Path, plan: planning.Plan, workers: int, **options) -> int:
 @click.option("--dry", is_flag=True, help="Only say what would run, and why.")
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For each stage.")
 @dask_options.on_dask
-def command(stages: tuple[str, ...], workers: int | None, force: bool, dry: bool, **options) -> int:
+def command(stages: tuple[str, ...], dry: bool, **given) -> int:
     """Run the stale stages in parallel with Prefect; with names (train, train@mlp), only these and what they
     need."""
-    dask_options.check_dask(options["dask"], options["remote"])
+    options = Options(**given)
+    dask_options.check_dask(options.dask, options.remote)
     root = paths.root()
     params_file.read()  # its refusals are clearer than what DVC makes of the same mistake
-    planned = planning.plan(root, stages, force)
+    planned = planning.plan(root, stages, options.force)
     if not planned.stages:
         click.echo("everything is up to date")
         return 0
@@ -126,8 +120,7 @@ def command(stages: tuple[str, ...], workers: int | None, force: bool, dry: bool
         click.echo(f"would run {stage}: {planned.reason(stage)}")
     if dry:
         return 0
-    workers = dask_options.side_by_side(planned, workers, options["dask"])
-    code = execute(root, planned, workers, force=force, **options)
+    code = execute(root, planned, options)
     if code == 0:
         show_results()
     return code

@@ -14,8 +14,9 @@ from prefect.states import Cancelled, Completed, Failed, State
 
 from flows.graph.planning import Plan
 from flows.graph.repro import Outcome
-from flows.orchestration import dask_options, notifications, preparing, tasks
+from flows.orchestration import flow_report, notifications, plan_run
 from flows.orchestration.artifacts import Artifacts
+from flows.orchestration.preparing import prepared
 from flows.params import params_file
 from flows.project import paths
 from flows.retraining.steps import BUSY, FAILED, SKIPPED, Options, work
@@ -23,7 +24,7 @@ from flows.untrusted.escaping import printable
 
 
 def name() -> str:
-    return tasks.run_name(flow_run.parameters.get("dataset"))
+    return flow_report.run_name(flow_run.parameters.get("dataset"))
 
 
 @flow(name="retrain", flow_run_name=name, persist_result=False)
@@ -70,12 +71,9 @@ def retrain(
 
 def run_as_tasks(options: Options, folder: Path, plan: Plan) -> Mapping[str, Outcome]:
     """The stages as tasks of the flow that is running."""
-    workers = dask_options.side_by_side(plan, options.workers, options.dask)
-    outcomes: dict[str, Outcome] = {}
-    with preparing.prepared(folder, plan, options.dask) as (processes, given):
-        tasks.run_stages(
-            folder, plan, workers, outcomes, processes, name=name(),
-            time_limit=options.time_limit, dask=options.dask, remote=options.remote, **given,
-        )  # fmt: skip
-    tasks.report(plan, outcomes)
-    return outcomes
+    how = plan_run.Options(options.workers, False, options.time_limit, options.dask, options.remote)
+    with prepared(folder, plan, options.dask) as ready:
+        work = plan_run.PlanRun(folder, plan, how, name(), ready)
+        work()
+    flow_report.print_failures(plan, work.outcomes)
+    return work.outcomes

@@ -11,7 +11,7 @@ an empty folder takes a second or two.
 from prefect import flow
 from prefect.states import Completed, State
 
-from flows.orchestration import tasks
+from flows.orchestration import flow_report
 from flows.project import paths
 from flows.retraining import incoming
 from flows.retraining.place import Place
@@ -19,7 +19,7 @@ from lightning_modules.errors import counted
 
 
 def name() -> str:
-    return f"incoming {tasks.run_name()}"
+    return f"incoming {flow_report.run_name()}"
 
 
 @flow(name="watch", flow_run_name=name, persist_result=False)

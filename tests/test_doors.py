@@ -232,7 +232,8 @@ def test_what_holds_secrets_is_for_this_user_alone(settings):
 # Brings up Prefect's temporary server until its input ends.
 SERVE = """
 import json, os, sys
-from flows.servers.prefect_server import TemporaryServer, check, configure
+from flows.servers.prefect_server import check, configure
+from flows.servers.temporary_server import TemporaryServer
 from lightning_modules.errors import InputError
 configure()
 server = TemporaryServer()

@@ -12,7 +12,8 @@ from conftest import LIMIT, ROOT, environment, make_project, soon
 # Brings up Prefect's temporary server, in which triggers are at work too, until its input ends.
 SERVE = """
 import os, sys
-from flows.servers.prefect_server import TemporaryServer, configure
+from flows.servers.prefect_server import configure
+from flows.servers.temporary_server import TemporaryServer
 configure()
 server = TemporaryServer()
 server.start()

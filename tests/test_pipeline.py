@@ -25,7 +25,7 @@ from flows.graph.repro import Repro, explain
 from flows.machine import hardware
 from flows.machine.orphans import still_runs
 from flows.machine.processes import Processes
-from flows.orchestration import tasks
+from flows.orchestration import plan_run
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {
@@ -271,7 +271,7 @@ def test_only_what_may_go_well_next_time_is_tried_again(toy):
     refused, broken = (Repro(toy, Processes(), say)(stage, print) for stage in ("refuses", "breaks"))
     assert (refused.can_retry, broken.can_retry) == (False, True)
     assert broken.problem == "its command exited with 1"
-    assert set(tasks.RETRIES) == {"download"}
+    assert set(plan_run.RETRIES) == {"download"}
     slow = Repro(toy, Processes(), say, time_limit=2)("slow", print)
     assert slow.problem == "ended after its time limit of 2 s"
 

@@ -297,7 +297,9 @@ def test_a_file_that_is_not_as_it_was_written_is_refused_by_whoever_serves_it(ex
 
 def test_the_programs_carry_no_code(exported):
     """So that the whole of them is looked at before torch reads it."""
-    for file in exported.glob("*.pt2"):
+    programs = sorted(exported.glob("*.pt2"))
+    assert [file.name for file in programs] == ["network-0.pt2", "vote.pt2"]  # of two alike
+    for file in programs:
         with zipfile.ZipFile(file) as archive:
             assert not [name for name in archive.namelist() if name.endswith((".py", ".so", ".cpp"))]
 

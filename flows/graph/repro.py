@@ -12,9 +12,9 @@ from pathlib import Path
 from flows.graph import dvc_command
 from flows.machine import hardware
 from flows.machine.processes import ClosedError, Processes, TimeLimitError
+from flows.project.errors import InputError
 from flows.untrusted import masking
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError
 
 BAD_INPUT = 2  # the exit code of a stage that was given what it cannot use
 
@@ -60,7 +60,7 @@ class Repro:
         self.root = root
         self.processes = processes
         self.say = say  # (stage, line), for the terminal
-        self.flags = ["--force"] if force else []
+        self.force = force
         self.time_limit = time_limit
         self.jobs = jobs or {}
         self.variables = variables or {}  # more of the environment
@@ -124,7 +124,7 @@ class Repro:
                 lines.append(line)
                 self.tell(stage, line, log)
 
-        repro = ["repro", "--single-item", *self.flags, stage]
+        repro = ["repro", "--single-item", *(["--force"] if self.force else []), stage]
         env = self.environment(stage, gpus)
         try:
             code = dvc_command.run(self.root, self.processes, repro, on_line, env=env, time_limit=self.time_limit)
