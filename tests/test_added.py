@@ -11,7 +11,7 @@ from PIL import Image
 from flows.data import added, image_file, sources
 from flows.download import download
 from flows.params.params_file import read
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 
 def image(seed: int) -> np.ndarray:

@@ -21,8 +21,8 @@ from flows.access import door, login, running_servers
 from flows.access.one_time_links import Links
 from flows.machine import ports
 from flows.project import file_io
+from flows.project.errors import InputError
 from flows.servers import prefect_server
-from lightning_modules.errors import InputError
 
 HERE = {"host": "127.0.0.1:4200"}
 LINK = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}  # on a page of another origin, which was clicked
@@ -234,7 +234,7 @@ SERVE = """
 import json, os, sys
 from flows.servers.prefect_server import check, configure
 from flows.servers.temporary_server import TemporaryServer
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 configure()
 server = TemporaryServer()
 server.start()

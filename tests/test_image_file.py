@@ -13,7 +13,7 @@ from PIL import Image
 from flows.commands import predict
 from flows.data import class_folders, image_file
 from flows.params.sections import Limits
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 MIB = 1 << 20
 SMALL = Limits(image_pixels=64)
@@ -204,7 +204,7 @@ def test_a_tile_larger_than_its_image_takes_no_memory(tmp_path, monkeypatch):
     )
     tried = (
         "from pathlib import Path; from flows.data import image_file; from flows.params.sections import Limits\n"
-        "from lightning_modules.errors import InputError\n"
+        "from flows.project.errors import InputError\n"
         "try: image_file.decode(Path('bomb.tif'), (8, 8, 1), Limits())\n"
         "except InputError as error: assert 'tiles of 20480×20480' in str(error), error\n"
         "else: raise SystemExit('decoded')\n"

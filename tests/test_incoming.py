@@ -19,8 +19,8 @@ from PIL import Image
 from flows.data import added, image_file, sources
 from flows.download import download
 from flows.params.params_file import read
+from flows.project.errors import InputError
 from flows.retraining import incoming, retrain_report
-from lightning_modules.errors import InputError
 
 REASONS = {
     "11/digit.png": 'unknown class "11".',

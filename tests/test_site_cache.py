@@ -12,7 +12,7 @@ from conftest import LIMIT, ROOT, dvc_init, environment, made_once, make_project
 from flows.graph import dvc_command, dvc_graph, site_cache, working_copy
 from flows.graph.repro import Repro
 from flows.machine.processes import Processes
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 OTHER = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--")
 STAGES = """

@@ -27,11 +27,11 @@ from flows.graph import dvc_graph
 from flows.params.params_file import read
 from flows.project import file_io, messages, paths
 from flows.project import git as project_git
+from flows.project.errors import InputError
 from flows.retraining import committing
 from flows.tracking import experiments, loading, member_runs, mlflow_runs, mlflow_store, page_links, provenance
 from flows.training import resolving
 from lightning_modules import weights
-from lightning_modules.errors import InputError
 
 
 def runs(kind: str) -> dict:

@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 
 from flows import train
 from flows.params.params_file import Params, read
+from flows.project.errors import InputError
 from flows.tracking import experiments, mlflow_store
 from flows.training import interrupted, member_files, resolving
 from lightning_modules import weights
-from lightning_modules.errors import InputError
 
 LONG = 100_000  # epochs, to be killed in
 

@@ -13,9 +13,7 @@ from typing import TextIO
 import click
 
 from flows.machine import environment_variables
-from flows.untrusted import masking
-from flows.untrusted.escaping import printable
-from lightning_modules.errors import (
+from flows.project.errors import (
     DivergedError,
     ExhaustedError,
     InputError,
@@ -23,6 +21,8 @@ from lightning_modules.errors import (
     WorkerError,
     exhausted,
 )
+from flows.untrusted import masking
+from flows.untrusted.escaping import printable
 
 # New objects between two garbage collections. torch, Lightning and MLflow make half a million of them as they load,
 # few of which are garbage: looked through after every 700, Python's default, that takes a fifth longer.

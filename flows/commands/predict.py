@@ -11,8 +11,8 @@ import click
 from flows.commands.console import run
 from flows.params.params_file import read
 from flows.params.sections import BY_DEFAULT, Limits
+from flows.project.errors import InputError
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError
 
 BATCH = 256  # images in memory at a time
 SHRUNK = 3  # an image with a side more than so many times the champion's is warned of: little of it is left

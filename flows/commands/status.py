@@ -17,8 +17,8 @@ from flows.commands.console import run
 from flows.graph import dvc_graph, site_cache
 from flows.params import params_file
 from flows.project import paths
+from flows.project.errors import UnavailableError, counted
 from flows.untrusted.masking import sentence
-from lightning_modules.errors import UnavailableError, counted
 
 
 def status(root: Path) -> dict:

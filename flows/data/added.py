@@ -13,7 +13,7 @@ from flows.data import fetch, image_file
 from flows.data.source_images import ADDED, Images, shown
 from flows.params.sections import BY_DEFAULT, Limits
 from flows.project import paths
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
 
 def folder(dataset: str) -> Path:

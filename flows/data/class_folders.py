@@ -10,7 +10,7 @@ from flows.data.image_file import SUFFIXES
 from flows.data.source_images import ADDED, Images, carve, fits_in_memory, named, refuse_names, shown
 from flows.params.sections import BY_DEFAULT, Limits
 from flows.project import paths
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
 
 def folder(test: str | float, limits: Limits = BY_DEFAULT) -> Images:

@@ -22,9 +22,9 @@ from urllib.parse import urlsplit
 import click
 
 from flows.project import file_io, paths
+from flows.project.errors import InputError, UnavailableError
 from flows.untrusted import masking, plain_files
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, UnavailableError
 
 MIRROR = "TRAINYARD_MIRROR"
 ATTEMPTS = 4

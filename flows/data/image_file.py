@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from flows.params.sections import BY_DEFAULT, Limits
+from flows.project.errors import InputError, sentence
 from flows.untrusted import plain_files
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, sentence
 
 # Pillow's other readers are left out: some start other programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")

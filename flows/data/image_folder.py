@@ -10,7 +10,7 @@ import numpy as np
 from flows.data import npz
 from flows.data.image_file import SUFFIXES, decode
 from flows.params.sections import BY_DEFAULT, Limits
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
 
 @dataclass(frozen=True)

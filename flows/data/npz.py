@@ -19,9 +19,9 @@ import psutil
 from numpy.lib import format as npy
 
 from flows.params.sections import Limits
+from flows.project.errors import InputError, sentence
 from flows.untrusted import plain_files
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, sentence
 
 CONTENTS = 1 << 20  # bytes of the archive's table of contents: one of numpy's has a hundred an array
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}

@@ -11,8 +11,8 @@ import numpy as np
 import psutil
 
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError
 
 # The test images of a dataset without an official test split: the same ones whatever `seed` in params.yaml is.
 TEST_SEED = 20_240_229

@@ -6,7 +6,7 @@ own images.
 
 from flows.data import built_in, class_folders, published, source_images
 from flows.params.sections import BY_DEFAULT, Limits
-from lightning_modules.errors import unknown
+from flows.project.errors import unknown
 
 
 def read(dataset: str, test: str | float, limits: Limits = BY_DEFAULT) -> source_images.Images:

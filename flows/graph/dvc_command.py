@@ -10,8 +10,8 @@ from pathlib import Path
 from flows.graph import site_cache
 from flows.machine.orphans import WITH_PARENT
 from flows.machine.processes import Processes, TimeLimitError
+from flows.project.errors import InputError, UnavailableError
 from flows.untrusted import masking
-from lightning_modules.errors import InputError, UnavailableError
 
 # Else a DVC that cannot have its lock back within 3 s of a training's end throws the result away.
 PATIENT = "--wait-for-lock"

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from flows.graph import dvc_command, site_cache
 from flows.project import file_io
+from flows.project.errors import InputError, unknown
 from flows.untrusted import special_files
 from flows.untrusted.masking import sentence
-from lightning_modules.errors import InputError, unknown
 
 # What `dvc repro` takes when nothing is named: studies have a dvc.yaml of their own and run when asked for.
 MAIN = "dvc.yaml"

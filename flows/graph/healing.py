@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flows.graph import dvc_command, dvc_graph
 from flows.project import paths
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 
 def heal(file: Path, stage: str) -> str:

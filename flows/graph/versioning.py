@@ -4,7 +4,7 @@ from pathlib import Path
 
 from flows.graph import dvc_command
 from flows.machine.processes import Processes
-from lightning_modules.errors import InputError, UnavailableError
+from flows.project.errors import InputError, UnavailableError
 
 PUSH_LIMIT = 3600.0  # seconds after which a push has hung
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from flows.data import dataset
 from flows.graph import healing
 from flows.project import file_io, paths
+from flows.project.errors import DamagedError, InputError, sentence
 from lightning_modules import sealed
-from lightning_modules.errors import DamagedError, InputError, sentence
 
 
 def load(name: str, member: str) -> tuple[dict, list]:

@@ -27,7 +27,7 @@ from flows.machine.processes import Processes
 from flows.orchestration import capacity, remote_stage
 from flows.orchestration.remote_stage import Errand, Return
 from flows.project import file_io, paths
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 if TYPE_CHECKING:
     from flows.graph.planning import Plan

@@ -2,9 +2,9 @@
 
 import os
 
+from flows.project.errors import InputError, UnavailableError
 from flows.servers import prefect_server
 from flows.untrusted.masking import sentence
-from lightning_modules.errors import InputError, UnavailableError
 
 EVENT = "trainyard.drift"
 

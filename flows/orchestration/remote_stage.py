@@ -23,7 +23,7 @@ from flows.graph.repro import Outcome, Repro
 from flows.machine import hardware
 from flows.machine.processes import ClosedError, Processes
 from flows.project import file_io, git
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
 EMPTY = "schema: '2.0'\nstages: {}\n"  # a dvc.lock
 NOTE = "errand.json"  # in .trainyard/: the digests of what errands have written over, by path

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.project import messages, paths
-from lightning_modules.errors import DamagedError, InputError, sentence
+from flows.project.errors import DamagedError, InputError, sentence
 
 
 @contextlib.contextmanager

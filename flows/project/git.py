@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from flows.project import messages
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 NOT_INSTALLED = 127  # the exit code of a shell that does not find a command
 

@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 
 from flows.machine import identity
 from flows.project import paths
+from flows.project.errors import InputError, UnavailableError
 from flows.tracking.provenance import TAG
 from flows.tracking.registry import CHAMPION, PREVIOUS, Registry
-from lightning_modules.errors import InputError, UnavailableError
 
 MOVE = "trainyard.move"  # tag of the model: the announcement
 INTENT = "trainyard.intent."  # start of a tag of the model for each process that wants to move: who it is

@@ -8,9 +8,9 @@ import itertools
 import json
 import statistics
 
+from flows.project.errors import UnavailableError
 from flows.statistics import paired
 from flows.tracking.registry import Registry
-from lightning_modules.errors import UnavailableError
 
 DECISION = "trainyard.gate.decision"  # tag of a version: all of the last decision on it
 NOTE = "trainyard.gate.on."  # start of a tag of the model for each decision: the test images' digest and its number

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from flows.params.params_file import Params
 from flows.params.sections import Gate
+from flows.project.errors import InputError
 from flows.promotion import decisions, promoting
 from flows.statistics import paired
 from flows.tracking.loading import load_version
@@ -22,7 +23,6 @@ from flows.tracking.mlflow_store import shown_store
 from flows.tracking.registration import SCORES
 from flows.tracking.registry import CHALLENGER, CHAMPION, Registry
 from flows.untrusted.masking import sentence
-from lightning_modules.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,10 +18,10 @@ others as well, so that whoever finds neither finds the aliases as they stay.
 
 import json
 
+from flows.project.errors import InputError
 from flows.promotion import alias_moves, decisions
 from flows.tracking.mlflow_runs import TEST
 from flows.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
-from lightning_modules.errors import InputError
 
 MOST = 50_000  # characters of a tag; a MySQL database takes 65,535
 

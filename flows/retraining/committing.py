@@ -4,8 +4,8 @@ from pathlib import Path
 
 from flows.data import added
 from flows.project import git
+from flows.project.errors import InputError
 from flows.untrusted import masking
-from lightning_modules.errors import InputError
 
 
 def refuse_impossible(root: Path) -> None:

@@ -26,9 +26,9 @@ from pathlib import Path
 from flows.params.params_file import Params
 from flows.params.sections import BY_DEFAULT, Limits
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.retraining import incoming_files
 from flows.untrusted.escaping import in_csv, printable
-from lightning_modules.errors import InputError
 
 MOST_NAMES = 20  # of known classes in a reason
 SETTLING = 10.0  # seconds for which a file is left alone after it was written to: it may be half copied

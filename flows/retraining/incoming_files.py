@@ -14,9 +14,9 @@ from pathlib import Path
 
 from flows.params.sections import Limits
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.untrusted import plain_files
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError
 
 
 def reasons_file() -> Path:

@@ -15,10 +15,10 @@ from flows.graph.repro import Outcome
 from flows.orchestration import dask_options
 from flows.params import params_file
 from flows.project import paths
+from flows.project.errors import InputError, counted, exhausted
 from flows.retraining import committing, incoming
 from flows.retraining.place import Place, Round
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, counted, exhausted
 
 FAILED, BUSY, SKIPPED, COMPLETED = "failed", "busy", "skipped", "completed"
 

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from flows.project import paths, private_files
-from lightning_modules.errors import InputError, UnavailableError
+from flows.project.errors import InputError, UnavailableError
 
 USER = "trainyard"
 DATABASES = ("mlflow", "prefect")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 # Images of a class that chi-squared needs, in expectation, and that the reference has to have, whose confusion would be
 # too uncertain. Classes with less are taken together.

@@ -8,8 +8,8 @@ import json
 
 from flows.params.params_file import Params
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.statistics.replicates import wilson
-from lightning_modules.errors import InputError
 
 MOST = 5000  # characters that MLflow keeps of a description
 VIEW = "trainyard"  # the view's name in links

@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from flows.project.errors import InputError, UnavailableError
 from flows.tracking import mlflow_store, registration, registry, trusted_models
 from flows.untrusted import bounded_yaml, masking
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, UnavailableError
 
 
 def champion(dataset: str) -> dict | None:

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 from flows.machine import identity
 from flows.project import paths
+from flows.project.errors import DamagedError
 from flows.tracking import descriptions, mlflow_store, provenance
 from flows.tracking.provenance import TAG
 from flows.untrusted import masking
-from lightning_modules.errors import DamagedError
 
 WEIGHTS = "trainyard.weights_sha256"
 ENSEMBLE = "trainyard.ensemble_sha256"

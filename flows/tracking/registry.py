@@ -7,9 +7,9 @@ import functools
 import json
 from collections.abc import Callable
 
+from flows.project.errors import InputError, UnavailableError
 from flows.tracking import mlflow_runs, mlflow_store
 from flows.untrusted.masking import sentence
-from lightning_modules.errors import InputError, UnavailableError
 
 PREVIOUS = "previous_champion"
 

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from flows.project import file_io, messages, paths
+from flows.project.errors import DamagedError
 from lightning_modules import sealed
-from lightning_modules.errors import DamagedError
 from lightning_modules.fit import Fitted
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flows.params.sections import Training
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
 # In these jobs of SLURM a person types the commands; Lightning takes their names for the same.
 INTERACTIVE = ("bash", "interactive")

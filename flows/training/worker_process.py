@@ -9,8 +9,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from flows.machine import hardware
+from flows.project.errors import DamagedError, DivergedError, ExhaustedError, InputError, exhausted
 from flows.training import kept_results
-from lightning_modules.errors import DamagedError, DivergedError, ExhaustedError, InputError, exhausted
 from lightning_modules.fit import Fitted, fit, fit_together
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
-from lightning_modules import errors
+from flows.project import errors
 
 HIDDEN = "***"
 ADDRESS = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)([^\s\"'<>`|]+)")
@@ -55,7 +55,7 @@ def text(said: str) -> str:
 
 
 def sentence(error: BaseException, most: int | None = 300) -> str:
-    """As that of `lightning_modules.errors`, of an error that may quote an address."""
+    """As that of `flows.project.errors`, of an error that may quote an address."""
     return text(errors.sentence(error, None))[:most]
 
 

@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 KINDS = {
     stat.S_IFBLK: "a device",

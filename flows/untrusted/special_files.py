@@ -5,8 +5,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows.project.errors import InputError, shown
 from flows.untrusted import plain_files
-from lightning_modules.errors import InputError, shown
 
 # What stages read and write. DVC does not look at what has just come in, which `flows.retraining.incoming` refuses.
 FOLDERS = (
