@@ -85,7 +85,7 @@ def train(params: Params, member: str) -> dict:
                     "seconds": round(clock.seconds(), 2),
                 },
             )
-        except BaseException as error:
+        except BaseException as error:  # an interrupt as well; raised again
             tracker.fail(error)
             raise
         tracker.finish(target, clock.seconds())

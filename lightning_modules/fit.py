@@ -136,7 +136,7 @@ class SaveLast(pl.callbacks.Checkpoint):
             if trainer.is_global_zero:
                 sealed.seal(temporary)
                 os.replace(temporary, self.file)
-        except BaseException:  # the disk is full, say
+        except BaseException:  # the disk is full, say, or an interrupt
             temporary.unlink(missing_ok=True)
             raise
 

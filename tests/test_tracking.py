@@ -30,6 +30,7 @@ from flows.project import git as project_git
 from flows.project.errors import InputError
 from flows.retraining import committing
 from flows.tracking import experiments, loading, member_runs, mlflow_runs, mlflow_store, page_links, provenance
+from flows.tracking.registry import Registry
 from flows.training import resolving
 from lightning_modules import weights
 
@@ -441,6 +442,12 @@ def test_a_resumed_training_with_one_replica_more_has_a_run_for_it(project, stor
     third.start()
     assert not third.lost
     assert set(third.ids.values()).isdisjoint(second.ids.values())
+
+
+def test_a_mistake_of_ours_is_no_trouble_of_the_registry(project, store, monkeypatch):
+    monkeypatch.setattr(mlflow_store, "store_exists", None)
+    with pytest.raises(TypeError, match="not callable"):
+        Registry("digits").aliases()
 
 
 def test_dirty_is_what_a_person_changed_and_not_what_stages_write(project):

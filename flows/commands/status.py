@@ -17,7 +17,7 @@ from flows.commands.console import run
 from flows.graph import dvc_graph, site_cache
 from flows.params import params_file
 from flows.project import paths
-from flows.project.errors import UnavailableError, counted
+from flows.project.errors import UnavailableError, counted, our_mistake
 from flows.untrusted.masking import sentence
 
 
@@ -76,6 +76,8 @@ def champion(dataset: str) -> dict | None:
 
         return loading.champion(dataset)
     except Exception as error:  # an unreachable server has a dozen of them; the rest of the status stands
+        if our_mistake(error):
+            raise
         return {"problem": sentence(error, None)}
 
 

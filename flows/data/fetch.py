@@ -230,7 +230,7 @@ def within(until: float, url: str, archive: Archive, file: Path) -> None:
     def run() -> None:
         try:
             ended.set_result(transfer(url, archive, file, responses))
-        except BaseException as error:
+        except BaseException as error:  # `result` raises it again, in the thread that waits
             ended.set_exception(error)
 
     threading.Thread(target=run, name="fetch", daemon=True).start()

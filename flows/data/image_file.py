@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from flows.params.sections import BY_DEFAULT, Limits
-from flows.project.errors import InputError, sentence
+from flows.project.errors import InputError, our_mistake, sentence
 from flows.untrusted import plain_files
 from flows.untrusted.escaping import printable
 
@@ -177,6 +177,8 @@ def check(found: Any, stream: BinaryIO, limits: Limits) -> None:
         raise InputError(f"has more than 8 bits a channel ({found.mode}): save it with 8")
     if found.format == "TIFF":
         width, height = (found.tag_v2.get(tag, 1) for tag in TILE)
+        if not (isinstance(width, int) and isinstance(height, int)):
+            raise InputError("is a TIFF whose tiles have no size: save it anew")
         if width * height > limits.image_pixels:
             raise too_many_pixels(f"tiles of {width}×{height}, ", limits)
     if isinstance(stream, io.BytesIO):
@@ -219,6 +221,8 @@ def readable() -> Iterator[None]:
         raise InputError(f"is no readable image (readable are {', '.join(FORMATS)})") from None
     except MemoryError:
         raise InputError("needs more memory than there is") from None
-    except Exception as error:
+    except Exception as error:  # of any reader, on bytes that a stranger chose
+        if our_mistake(error):
+            raise
         said = error.strerror if isinstance(error, OSError) and error.strerror else sentence(error, 200)
         raise InputError(f"is no readable image ({printable(said)})") from None

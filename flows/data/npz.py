@@ -19,7 +19,7 @@ import psutil
 from numpy.lib import format as npy
 
 from flows.params.sections import Limits
-from flows.project.errors import InputError, sentence
+from flows.project.errors import InputError, our_mistake, sentence
 from flows.untrusted import plain_files
 from flows.untrusted.escaping import printable
 
@@ -153,6 +153,8 @@ def plain_arrays() -> Iterator[None]:
         raise
     except MemoryError:
         raise InputError("needs more memory than there is") from None
-    except Exception as error:
+    except Exception as error:  # of any reader, on bytes that a stranger chose
+        if our_mistake(error):
+            raise
         said = error.strerror if isinstance(error, OSError) and error.strerror else sentence(error, 200)
         raise InputError(f"is no .npz file of plain arrays: {printable(said)}") from None

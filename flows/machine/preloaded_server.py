@@ -266,7 +266,7 @@ def main(address: str, names: Sequence[str]) -> None:
         gc.disable()
         with ends_with(sys.stdin.fileno()):
             for name in names:
-                with contextlib.suppress(Exception):  # then each stage does without, and says why
+                with contextlib.suppress(Exception):  # of any library: each stage does without, and says why
                     importlib.import_module(name)
         gc.freeze()  # a collection would copy the pages that the forks share
         gc.enable()

@@ -59,7 +59,8 @@ def reading(name: str, member: str) -> Iterator[None]:
         raise DamagedError(paths.shown(file), f"{error.reason}: {heal}") from None
     except InputError:
         raise
-    except Exception as error:  # torch has kinds of its own for a network that is not as it was
+    # Of a network, or of what is said of it, that is not as it is now: torch's words, and those of a wrong call.
+    except (LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         why = sentence(error, 100)
         raise InputError(
             f"models/{name}/{member} is of another version ({why}): run dvc repro --force train@{member}"

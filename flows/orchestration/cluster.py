@@ -80,7 +80,8 @@ class Cluster:
 
     def __exit__(self, kind: type | None, *rest) -> None:
         if kind:
-            with contextlib.suppress(Exception):  # what ended the flow is told, not that a worker is away
+            # What ended the flow is told, whatever Dask has to say of workers that are away.
+            with contextlib.suppress(Exception):
                 self.runner.client.run(end_running, self.mark)
         self.runner.__exit__(kind, *rest)
 

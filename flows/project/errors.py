@@ -9,8 +9,9 @@ from pathlib import Path
 from lightning_modules.errors import DamagedError, DivergedError, InputError, UnavailableError, sentence
 
 __all__ = [
-    "DamagedError", "DivergedError", "ExhaustedError", "InputError", "UnavailableError", "WorkerError", "causes",
-    "counted", "disk_is_full", "exhausted", "foreign", "free", "our_mistake", "quoted", "sentence", "shown", "unknown",
+    "MISTAKES", "DamagedError", "DivergedError", "ExhaustedError", "InputError", "UnavailableError",
+    "WorkerError", "causes", "counted", "disk_is_full", "exhausted", "foreign", "free", "our_mistake", "quoted",
+    "sentence", "shown", "unknown",
 ]  # fmt: skip
 
 OURS = ("flows", "lightning_modules")  # packages

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from flows.machine import identity
 from flows.project import paths
-from flows.project.errors import InputError, UnavailableError
+from flows.project.errors import InputError, UnavailableError, our_mistake
 from flows.tracking.provenance import TAG
 from flows.tracking.registry import CHAMPION, PREVIOUS, Registry
 
@@ -112,10 +112,12 @@ def move(registry: Registry, now: dict[str, str], after: dict[str, str | None], 
     begin(registry, move, None)
     try:
         return finish(registry, move)
-    except Exception as error:
+    except Exception as error:  # raised again
         try:
             undo(registry, move)
         except UnavailableError:
+            if our_mistake(error):
+                raise error from None
             raise UnavailableError(
                 f"the move of {registry.dataset}'s champion from version {now.get(CHAMPION)} to {after[CHAMPION]} was "
                 f"interrupted ({error}). One of the two is champion; the next `trainyard promote` or "
@@ -124,7 +126,7 @@ def move(registry: Registry, now: dict[str, str], after: dict[str, str | None], 
         if isinstance(error, UnavailableError):
             raise UnavailableError(f"{error}. Nothing is promoted: the champion is as it was") from None
         raise
-    except BaseException:
+    except BaseException:  # an interrupt
         undo_interrupted(registry, move)
         raise
 
@@ -153,7 +155,7 @@ def begin(registry: Registry, move: dict, left: dict | None) -> None:
         for name in others:  # of processes that died
             registry.note(name, None)
         registry.note(MOVE, json.dumps(move, ensure_ascii=False))
-    except BaseException:
+    except BaseException:  # an interrupt as well
         undo_interrupted(registry, move)
         raise
 

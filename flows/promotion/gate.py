@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from flows.params.params_file import Params
 from flows.params.sections import Gate
-from flows.project.errors import InputError
+from flows.project.errors import InputError, our_mistake
 from flows.promotion import decisions, promoting
 from flows.statistics import paired
 from flows.tracking.loading import load_version
@@ -148,6 +148,8 @@ def probabilities(model, images: "np.ndarray", class_names: list[str]) -> "np.nd
     try:
         frame = model.predict(images)
     except Exception as error:  # MLflow's, torch's or the model's own
+        if our_mistake(error):
+            raise
         raise ValueError(sentence(error)) from None
     names = [str(name) for name in frame.columns if name != "label"]
     if names != list(class_names):

@@ -15,7 +15,7 @@ from flows.graph.repro import Outcome
 from flows.orchestration import dask_options
 from flows.params import params_file
 from flows.project import paths
-from flows.project.errors import InputError, counted, exhausted
+from flows.project.errors import InputError, counted, exhausted, our_mistake
 from flows.retraining import committing, incoming
 from flows.retraining.place import Place, Round
 from flows.untrusted.escaping import printable
@@ -313,7 +313,9 @@ def pages() -> Mapping:
 
     try:
         return page_links.pages()
-    except Exception:  # each kind of store fails in a way of its own
+    except Exception as error:  # each kind of store, and each plugin, fails in a way of its own
+        if our_mistake(error):
+            raise
         return {}
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flows.project.errors import InputError, UnavailableError
+from flows.project.errors import InputError, UnavailableError, our_mistake
 from flows.tracking import mlflow_store, registration, registry, trusted_models
 from flows.untrusted import bounded_yaml, masking
 from flows.untrusted.escaping import printable
@@ -52,7 +52,9 @@ def champion_or_refuse(dataset: str) -> dict:
     """What `champion` finds. Raises InputError where there is none, UnavailableError where the store is away."""
     try:
         found = champion(dataset)
-    except Exception as error:  # each kind of store fails in a way of its own
+    except Exception as error:  # each kind of store, and each plugin, fails in a way of its own
+        if our_mistake(error):
+            raise
         raise UnavailableError(
             f"MLflow at {mlflow_store.shown_store()} cannot be used: {masking.sentence(error)}"
         ) from None
@@ -97,6 +99,8 @@ def loading(called: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # MLflow's, torch's or the model's own
+        if our_mistake(error):
+            raise
         raise UnavailableError(f"{called} cannot be loaded: {masking.sentence(error)}") from None
 
 

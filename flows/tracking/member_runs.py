@@ -1,10 +1,14 @@
 """Logs the training of a member, and what evaluate measured of it."""
 
 import csv
+import functools
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from flows.machine import identity
-from flows.project import file_io, paths
+from flows.project import file_io, messages, paths
+from flows.project.errors import MISTAKES
 from flows.statistics.replicates import spread
 from flows.tracking import artifact_addresses, experiments, mlflow_runs, mlflow_store, provenance
 from flows.untrusted import masking
@@ -13,8 +17,26 @@ MONITORED = "validation_nll"  # which every epoch has
 MOST_METRICS = 1000  # that MLflow takes at once
 
 
+def after_training(method: Callable) -> Callable:
+    """Keeps a mistake of ours in a method for `Tracker.finish` to raise, when the weights are written: they are worth
+    more. It is told where it comes up."""
+
+    @functools.wraps(method)
+    def call(self, *arguments) -> None:
+        try:
+            method(self, *arguments)
+        except MISTAKES as error:
+            self.mistake = self.mistake or error
+            sys.excepthook(type(error), error, error.__traceback__)
+            messages.warn("this is a mistake in Trainyard itself: nothing more is logged, and the training goes on")
+
+    return call
+
+
 class Tracker:
     """The runs of one member: one for its training, one per replica below it.
+
+    Neither a store that fails nor a mistake of ours costs a training: the first is said, the second raised by `finish`.
 
     Args:
         card: the content of member.json, of which `replicas` may still be empty.
@@ -26,12 +48,17 @@ class Tracker:
         self.card, self.seeds = card, seeds
         self.ids_file = work / "runs.json" if work else None
         self.lost = False
+        self.mistake: Exception | None = None
         self.client = None
         self.ids: dict[str, str] = {}
         self.logged: dict[str, dict[int, float]] = {}  # by run, what is there, also of before an interruption
 
+    @after_training
     @mlflow_runs.unless_unreachable
     def start(self) -> None:
+        self.open()
+
+    def open(self) -> None:
         self.client = mlflow_store.connect()  # may take as long as another process needs to make the store
         self.begin()
 
@@ -88,6 +115,7 @@ class Tracker:
         mlflow_runs.log_dataset(self.client, run, self.card["dataset"], "training")
         return run
 
+    @after_training
     @mlflow_runs.unless_unreachable
     @mlflow_store.uninterrupted()
     def epoch(self, number: int, row: dict) -> None:
@@ -102,6 +130,7 @@ class Tracker:
     def log(self, key: str, metrics: dict[str, float], step: int = 0) -> None:
         self.client.log_batch(self.ids[key], metrics=mlflow_runs.entities(metrics, step))
 
+    @after_training
     @mlflow_runs.unless_unreachable
     @mlflow_store.uninterrupted()
     def fail(self, error: BaseException) -> None:
@@ -114,16 +143,20 @@ class Tracker:
             self.client.set_tag(run, mlflow_runs.ERROR, masking.text(reason)[:5000])
             self.client.set_terminated(run, status)
 
-    @mlflow_runs.unless_unreachable
     def finish(self, folder: Path, seconds: float | None = None) -> None:
         """Logs each replica's model and best epoch, and their mean and deviation to the member's run; and the
-        epochs that were not logged when they ended, before an interruption or without a store."""
+        epochs that were not logged when they ended, before an interruption or without a store. Raises what was a
+        mistake of ours before."""
+        if self.mistake:
+            raise self.mistake
+        self.log_result(folder, seconds)
+
+    @mlflow_runs.unless_unreachable
+    def log_result(self, folder: Path, seconds: float | None) -> None:
         from lightning_modules import weights
 
         if not self.client:
-            self.start()
-            if self.lost:
-                return
+            self.open()
         if file := mlflow_store.store_file():
             artifact_addresses.follow(file)  # the project may have moved while it trained
         card, predictors = weights.load(folder)

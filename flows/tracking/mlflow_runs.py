@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from flows.machine import identity
 from flows.project import paths
-from flows.project.errors import DamagedError
+from flows.project.errors import DamagedError, our_mistake
 from flows.tracking import descriptions, mlflow_store, provenance
 from flows.tracking.provenance import TAG
 from flows.untrusted import masking
@@ -47,7 +47,8 @@ def flatten(settings: dict, prefix: str = "") -> dict[str, str]:
 
 
 def unless_unreachable(method: Callable) -> Callable:
-    """Makes a Tracker's method say a failure once and turns it, and all calls after it, into nothing."""
+    """Makes a method say a failure of the store once and turns it, and all calls after it, into nothing. A mistake of
+    ours is no such failure: it is raised."""
 
     @functools.wraps(method)
     def call(self, *arguments):
@@ -57,8 +58,10 @@ def unless_unreachable(method: Callable) -> Callable:
             return method(self, *arguments)
         except DamagedError:  # a file here, and not the store
             raise
-        except Exception as error:  # whatever the store's trouble is, the training is worth more
+        except Exception as error:  # whatever the store's trouble is, or a plugin's, the training is worth more
             self.lost = True
+            if our_mistake(error):
+                raise
             print(
                 f"trainyard: MLflow at {mlflow_store.shown_store()} cannot be used ({masking.sentence(error)}). "
                 "The work goes on without it; `trainyard track` logs it later",

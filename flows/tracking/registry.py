@@ -7,7 +7,7 @@ import functools
 import json
 from collections.abc import Callable
 
-from flows.project.errors import InputError, UnavailableError
+from flows.project.errors import InputError, UnavailableError, our_mistake
 from flows.tracking import mlflow_runs, mlflow_store
 from flows.untrusted.masking import sentence
 
@@ -29,7 +29,9 @@ def or_unavailable(method: Callable) -> Callable:
                 return method(self, *arguments)
         except InputError:
             raise
-        except Exception as error:  # each kind of store fails in a way of its own
+        except Exception as error:  # each kind of store, and each plugin, fails in a way of its own
+            if our_mistake(error):
+                raise
             raise UnavailableError(
                 f"MLflow at {mlflow_store.shown_store()} cannot be used: {sentence(error)}"
             ) from None
@@ -55,9 +57,11 @@ class Registry:
         """Aliases (the version by its alias) and tags of the model, read at one moment; both empty without a model."""
         if not mlflow_store.store_exists():
             return {}, {}  # asking would create it
+        from mlflow.exceptions import MlflowException
+
         try:
             model = self.client.get_registered_model(self.dataset)
-        except Exception as error:
+        except MlflowException as error:
             if absent(error):
                 return {}, {}
             raise
@@ -73,9 +77,11 @@ class Registry:
         Raises:
             InputError: there is no such version.
         """
+        from mlflow.exceptions import MlflowException
+
         try:
             found = self.client.get_model_version(self.dataset, number)
-        except Exception as error:
+        except MlflowException as error:
             if absent(error):
                 raise InputError(
                     f"there is no version {number} of {self.dataset} in {mlflow_store.shown_store()}"
@@ -103,9 +109,11 @@ class Registry:
     @or_unavailable
     def metrics(self, run: str) -> dict[str, float]:
         """What a run logged last; empty where the run was deleted."""
+        from mlflow.exceptions import MlflowException
+
         try:
             return dict(self.client.get_run(run).data.metrics)
-        except Exception as error:
+        except MlflowException as error:
             if absent(error):
                 return {}
             raise

@@ -157,7 +157,7 @@ def take_part(
                     write_result(work, numbers[position], result)
                     tell({"finished": True, "best_epoch": result.best_epoch, "replica": position})
                 given["checkpoint"].unlink(missing_ok=True)
-    except Exception as error:
+    except Exception as error:  # `failure` raises it again, unless it can be said in a sentence
         tell(failure(error))
         return
     group.leave()

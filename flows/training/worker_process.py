@@ -44,7 +44,7 @@ def serve(
                     kept_results.write_result(work, numbers[position], result)
                     tell({"finished": True, "best_epoch": result.best_epoch, "replica": position})
                 checkpoint.unlink(missing_ok=True)
-        except Exception as error:
+        except Exception as error:  # `failure` raises it again, unless it can be said in a sentence
             tell(failure(error))
             return
         tell({"free": True, "finished": finished})

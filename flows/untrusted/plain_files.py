@@ -42,7 +42,7 @@ def opened(file: Path | str, most: int, folder: int | None = None, setting: str 
     try:
         check(os.fstat(descriptor), most, setting)
         return os.fdopen(descriptor, "rb")
-    except BaseException:
+    except BaseException:  # an interrupt as well
         os.close(descriptor)
         raise
 
