@@ -7,7 +7,7 @@ Writes  predictions/<dataset>/: <member>.<split>.npy (log-probabilities, replica
         plots/<dataset>/members/: curves.csv, classes.csv, confusion.csv, reliability.csv
 Run     python -m flows.evaluate
 
-Test images are looked at here, once for each trained network; whatever is chosen is chosen on validation.
+Each trained network is scored once on the test images. Every choice is made on validation.
 """
 
 import click
@@ -19,7 +19,7 @@ from flows.models import measurements, trained_members
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
 from flows.reporting import dvc_plots
-from flows.statistics.replicates import mean_and_std, spread
+from flows.statistics.replicates import accuracy_text, summarize
 from lightning_modules import sealed
 
 
@@ -27,8 +27,8 @@ def evaluate(params: Params) -> dict:
     """Predicts with every replica of every member, writes predictions, metrics and plots, and logs the metrics.
 
     Returns:
-        For each member its parameters, the number of replicas and, for validation and test, each score's mean and
-        standard deviation over the replicas: what was written to metrics/<dataset>/members/.
+        By member: the number of parameters, the number of replicas, and for validation and test each score's mean and
+        standard deviation over the replicas. The same is in metrics/<dataset>/members/.
 
     Raises:
         InputError: a member is not trained, or the data was changed.
@@ -58,7 +58,7 @@ def evaluate(params: Params) -> dict:
         dvc_plots.Tables(unfinished_pictures) as tables,
     ):
         for member in params.members:
-            # One member at a time: the networks of a thousand may not fit into memory.
+            # One member at a time: the networks of a thousand members may not fit into memory.
             card, predictors = trained_members.load(name, member)
             cards[member] = card
             class_names = card["class_names"]
@@ -78,15 +78,15 @@ def evaluate(params: Params) -> dict:
                         "classes": scores.per_class(one, labels, class_names),
                         "confusion": scores.confusion(one, labels),
                     }
-                metrics[member][split] = spread(measured)
-            # One network stands for the member: pictures of several would be drawn over each other.
+                metrics[member][split] = summarize(measured)
+            # The first replica's plots stand for the member: those of several would be drawn over each other.
             first = predicted[0]
             tables.add("classes", dvc_plots.per_class(member, each_class[member][0]["test"]["classes"]))
             tables.add("confusion", dvc_plots.confusion(member, first, labels, class_names))
             tables.add("reliability", ({"network": member, **row} for row in scores.reliability(first, labels)))
             test = metrics[member]["test"]
             print(
-                f"{member}: test accuracy {mean_and_std(test)}, "
+                f"{member}: test accuracy {accuracy_text(test)}, "
                 f"nll {test['nll']:.4f}, brier {test['brier']:.4f}, ece {test['ece']:.4f}",
                 flush=True,
             )

@@ -1,12 +1,13 @@
-"""`trainyard pipeline [STAGE]...`: runs what is stale in DVC's graph, in parallel, as a Prefect flow.
+"""`trainyard pipeline [STAGE]...`: runs the stale stages of DVC's graph, in parallel, as a Prefect flow.
 
-Reads   DVC's graph and `dvc status`: the order of work is written in dvc.yaml and nowhere else
-Writes  what the stages write; dvc.lock comes out as from `dvc repro`, which then says "up to date"
+Reads   DVC's graph and `dvc status`: the order of work is in dvc.yaml and nowhere else
+Writes  what the stages write, and the same dvc.lock as `dvc repro`, which then says "up to date"
 Run     python -m flows.pipeline
 
-Each stage is a Prefect task that runs `dvc repro --single-item STAGE` as soon as what it needs has finished. A
-failed stage leaves the independent ones to finish; then the flow is red and the exit code 1. Prefect's server is the
-one that PREFECT_API_URL names or `trainyard serve` has brought up; else a temporary one, which takes some seconds.
+Each stage is a Prefect task that runs `dvc repro --single-item STAGE` as soon as the stages that it needs have
+finished. After a failed stage the independent ones still finish; then the flow fails, with exit code 1. Prefect's
+server is the one that PREFECT_API_URL names or `trainyard serve` has started, else a temporary one, which takes some
+seconds to start.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from flows.servers import running_server
 
 
 def flow(work: PlanRun):
-    """Prefect's flow over a plan."""
+    """Makes the Prefect flow that runs the plan."""
     from prefect import flow as prefect_flow
     from prefect.logging import get_run_logger
     from prefect.states import Completed, Failed
@@ -38,7 +39,7 @@ def flow(work: PlanRun):
         failed = work()
         return failed, flow_report.summary(work.plan, work.outcomes, failed)
 
-    stays, name = Stays(run), work.name
+    call_work, name = NotPickled(run), work.name
 
     @prefect_flow(
         name="pipeline",
@@ -47,7 +48,7 @@ def flow(work: PlanRun):
         persist_result=False,
     )
     def pipeline(stages: list[str]):
-        failed, message = stays()
+        failed, message = call_work()
         notifications.notify(
             f"Trainyard: {name} {'failed' if failed else 'finished'}", message, get_run_logger().warning
         )
@@ -56,9 +57,11 @@ def flow(work: PlanRun):
     return pipeline
 
 
-class Stays:
-    """A call that is left behind when its flow is sent to Dask's workers, as Prefect does, though they never call it:
-    threads and locks cannot travel."""
+class NotPickled:
+    """A callable that is pickled without its content.
+
+    Prefect pickles a flow for Dask's workers, though they never call it, and threads and locks cannot be pickled.
+    """
 
     def __init__(self, call: Callable | None = None) -> None:
         self.call = call
@@ -67,15 +70,15 @@ class Stays:
         return self.call()
 
     def __reduce__(self) -> tuple:
-        return Stays, ()
+        return NotPickled, ()
 
 
 def execute(root: Path, plan: Plan, options: Options) -> int:
-    """Runs the plan; returns the exit code.
+    """Runs the plan and returns the exit code.
 
     Raises:
-        SystemExit: with 143, after SIGTERM and with every child ended; KeyboardInterrupt alike.
-        UnavailableError: Prefect's server does not start, or goes away for more than a minute.
+        SystemExit: with 143, on SIGTERM, after every child process has ended. KeyboardInterrupt: the same.
+        UnavailableError: Prefect's server does not start, or does not answer for more than a minute.
     """
     server = running_server.server_if_none()
     name = flow_report.run_name()
@@ -87,7 +90,7 @@ def execute(root: Path, plan: Plan, options: Options) -> int:
         if server:
             server.wait()
         try:
-            with running_server.server_stays(lambda: flow_report.print_failures(plan, work.outcomes)):
+            with running_server.watched_server(lambda: flow_report.print_failures(plan, work.outcomes)):
                 state = pipeline(plan.stages, return_state=True)
         except UnavailableError:
             flow_report.print_failures(plan, work.outcomes)
@@ -106,12 +109,12 @@ def execute(root: Path, plan: Plan, options: Options) -> int:
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For each stage.")
 @dask_options.on_dask
 def command(stages: tuple[str, ...], dry: bool, **given) -> int:
-    """Run the stale stages in parallel with Prefect; with names (train, train@mlp), only these and what they
-    need."""
+    """Run the stale stages in parallel with Prefect. With names (train, train@mlp), only these stages and those that
+    they need."""
     options = Options(**given)
     dask_options.check_dask(options.dask, options.remote)
     root = paths.root()
-    params_file.read()  # its refusals are clearer than what DVC makes of the same mistake
+    params_file.read()  # its error messages are clearer than DVC's for the same mistake
     planned = planning.plan(root, stages, options.force)
     if not planned.stages:
         click.echo("everything is up to date")
@@ -127,7 +130,7 @@ def command(stages: tuple[str, ...], dry: bool, **given) -> int:
 
 
 def show_results() -> None:
-    """The table of members and ensembles, where all that it needs has been made."""
+    """Prints the table of members and ensembles, if all of its files exist."""
     from flows.reporting import results
 
     with contextlib.suppress(InputError):

@@ -1,6 +1,6 @@
 """`flows.retrain` as a Prefect flow, for deployments: its stages are tasks, its report is an artifact.
 
-It is imported where Prefect is to be loaded anyway, and after `prefect_server.configure`.
+Importing this module imports Prefect, so call `prefect_server.configure` first.
 """
 
 from collections.abc import Mapping
@@ -39,11 +39,11 @@ def retrain(
     dask: str | None = None,
     remote: bool = False,
 ) -> State:
-    """Takes in new images, runs what is stale in parallel, asks the gate, promotes, reports, pushes, commits.
+    """Takes in new images, runs the stale stages in parallel, asks the gate, promotes, reports, pushes, commits.
 
     Returns:
-        Completed; Completed and named Skipped, where there was nothing to do; Cancelled, where another retrain is at
-        work; Failed. The message says why.
+        A state whose message says why: Completed; Completed with the name Skipped, if there was nothing to do;
+        Cancelled, if another retrain is running; Failed.
     """
     options = Options(dataset, workers, fresh_seed, promote, push, commit, time_limit, dask, remote)
     log = get_run_logger()
@@ -70,7 +70,7 @@ def retrain(
 
 
 def run_as_tasks(options: Options, folder: Path, plan: Plan) -> Mapping[str, Outcome]:
-    """The stages as tasks of the flow that is running."""
+    """Runs the stages as tasks of the current flow run. Returns the outcomes by stage."""
     how = plan_run.Options(options.workers, False, options.time_limit, options.dask, options.remote)
     with prepared(folder, plan, options.dask) as ready:
         work = plan_run.PlanRun(folder, plan, how, name(), ready)

@@ -1,22 +1,22 @@
-"""The ways in which learning ends badly and says so in one sentence."""
+"""The errors by which learning fails, each with a message of one sentence."""
 
 from pathlib import Path
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used. The message says what was wrong, what would be right, and where."""
+    """The user's input cannot be used. The message says what is wrong, what would be right, and where."""
 
 
 class UnavailableError(InputError):
-    """Something outside this machine did not answer: the same attempt may go well later."""
+    """Something outside this machine did not answer. The same attempt may succeed later."""
 
 
 class DamagedError(InputError):
-    """A file is not what was written to it. The message says which and how that is known, and what heals it.
+    """A file's content is not what was written. The message says which file, how that is known, and what repairs it.
 
     Args:
-        file: the damaged one.
-        reason: goes on after the file's name.
+        file: the damaged file.
+        reason: the rest of the sentence, after the file's name.
     """
 
     def __init__(self, file: Path, reason: str) -> None:
@@ -28,11 +28,11 @@ class DamagedError(InputError):
 
 
 class DivergedError(ArithmeticError):
-    """A loss became NaN or infinite: the recipe, not the program, has to change.
+    """A loss became NaN or infinite: the recipe has to change, not the program.
 
     Args:
         reason: one sentence.
-        replica: the number of the network among those that trained together.
+        replica: index of the network among those that trained together.
     """
 
     def __init__(self, reason: str, replica: int = 0) -> None:
@@ -41,6 +41,5 @@ class DivergedError(ArithmeticError):
 
 
 def sentence(error: Exception, most: int | None = 300) -> str:
-    """What an error of another library says, in one line of at most so many characters; its kind where it says
-    nothing."""
+    """An error's message in one line of at most `most` characters, or its class's name where the message is empty."""
     return " ".join(str(error).split())[:most] or type(error).__name__

@@ -51,7 +51,7 @@ def prefect(tmp_path_factory) -> Iterator[dict[str, str]]:
     with contextlib.ExitStack() as stack:
         env = environment(
             PREFECT_HOME=str(tmp_path_factory.mktemp("prefect")), PREFECT__SERVER_FINAL="1", PREFECT_UI_ENABLED="0",
-            **prefect_server.closed("me:secret", port),
+            **prefect_server.protected("me:secret", port),
         )  # fmt: skip
         start(stack, prefect_server.command(port), env=env)
         api = f"http://127.0.0.1:{port}/api"

@@ -1,4 +1,4 @@
-"""What all trainings depend on alike is in one file, and what a member says is in its stage's command."""
+"""What all trainings depend on is in one file, and a member's own block is in its stage's command."""
 
 import configparser
 import copy

@@ -124,7 +124,7 @@ def test_one_replica_more_leaves_the_others_and_another_seed_changes_all(tiny, n
 
 
 def test_a_second_process_is_refused_and_a_failed_one_lets_go(tiny, no_store):
-    with interrupted.only_one(tiny / ".trainyard" / "unfinished" / "digits" / "small"):
+    with interrupted.training_lock(tiny / ".trainyard" / "unfinished" / "digits" / "small"):
         with pytest.raises(InputError, match="small is being trained on digits by another process") as refused:
             train.train(read(), "small")
         second = begin(tiny)
@@ -211,7 +211,7 @@ def test_a_killed_training_leaves_no_process_and_no_lock(tiny, no_store):
         for worker in filter(psutil.Process.is_running, workers):
             worker.kill()
         process.communicate()
-    with interrupted.only_one(tiny / ".trainyard" / "unfinished" / "digits" / "small"):
+    with interrupted.training_lock(tiny / ".trainyard" / "unfinished" / "digits" / "small"):
         assert leaves_nothing(tiny)
 
 
@@ -272,7 +272,7 @@ def test_training_is_not_lost_to_a_store_that_does_not_answer(tiny, no_store, ca
 @pytest.mark.parametrize(("place", "name", "wrong"), [
     (mlflow_runs, "flatten", lambda settings: None),  # when its runs are made
     (member_runs, "MONITORED", "no such number"),  # in the first epoch
-    (member_runs, "spread", lambda best: None),  # when the weights are written
+    (member_runs, "summarize", lambda best: None),  # when the weights are written
 ])  # fmt: skip
 def test_a_mistake_of_ours_is_raised_and_costs_no_training(tiny, capsys, place, name, wrong):
     params = only_small(tiny, epochs=2)

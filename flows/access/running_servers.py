@@ -1,4 +1,4 @@
-"""Where `trainyard serve` has brought up this project's servers: a note in .trainyard/serve/, for other commands."""
+"""Where this project's servers run: `trainyard serve` notes it in .trainyard/serve/ for other commands."""
 
 import json
 import shlex
@@ -11,7 +11,7 @@ from flows.project.file_io import write_private
 
 
 def folder() -> Path:
-    """The note, the lock and the logs."""
+    """Holds the note, the lock and the logs."""
     return paths.state_folder() / "serve"
 
 
@@ -19,8 +19,8 @@ def note(prefect: str, mlflow: str, own: bool = False, own_mlflow: bool = False)
     """Notes the addresses of Prefect's API and of MLflow, and that this process serves them.
 
     Args:
-        own: whether Prefect's server is this project's own, and knows its owner by the secret of `flows.access.login`.
-        own_mlflow: whether MLflow's is.
+        own: whether Prefect's server is this project's own, with the password of `flows.access.login`.
+        own_mlflow: the same for MLflow's server.
     """
     about = {
         **identity.this_process(),
@@ -33,12 +33,12 @@ def note(prefect: str, mlflow: str, own: bool = False, own_mlflow: bool = False)
 
 
 def variables() -> Path:
-    """A file for a shell to read (`. FILE`), after which commands that are not ours find the servers, too."""
+    """A file for a shell (`. FILE`), with the variables by which commands other than ours find the servers."""
     return folder() / "env"
 
 
 def tell(given: dict[str, str], file: Path | None = None) -> None:
-    """Writes variables for other terminals."""
+    """Writes environment variables as `export` lines for other terminals."""
     lines = [f"export {name}={shlex.quote(value)}" for name, value in given.items()]
     write_private(file or variables(), "\n".join(lines))
 
@@ -49,11 +49,11 @@ def forget() -> None:
 
 
 def addresses() -> dict | None:
-    """What `note` noted, or None where nothing is served: a note whose process is gone does not count."""
+    """What `note` noted. None where no server runs: a note whose process is gone does not count."""
 
     def check(noted: dict) -> dict:
         urlsplit(noted["prefect"]), urlsplit(noted["mlflow"])
         return noted if identity.is_alive(noted) else {}
 
-    # A damaged note counts as none. Who serves holds a lock beside it.
+    # A damaged note counts as none: what tells whether a server runs is the lock beside it.
     return file_io.read_or_anew(folder() / "addresses.json", check, None, say=False) or None

@@ -1,8 +1,8 @@
-"""Decodes an image file that somebody else made, and writes one: the one place that does.
+"""Decodes image files from other people, and writes our own; nothing else in this project does.
 
-It has to be a plain file of no more bytes, and of no more pixels, than `limits` in params.yaml allows: what it claims
-is read first, and nothing is decoded of what claims too much. It is decoded from memory, so that whatever happens to
-the file meanwhile, the bytes are those that were looked at.
+A file has to be plain, and within the bytes and pixels that `limits` in params.yaml allows. The header is read first,
+and a file that claims too much is not decoded. It is decoded from memory, so the decoded bytes are the checked ones,
+whatever happens to the file meanwhile.
 """
 
 import io
@@ -21,26 +21,26 @@ from flows.project.errors import InputError, our_mistake, sentence
 from flows.untrusted import plain_files
 from flows.untrusted.escaping import printable
 
-# Pillow's other readers are left out: some start other programs.
+# Not Pillow's other readers: some start other programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 GREY_MODES = {"1", "L", "LA"}
 WIDE_MODES = ("I", "F")  # more than 8 bits a channel: "I", "I;16", "I;16B", "F"
-# Pillow's modes by number of channels: what an image file can be decoded to.
+# The modes of Pillow to which an image can be decoded, by number of channels.
 MODES = {1: "L", 3: "RGB"}
 
-MOST_SCANS = 500  # of a JPEG: each takes the time of a whole image, and a real one has ten
-TILE = (322, 323)  # TIFF's tags for the width and the height of a tile, which may be larger than the image
-TYPES = {*range(1, 14), 16}  # of a TIFF's tags: those that Pillow knows
+MOST_SCANS = 500  # of a JPEG: each takes as long as a whole image; a real JPEG has about ten
+TILE = (322, 323)  # TIFF's tags for width and height of a tile, which may be larger than the image
+TYPES = {*range(1, 14), 16}  # the types of TIFF tags that Pillow knows
 SCAN = b"\xff\xda"
-LARGE = 1 << 24  # pixels: an image with more is drawn down in strips
-STRIP = 1 << 20  # pixels
-FINE = 4  # and, before it is resized, to at least so many times the size that is wanted
+LARGE = 1 << 24  # pixels: a larger image is reduced strip by strip
+STRIP = 1 << 20  # pixels of a strip
+FINE = 4  # a reduced image has at least so many times the wanted size a side, before it is resized
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself. size: width and height; mode: Pillow's."""
+    """The header of an image file. size: width and height; mode: Pillow's mode."""
 
     size: tuple[int, int]
     mode: str
@@ -51,18 +51,21 @@ class Header:
 
 
 def header(file: Path, limits: Limits) -> Header:
-    """What it says of itself; nothing is decoded.
+    """Reads the header of an image file; decodes nothing.
 
     Raises:
-        InputError: it is no image that can be used; the message goes on after the file's name, or "it".
+        InputError: it is no usable image; the message continues the file's name, or "it".
     """
     with readable(), plain_files.opened(file, limits.image_bytes) as stream, image(stream, limits) as found:
         return Header(found.size, found.mode)
 
 
 def content(file: Path | str, limits: Limits, folder: int | None = None) -> bytes:
-    """The bytes of a file that may be one. Raises InputError as `header` does; see `plain_files.opened` for
-    `folder`."""
+    """The bytes of a file, unchecked except for their number. Raises InputError like `header`.
+
+    Args:
+        folder: see `plain_files.opened`.
+    """
     with readable():
         return plain_files.content(file, limits.image_bytes, folder)
 
@@ -70,13 +73,13 @@ def content(file: Path | str, limits: Limits, folder: int | None = None) -> byte
 def decode(
     file: Path | str, shape: tuple[int, ...], limits: Limits = BY_DEFAULT, folder: int | None = None
 ) -> np.ndarray:
-    """An image file as uint8 H×W×C of the given shape.
+    """An image file of exactly this height, width and channels as uint8, H×W×C.
 
     Args:
         folder: the open folder that `file` is a name in; see `plain_files.opened`.
 
     Raises:
-        InputError: it is no image of that shape; the message goes on after the file's name, or "it".
+        InputError: it is no image of that shape; the message continues the file's name, or "it".
     """
     return pixels(content(file, limits, folder), shape, limits)
 
@@ -96,11 +99,12 @@ def pixels(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarray
 
 
 def resized(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarray:
-    """Any image as uint8 H×W×C of the given shape, resized where it has another size. Of a large one no more than its
-    decoded pixels are in memory, and of a large JPEG not even these.
+    """Decodes any image to uint8, H×W×C of the given shape, and resizes it where it has another size.
+
+    A large image takes no more memory than its decoded pixels, a large JPEG less.
 
     Raises:
-        InputError: it is no image; the message goes on after the file's name, or "it".
+        InputError: it is no image; the message continues the file's name, or "it".
     """
     from PIL import Image
 
@@ -129,14 +133,15 @@ def encode(image: np.ndarray, file: Path) -> None:
 
 
 def drawn_down(large: Any, extent: tuple[float, ...], mode: str, least: tuple[int, int]) -> tuple[Any, tuple]:
-    """The image divided by the largest whole number that leaves `least` pixels a side, in another mode: made of strips,
-    of which one at a time is converted.
+    """Reduces the image by the largest whole factor that leaves `least` pixels a side, and converts it to `mode`.
+
+    It works strip by strip, to save memory.
 
     Args:
-        extent: how much of its width and height it fills: the last pixels of a JPEG that was drawn down are parts.
+        extent: width and height that the image really fills: the last pixels of a JPEG reduced by `draft` are partial.
 
     Returns:
-        The smaller image, and the box in it that it fills.
+        The smaller image, and the box in it that `extent` fills.
     """
     from PIL import Image
 
@@ -151,13 +156,13 @@ def drawn_down(large: Any, extent: tuple[float, ...], mode: str, least: tuple[in
 
 @contextmanager
 def image(stream: BinaryIO, limits: Limits) -> Iterator[Any]:
-    """Pillow's image, of which the header alone is read and found to be within the limits."""
+    """Yields Pillow's image. Its header was read and is within the limits; its pixels are not decoded."""
     from PIL import Image
 
     pillows = Image.MAX_IMAGE_PIXELS
     try:
-        # Some of its readers make room for the image as they open it, so it has to know. It refuses what has more than
-        # twice this, and warns before.
+        # Some of Pillow's readers allocate the image when they open it, so Pillow has to know the limit. It refuses
+        # an image of more than twice this, and warns above this.
         Image.MAX_IMAGE_PIXELS = limits.image_pixels / 2
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -172,7 +177,7 @@ def image(stream: BinaryIO, limits: Limits) -> Iterator[Any]:
 
 
 def check(found: Any, stream: BinaryIO, limits: Limits) -> None:
-    """Raises InputError for what claims more than is allowed, or has more than 8 bits a channel."""
+    """Raises InputError for an image that claims more than is allowed, or has more than 8 bits a channel."""
     if found.mode.startswith(WIDE_MODES):
         raise InputError(f"has more than 8 bits a channel ({found.mode}): save it with 8")
     if found.format == "TIFF":
@@ -189,8 +194,11 @@ def check(found: Any, stream: BinaryIO, limits: Limits) -> None:
 
 
 def refuse_odd_tags(content: bytes) -> None:
-    """libtiff takes the first of two equal tags and Pillow the last, and one knows types that the other does not: what
-    Pillow says of such a file is not what is decoded."""
+    """Raises InputError for a TIFF with repeated tags, or tags of an unknown type.
+
+    libtiff takes the first of two equal tags, and Pillow the last; each knows types that the other does not. So the
+    size that Pillow reports for such a file may not be the size that is decoded.
+    """
     order = "<" if content[:2] == b"II" else ">"
     big = struct.unpack_from(f"{order}H", content, 2)[0] == 43
     [start] = struct.unpack_from(f"{order}{'Q' if big else 'I'}", content, 8 if big else 4)
@@ -208,7 +216,7 @@ def too_many_pixels(where: str, limits: Limits) -> InputError:
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Makes a sentence of whatever is raised on a damaged file: Pillow's readers raise a dozen kinds of errors."""
+    """Turns any error about a damaged file into an InputError: Pillow's readers raise a dozen kinds."""
     from PIL import UnidentifiedImageError
 
     try:
@@ -217,7 +225,7 @@ def readable() -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise InputError("does not exist") from None
-    except UnidentifiedImageError:  # its own message names an object of Python's
+    except UnidentifiedImageError:  # its own message names a Python object
         raise InputError(f"is no readable image (readable are {', '.join(FORMATS)})") from None
     except MemoryError:
         raise InputError("needs more memory than there is") from None

@@ -1,5 +1,4 @@
-"""Reads images that come from outside: those of a folder, or of an images.npz. What cannot be used is named, and left
-out."""
+"""Reads incoming images from a folder, or from an .npz file. Unusable images are listed and left out."""
 
 import os
 from dataclasses import dataclass
@@ -15,7 +14,12 @@ from flows.project.errors import InputError, counted
 
 @dataclass(frozen=True)
 class Arrivals:
-    """images: uint8, N×H×W×C; found: how many there were to choose from; refused: a file and a reason each."""
+    """Incoming images.
+
+    images: uint8, N×H×W×C.
+    found: the number of images from which these were drawn.
+    refused: file and reason of each unusable image.
+    """
 
     images: np.ndarray
     found: int
@@ -23,15 +27,15 @@ class Arrivals:
 
 
 def read(place: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits = BY_DEFAULT) -> Arrivals:
-    """At most `most` images, drawn with the seed, in the order of their files.
+    """A random sample of at most `most` images, in the order of their files.
 
     Args:
-        place: a folder, whose subfolders are looked through too, or an .npz file; a folder that holds an images.npz
-            stands for that file, as in sources/folder.
+        place: a folder, with its subfolders, or an .npz file. A folder with an images.npz stands for that file, as in
+            sources/folder.
         shape: height, width and channels that an image has to have.
 
     Raises:
-        InputError: it does not exist, holds no images, or its images are all of no use.
+        InputError: it does not exist, holds no images, or none of its images is usable.
     """
     if not place.exists():
         raise InputError(f"{place} does not exist: give a folder of image files, or an .npz file")
@@ -41,7 +45,7 @@ def read(place: Path, shape: tuple[int, int, int], most: int, seed: int, limits:
 
 
 def sample(count: int, most: int, seed: int) -> np.ndarray:
-    """Sorted numbers of at most `most` of `count`, the same for the same seed."""
+    """Sorted random indices below `count`, at most `most` of them, the same for the same seed."""
     return np.sort(np.random.default_rng(seed).permutation(count)[:most])
 
 
@@ -63,7 +67,8 @@ def from_files(folder: Path, shape: tuple[int, int, int], most: int, seed: int, 
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Sorted; what begins with a dot is left out, like a file that is still being copied."""
+    """The image files of a folder and its subfolders, sorted. Names with a leading dot, such as those of files that are
+    still being copied, are left out."""
     found = []
     for parent, subfolders, names in os.walk(folder):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
@@ -72,7 +77,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def from_archive(file: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits) -> Arrivals:
-    """The array `images` of an .npz file: uint8, N×H×W, or N×H×W×C."""
+    """A sample of the array `images` of an .npz file: uint8, N×H×W or N×H×W×C."""
     try:
         with npz.opened(file, limits) as archive:
             header = archive.headers.get("images")

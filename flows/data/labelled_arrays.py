@@ -39,7 +39,7 @@ def from_archive(file: Path, test: str | float, limits: Limits) -> Images:
 
 
 def check_names(arrays: Collection[str], test: str | float) -> None:
-    """Raises InputError where there are others than are needed; the message goes on after the file's name."""
+    """Raises InputError for unknown or missing arrays; the message continues the file's name."""
     known = ("images", "labels", "class_names", "test_images", "test_labels")
     for name in arrays:
         if name not in known:
@@ -54,7 +54,7 @@ def check_names(arrays: Collection[str], test: str | float) -> None:
 
 
 def checked_split(file: Path, arrays: dict, images_name: str, labels_name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images as N×H×W×C and labels as int64."""
+    """The checked images, uint8, N×H×W×C, and labels, int64, N."""
     images, labels = arrays[images_name], arrays[labels_name]
     if images.dtype != np.uint8:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What retraining asks of DVC's command line beside the stages: to version the images taken in, and to push."""
+"""Versions files and pushes by DVC's command line: `dvc add`, `dvc push`."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ from flows.graph import dvc_command
 from flows.machine.processes import Processes
 from flows.project.errors import InputError, UnavailableError
 
-PUSH_LIMIT = 3600.0  # seconds after which a push has hung
+PUSH_LIMIT = 3600.0  # seconds, after which a push counts as hung
 
 
 def add(root: Path, folder: Path) -> None:
-    """`dvc add`: what the folder holds now is its version. Raises InputError where DVC refuses."""
+    """Versions the content of the folder (`dvc add`). Raises InputError where DVC refuses."""
     place = folder.relative_to(root).as_posix()
     try:
         with Processes() as processes:
@@ -20,7 +20,7 @@ def add(root: Path, folder: Path) -> None:
 
 
 def remote(folder: Path) -> str | None:
-    """The name of the default remote, if there is one."""
+    """The name of the default remote; None without one."""
     try:
         return dvc_command.ask(folder, "config", "core.remote").strip() or None
     except InputError:

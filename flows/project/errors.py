@@ -1,4 +1,4 @@
-"""The ways in which a command ends badly and says so in one sentence; those of learning among them."""
+"""The errors by which a stage or a command fails, each with a message of one sentence; those of learning among them."""
 
 import difflib
 import errno
@@ -28,37 +28,37 @@ class WorkerError(RuntimeError):
 
 
 def shown(value: object, most: int = 80) -> str:
-    """A value of somebody's file, to be read in a message: what a terminal would obey as escapes, a long one cut."""
+    """A value from somebody's file as text for a message: control characters escaped, cut after `most` characters."""
     if isinstance(value, str):
         text = value
     else:
         try:
             text = repr(value)
-        except ValueError:  # Python writes out no number of more than 4,300 digits
+        except ValueError:  # Python refuses to print integers of more than 4,300 digits
             text = "a number of thousands of digits"
     text = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text[: most + 1])
     return text if len(text) <= most else f"{text[:most]}…"
 
 
 def quoted(value: object, most: int = 80) -> str:
-    """As `shown`, with quotes round a string."""
+    """Like `shown`, with quotes round a string."""
     return f"'{shown(value, most)}'" if isinstance(value, str) else shown(value, most)
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """A number and its noun: 1 image, 1,797 images. `many` is the plural where that is not `one` with an s."""
+    """A number and its noun: 1 image, 1,797 images. `many` is the plural, by default `one` with an s."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
-    """The error for a name that is not among the `known` ones; it lists them and suggests the nearest."""
+    """The error for a name that is not among the `known` ones. Its message lists them and suggests the nearest."""
     names, given = sorted(known), shown(name)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f' Did you mean "{near[0]}"?' if near else ""
     return InputError(f'unknown {kind} "{given}".{hint} Known: {", ".join(names)}')
 
 
-# What libraries say where they hide the system's own error; in lower case.
+# Words of libraries that hide the system's own error, in lower case.
 NO_SPACE = ("no space left on device", "database or disk is full", "disk quota exceeded", "file write failed")
 NO_MEMORY = (
     "can't allocate memory", "cannot allocate memory", "out of memory", "not enough memory", "failed to map segment",
@@ -68,14 +68,15 @@ NO_THREAD = ("can't start new thread", "thread creation failed", "resource tempo
 
 
 def exhausted(error: BaseException) -> str | None:
-    """A sentence where the error, or one that it came from, says that disk, memory or processes are used up; else None.
+    """A sentence if the error or one of its causes says that disk, memory or processes are used up, else None.
 
-    Libraries wrap the system's error, or say it in words of their own: torch's allocator raises a RuntimeError, and
-    SQLite's full disk is an OperationalError.
+    Libraries wrap the system's error or put it in their own words: torch's allocator raises a RuntimeError, SQLite an
+    OperationalError when the disk is full.
     """
     for cause in causes(error):
         code = cause.errno if isinstance(cause, OSError) else None
-        # A loader's text names files: words alone decide for kinds of errors that libraries raise for such things.
+        # The message of a loader may contain any words, in the names of files. So the words count only for the classes
+        # of errors that libraries raise when something is used up.
         wordy = isinstance(cause, (RuntimeError, ImportError, MemoryError)) or foreign(cause)
         said = str(cause).lower() if wordy or (isinstance(cause, OSError) and code is None) else ""
         if code in (errno.ENOSPC, errno.EDQUOT) or any(words in said for words in NO_SPACE):
@@ -86,7 +87,7 @@ def exhausted(error: BaseException) -> str | None:
                 f"there is not enough memory ({about}): give this machine or container more (ulimit -v says whether "
                 "it is limited), or train fewer side by side with TRAINYARD_JOBS=1"
             )
-        # Not that of a pipe that takes no more, whose words are others.
+        # A full pipe has the same code, but another text.
         if (code == errno.EAGAIN and cause.strerror == os.strerror(code)) or any(words in said for words in NO_THREAD):
             return (
                 f"no process or thread can be started ({sentence(cause)}): this user or container may have no more of "
@@ -96,7 +97,7 @@ def exhausted(error: BaseException) -> str | None:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and those that it came from or came up beside."""
+    """The error, then the errors that it was raised from or while handling."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -105,7 +106,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def foreign(error: BaseException) -> bool:
-    """Whether its kind is another library's, and not Python's or this project's own."""
+    """Whether the error's class belongs to another library, not to Python or this project."""
     return type(error).__module__.partition(".")[0] not in ("builtins", *OURS)
 
 
@@ -120,8 +121,8 @@ def our_mistake(error: BaseException) -> bool:
 
 
 def disk_is_full(found: BaseException | Path) -> str:
-    """Which one: that of a path, or of the file that an error names, or else, of those that are written to, the
-    fullest."""
+    """The sentence that names the full disk: the disk of a path, or of the file that an error names, else the fuller
+    one of the current and the temporary folder's disks."""
     import tempfile
 
     name = found if isinstance(found, Path) else getattr(found, "filename", None)
@@ -139,7 +140,7 @@ def disk_is_full(found: BaseException | Path) -> str:
 
 
 def free(place: Path) -> int:
-    """Bytes; where that cannot be told it is not what is full."""
+    """Free bytes on the place's disk; a huge number where they cannot be read, so that this disk is not blamed."""
     import shutil
 
     try:

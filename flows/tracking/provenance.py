@@ -1,4 +1,4 @@
-"""What a run was made from: code, data, stage, machine, library versions."""
+"""The provenance of a run: code, data, stage, machine, library versions."""
 
 import importlib.metadata
 import os
@@ -11,12 +11,12 @@ from flows.machine import identity
 from flows.project import git, paths
 
 TAG = "trainyard."  # start of our tags' names
-# Whose versions a run is tagged with, beside torch's.
+# Libraries, besides torch, whose versions are tags of a run.
 LIBRARIES = ("pytorch-lightning", "numpy", "mlflow", "dvc")
 
 
 def provenance(dataset: str) -> dict[str, str]:
-    """The tags that say what a run was made from: code, data, stage, machine, library versions."""
+    """The tags with the provenance of a run."""
     import torch
 
     root = paths.root()
@@ -37,12 +37,12 @@ def provenance(dataset: str) -> dict[str, str]:
 
 
 def data_hash(dataset: str) -> str:
-    """DVC's hash of data/<dataset>, as dvc.lock has it: `dvc` finds the data by it. "none" before the first lock."""
+    """DVC's hash of data/<dataset> in dvc.lock, by which DVC finds the data; "none" where dvc.lock has none."""
     try:
         lock = (paths.root() / "dvc.lock").read_text(encoding="utf-8")
     except FileNotFoundError:
         return "none"
-    # One stage's lines of thousands: parsing those of a thousand members takes longer than training one.
+    # Parse only this stage's lines: parsing those of a thousand members takes longer than training one.
     described = re.search(r"^  download:\n(?: {3}.*\n)*", lock, re.MULTILINE)
     outs = yaml.safe_load(described[0])["download"]["outs"] if described else []
     return next((out["md5"] for out in outs if out["path"] == f"data/{dataset}"), "none")

@@ -1,4 +1,4 @@
-"""What interrupted trainings keep: checkpoints, and results of replicas that have finished."""
+"""Files of an interrupted training: checkpoints, and the results of replicas that have finished."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def digest_of(about: dict[str, str], state: dict) -> str:
 
 
 def read_result(work: Path, number: int) -> Fitted:
-    """Raises DamagedError for a file that is not what was written."""
+    """Reads a replica's result. Raises DamagedError if the file is not what was written."""
     from safetensors import SafetensorError, safe_open
 
     path = result_file(work, number)
@@ -51,7 +51,8 @@ def read_result(work: Path, number: int) -> Fitted:
 
 
 def is_finished(work: Path, number: int) -> bool:
-    """Whether the result of a replica is there. One that is damaged is put aside, which is said, and made again."""
+    """Whether a replica's result exists. A damaged one is renamed to <its name>.damaged, with a warning, and does not
+    count."""
     try:
         read_result(work, number)
     except FileNotFoundError:
