@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.data_path import write_like_mnist
 from flows import download
 from flows.data import dataset, sources
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 # Height, width and channels; number of training and of held-out images.
 PUBLISHED = {"mnist": ((28, 28, 1), 60_000, 10_000), "cifar10": ((32, 32, 3), 50_000, 10_000)}

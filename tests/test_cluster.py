@@ -16,8 +16,8 @@ from flows import pipeline
 from flows.graph import dvc_graph
 from flows.machine import ports
 from flows.orchestration import dask_options
+from flows.project.errors import InputError, UnavailableError
 from flows.servers import prefect_server
-from lightning_modules.errors import InputError, UnavailableError
 
 pytest.importorskip("prefect_dask", reason="needs the extra `dask`")
 

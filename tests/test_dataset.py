@@ -9,7 +9,7 @@ import yaml
 from flows.data import dataset
 from flows.download import download
 from flows.params import params_file
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from flows.project.errors import UnavailableError
 from flows.promotion import decisions
 from flows.statistics import paired
-from lightning_modules.errors import UnavailableError
 
 ALPHA = 0.05
 exact = functools.cache(paired.mcnemar)

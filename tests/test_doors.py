@@ -20,9 +20,9 @@ from flows import flow_run
 from flows.access import door, login, running_servers
 from flows.access.one_time_links import Links
 from flows.machine import ports
-from flows.project import private_files
+from flows.project import file_io
+from flows.project.errors import InputError
 from flows.servers import prefect_server
-from lightning_modules.errors import InputError
 
 HERE = {"host": "127.0.0.1:4200"}
 LINK = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}  # on a page of another origin, which was clicked
@@ -187,7 +187,7 @@ def test_of_a_secret_that_cannot_be_written_no_part_stays(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        private_files.write_private(tmp_path / "secret", "hunter2")
+        file_io.write_private(tmp_path / "secret", "hunter2")
     assert not any(tmp_path.iterdir())
 
 
@@ -234,7 +234,7 @@ SERVE = """
 import json, os, sys
 from flows.servers.prefect_server import check, configure
 from flows.servers.temporary_server import TemporaryServer
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 configure()
 server = TemporaryServer()
 server.start()

@@ -21,7 +21,7 @@ from torchvision.datasets import CIFAR10
 from flows.data import dataset, fetch, published, source_images
 from flows.download import download, mean_and_std, summary
 from flows.params import params_file
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 
 def settings(name, seed=0, **feed):

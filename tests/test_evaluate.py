@@ -17,10 +17,10 @@ from flows.evaluate import evaluate
 from flows.models import trained_members
 from flows.params.params_file import read
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.reporting import dvc_plots
 from flows.statistics.replicates import accuracy_text, summarize
 from lightning_modules import weights
-from lightning_modules.errors import InputError
 
 
 def table(file: Path) -> list[dict]:

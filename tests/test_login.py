@@ -30,8 +30,8 @@ from flows.commands import ui
 from flows.machine import ports
 from flows.params.params_file import read
 from flows.project import private_files
+from flows.project.errors import InputError
 from flows.tracking import experiments, loading, mlflow_store
-from lightning_modules.errors import InputError
 
 NOBODY = 65534
 RUN = {"experiment_id": "0", "run_name": "planted"}

@@ -21,11 +21,11 @@ from urllib.parse import unquote, urlparse
 import pytest
 from conftest import LIMIT, environment, forget_stores, make_project, soon
 
+from flows.project.errors import InputError, UnavailableError
 from flows.promotion import alias_moves, decisions, promoting
 from flows.promotion.promoting import promote, rollback, standing
 from flows.tracking import experiments, mlflow_store
 from flows.tracking.registry import Registry
-from lightning_modules.errors import InputError, UnavailableError
 
 WRITES = ("log_json", "set_version_tag", "set_tag", "set_alias")  # the methods of Registry that write
 PROMOTED = {"champion": "2", "previous_champion": "1", "challenger": "2"}

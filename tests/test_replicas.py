@@ -13,8 +13,8 @@ from conftest import LIMIT
 
 from flows.machine import hardware
 from flows.params.params_file import read
+from flows.project.errors import InputError
 from flows.training import kept_results, replicas, worker_pool, worker_process
-from lightning_modules.errors import InputError
 
 EPOCHS = 4
 SETTINGS = {"epochs": EPOCHS, "batch_size": 64, "parallel": "processes", "accelerator": "cpu"}

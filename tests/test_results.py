@@ -9,9 +9,9 @@ from scipy.stats import binomtest
 from flows.commands.results import command
 from flows.params.params_file import read
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.reporting import results
 from flows.statistics.replicates import wilson_interval
-from lightning_modules.errors import InputError
 
 
 def test_rows_are_members_then_ways_to_vote_of_which_one_has_test_scores(finished):

@@ -22,9 +22,9 @@ from flows.commands import drift, predict, promote, trust
 from flows.models import served_ensemble
 from flows.models.export import export
 from flows.params.params_file import read
+from flows.project.errors import InputError
 from flows.tracking import experiments, loading, mlflow_runs, mlflow_store, registration, trusted_models
 from lightning_modules import voting
-from lightning_modules.errors import InputError
 
 MARK = "ran"  # a file that code of the attacker makes
 

@@ -12,8 +12,8 @@ from filelock import FileLock
 from flows.access.door import ENTRY
 from flows.access.one_time_links import Links
 from flows.project import paths
-from flows.project.private_files import write_private
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
+from flows.project.file_io import write_private
 
 USER = "trainyard"
 BYTES = 24

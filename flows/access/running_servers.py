@@ -1,15 +1,13 @@
 """Where this project's servers run: `trainyard serve` notes it in .trainyard/serve/ for other commands."""
 
 import json
-import os
 import shlex
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import psutil
-
+from flows.machine import identity
 from flows.project import file_io, paths
-from flows.project.private_files import write_private
+from flows.project.file_io import write_private
 
 
 def folder() -> Path:
@@ -25,8 +23,7 @@ def note(prefect: str, mlflow: str, own: bool = False, own_mlflow: bool = False)
         own_mlflow: the same for MLflow's server.
     """
     about = {
-        "pid": os.getpid(),
-        "process_started": psutil.Process().create_time(),
+        **identity.this_process(),
         "prefect": prefect,
         "mlflow": mlflow,
         "own": own,
@@ -56,10 +53,7 @@ def addresses() -> dict | None:
 
     def check(noted: dict) -> dict:
         urlsplit(noted["prefect"]), urlsplit(noted["mlflow"])
-        return noted if abs(psutil.Process(noted["pid"]).create_time() - noted["process_started"]) < 1 else {}
+        return noted if identity.is_alive(noted) else {}
 
-    try:
-        # A damaged note counts as none: what tells whether a server runs is the lock beside it.
-        return file_io.read_or_anew(folder() / "addresses.json", check, None, say=False) or None
-    except psutil.NoSuchProcess:
-        return None
+    # A damaged note counts as none: what tells whether a server runs is the lock beside it.
+    return file_io.read_or_anew(folder() / "addresses.json", check, None, say=False) or None

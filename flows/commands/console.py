@@ -14,9 +14,7 @@ from typing import TextIO
 import click
 
 from flows.machine import environment_variables
-from flows.untrusted import masking
-from flows.untrusted.escaping import printable
-from lightning_modules.errors import (
+from flows.project.errors import (
     DivergedError,
     ExhaustedError,
     InputError,
@@ -24,6 +22,8 @@ from lightning_modules.errors import (
     WorkerError,
     exhausted,
 )
+from flows.untrusted import masking
+from flows.untrusted.escaping import printable
 
 # New objects between two garbage collections. Loading torch, Lightning and MLflow makes half a million objects, few of
 # which are garbage; with Python's default, 700, loading takes a fifth longer.

@@ -11,8 +11,8 @@ import click
 from flows.commands.console import run
 from flows.params.params_file import read
 from flows.params.sections import DEFAULT_LIMITS, Limits
+from flows.project.errors import InputError
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError
 
 BATCH = 256  # images in memory at a time
 SHRUNK = 3  # warn of an image whose width or height is more than this many times the champion's: little of it is left

@@ -14,7 +14,7 @@ from flows.machine import ports
 from flows.machine.environment_variables import LOOPBACK
 from flows.machine.orphans import WITH_PARENT
 from flows.project import paths
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 
 @click.command()

@@ -6,16 +6,14 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from flows.data import fetch, image_file
-from flows.data.image_file import MODES
 from flows.data.source_images import ADDED, Images, shown
 from flows.params.sections import DEFAULT_LIMITS, Limits
 from flows.project import paths
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
 
 def folder(dataset: str) -> Path:
@@ -36,37 +34,6 @@ def class_folders(class_names: list[str]) -> dict[str, str]:
 def digest(image: np.ndarray) -> str:
     """SHA-256 of the pixels: an image has the same name whatever file it came in."""
     return hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
-
-
-def decode(
-    file: Path | str, shape: tuple[int, ...], limits: Limits = DEFAULT_LIMITS, folder: int | None = None
-) -> np.ndarray:
-    """An image file as uint8, H×W×C.
-
-    Args:
-        shape: height, width and channels.
-        folder: the open folder that `file` is a name in; see `plain_files.opened`.
-
-    Raises:
-        InputError: it is no image of that shape; the message continues the file's name, or "it".
-    """
-    return pixels(image_file.content(file, limits, folder), shape, limits)
-
-
-def pixels(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarray:
-    """Like `decode`, from the bytes of a file."""
-    if shape[-1] not in MODES:
-        raise InputError(f"has 1 or 3 channels, as image files have here, but the dataset's images have {shape[-1]}")
-    # Neither resized nor made grey: resizing would change contrast and sharpness, which drift compares.
-    return image_file.pixels(content, shape, limits, only_grey=shape[-1] == 1)
-
-
-def encode(image: np.ndarray, file: Path) -> None:
-    """Writes a uint8 image, H×W×C, as PNG, which is lossless."""
-    from PIL import Image
-
-    pixels: Any = image[..., 0] if image.shape[-1] == 1 else image
-    Image.fromarray(pixels).save(file, format="PNG")
 
 
 def join(dataset: str, images: Images, limits: Limits = DEFAULT_LIMITS) -> Images:
@@ -96,7 +63,7 @@ def join(dataset: str, images: Images, limits: Limits = DEFAULT_LIMITS) -> Image
                 f"{shown(file)} is in no folder of a class of {dataset}: move it to data/incoming/<class>/"
             )
         try:
-            image = decode(file, shape, limits)
+            image = image_file.decode(file, shape, limits)
         except InputError as error:
             raise InputError(f"{shown(file)} {error}") from None
         if file.name != f"{digest(image)}.png":

@@ -10,7 +10,7 @@ from flows.data.image_file import SUFFIXES
 from flows.data.source_images import ADDED, Images, fits_in_memory, naming_file, refuse_names, shown, split_off_test
 from flows.params.sections import DEFAULT_LIMITS, Limits
 from flows.project import paths
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
 
 def folder(test: str | float, limits: Limits = DEFAULT_LIMITS) -> Images:

@@ -8,8 +8,8 @@ import numpy as np
 
 from flows.graph import healing
 from flows.project import file_io, paths
+from flows.project.errors import DamagedError, InputError
 from lightning_modules import sealed
-from lightning_modules.errors import DamagedError, InputError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels", "validation_indices")
 

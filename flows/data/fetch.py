@@ -21,10 +21,10 @@ from urllib.parse import urlsplit
 
 import click
 
-from flows.project import paths
+from flows.project import file_io, paths
+from flows.project.errors import InputError, UnavailableError
 from flows.untrusted import masking, plain_files
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, UnavailableError
 
 MIRROR = "TRAINYARD_MIRROR"
 ATTEMPTS = 4
@@ -191,14 +191,12 @@ def download(url: str, archive: Archive, target: Path) -> None:
         TransientError: all attempts failed, or their time was up.
         InputError: the host sent another file, or redirected to a URL that is not https.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     allowed = time_limit(archive)
     until = time.monotonic() + allowed
     for attempt in range(1, ATTEMPTS + 1):
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.{attempt}")
         try:
-            transfer_in_time(until, url, archive, temporary)
-            os.replace(temporary, target)
+            with file_io.whole(target) as temporary:
+                transfer_in_time(until, url, archive, temporary)
             return
         except TimeoutError:
             raise TransientError(
@@ -211,8 +209,6 @@ def download(url: str, archive: Archive, target: Path) -> None:
             seconds = BACKOFF * 2 ** (attempt - 1)
             say(f"{transient}; attempt {attempt + 1} of {ATTEMPTS} in {seconds:g} s")
             time.sleep(seconds)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def time_limit(archive: Archive) -> float:
@@ -238,7 +234,7 @@ def transfer_in_time(until: float, url: str, archive: Archive, file: Path) -> No
     def run() -> None:
         try:
             ended.set_result(transfer(url, archive, file, responses))
-        except BaseException as error:
+        except BaseException as error:  # `result` raises it again, in the thread that waits
             ended.set_exception(error)
 
     threading.Thread(target=run, name="fetch", daemon=True).start()

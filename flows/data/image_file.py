@@ -1,4 +1,4 @@
-"""Decodes image files from other people; nothing else in this project does.
+"""Decodes image files from other people, and writes our own; nothing else in this project does.
 
 A file has to be plain, and within the bytes and pixels that `limits` in params.yaml allows. The header is read first,
 and a file that claims too much is not decoded. It is decoded from memory, so the decoded bytes are the checked ones,
@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from flows.params.sections import Limits
+from flows.params.sections import DEFAULT_LIMITS, Limits
+from flows.project.errors import InputError, our_mistake, sentence
 from flows.untrusted import plain_files
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, sentence
 
 # Not Pillow's other readers: some start other programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -70,20 +70,30 @@ def content(file: Path | str, limits: Limits, folder: int | None = None) -> byte
         return plain_files.content(file, limits.image_bytes, folder)
 
 
-def pixels(content: bytes, shape: tuple[int, ...], limits: Limits, only_grey: bool = False) -> np.ndarray:
-    """Decodes an image of exactly this height, width and channels to uint8, H×W×C.
+def decode(
+    file: Path | str, shape: tuple[int, ...], limits: Limits = DEFAULT_LIMITS, folder: int | None = None
+) -> np.ndarray:
+    """An image file of exactly this height, width and channels as uint8, H×W×C.
 
     Args:
-        only_grey: refuses an image with colour. Else it is converted to grey where `shape` has one channel.
+        folder: the open folder that `file` is a name in; see `plain_files.opened`.
 
     Raises:
-        InputError: it is no image, or has another size; the message continues the file's name, or "it".
+        InputError: it is no image of that shape; the message continues the file's name, or "it".
     """
+    return pixels(content(file, limits, folder), shape, limits)
+
+
+def pixels(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarray:
+    """What `decode` makes of the bytes of a file. Neither resized, which would change contrast and sharpness, nor made
+    grey."""
     height, width, channels = shape
+    if channels not in MODES:
+        raise InputError(f"has 1 or 3 channels, as image files have here, but the dataset's images have {channels}")
     with as_input_errors(), image(io.BytesIO(content), limits) as found:
         if found.size != (width, height):
             raise InputError(f"is {found.size[0]}×{found.size[1]}, not {width}×{height} (width×height)")
-        if only_grey and found.mode not in GREY_MODES:
+        if channels == 1 and found.mode not in GREY_MODES:
             raise InputError(f"has colour ({found.mode}), but the dataset is grey")
         return np.asarray(found.convert(MODES[channels]), np.uint8).reshape(shape)
 
@@ -112,6 +122,14 @@ def resized(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarra
         if found.size != (width, height):
             found = found.resize((width, height), Image.Resampling.LANCZOS, box)
         return np.asarray(found, np.uint8).reshape(shape)
+
+
+def encode(image: np.ndarray, file: Path) -> None:
+    """Writes uint8 H×W×C as PNG: lossless."""
+    from PIL import Image
+
+    pixels: Any = image[..., 0] if image.shape[-1] == 1 else image
+    Image.fromarray(pixels).save(file, format="PNG")
 
 
 def reduced(large: Any, extent: tuple[float, ...], mode: str, least: tuple[int, int]) -> tuple[Any, tuple]:
@@ -164,6 +182,8 @@ def check(found: Any, stream: BinaryIO, limits: Limits) -> None:
         raise InputError(f"has more than 8 bits a channel ({found.mode}): save it with 8")
     if found.format == "TIFF":
         width, height = (found.tag_v2.get(tag, 1) for tag in TILE)
+        if not (isinstance(width, int) and isinstance(height, int)):
+            raise InputError("is a TIFF whose tiles have no size: save it anew")
         if width * height > limits.image_pixels:
             raise too_many_pixels(f"tiles of {width}×{height}, ", limits)
     if isinstance(stream, io.BytesIO):
@@ -209,6 +229,8 @@ def as_input_errors() -> Iterator[None]:
         raise InputError(f"is no readable image (readable are {', '.join(FORMATS)})") from None
     except MemoryError:
         raise InputError("needs more memory than there is") from None
-    except Exception as error:
+    except Exception as error:  # of any reader, on bytes that a stranger chose
+        if our_mistake(error):
+            raise
         said = error.strerror if isinstance(error, OSError) and error.strerror else sentence(error, 200)
         raise InputError(f"is no readable image ({printable(said)})") from None

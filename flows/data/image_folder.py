@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from flows.data import npz
-from flows.data.added import decode
-from flows.data.image_file import SUFFIXES
+from flows.data.image_file import SUFFIXES, decode
 from flows.params.sections import DEFAULT_LIMITS, Limits
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
 
 @dataclass(frozen=True)

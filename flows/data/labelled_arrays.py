@@ -8,8 +8,8 @@ import numpy as np
 from flows.data import npz
 from flows.data.source_images import MOST_CLASSES, Images, refuse_names, shown, sides, split_off_test
 from flows.params.sections import Limits
+from flows.project.errors import InputError, unknown
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, unknown
 
 
 def from_archive(file: Path, test: str | float, limits: Limits) -> Images:

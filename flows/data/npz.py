@@ -19,9 +19,9 @@ import psutil
 from numpy.lib import format as npy
 
 from flows.params.sections import Limits
+from flows.project.errors import InputError, our_mistake, sentence
 from flows.untrusted import plain_files
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, sentence
 
 CONTENTS = 1 << 20  # bytes of the archive's table of contents; numpy writes about a hundred an array
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -160,6 +160,8 @@ def as_input_errors() -> Iterator[None]:
         raise
     except MemoryError:
         raise InputError("needs more memory than there is") from None
-    except Exception as error:
+    except Exception as error:  # of any reader, on bytes that a stranger chose
+        if our_mistake(error):
+            raise
         said = error.strerror if isinstance(error, OSError) and error.strerror else sentence(error, 200)
         raise InputError(f"is no .npz file of plain arrays: {printable(said)}") from None

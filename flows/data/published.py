@@ -13,8 +13,8 @@ import numpy as np
 
 from flows.data import fetch, source_images
 from flows.project import paths
+from flows.project.errors import InputError
 from flows.untrusted import masking
-from lightning_modules.errors import InputError
 
 
 def mnist(test: str, dataset: str = "mnist", reader: str = "MNIST") -> source_images.Images:

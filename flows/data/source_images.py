@@ -11,8 +11,8 @@ import numpy as np
 import psutil
 
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError
 
 # The seed of the test split where there is no official one: the split is the same for every `seed` in params.yaml.
 TEST_SEED = 20_240_229

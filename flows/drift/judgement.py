@@ -17,8 +17,8 @@ import click
 from flows.drift import ranking
 from flows.params.sections import DEFAULT_LIMITS, Drift, Limits
 from flows.project import file_io, paths
+from flows.project.errors import InputError, counted
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, counted
 
 if TYPE_CHECKING:
     from flows.statistics.two_sample import ClassShares

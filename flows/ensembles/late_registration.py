@@ -5,7 +5,7 @@ import click
 from flows.graph import dvc_graph
 from flows.params.params_file import Params
 from flows.project import file_io, paths
-from lightning_modules.errors import DamagedError, InputError
+from flows.project.errors import DamagedError, InputError
 
 
 def stale_stages() -> list[str]:

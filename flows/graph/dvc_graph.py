@@ -8,17 +8,15 @@ import contextlib
 import functools
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from flows.graph import site_cache
+from flows.graph import dvc_command, site_cache
 from flows.project import file_io
-from flows.untrusted import masking, special_files
+from flows.project.errors import InputError, unknown
+from flows.untrusted import special_files
 from flows.untrusted.masking import sentence
-from lightning_modules.errors import InputError, unknown
 
 # What `dvc repro` runs without arguments. Studies have a dvc.yaml of their own, and run when named.
 MAIN = "dvc.yaml"
@@ -84,14 +82,11 @@ def stale(root: Path) -> dict[str, list[str]]:
     """
     special_files.refuse(root)
     # The whole repository: 3 s for a thousand stages, and several times as much with --with-deps.
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json"]
-    with place_to_ask(root) as place:
-        site_cache.keep_private(place)
-        asked = subprocess.run(command, cwd=place, capture_output=True, text=True)
-    if asked.returncode != 0:
-        said = masking.text(" ".join(asked.stderr.partition("Having any troubles?")[0].split()).removeprefix("ERROR: "))
-        raise InputError(f"DVC cannot tell what is stale: {said}")
-    answer = json.loads(asked.stdout)
+    try:
+        with place_to_ask(root) as place:
+            answer = json.loads(dvc_command.ask(place, "status", "--json"))
+    except InputError as error:
+        raise InputError(f"DVC cannot tell what is stale: {error}") from None
     stages_of = functools.cache(described)  # one file may describe a thousand stages
     # Metrics are not in DVC's cache, but in git. Look them up only where an out has changed.
     not_kept = uncached(root) if any(map(changed_outs, answer.values())) else {}

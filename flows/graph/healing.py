@@ -8,13 +8,11 @@ both are gone.
 import hashlib
 import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
-from flows.graph import dvc_graph
+from flows.graph import dvc_command, dvc_graph
 from flows.project import paths
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 
 def heal(file: Path, stage: str) -> str:
@@ -43,10 +41,10 @@ def locked(root: Path, file: Path) -> tuple[Path, str | None]:
 
 def damaged_objects(root: Path, out: Path, md5: str, file: Path) -> list[Path]:
     """The damaged objects in DVC's cache among the two that the file is restored from: its own, and its folder's."""
-    asked = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], cwd=root, capture_output=True, text=True)
-    if asked.returncode:
+    try:
+        cache = root / dvc_command.ask(root, "cache", "dir").strip() / "files" / "md5"
+    except InputError:  # DVC complains by itself when it is asked to heal
         return []
-    cache = root / asked.stdout.strip() / "files" / "md5"
     objects = [cache / md5[:2] / md5[2:]]
     if md5.endswith(".dir"):
         try:

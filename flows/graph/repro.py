@@ -1,28 +1,24 @@
 """Runs one stage by DVC's command line, `dvc repro --single-item STAGE`, and explains how it ended."""
 
 import contextlib
-import os
 import re
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.graph import site_cache
+from flows.graph import dvc_command
 from flows.machine import hardware
-from flows.machine.orphans import WITH_PARENT
 from flows.machine.processes import ClosedError, Processes, TimeLimitError
+from flows.project.errors import InputError
 from flows.untrusted import masking
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError
 
 BAD_INPUT = 2  # the exit code of a stage whose input is wrong
 
-# DVC's message when another DVC holds its lock, or a file that this stage reads or writes. DVC is started with
-# --wait-for-lock: without it DVC throws a result away if it cannot get its lock back within 3 s of the training's end.
+# DVC's message when another DVC holds its lock, or a file that this stage reads or writes.
 BUSY = re.compile(r"Unable to acquire lock|is busy, it is being blocked by")
 BUSY_DELAYS = (1, 2, 5, 10, 30)  # seconds; the last one is repeated
 BUSY_PATIENCE = 3600  # seconds
@@ -78,14 +74,13 @@ class Repro:
 
     def environment(self, stage: str, gpus: Sequence[str] = ()) -> dict[str, str]:
         """The environment of a stage's process: how many cores it may use, its GPUs, this same Python first in PATH."""
-        path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
         cores = self.jobs.get(stage, 1)
         jobs = {"TRAINYARD_JOBS": str(cores)}
         if cores < hardware.cores():
             # Else numpy and torch start a thread per core in each of the parallel stages.
             jobs["OMP_NUM_THREADS"] = str(cores)
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-        return {**jobs, **os.environ, **self.variables, **visible, "PATH": path, "PYTHONUNBUFFERED": "1"}
+        return jobs | dvc_command.environment({**self.variables, **visible})
 
     def __call__(self, stage: str, log: Callable[[str], None], gpus: Sequence[str] = ()) -> Outcome:
         """Runs a stage, and retries while another DVC is in its way. A stage that fails raises nothing.
@@ -94,16 +89,15 @@ class Repro:
             log: called with each line.
             gpus: names, as in CUDA_VISIBLE_DEVICES, of the only GPUs that the stage sees; by default all.
         """
-        try:
-            site_cache.keep_private(self.root)
-        except InputError as error:
-            self.tell(stage, f"FAILED: {error}", log)
-            return Outcome(stage, 0.0, str(error))
         started = time.monotonic()
         delays = iter(BUSY_DELAYS)
         delay = BUSY_DELAYS[-1]
         while True:
-            code, lines, problem = self.once(stage, log, gpus)
+            try:
+                code, lines, problem = self.once(stage, log, gpus)
+            except InputError as error:
+                self.tell(stage, f"FAILED: {error}", log)
+                return Outcome(stage, 0.0, str(error))
             busy = code and any(BUSY.search(line) for line in lines)
             waited = time.monotonic() - started
             if not busy or self.processes.closed.is_set() or waited > BUSY_PATIENCE:
@@ -126,7 +120,10 @@ class Repro:
     def once(
         self, stage: str, log: Callable[[str], None], gpus: Sequence[str] = ()
     ) -> tuple[int, list[str], str | None]:
-        """Runs DVC once. Returns its exit code, its last lines, and the problem where we ended it, else None."""
+        """Runs DVC once. Returns its exit code, its last lines, and the problem where we ended it, else None.
+
+        Raises InputError where DVC has no private site cache.
+        """
         lines: deque[str] = deque(maxlen=100)
 
         def on_line(line: str) -> None:
@@ -136,13 +133,10 @@ class Repro:
                 lines.append(line)
                 self.tell(stage, line, log)
 
-        # WITH_PARENT: ends even if this process is killed. Else a later run would find it at work on the same files.
-        dvc = [sys.executable, "-c", WITH_PARENT, "dvc"]
-        command = [*dvc, "--wait-for-lock", "repro", "--single-item", *(["--force"] if self.force else []), stage]
+        repro = ["repro", "--single-item", *(["--force"] if self.force else []), stage]
+        env = self.environment(stage, gpus)
         try:
-            code = self.processes.run(
-                command, on_line, cwd=self.root, env=self.environment(stage, gpus), time_limit=self.time_limit
-            )
+            code = dvc_command.run(self.root, self.processes, repro, on_line, env=env, time_limit=self.time_limit)
         except TimeLimitError as error:
             return 1, list(lines), str(error)
         except ClosedError:

@@ -17,8 +17,9 @@ import threading
 from pathlib import Path
 
 from flows.project import paths
-from flows.project.private_files import is_private, tighten, write_private
-from lightning_modules.errors import InputError, sentence
+from flows.project.errors import InputError, sentence
+from flows.project.file_io import write_private
+from flows.project.private_files import is_private, tighten
 
 VARIABLE = "DVC_SITE_CACHE_DIR"  # wins over every configuration
 KEY = "site_cache_dir"

@@ -16,7 +16,7 @@ import yaml
 from flows.graph import site_cache
 from flows.params import params_file
 from flows.project import file_io
-from flows.project.private_files import is_private, write_private
+from flows.project.private_files import is_private
 from flows.untrusted import bounded_yaml
 
 # Entries of the project's folder that a copy does not share: what stages write, dvc.yaml, and tools' own files.
@@ -82,7 +82,7 @@ def make(root: Path, name: str, changes: Mapping[str, object]) -> Path:
         if name != CONFIG:
             file_io.write_if_changed(copy / name, text)
         elif not is_written(copy, name, text):
-            write_private(copy / name, text.removesuffix("\n"))
+            file_io.write_private(copy / name, text.removesuffix("\n"))
     if (root / ".dvc" / "plots").is_dir():
         shutil.copytree(root / ".dvc" / "plots", copy / ".dvc" / "plots", dirs_exist_ok=True)
     return copy

@@ -2,7 +2,7 @@
 
 import os
 
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
 
 def core_numbers() -> list[int]:

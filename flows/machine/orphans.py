@@ -14,7 +14,8 @@ from pathlib import PurePath
 import psutil
 
 # `python -c WITH_PARENT MODULE ARGUMENT...`: like `python -m MODULE`, but it ends when its parent does.
-# It names this file by its path: the module may not be importable from the working folder.
+# It names this file by its path: the module may not be importable from the working folder. So this file imports
+# nothing of flows.
 WITH_PARENT = (
     f"import runpy, sys; runpy.run_path({__file__!r})['die_with_parent'](); "
     "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
@@ -68,8 +69,7 @@ def abandoned() -> bool:
 
 
 def watch(process: psutil.Process | None, children: bool = False) -> None:
-    # is_running() compares times of creation: another process with the same pid does not count. Nor does a zombie.
-    while process is not None and process.is_running() and status(process) != psutil.STATUS_ZOMBIE:
+    while process is not None and still_runs(process):
         time.sleep(INTERVAL)
     for child in psutil.Process().children(recursive=True) if children else ():
         with contextlib.suppress(psutil.Error):
@@ -80,8 +80,9 @@ def watch(process: psutil.Process | None, children: bool = False) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
-def status(process: psutil.Process) -> str:
+def still_runs(process: psutil.Process) -> bool:
+    """False for a zombie, and for a stranger who has got the same number: psutil compares the time of creation."""
     try:
-        return process.status()
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
-        return psutil.STATUS_ZOMBIE
+        return False

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from flows.machine.orphans import still_runs
+
 POLL = 0.2  # seconds between two checks whether a silent command has ended
 
 
@@ -54,7 +56,7 @@ class Session:
                     found.update((child.pid, child) for child in process.children(recursive=True))
             except (ProcessLookupError, PermissionError, psutil.Error):
                 continue
-        return [process for process in found.values() if alive(process)]
+        return [process for process in found.values() if still_runs(process)]
 
     def send(self, number: int) -> list[psutil.Process]:
         """Sends a signal to every member. Returns the members."""
@@ -145,7 +147,7 @@ def end(sessions: Sequence[Session], grace: float) -> None:
     # Without threads: Python 3.12 cannot start any while it exits.
     remaining = [process for session in sessions for process in session.send(signal.SIGTERM)]
     deadline = time.monotonic() + grace
-    while time.monotonic() < deadline and (remaining := [process for process in remaining if alive(process)]):
+    while time.monotonic() < deadline and (remaining := [process for process in remaining if still_runs(process)]):
         time.sleep(0.05)
     # Repeated, because a member may have started another process meanwhile.
     while any(session.send(signal.SIGKILL) for session in sessions):
@@ -186,14 +188,6 @@ def signals_postponed() -> Iterator[None]:
         if came:
             signal.raise_signal(came[0])  # delivered by the next line
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-
-def alive(process: psutil.Process) -> bool:
-    """False for a zombie, and where another process has the same pid now."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 def follow(session: Session, lines: "Lines", time_limit: float | None) -> None:

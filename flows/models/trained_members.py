@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from flows.data import dataset
 from flows.graph import healing
 from flows.project import file_io, paths
+from flows.project.errors import DamagedError, InputError, sentence
 from lightning_modules import sealed
-from lightning_modules.errors import DamagedError, InputError, sentence
 
 
 def load(name: str, member: str) -> tuple[dict, list]:
@@ -59,7 +59,8 @@ def reading(name: str, member: str) -> Iterator[None]:
         raise DamagedError(paths.shown(file), f"{error.reason}: {heal}") from None
     except InputError:
         raise
-    except Exception as error:  # torch raises various kinds for weights that do not fit the network
+    # What torch raises for weights, and Python for a recipe, that do not fit the network.
+    except (LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         why = sentence(error, 100)
         raise InputError(
             f"models/{name}/{member} is of another version ({why}): run dvc repro --force train@{member}"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from lightning_modules.errors import InputError, unknown
+from flows.project.errors import InputError, unknown
 
 DATASETS = ("digits", "blobs", "mnist", "fashion_mnist", "cifar10", "folder")
 WITH_TEST_SPLIT = ("mnist", "fashion_mnist", "cifar10")

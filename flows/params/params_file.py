@@ -7,8 +7,8 @@ from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, mo
 
 from flows.params import fields, recipes, sections
 from flows.project import paths
+from flows.project.errors import InputError, counted, quoted, shown, unknown
 from flows.untrusted import bounded_yaml
-from lightning_modules.errors import InputError, counted, quoted, shown, unknown
 
 MOST_TOLD = 10  # mistakes that one message reports
 

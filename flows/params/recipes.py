@@ -5,8 +5,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flows.params import fields
+from flows.project.errors import InputError, quoted, unknown
 from lightning_modules import names
-from lightning_modules.errors import InputError, quoted, unknown
 
 
 class Network(BaseModel):

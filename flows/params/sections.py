@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
 from flows.params import fields
+from flows.project.errors import InputError
 from lightning_modules import names
-from lightning_modules.errors import InputError
 
 
 class Feed(fields.Section):

@@ -9,21 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from flows.project import messages, paths
-from lightning_modules.errors import DamagedError, InputError, sentence
+from flows.project.errors import DamagedError, InputError, sentence
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, unfinished: Path | None = None, *, synced: bool = False) -> Iterator[Path]:
     """Yields a temporary path to write to, which is renamed to `path` at the end.
 
     So a file that exists is complete. Where writing fails, on a full disk for example, nothing is left behind.
+
+    Args:
+        unfinished: the temporary path, on the same disk; by default one beside `path` that no other process has.
+        synced: whether this holds after a power failure, too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = unfinished or path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
+        if synced:
+            sync(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # an interrupt as well
         temporary.unlink(missing_ok=True)
         raise
 
@@ -46,7 +52,7 @@ def whole_folder(target: Path, unfinished: Path | None = None) -> Iterator[Path]
             shutil.rmtree(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(unfinished, target)
-    except BaseException:
+    except BaseException:  # an interrupt as well
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
 
@@ -64,6 +70,16 @@ def write_if_changed(path: Path, text: str) -> None:
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         with whole(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes, atomically, a file that this user alone can read; a folder that it makes for the file is private too."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (
+        whole(path, synced=True) as temporary,
+        open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file,
+    ):
+        file.write(f"{text}\n")
 
 
 def sync(path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from flows.project import private_files
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 SPLITS = ("validation", "test")
 

@@ -9,21 +9,6 @@ import stat
 from pathlib import Path
 
 
-def write_private(path: Path, text: str) -> None:
-    """Writes, atomically, a file that this user alone can read; a folder that it makes for the file is private too."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(f"{text}\n")
-            file.flush()
-            os.fsync(file.fileno())  # else a power failure may leave it empty
-        os.replace(temporary, path)
-    except OSError:  # a full disk, for example: a part of a secret must not stay
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def create(path: Path) -> None:
     """Makes a private, empty file, unless it exists. SQLite gives a database's rights to the files beside it."""
     with contextlib.suppress(FileExistsError):

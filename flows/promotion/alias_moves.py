@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
-import psutil
 from filelock import FileLock, Timeout
 
+from flows.machine import identity
 from flows.project import paths
-from flows.tracking.mlflow_runs import alive
+from flows.project.errors import InputError, UnavailableError, our_mistake
+from flows.tracking.provenance import TAG
 from flows.tracking.registry import CHAMPION, PREVIOUS, Registry
-from lightning_modules.errors import InputError, UnavailableError
 
 MOVE = "trainyard.move"  # tag of the model: the announced move
 INTENT = "trainyard.intent."  # prefix of a tag of the model, one per process that wants to move: who it is
@@ -75,12 +75,7 @@ def resume(registry: Registry) -> str | None:
 
 
 def this_process() -> dict:
-    return {
-        "trainyard.host": socket.gethostname(),
-        "trainyard.pid": str(os.getpid()),
-        "trainyard.process_started": str(psutil.Process().create_time()),
-        "time": time.time(),
-    }
+    return identity.this_process(TAG) | {"time": time.time()}
 
 
 def own_intent() -> str:
@@ -89,9 +84,9 @@ def own_intent() -> str:
 
 def under_way(by: dict) -> bool:
     """Whether the process `by` of an intent or announcement may still be working on it."""
-    if by["trainyard.host"] != socket.gethostname():
+    if not identity.is_of_this_machine(by, TAG):
         return abs(time.time() - by["time"]) < PATIENCE  # abs: a clock that is ahead must not block others for ever
-    return by["trainyard.pid"] != str(os.getpid()) and alive(by)
+    return by["trainyard.pid"] != str(os.getpid()) and identity.is_alive(by, TAG)
 
 
 def under_way_error(registry: Registry, by: dict) -> UnavailableError:
@@ -123,10 +118,12 @@ def move(registry: Registry, now: dict[str, str], after: dict[str, str | None], 
     begin(registry, move, None)
     try:
         return finish(registry, move)
-    except Exception as error:
+    except Exception as error:  # raised again
         try:
             undo(registry, move)
         except UnavailableError:
+            if our_mistake(error):
+                raise error from None
             raise UnavailableError(
                 f"the move of {registry.dataset}'s champion from version {now.get(CHAMPION)} to {after[CHAMPION]} was "
                 f"interrupted ({error}). One of the two is champion; the next `trainyard promote` or "
@@ -135,7 +132,7 @@ def move(registry: Registry, now: dict[str, str], after: dict[str, str | None], 
         if isinstance(error, UnavailableError):
             raise UnavailableError(f"{error}. Nothing is promoted: the champion is as it was") from None
         raise
-    except BaseException:
+    except BaseException:  # an interrupt
         undo_interrupted(registry, move)
         raise
 
@@ -164,7 +161,7 @@ def begin(registry: Registry, move: dict, left: dict | None) -> None:
         for name in others:  # intents of processes that died
             registry.set_tag(name, None)
         registry.set_tag(MOVE, json.dumps(move, ensure_ascii=False))
-    except BaseException:
+    except BaseException:  # an interrupt as well
         undo_interrupted(registry, move)
         raise
 

@@ -8,9 +8,9 @@ import itertools
 import json
 import statistics
 
+from flows.project.errors import UnavailableError
 from flows.statistics import paired
 from flows.tracking.registry import Registry
-from lightning_modules.errors import UnavailableError
 
 DECISION = "trainyard.gate.decision"  # tag of a version: the last decision on it, in full
 NOTE = "trainyard.gate.on."  # prefix of a tag of the model, one per decision: the test images' digest, and its number

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from flows.params.params_file import Params
 from flows.params.sections import Gate
+from flows.project.errors import InputError, our_mistake
 from flows.promotion import decisions, promoting
 from flows.statistics import paired
 from flows.tracking.loading import load_version
@@ -22,7 +23,6 @@ from flows.tracking.mlflow_store import shown_store
 from flows.tracking.registration import SCORES
 from flows.tracking.registry import CHALLENGER, CHAMPION, Registry
 from flows.untrusted.masking import sentence
-from lightning_modules.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,6 +151,8 @@ def probabilities(model, images: "np.ndarray", class_names: list[str]) -> "np.nd
     try:
         frame = model.predict(images)
     except Exception as error:  # of MLflow, torch or the model's own code
+        if our_mistake(error):
+            raise
         raise ValueError(sentence(error)) from None
     names = [str(name) for name in frame.columns if name != "label"]
     if names != list(class_names):

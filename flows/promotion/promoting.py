@@ -18,10 +18,10 @@ deleted before the announcement, which blocks others as well: a process that fin
 
 import json
 
+from flows.project.errors import InputError
 from flows.promotion import alias_moves, decisions
 from flows.tracking.mlflow_runs import TEST
 from flows.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
-from lightning_modules.errors import InputError
 
 MOST = 50_000  # characters in a tag; a MySQL database takes 65,535
 

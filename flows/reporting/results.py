@@ -10,8 +10,8 @@ from flows.graph import healing
 from flows.models import measurements
 from flows.params.params_file import Params
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.statistics.replicates import accuracy_text, wilson_interval
-from lightning_modules.errors import InputError
 
 HEADINGS = (
     "", "replicas", "parameters", "validation accuracy", "validation nll", "test accuracy", "95% interval", "test nll",

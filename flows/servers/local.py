@@ -16,9 +16,9 @@ from flows.machine import ports
 from flows.machine.orphans import WITH_PARENT
 from flows.params.params_file import read
 from flows.project import file_io
+from flows.project.errors import InputError, UnavailableError
 from flows.servers import children, prefect_server, temporary_server
 from flows.untrusted import masking
-from lightning_modules.errors import InputError, UnavailableError
 
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 

@@ -14,9 +14,9 @@ from flows.access import door, login, running_servers
 from flows.machine import ports
 from flows.machine.orphans import WITH_PARENT
 from flows.project import file_io, paths
-from flows.project.private_files import write_private
+from flows.project.errors import InputError, UnavailableError
+from flows.project.file_io import write_private
 from flows.servers import children, local, postgres, prefect_server
-from lightning_modules.errors import InputError, UnavailableError
 
 POSTGRES_PORT, S3_PORT = 5433, 9000
 STORES_GRACE = 30.0  # seconds for a store to end: PostgreSQL first writes its memory to disk

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 # The fewest images of a class: expected, for chi-squared to hold; and in the reference, for its confusion to be known
 # well enough. Classes with fewer are pooled.

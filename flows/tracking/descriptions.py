@@ -7,8 +7,8 @@ import json
 
 from flows.params.params_file import Params
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.statistics.replicates import wilson_interval
-from lightning_modules.errors import InputError
 
 MOST = 5000  # characters of a description that MLflow keeps
 VIEW = "trainyard"  # the name of the view in links

@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from flows.project.errors import InputError, UnavailableError, our_mistake
 from flows.tracking import mlflow_store, registration, registry, trusted_models
 from flows.untrusted import bounded_yaml, masking
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, UnavailableError
 
 
 def champion(dataset: str) -> dict | None:
@@ -52,7 +52,9 @@ def require_champion(dataset: str) -> dict:
     """Like `champion`. Raises InputError where there is none, UnavailableError where the store does not answer."""
     try:
         found = champion(dataset)
-    except Exception as error:  # each kind of store raises its own errors
+    except Exception as error:  # each kind of store, and each plugin, raises its own errors
+        if our_mistake(error):
+            raise
         raise UnavailableError(
             f"MLflow at {mlflow_store.shown_store()} cannot be used: {masking.sentence(error)}"
         ) from None
@@ -96,6 +98,8 @@ def loading(called: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # MLflow's, torch's or the model's own
+        if our_mistake(error):
+            raise
         raise UnavailableError(f"{called} cannot be loaded: {masking.sentence(error)}") from None
 
 

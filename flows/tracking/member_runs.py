@@ -1,12 +1,14 @@
 """Logs the training of a member, and the scores from stage evaluate."""
 
 import csv
-import os
+import functools
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-
-from flows.project import file_io, paths
+from flows.machine import identity
+from flows.project import file_io, messages, paths
+from flows.project.errors import MISTAKES
 from flows.statistics.replicates import summarize
 from flows.tracking import artifact_addresses, experiments, mlflow_runs, mlflow_store, provenance
 from flows.untrusted import masking
@@ -15,8 +17,26 @@ MONITORED = "validation_nll"  # a metric that every epoch has
 MOST_METRICS = 1000  # in one call to MLflow
 
 
+def after_training(method: Callable) -> Callable:
+    """Keeps a mistake of ours in a method for `Tracker.finish` to raise, when the weights are written: they are worth
+    more. It is told where it comes up."""
+
+    @functools.wraps(method)
+    def call(self, *arguments) -> None:
+        try:
+            method(self, *arguments)
+        except MISTAKES as error:
+            self.mistake = self.mistake or error
+            sys.excepthook(type(error), error, error.__traceback__)
+            messages.warn("this is a mistake in Trainyard itself: nothing more is logged, and the training goes on")
+
+    return call
+
+
 class Tracker:
     """The runs of one member: a parent run for its training, and a child run for each replica.
+
+    Neither a store that fails nor a mistake of ours costs a training: the first is said, the second raised by `finish`.
 
     Args:
         card: the content of member.json; `replicas` may still be empty.
@@ -28,12 +48,17 @@ class Tracker:
         self.card, self.seeds = card, seeds
         self.ids_file = work / "runs.json" if work else None
         self.lost = False
+        self.mistake: Exception | None = None
         self.client = None
         self.ids: dict[str, str] = {}
         self.logged: dict[str, dict[int, float]] = {}  # by run: the epochs in the store, with their MONITORED
 
+    @after_training
     @mlflow_runs.best_effort
     def start(self) -> None:
+        self.open()
+
+    def open(self) -> None:
         self.client = mlflow_store.connect()  # may wait for another process that creates the store
         self.begin()
 
@@ -77,8 +102,8 @@ class Tracker:
             if key != "member":
                 self.logged[key] = self.epochs(key)
             self.client.update_run(run.info.run_id, status="RUNNING")
-            self.client.set_tag(run.info.run_id, "trainyard.pid", str(os.getpid()))
-            self.client.set_tag(run.info.run_id, "trainyard.process_started", str(psutil.Process().create_time()))
+            for tag, value in identity.this_process(provenance.TAG).items():
+                self.client.set_tag(run.info.run_id, tag, value)
             if mlflow_runs.ERROR in run.data.tags:
                 self.client.delete_tag(run.info.run_id, mlflow_runs.ERROR)
 
@@ -90,6 +115,7 @@ class Tracker:
         mlflow_runs.log_dataset(self.client, run, self.card["dataset"], "training")
         return run
 
+    @after_training
     @mlflow_runs.best_effort
     @mlflow_store.uninterrupted()
     def epoch(self, number: int, row: dict) -> None:
@@ -106,6 +132,7 @@ class Tracker:
     def log(self, key: str, metrics: dict[str, float], step: int = 0) -> None:
         self.client.log_batch(self.ids[key], metrics=mlflow_runs.metric_entities(metrics, step))
 
+    @after_training
     @mlflow_runs.best_effort
     @mlflow_store.uninterrupted()
     def fail(self, error: BaseException) -> None:
@@ -118,18 +145,24 @@ class Tracker:
             self.client.set_tag(run, mlflow_runs.ERROR, masking.text(reason)[:5000])
             self.client.set_terminated(run, status)
 
-    @mlflow_runs.best_effort
     def finish(self, folder: Path, seconds: float | None = None) -> None:
         """Logs each replica's model and best epoch, and mean and deviation of the best epochs to the member's run.
 
         Also logs epochs that are missing, because of an interruption or since the store could not be reached.
+
+        Raises:
+            MISTAKES: what an earlier method kept: see `after_training`.
         """
+        if self.mistake:
+            raise self.mistake
+        self.log_result(folder, seconds)
+
+    @mlflow_runs.best_effort
+    def log_result(self, folder: Path, seconds: float | None) -> None:
         from lightning_modules import weights
 
         if not self.client:
-            self.start()
-            if self.lost:
-                return
+            self.open()
         if file := mlflow_store.store_file():
             artifact_addresses.update_addresses(file)  # the project may have moved while it trained
         card, predictors = weights.load(folder)

@@ -4,18 +4,17 @@ import functools
 import hashlib
 import json
 import math
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import psutil
-
+from flows.machine import identity
 from flows.project import paths
+from flows.project.errors import DamagedError, our_mistake
 from flows.tracking import descriptions, mlflow_store, provenance
+from flows.tracking.provenance import TAG
 from flows.untrusted import masking
-from lightning_modules.errors import DamagedError
 
 WEIGHTS = "trainyard.weights_sha256"
 ENSEMBLE = "trainyard.ensemble_sha256"
@@ -52,7 +51,8 @@ def flatten(nested: dict, prefix: str = "") -> dict[str, str]:
 def best_effort(method: Callable) -> Callable:
     """Decorates a method that logs: reports its first failure, sets `self.lost`, and skips it and all later calls.
 
-    Training goes on without MLflow. A DamagedError is raised: it is about a file of this project.
+    Training goes on without MLflow. What is not the store's failure is raised: a DamagedError, which is about a file
+    of this project, and a mistake in our own code.
     """
 
     @functools.wraps(method)
@@ -63,8 +63,10 @@ def best_effort(method: Callable) -> Callable:
             return method(self, *arguments)
         except DamagedError:  # about a file of this project, not the store
             raise
-        except Exception as error:  # whatever the store's trouble is, the training is worth more
+        except Exception as error:  # whatever the store's trouble is, or a plugin's, the training is worth more
             self.lost = True
+            if our_mistake(error):
+                raise
             print(
                 f"trainyard: MLflow at {mlflow_store.shown_store()} cannot be used ({masking.sentence(error)}). "
                 "The work goes on without it; `trainyard track` logs it later",
@@ -144,16 +146,8 @@ def end_stale_runs() -> list[str]:
         running += page
     for run in running:
         tags = run.data.tags
-        if tags.get("trainyard.host") == socket.gethostname() and not alive(tags):
+        ours = f"{TAG}{identity.HOST}" in tags
+        if ours and identity.is_of_this_machine(tags, TAG) and not identity.is_alive(tags, TAG):
             client.set_terminated(run.info.run_id, "KILLED")
             ended.append(run.info.run_name)
     return ended
-
-
-def alive(tags: dict[str, str]) -> bool:
-    """Whether the process in a run's tags still runs. Another process that has its pid now does not count."""
-    try:
-        started = psutil.Process(int(tags["trainyard.pid"])).create_time()
-    except psutil.NoSuchProcess:
-        return False
-    return abs(started - float(tags["trainyard.process_started"])) < 1

@@ -1,9 +1,9 @@
 """Links into MLflow's pages."""
 
 from flows.access import running_servers
+from flows.project.errors import InputError
 from flows.tracking import descriptions, experiments, mlflow_runs, mlflow_store
 from flows.untrusted import masking
-from lightning_modules.errors import InputError
 
 # MLflow has two sets of pages. Its default is the other one, for traces of chat models.
 TRAINING = "workflowType=machine_learning"

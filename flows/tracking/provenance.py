@@ -3,14 +3,14 @@
 import importlib.metadata
 import os
 import re
-import socket
 import sys
 
-import psutil
 import yaml
 
+from flows.machine import identity
 from flows.project import git, paths
 
+TAG = "trainyard."  # start of our tags' names
 # Libraries, besides torch, whose versions are tags of a run.
 LIBRARIES = ("pytorch-lightning", "numpy", "mlflow", "dvc")
 
@@ -19,18 +19,16 @@ def provenance(dataset: str) -> dict[str, str]:
     """The tags with the provenance of a run."""
     import torch
 
-    commit, dirty = git.git_state()
+    root = paths.root()
     return {
-        "mlflow.source.git.commit": commit,
+        "mlflow.source.git.commit": git.commit(root) or "none",
         "mlflow.source.name": "dvc.yaml",
         "mlflow.source.type": "PROJECT",
-        "trainyard.git_dirty": str(dirty).lower(),
+        "trainyard.git_dirty": str(git.is_dirty(root)).lower(),
         "trainyard.dvc_stage": os.environ.get("DVC_STAGE", "none"),
         "trainyard.data_hash": data_hash(dataset),
         "trainyard.dataset": dataset,
-        "trainyard.host": socket.gethostname(),
-        "trainyard.pid": str(os.getpid()),
-        "trainyard.process_started": str(psutil.Process().create_time()),
+        **identity.this_process(TAG),
         "trainyard.python": sys.version.split()[0],
         "trainyard.torch": torch.__version__,  # with its build, +cu130 or +cpu, which the package's version may lack
         **{f"trainyard.{name}": importlib.metadata.version(name) for name in LIBRARIES},

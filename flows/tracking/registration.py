@@ -76,7 +76,7 @@ class Registrar:
             mlflow_runs.log_dataset(client, run, self.dataset, "evaluation")
         try:
             model = self.log_model(run, card, files)
-        except BaseException as error:
+        except BaseException as error:  # an interrupt as well; raised again
             with mlflow_store.uninterrupted():
                 client.set_tag(run, mlflow_runs.ERROR, masking.text(str(error))[:5000])
                 client.set_terminated(run, "FAILED")

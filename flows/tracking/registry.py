@@ -7,9 +7,9 @@ import functools
 import json
 from collections.abc import Callable
 
+from flows.project.errors import InputError, UnavailableError, our_mistake
 from flows.tracking import mlflow_runs, mlflow_store
 from flows.untrusted.masking import sentence
-from lightning_modules.errors import InputError, UnavailableError
 
 PREVIOUS = "previous_champion"
 
@@ -29,7 +29,9 @@ def or_unavailable(method: Callable) -> Callable:
                 return method(self, *arguments)
         except InputError:
             raise
-        except Exception as error:  # each kind of store raises its own errors
+        except Exception as error:  # each kind of store, and each plugin, raises its own errors
+            if our_mistake(error):
+                raise
             raise UnavailableError(
                 f"MLflow at {mlflow_store.shown_store()} cannot be used: {sentence(error)}"
             ) from None
@@ -55,9 +57,11 @@ class Registry:
         """(aliases, tags) of the model, from one read; both empty without a model. aliases: the version by alias."""
         if not mlflow_store.store_exists():
             return {}, {}  # asking would create it
+        from mlflow.exceptions import MlflowException
+
         try:
             model = self.client.get_registered_model(self.dataset)
-        except Exception as error:
+        except MlflowException as error:
             if absent(error):
                 return {}, {}
             raise
@@ -73,9 +77,11 @@ class Registry:
         Raises:
             InputError: there is no such version.
         """
+        from mlflow.exceptions import MlflowException
+
         try:
             found = self.client.get_model_version(self.dataset, number)
-        except Exception as error:
+        except MlflowException as error:
             if absent(error):
                 raise InputError(
                     f"there is no version {number} of {self.dataset} in {mlflow_store.shown_store()}"
@@ -103,9 +109,11 @@ class Registry:
     @or_unavailable
     def metrics(self, run: str) -> dict[str, float]:
         """The last values of a run's metrics; empty where the run was deleted."""
+        from mlflow.exceptions import MlflowException
+
         try:
             return dict(self.client.get_run(run).data.metrics)
-        except Exception as error:
+        except MlflowException as error:
             if absent(error):
                 return {}
             raise

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.project import file_io, paths
-from flows.project.private_files import write_private
+from flows.project.errors import InputError
+from flows.project.file_io import write_private
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError
 
 REGISTERED, TRUSTED = "registered", "trusted"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from flows.machine import hardware
-from lightning_modules.errors import WorkerError
+from flows.project.errors import WorkerError
 
 PATIENCE = 5.0  # seconds that a process may take to end after its connection was closed
 MOMENT = 0.5  # seconds

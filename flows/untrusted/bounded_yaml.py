@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lightning_modules.errors import InputError, sentence
+from flows.project.errors import InputError, sentence
 
 MOST_BYTES = 1_000_000
 MOST_VALUES = 100_000  # keys and values; an alias counts as all that it stands for

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
-from lightning_modules import errors
+from flows.project import errors
 
 HIDDEN = "***"
 ADDRESS = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)([^\s\"'<>`|]+)")
@@ -57,7 +57,7 @@ def text(said: str) -> str:
 
 
 def sentence(error: BaseException, most: int | None = 300) -> str:
-    """An error as one sentence, like `lightning_modules.errors.sentence`, with *** for secrets."""
+    """An error as one sentence, like `flows.project.errors.sentence`, with *** for secrets."""
     return text(errors.sentence(error, None))[:most]
 
 

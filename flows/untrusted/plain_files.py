@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 KINDS = {
     stat.S_IFBLK: "a device",
@@ -43,7 +43,7 @@ def opened(file: Path | str, most: int, folder: int | None = None, key: str = "l
     try:
         check(os.fstat(descriptor), most, key)
         return os.fdopen(descriptor, "rb")
-    except BaseException:
+    except BaseException:  # an interrupt as well
         os.close(descriptor)
         raise
 

@@ -5,8 +5,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows.project.errors import InputError, shown
 from flows.untrusted import plain_files
-from lightning_modules.errors import InputError, shown
 
 # Folders that stages read and write. DVC does not read the folders of incoming images, where
 # `flows.retraining.incoming` refuses such files.
