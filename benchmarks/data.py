@@ -83,7 +83,7 @@ def lay_out(data: Data, validation: np.ndarray, root: Path) -> None:
         "counts": {
             "train": len(labels) - len(validation), "validation": len(validation), "test": len(data.held_out[1]),
         },
-        "test_sha256": dataset.pin(*data.held_out),
+        "test_sha256": dataset.digest_of_test_data(*data.held_out),
     }  # fmt: skip
     download.write(root / "data" / data.dataset, arrays, card, [])
 

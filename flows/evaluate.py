@@ -46,7 +46,7 @@ def evaluate(params: Params) -> dict:
     paths.refuse_links(*(f"{folder}/{name}" for folder in ("predictions", "plots", "metrics")))
     trained_members.check(name, params.members)
     trained_members.drop_all_but(name, params.members)
-    splits = {split: (*data.part(split), torch.from_numpy(data.labels(split))) for split in paths.SPLITS}
+    splits = {split: (*data.split_view(split), torch.from_numpy(data.labels(split))) for split in paths.SPLITS}
     folder = paths.predictions_file(name, "", "").parent
     pictures = paths.plots_folder(name) / "members"
     numbers_of = paths.member_metrics_file(name, "").parent
@@ -97,7 +97,7 @@ def evaluate(params: Params) -> dict:
             file_io.write_json(unfinished_numbers / f"{member}.json", numbers)
     runs = Scores(name)
     for member, card in cards.items():
-        runs.log(member, card, [measurements.flat(replica) for replica in each_replica[member]])
+        runs.log(member, card, [measurements.mlflow_names(replica) for replica in each_replica[member]])
     return metrics
 
 

@@ -66,7 +66,7 @@ def scheduler() -> Iterator[str]:
     options = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--no-show"]
     with contextlib.ExitStack() as stack:
         start(stack, [sys.executable, "-m", "distributed.cli.dask_scheduler", *options], env=environment())
-        assert soon(lambda: ports.why_not("127.0.0.1", port))
+        assert soon(lambda: ports.why_not_free("127.0.0.1", port))
         yield f"tcp://127.0.0.1:{port}"
 
 

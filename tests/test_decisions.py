@@ -57,7 +57,7 @@ class Model:
     def versions(self):
         return self.made
 
-    def note(self, key, value):
+    def set_tag(self, key, value):
         self.tags[key] = value
 
 

@@ -95,7 +95,7 @@ def witness(repository, tmp_path):
         pytest.skip("the other user cannot read this Python")
     ask = "from dvc.repo import Repo; print(Repo().site_cache_dir)"
     place = run(repository, sys.executable, "-c", ask).stdout.strip()
-    assert Path(place).is_relative_to(site_cache.BY_DEFAULT)
+    assert Path(place).is_relative_to(site_cache.DVCS_DEFAULT)
     shutil.rmtree(place)
     witness = tmp_path / "witness"
     subprocess.run([*OTHER, sys.executable, "-c", PLANT, place, os.fspath(witness)], check=True, cwd="/")

@@ -321,4 +321,4 @@ def test_files_on_another_server_are_not_fetched(monkeypatch, address, store, re
     """MLflow's client would send the store's password there."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     with pytest.raises(InputError, match="is not the server of") if refused else contextlib.nullcontext():
-        loading.refuse_elsewhere(address, "digits version 2")
+        loading.refuse_other_server(address, "digits version 2")

@@ -40,7 +40,7 @@ def page(start: str) -> str:
     return PAGE.replace("START", json.dumps(start).replace("<", "\\u003c"))
 
 
-class Locked:
+class BasicAuthentication:
     """ASGI middleware for basic authentication. /health is open: whether the server is up is no secret."""
 
     def __init__(self, app: Callable[..., Awaitable[None]], user: str, password: str) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 from flows.access.one_time_links import Links
 
 HOSTS = "localhost:*,127.0.0.1:*"  # as MLflow writes them
-WAY_IN = "/enter"
-LONGEST = 200  # bytes of a token
+ENTRY = "/enter"
+LONGEST_TOKEN = 200  # bytes of a token
 
 # The token is in the fragment, which browsers do not send: it is in no log, and in no Referer of another page.
 PAGE = """<!doctype html>
@@ -65,10 +65,10 @@ class Door:
             await self.app(scope, receive, send)
         elif reason := self.refuses(scope["headers"], scope.get("method")):
             await refuse(scope, send, reason)
-        elif self.links and scope["type"] == "http" and scope["path"] == WAY_IN:
+        elif self.links and scope["type"] == "http" and scope["path"] == ENTRY:
             await self.enter(scope, receive, send)
         else:
-            await self.app(scope, receive, unframed(send))
+            await self.app(scope, receive, forbid_framing(send))
 
     def refuses(self, headers: Sequence[tuple[bytes, bytes]], method: str | None) -> str | None:
         """Why a request with these headers is refused; None where it may pass."""
@@ -90,11 +90,11 @@ class Door:
             await answer(send, 200, b"text/html; charset=utf-8", self.page)
             return
         token, more = b"", scope["method"] == "POST"
-        while more and len(token) <= LONGEST:
+        while more and len(token) <= LONGEST_TOKEN:
             message = await receive()
             token += message.get("body", b"")
             more = message.get("more_body", False)
-        if not self.links.take(token[: LONGEST + 1].decode("ascii", "replace")):
+        if not self.links.take(token[: LONGEST_TOKEN + 1].decode("ascii", "replace")):
             await answer(send, 403, b"text/plain", USED)
             return
         kept, headers = self.given()
@@ -127,7 +127,7 @@ async def answer(send, status: int, kind: bytes, body: str, headers: Sequence[tu
     await send({"type": "http.response.body", "body": body.encode()})
 
 
-def unframed(send):
+def forbid_framing(send):
     """A `send` that forbids other pages to show ours in a frame (clickjacking)."""
 
     async def sender(message) -> None:

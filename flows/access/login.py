@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from flows.access.door import WAY_IN
+from flows.access.door import ENTRY
 from flows.access.one_time_links import Links
 from flows.project import paths
 from flows.project.errors import InputError
@@ -49,10 +49,10 @@ def links() -> Links:
 
 def link(address: str) -> str:
     """A new one-time link that opens the pages at the address in the browser of whoever has it."""
-    return f"{address}{WAY_IN}#{links().new()}"
+    return f"{address}{ENTRY}#{links().new()}"
 
 
-def for_mlflow() -> dict[str, str]:
+def mlflow_client_variables() -> dict[str, str]:
     """The environment variables with which MLflow's client logs in.
 
     The client sends them to any server that it is pointed to, so set them only with the URL of our own.
@@ -60,16 +60,16 @@ def for_mlflow() -> dict[str, str]:
     return {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": password()}
 
 
-def for_links() -> dict[str, str]:
+def link_variables() -> dict[str, str]:
     """The environment variable that tells a server where the one-time links are."""
     return {"TRAINYARD_LINKS": str(links().folder.absolute())}
 
 
-def for_mlflow_server() -> dict[str, str]:
+def mlflow_server_variables() -> dict[str, str]:
     """The environment variables of `flows.tracking.mlflow_server`."""
-    return {"TRAINYARD_PASSWORD": password(), **for_links()}
+    return {"TRAINYARD_PASSWORD": password(), **link_variables()}
 
 
-def basic() -> str:
+def credentials() -> str:
     """user:password, as HTTP's basic authentication has it."""
     return f"{USER}:{password()}"

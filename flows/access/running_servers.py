@@ -32,19 +32,19 @@ def note(prefect: str, mlflow: str, own: bool = False, own_mlflow: bool = False)
     write_private(folder() / "addresses.json", json.dumps(about, indent=2))  # the address may hold a password
 
 
-def variables() -> Path:
+def env_file() -> Path:
     """A file for a shell (`. FILE`), with the variables by which commands other than ours find the servers."""
     return folder() / "env"
 
 
-def tell(given: dict[str, str], file: Path | None = None) -> None:
+def write_variables(given: dict[str, str], file: Path | None = None) -> None:
     """Writes environment variables as `export` lines for other terminals."""
     lines = [f"export {name}={shlex.quote(value)}" for name, value in given.items()]
-    write_private(file or variables(), "\n".join(lines))
+    write_private(file or env_file(), "\n".join(lines))
 
 
 def forget() -> None:
-    for file in (folder() / "addresses.json", variables()):
+    for file in (folder() / "addresses.json", env_file()):
         file.unlink(missing_ok=True)
 
 

@@ -47,9 +47,9 @@ def run(command: click.Command, libraries: bool = False) -> None:
 
         die_with_dvc()
     if libraries:
-        from flows.machine.preloaded_client import hand_over
+        from flows.machine.preloaded_client import run_in_fork
 
-        code = hand_over()
+        code = run_in_fork()
         if code is not None:
             sys.exit(code)
     try:

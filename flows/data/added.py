@@ -11,7 +11,7 @@ import numpy as np
 
 from flows.data import fetch, image_file
 from flows.data.source_images import ADDED, Images, shown
-from flows.params.sections import BY_DEFAULT, Limits
+from flows.params.sections import DEFAULT_LIMITS, Limits
 from flows.project import paths
 from flows.project.errors import InputError, counted
 
@@ -36,7 +36,7 @@ def digest(image: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
 
 
-def join(dataset: str, images: Images, limits: Limits = BY_DEFAULT) -> Images:
+def join(dataset: str, images: Images, limits: Limits = DEFAULT_LIMITS) -> Images:
     """The dataset with its added images at the end of the training split. The test split stays as it is.
 
     An added image that is also a test image, which was put into sources/ later, is left out with a warning.

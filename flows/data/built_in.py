@@ -21,7 +21,7 @@ def digits(test: float) -> source_images.Images:
     levels, labels = rows[:, :-1], rows[:, -1]
     images = np.rint(levels * 255 / 16).astype(np.uint8).reshape(-1, 8, 8, 1)
     provenance = [{"file": file.name, "from": "scikit-learn"} | source_images.size_and_hash(content)]
-    return source_images.carve(
+    return source_images.split_off_test(
         images, labels.astype(np.int64), test, source_images.describe("digits")["class_names"], provenance
     )
 
@@ -36,6 +36,6 @@ def blobs(test: float) -> source_images.Images:
     provenance = [
         {"file": "blobs", "from": "flows/data/built_in.py, generated"} | source_images.size_and_hash(images.tobytes())
     ]
-    return source_images.carve(
+    return source_images.split_off_test(
         images, labels.astype(np.int64), test, source_images.describe("blobs")["class_names"], provenance
     )

@@ -30,7 +30,7 @@ class Dataset:
     test_labels: np.ndarray
     validation_indices: np.ndarray
 
-    def part(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def split_view(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """(images, labels, rows) of a split, uncopied; rows: its sorted indices, None for all.
 
         Args:
@@ -48,14 +48,14 @@ class Dataset:
 
     def split(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """(images, labels) of the split "train", "validation" or "test", copied to memory."""
-        images, labels, rows = self.part(name)
+        images, labels, rows = self.split_view(name)
         if rows is None:
             return np.array(images), np.array(labels)
         return np.asarray(images[rows]), np.asarray(labels[rows])
 
     def labels(self, name: str) -> np.ndarray:
         """The labels of the split "train", "validation" or "test", copied to memory."""
-        _, labels, rows = self.part(name)
+        _, labels, rows = self.split_view(name)
         return np.array(labels if rows is None else labels[rows])
 
 
@@ -114,7 +114,7 @@ def file_sha256(file: Path) -> str | None:
         return None
 
 
-def pin(images: np.ndarray, labels: np.ndarray) -> str:
+def digest_of_test_data(images: np.ndarray, labels: np.ndarray) -> str:
     """SHA-256 of test images and labels, independent of the file format."""
     digest = hashlib.sha256(f"{images.shape} {images.dtype}".encode())
     digest.update(np.ascontiguousarray(images))

@@ -34,14 +34,14 @@ TIMEOUT = (10, 60)  # seconds to connect, and between two chunks of a body
 LEAST_TIME = 300.0  # seconds
 SLOWEST = 20_000  # bytes a second
 CHUNK = 1 << 18  # bytes
-PASSING = {408, 425, 429, 500, 502, 503, 504}  # transient errors, which another attempt may not meet
+TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # transient errors, which another attempt may not meet
 
 
 class Absent(LookupError):
     """A place does not have the file. The message names the place."""
 
 
-class Interrupted(Exception):
+class TransientError(Exception):
     """An attempt failed for a transient reason: another one may succeed."""
 
 
@@ -103,8 +103,8 @@ def find(archive: Archive, take: Callable[[Path, Archive], Any]) -> Any:
         download(archive.url, archive, cached)
     except Absent as absent:
         raise InputError(f"{absent}; {advice(archive)}") from None
-    except Interrupted as interrupted:
-        raise UnavailableError(f"{interrupted}; {advice(archive)}") from None
+    except TransientError as transient:
+        raise UnavailableError(f"{transient}; {advice(archive)}") from None
     return take(cached, archive)
 
 
@@ -119,8 +119,8 @@ def from_mirror(mirror: str, archive: Archive, take: Callable[[Path, Archive], A
             raise InputError(f"{MIRROR} is {masking.address(mirror)}, but has to be a folder or an https:// URL")
         try:
             download(f"{mirror.rstrip('/')}/{archive.path}", archive, cache_file(archive))
-        except Interrupted as interrupted:
-            raise UnavailableError(f"the mirror that {MIRROR} names does not answer: {interrupted}") from None
+        except TransientError as transient:
+            raise UnavailableError(f"the mirror that {MIRROR} names does not answer: {transient}") from None
         return take(cache_file(archive), archive)
     # Relative to the project, not to the current folder: DVC runs a queued experiment in a copy elsewhere.
     folder = paths.home() / Path(mirror).expanduser()
@@ -134,7 +134,7 @@ def from_mirror(mirror: str, archive: Archive, take: Callable[[Path, Archive], A
 
 def read_verified(file: Path, archive: Archive) -> bytes:
     """The content of a local file, whose SHA-256 is checked after reading."""
-    with reading(file), plain(file, archive) as stream:
+    with reading(file), open_plain(file, archive) as stream:
         # A file of another size is hashed only for the message, without reading it into memory.
         if os.fstat(stream.fileno()).st_size != archive.bytes:
             raise wrong_hash(str(file), archive, hash_of(stream, str(file)))
@@ -146,14 +146,14 @@ def read_verified(file: Path, archive: Archive) -> bytes:
 def open_verified(file: Path, archive: Archive) -> BinaryIO:
     """Opens a local file at its beginning, after checking its SHA-256."""
     with reading(file), ExitStack() as closing:
-        stream = closing.enter_context(plain(file, archive))
+        stream = closing.enter_context(open_plain(file, archive))
         refuse_other(hash_of(stream, str(file)), str(file), archive)
         stream.seek(0)
         closing.pop_all()
         return stream
 
 
-def plain(file: Path, archive: Archive) -> BinaryIO:
+def open_plain(file: Path, archive: Archive) -> BinaryIO:
     """Opens a plain file. One that is far too large is refused unhashed: a file with holes may claim any size."""
     try:
         stream = plain_files.opened(file, sys.maxsize)
@@ -196,18 +196,18 @@ def download(url: str, archive: Archive, target: Path) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with file_io.whole(target) as temporary:
-                within(until, url, archive, temporary)
+                transfer_in_time(until, url, archive, temporary)
             return
         except TimeoutError:
-            raise Interrupted(
+            raise TransientError(
                 f"{urlsplit(url).hostname} is too slow: {archive.path}, of {archive.bytes:,} bytes, was not here after "
                 f"{allowed:,.0f} s"
             ) from None
-        except Interrupted as interrupted:
+        except TransientError as transient:
             if attempt == ATTEMPTS:
                 raise
             seconds = BACKOFF * 2 ** (attempt - 1)
-            say(f"{interrupted}; attempt {attempt + 1} of {ATTEMPTS} in {seconds:g} s")
+            say(f"{transient}; attempt {attempt + 1} of {ATTEMPTS} in {seconds:g} s")
             time.sleep(seconds)
 
 
@@ -216,7 +216,7 @@ def time_limit(archive: Archive) -> float:
     return max(LEAST_TIME, archive.bytes / SLOWEST)
 
 
-def within(until: float, url: str, archive: Archive, file: Path) -> None:
+def transfer_in_time(until: float, url: str, archive: Archive, file: Path) -> None:
     """One attempt, in a thread that is abandoned when the time is up. Also raises what `transfer` raises.
 
     A thread, because the lookup of a name, and a handshake or header that arrives byte by byte, have no time limit of
@@ -272,7 +272,7 @@ def transfer(url: str, archive: Archive, file: Path, responses: list) -> None:
     # urllib3 itself raises where a body is shorter than its Content-Length. A short body with a matching one is
     # complete, and another file.
     if received < archive.bytes and "Content-Length" not in response.headers:
-        raise Interrupted(f"{shown} ended after {received:,} of {archive.bytes:,} bytes")
+        raise TransientError(f"{shown} ended after {received:,} of {archive.bytes:,} bytes")
     refuse_other(digest.hexdigest(), shown, archive)
 
 
@@ -288,13 +288,13 @@ def answer(session: Any, url: str) -> Any:
     except requests.exceptions.SSLError as error:
         raise InputError(f"{host} has no certificate that this machine trusts: {reason(error)}") from None
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
-        raise Interrupted(f"{host} cannot be reached ({reason(error)})") from None
+        raise TransientError(f"{host} cannot be reached ({reason(error)})") from None
     except requests.exceptions.RequestException as error:
         raise InputError(f"{shown} cannot be fetched: {reason(error)}") from None
     if response.status_code != 200:
         response.close()
         said = printable(f"{response.status_code} {response.reason}".strip()[:100])
-        raise (Interrupted if response.status_code in PASSING else Absent)(f"{shown} answers {said}")
+        raise (TransientError if response.status_code in TRANSIENT else Absent)(f"{shown} answers {said}")
     return response
 
 
@@ -316,7 +316,7 @@ def body(response: Any, archive: Archive) -> Iterator[bytes]:
                 progress.advance(task, len(chunk))
                 yield chunk
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise Interrupted(f"{masking.address(response.url)} broke off ({reason(error)})") from None
+            raise TransientError(f"{masking.address(response.url)} broke off ({reason(error)})") from None
 
 
 def refuse_page(head: bytes, place: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from flows.params.sections import BY_DEFAULT, Limits
+from flows.params.sections import DEFAULT_LIMITS, Limits
 from flows.project.errors import InputError, our_mistake, sentence
 from flows.untrusted import plain_files
 from flows.untrusted.escaping import printable
@@ -56,7 +56,7 @@ def header(file: Path, limits: Limits) -> Header:
     Raises:
         InputError: it is no usable image; the message continues the file's name, or "it".
     """
-    with readable(), plain_files.opened(file, limits.image_bytes) as stream, image(stream, limits) as found:
+    with as_input_errors(), plain_files.opened(file, limits.image_bytes) as stream, image(stream, limits) as found:
         return Header(found.size, found.mode)
 
 
@@ -66,12 +66,12 @@ def content(file: Path | str, limits: Limits, folder: int | None = None) -> byte
     Args:
         folder: see `plain_files.opened`.
     """
-    with readable():
+    with as_input_errors():
         return plain_files.content(file, limits.image_bytes, folder)
 
 
 def decode(
-    file: Path | str, shape: tuple[int, ...], limits: Limits = BY_DEFAULT, folder: int | None = None
+    file: Path | str, shape: tuple[int, ...], limits: Limits = DEFAULT_LIMITS, folder: int | None = None
 ) -> np.ndarray:
     """An image file of exactly this height, width and channels as uint8, H×W×C.
 
@@ -90,7 +90,7 @@ def pixels(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarray
     height, width, channels = shape
     if channels not in MODES:
         raise InputError(f"has 1 or 3 channels, as image files have here, but the dataset's images have {channels}")
-    with readable(), image(io.BytesIO(content), limits) as found:
+    with as_input_errors(), image(io.BytesIO(content), limits) as found:
         if found.size != (width, height):
             raise InputError(f"is {found.size[0]}×{found.size[1]}, not {width}×{height} (width×height)")
         if channels == 1 and found.mode not in GREY_MODES:
@@ -110,13 +110,13 @@ def resized(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarra
 
     height, width, channels = shape
     mode = MODES[channels]
-    with readable(), image(io.BytesIO(content), limits) as found:
+    with as_input_errors(), image(io.BytesIO(content), limits) as found:
         box = None
         if found.width * found.height > LARGE:
             least = (FINE * width, FINE * height)
             drafted = found.draft(None, least)  # a JPEG is decoded to no more than is needed
             extent = drafted[1][2:] if drafted else found.size
-            found, box = drawn_down(found, extent, mode, least)
+            found, box = reduced(found, extent, mode, least)
         elif found.mode != mode:
             found = found.convert(mode)
         if found.size != (width, height):
@@ -132,7 +132,7 @@ def encode(image: np.ndarray, file: Path) -> None:
     Image.fromarray(pixels).save(file, format="PNG")
 
 
-def drawn_down(large: Any, extent: tuple[float, ...], mode: str, least: tuple[int, int]) -> tuple[Any, tuple]:
+def reduced(large: Any, extent: tuple[float, ...], mode: str, least: tuple[int, int]) -> tuple[Any, tuple]:
     """Reduces the image by the largest whole factor that leaves `least` pixels a side, and converts it to `mode`.
 
     It works strip by strip, to save memory.
@@ -215,7 +215,7 @@ def too_many_pixels(where: str, limits: Limits) -> InputError:
 
 
 @contextmanager
-def readable() -> Iterator[None]:
+def as_input_errors() -> Iterator[None]:
     """Turns any error about a damaged file into an InputError: Pillow's readers raise a dozen kinds."""
     from PIL import UnidentifiedImageError
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from flows.data import npz
 from flows.data.image_file import SUFFIXES, decode
-from flows.params.sections import BY_DEFAULT, Limits
+from flows.params.sections import DEFAULT_LIMITS, Limits
 from flows.project.errors import InputError, counted
 
 
 @dataclass(frozen=True)
-class Arrivals:
+class IncomingImages:
     """Incoming images.
 
     images: uint8, N×H×W×C.
@@ -26,7 +26,9 @@ class Arrivals:
     refused: list[tuple[str, str]]
 
 
-def read(place: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits = BY_DEFAULT) -> Arrivals:
+def read(
+    place: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits = DEFAULT_LIMITS
+) -> IncomingImages:
     """A random sample of at most `most` images, in the order of their files.
 
     Args:
@@ -49,7 +51,7 @@ def sample(count: int, most: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(count)[:most])
 
 
-def from_files(folder: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits) -> Arrivals:
+def from_files(folder: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits) -> IncomingImages:
     files = image_files(folder)
     if not files:
         raise InputError(f"{folder} has no image files ({', '.join(sorted(SUFFIXES))}), nor have its subfolders")
@@ -63,7 +65,7 @@ def from_files(folder: Path, shape: tuple[int, int, int], most: int, seed: int, 
         file, reason = refused[0]
         count = counted(len(refused), "image file")
         raise InputError(f"{folder} has {count}, and none that can be used; the first, {file}, {reason}")
-    return Arrivals(np.stack(images), len(files), refused)
+    return IncomingImages(np.stack(images), len(files), refused)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -76,7 +78,7 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 
 
-def from_archive(file: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits) -> Arrivals:
+def from_archive(file: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits) -> IncomingImages:
     """A sample of the array `images` of an .npz file: uint8, N×H×W or N×H×W×C."""
     try:
         with npz.opened(file, limits) as archive:
@@ -91,6 +93,6 @@ def from_archive(file: Path, shape: tuple[int, int, int], most: int, seed: int, 
                 )
             count = sides[0]
             numbers = sample(count, most, seed)
-            return Arrivals(archive.rows("images", numbers).reshape(len(numbers), *shape), count, [])
+            return IncomingImages(archive.rows("images", numbers).reshape(len(numbers), *shape), count, [])
     except InputError as error:
         raise InputError(f"{file} {error}") from None

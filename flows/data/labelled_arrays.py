@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from flows.data import npz
-from flows.data.source_images import MOST_CLASSES, Images, carve, refuse_names, shown, sides
+from flows.data.source_images import MOST_CLASSES, Images, refuse_names, shown, sides, split_off_test
 from flows.params.sections import Limits
 from flows.project.errors import InputError, unknown
 from flows.untrusted.escaping import printable
@@ -28,7 +28,7 @@ def from_archive(file: Path, test: str | float, limits: Limits) -> Images:
     refuse_names(file, class_names)
     checked_classes(file, labels, "labels", class_names)
     if test != "official":
-        return carve(images, labels, test, class_names, [entry])
+        return split_off_test(images, labels, test, class_names, [entry])
     test_images, test_labels = checked_split(file, arrays, "test_images", "test_labels")
     checked_classes(file, test_labels, "test_labels", class_names)
     if test_images.shape[1:] != images.shape[1:]:

@@ -53,7 +53,7 @@ class Archive:
 
     def __init__(self, stream: BinaryIO, limits: Limits) -> None:
         self.stream, self.begun = stream, os.fstat(stream.fileno())
-        with plain_arrays():
+        with as_input_errors():
             self.zip = zipfile.ZipFile(Contents(stream))
             members = self.zip.infolist()
             self.headers = {member.filename.removesuffix(".npy"): self.header(member) for member in members}
@@ -93,7 +93,7 @@ class Archive:
             raise InputError(
                 f"has {needed / 2**30:.1f} GiB in array {printable(name)}, and {free / 2**30:.1f} are free in memory"
             )
-        with plain_arrays(), self.zip.open(f"{name}.npy") as file:
+        with as_input_errors(), self.zip.open(f"{name}.npy") as file:
             return npy.read_array(file, allow_pickle=False)
 
     def rows(self, name: str, numbers: np.ndarray) -> np.ndarray:
@@ -103,7 +103,7 @@ class Archive:
             return self.read(name)[numbers]
         found = np.empty((len(numbers), *header.shape[1:]), header.dtype)
         size = header.bytes // header.shape[0]
-        with plain_arrays(), self.zip.open(f"{name}.npy") as file:
+        with as_input_errors(), self.zip.open(f"{name}.npy") as file:
             for row, number in zip(found, numbers.tolist()):
                 file.seek(header.start + number * size)
                 row[...] = np.frombuffer(file.read(size), header.dtype).reshape(header.shape[1:])
@@ -146,13 +146,13 @@ def opened(file: Path, limits: Limits) -> Iterator[Archive]:
         InputError: it is no .npz file of plain arrays within the limits; the message continues the file's name.
     """
     with ExitStack() as closing:
-        with plain_arrays():
+        with as_input_errors():
             stream = plain_files.opened(file, limits.array_bytes, key="limits.array_bytes")
         yield Archive(closing.enter_context(stream), limits)
 
 
 @contextmanager
-def plain_arrays() -> Iterator[None]:
+def as_input_errors() -> Iterator[None]:
     """Turns any error about a damaged file into an InputError: zipfile, zlib and numpy raise a dozen kinds."""
     try:
         yield

@@ -36,7 +36,9 @@ class Images:
     provenance: list[dict]
 
 
-def set_aside(labels: np.ndarray, fraction: float, seed: int, class_names: list[str], purpose: str) -> np.ndarray:
+def stratified_sample(
+    labels: np.ndarray, fraction: float, seed: int, class_names: list[str], purpose: str
+) -> np.ndarray:
     """A stratified random sample: sorted int64 indices of a `fraction` of each class, the same for the same seed.
 
     Args:
@@ -70,9 +72,11 @@ def describe(dataset: str) -> dict:
     return file_io.read_yaml(paths.root() / "sources" / dataset / "source.yaml")
 
 
-def carve(images: np.ndarray, labels: np.ndarray, test: float, class_names: list[str], provenance: list) -> Images:
+def split_off_test(
+    images: np.ndarray, labels: np.ndarray, test: float, class_names: list[str], provenance: list
+) -> Images:
     """The dataset with a stratified test split of `test`, a fraction, for sources without an official one."""
-    chosen = set_aside(labels, test, TEST_SEED, class_names, "the test split")
+    chosen = stratified_sample(labels, test, TEST_SEED, class_names, "the test split")
     rest = np.setdiff1d(np.arange(len(labels)), chosen)
     return Images(images[rest], labels[rest], images[chosen], labels[chosen], class_names, provenance)
 
@@ -97,7 +101,7 @@ def refuse_names(place: Path, class_names: list[str]) -> None:
         raise InputError(f'{shown(place)} has a class named "label", a name that predictions need: choose another')
 
 
-def named(file: Path, read: Callable, *given) -> Any:
+def naming_file(file: Path, read: Callable, *given) -> Any:
     """What `read(*given)` returns. Puts the file's name before the message where it raises InputError."""
     try:
         return read(*given)

@@ -5,11 +5,11 @@ images.
 """
 
 from flows.data import built_in, class_folders, published, source_images
-from flows.params.sections import BY_DEFAULT, Limits
+from flows.params.sections import DEFAULT_LIMITS, Limits
 from flows.project.errors import unknown
 
 
-def read(dataset: str, test: str | float, limits: Limits = BY_DEFAULT) -> source_images.Images:
+def read(dataset: str, test: str | float, limits: Limits = DEFAULT_LIMITS) -> source_images.Images:
     """Fetches, verifies and decodes a dataset.
 
     Args:

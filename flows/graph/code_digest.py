@@ -45,11 +45,11 @@ def files(stage: str, root: Path = ROOT) -> set[Path]:
     new = {root / name for name in names if (root / name).is_file()}  # a stage that a user added has no module here
     while new:
         found |= new
-        new = {file for one in new for file in imported(one, root) if counts(file.relative_to(root))} - found
+        new = {file for one in new for file in imported(one, root) if affects_results(file.relative_to(root))} - found
     return found
 
 
-def counts(name: Path) -> bool:
+def affects_results(name: Path) -> bool:
     """Whether a file's code can change a result."""
     in_flows = name.parts[0] == "flows"
     return name.as_posix() not in NO_RESULT and (not in_flows or (len(name.parts) > 2 and name.parts[1] in ROOMS))

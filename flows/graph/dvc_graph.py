@@ -89,7 +89,7 @@ def stale(root: Path) -> dict[str, list[str]]:
         raise InputError(f"DVC cannot tell what is stale: {error}") from None
     stages_of = functools.cache(described)  # one file may describe a thousand stages
     # Metrics are not in DVC's cache, but in git. Look them up only where an out has changed.
-    not_kept = uncached(root) if any(map(written, answer.values())) else {}
+    not_kept = uncached(root) if any(map(changed_outs, answer.values())) else {}
     found = {}
     for stage, changes in answer.items():
         file, _, own = stage.rpartition(":")
@@ -103,7 +103,7 @@ def stale(root: Path) -> dict[str, list[str]]:
     return found
 
 
-def written(changes: list) -> set[str]:
+def changed_outs(changes: list) -> set[str]:
     """The outs of a stage that DVC reports as modified or deleted; none where the stage has to run for another reason.
 
     "modified" and "deleted" also mean that DVC's cache has what dvc.lock names: DVC checks that first.
@@ -122,8 +122,8 @@ def place_to_ask(root: Path) -> Iterator[Path]:
     DVC writes a lock even for queries, and in a read-only project it cannot.
     """
     folder = root / ".dvc"
-    written = [folder, folder / "tmp", folder / "tmp" / "lock", folder / "tmp" / "rwlock"]
-    if not folder.is_dir() or all(os.access(place, os.W_OK) for place in written if place.exists()):
+    locks = [folder, folder / "tmp", folder / "tmp" / "lock", folder / "tmp" / "rwlock"]
+    if not folder.is_dir() or all(os.access(place, os.W_OK) for place in locks if place.exists()):
         yield root
         return
     from flows.graph import working_copy
@@ -177,7 +177,7 @@ def reasons(changes: list, command: str, not_kept: Sequence[str] = ()) -> list[s
         command: what to name where the command changed, see `command_or_params`.
         not_kept: the stage's outs that are not in DVC's cache.
     """
-    back = written(changes).difference(not_kept)
+    back = changed_outs(changes).difference(not_kept)
     found = []
     for change in changes:
         if isinstance(change, str):  # "changed command", "changed checksum", "always changed"

@@ -23,7 +23,7 @@ from flows.project.private_files import is_private, tighten
 
 VARIABLE = "DVC_SITE_CACHE_DIR"  # wins over every configuration
 KEY = "site_cache_dir"
-BY_DEFAULT = "/var/tmp/dvc"
+DVCS_DEFAULT = "/var/tmp/dvc"
 NAME = Path(".dvc", "site-cache")
 
 # The threads of one process run stages in parallel.
@@ -51,13 +51,13 @@ def keep_private(root: Path) -> None:
     wanted = own(root)
     with one_at_a_time:
         try:
-            if not names(local, wanted):
+            if not names_folder(local, wanted):
                 chosen = configured(root)
                 if chosen and not is_ours(chosen):
                     return
                 if chosen != str(wanted):
                     write(local, wanted)
-            close(wanted)
+            make_private(wanted)
         except (OSError, UnicodeEncodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(
@@ -66,7 +66,7 @@ def keep_private(root: Path) -> None:
             ) from None
 
 
-def names(local: Path, folder: Path) -> bool:
+def names_folder(local: Path, folder: Path) -> bool:
     """Whether a config.local names the folder. Does without DVC's parser, for speed."""
     try:
         return f"{KEY} = {folder}" in map(str.strip, local.read_text(encoding="utf-8").splitlines())
@@ -124,7 +124,7 @@ def write(local: Path, folder: Path) -> None:
     write_private(local, "\n".join(content.write()))
 
 
-def close(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     """Makes the folder private. A folder that other users could enter is removed first: it may hold files of theirs.
 
     Nothing in it is worth more than a little time.
@@ -151,7 +151,7 @@ def trusted(project_folder: Path) -> set[int]:
 
 def problem(root: Path) -> str | None:
     """Why other users can write to the site cache that DVC uses in `root`, and what to do; None where they cannot."""
-    place = os.environ.get(VARIABLE) or configured(root) or BY_DEFAULT
+    place = os.environ.get(VARIABLE) or configured(root) or DVCS_DEFAULT
     said = f"DVC's site cache {place}"
     remedy = (
         f"others can have code run by DVC. Unset {VARIABLE} and core.{KEY}, or name a folder that you alone can enter"

@@ -34,7 +34,7 @@ def folder(root: Path, name: str) -> Path:
     return root / ".dvc" / "tmp" / "exps" / "retrain" / name
 
 
-def given(root: Path, changes: Mapping[str, object]) -> dict:
+def changed_params(root: Path, changes: Mapping[str, object]) -> dict:
     """The content of a copy's params.yaml: the project's with the changes. Raises InputError where it is invalid."""
     content = bounded_yaml.read(root / "params.yaml")
     if isinstance(content, dict):
@@ -45,7 +45,7 @@ def given(root: Path, changes: Mapping[str, object]) -> dict:
 
 def is_current(root: Path, name: str, changes: Mapping[str, object]) -> bool:
     """Whether the working copy exists and is as `make` would leave it. Writes nothing; raises like `make`."""
-    content, copy = given(root, changes), folder(root, name)
+    content, copy = changed_params(root, changes), folder(root, name)
     if not copy.is_dir():
         return False
     found = {entry.name: entry.readlink() for entry in copy.iterdir() if entry.is_symlink()}
@@ -67,7 +67,7 @@ def make(root: Path, name: str, changes: Mapping[str, object]) -> Path:
     Raises:
         InputError: params.yaml with the changes is invalid.
     """
-    content = given(root, changes)
+    content = changed_params(root, changes)
     site_cache.keep_private(root)  # before DVC's configuration is copied
     copy = folder(root, name)
     (copy / ".dvc").mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,7 @@ class Cores:
         try:
             its_turn = False
             while not self.closed.is_set():
-                its_turn = its_turn or locks(turn)
+                its_turn = its_turn or try_lock(turn)
                 if its_turn and self.gather(count):
                     return True
                 if told and time.monotonic() > told:
@@ -99,7 +99,7 @@ class Cores:
             for number in self.numbers:
                 if number not in self.held and len(self.held) < self.needed(count):
                     file = open_file(f"core-{number}")
-                    if locks(file):
+                    if try_lock(file):
                         self.held[number] = file
                     else:
                         os.close(file)
@@ -120,7 +120,7 @@ def open_file(name: str) -> int:
     return os.open(folder() / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
 
-def locks(file: int) -> bool:
+def try_lock(file: int) -> bool:
     """Locks the open file, without waiting. Returns whether that succeeded."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

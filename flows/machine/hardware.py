@@ -29,7 +29,7 @@ def allotted_cores() -> int:
     return int(given) if given else cores()
 
 
-def memory() -> str:
+def free_memory() -> str:
     """The free memory, in words."""
     import psutil
 
@@ -37,7 +37,7 @@ def memory() -> str:
     return f"{now.available / 2**30:.1f} of {now.total / 2**30:.1f} GiB of memory are free"
 
 
-def memory_kills() -> int:
+def out_of_memory_kills() -> int:
     """How many processes the kernel has killed for lack of memory since it started, including those that reached the
     limit of their container; 0 where it does not say."""
     try:

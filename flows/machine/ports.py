@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from flows.machine.environment_variables import LOOPBACK
 
 
-def why_not(host: str, port: int) -> str | None:
+def why_not_free(host: str, port: int) -> str | None:
     """Why no server can listen on the port; None where one can."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -16,7 +16,7 @@ ADDRESS = "TRAINYARD_PRELOADED"  # the variable with the name of the socket, in 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def hand_over() -> int | None:
+def run_in_fork() -> int | None:
     """Runs this process's work in a fork with its arguments, folder, environment, CPU cores, input and outputs.
 
     SIGINT, SIGTERM and SIGHUP are passed on to the fork; a signal that ends the fork ends this process too.
@@ -47,10 +47,10 @@ def hand_over() -> int | None:
             return None
         if not fork:
             return None
-        return stand_for(int(fork), answers)
+        return wait_for(int(fork), answers)
 
 
-def stand_for(fork: int, answers: TextIO) -> int:
+def wait_for(fork: int, answers: TextIO) -> int:
     """Waits for a fork, which leads its own process group, and passes signals on. Returns its exit code."""
     before = {number: signal.signal(number, lambda number, frame: signal_group(fork, number)) for number in FORWARDED}
     code = ""

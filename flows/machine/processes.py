@@ -138,7 +138,7 @@ class Processes:
         with self.lock:
             self.closed.set()
             sessions = list(self.live)
-        with undisturbed():
+        with signals_ignored():
             end(sessions, self.grace)
 
 
@@ -155,7 +155,7 @@ def end(sessions: Sequence[Session], grace: float) -> None:
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def signals_ignored() -> Iterator[None]:
     """Ignores SIGINT and SIGTERM inside the `with`. A second Ctrl-C would leave running what is just being ended."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -169,7 +169,7 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def postponed() -> Iterator[None]:
+def signals_postponed() -> Iterator[None]:
     """A SIGINT or SIGTERM inside the `with` takes effect at its end."""
     if threading.current_thread() is not threading.main_thread():  # Python runs signal handlers in the main thread only
         yield

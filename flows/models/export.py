@@ -46,7 +46,7 @@ class Program:
         np.savez(folder / f"weights-{number}.npz", **stacked)
 
 
-def description(network: nn.Module) -> str:
+def structure(network: nn.Module) -> str:
     """A network's modules, and names, shapes and types of its tensors, as text; without the values of its weights."""
     plain = (str, int, float, bool, tuple, type(None))
     modules = [
@@ -75,7 +75,7 @@ def export(
     for predictor in predictors:
         state = predictor.state_dict()
         # A description may miss a value that a module computes with, so a program is tried before it is shared.
-        candidates = alike.setdefault(description(predictor), [])
+        candidates = alike.setdefault(structure(predictor), [])
         number = next((number for number in candidates if programs[number].does_as(predictor, probe)), None)
         if number is None:
             number = len(programs)

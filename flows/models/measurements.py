@@ -3,7 +3,7 @@
 from flows.project import file_io, paths
 
 
-def flat(replica: dict[str, dict[str, float]]) -> dict[str, float]:
+def mlflow_names(replica: dict[str, dict[str, float]]) -> dict[str, float]:
     """Scores by split under the names that they have in MLflow: {"test": {"nll": 1.0}} becomes {"test_nll": 1.0}.
 
     Validation scores are those of the best epoch, `best_validation_nll`; `validation_nll` is the curve over epochs.

@@ -114,7 +114,7 @@ def load_program(file: Path):
         for entry in json.loads(parts[f"data/{kind}/model_{kind}_config.json"])["config"].values():
             if entry["use_pickle"] or not re.fullmatch(r"(weight|tensor)_\d+", entry["path_name"]):
                 raise ValueError(f"{file} holds a pickle")
-    tensors_only(file, parts["data/sample_inputs/model.pt"])
+    refuse_pickles(file, parts["data/sample_inputs/model.pt"])
     # Write a new archive: two readers could read the old one in two ways, and torch has to get what was checked.
     checked = io.BytesIO()
     with zipfile.ZipFile(checked, "w", zipfile.ZIP_STORED) as archive:
@@ -138,7 +138,7 @@ def check_graph(file: Path, value: object) -> None:
             check_graph(file, one)
 
 
-def tensors_only(file: Path, content: bytes) -> None:
+def refuse_pickles(file: Path, content: bytes) -> None:
     try:
         torch.load(io.BytesIO(content), weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):

@@ -27,7 +27,7 @@ def no_boolean(value: Any) -> Any:
     return value
 
 
-def few_enough(value: Any) -> Any:
+def limit_entries(value: Any) -> Any:
     """Refuses too many entries before each is checked: the errors of a megabyte of wrong ones would take seconds."""
     if isinstance(value, (dict, list)) and len(value) > MOST_ENTRIES:
         raise InputError(f"{len(value):,} entries are too many: {MOST_ENTRIES:,} at most")

@@ -20,7 +20,7 @@ class Params(fields.Section):
     """Which block of `data` is used."""
     data: Annotated[
         dict[Annotated[str, fields.OneOf("dataset", fields.DATASETS)], sections.Feed],
-        BeforeValidator(fields.few_enough),
+        BeforeValidator(fields.limit_entries),
     ]
     """How each dataset is split and fed."""
     training: sections.Training
@@ -28,7 +28,7 @@ class Params(fields.Section):
     members: Annotated[
         dict[Annotated[str, PlainValidator(fields.member_name)], recipes.Member],
         Field(min_length=1),
-        BeforeValidator(fields.few_enough),
+        BeforeValidator(fields.limit_entries),
     ]
     """Who is trained: a recipe, a DVC stage and a folder of models each."""
     ensemble: sections.Ensemble
@@ -37,7 +37,7 @@ class Params(fields.Section):
     """When a challenger replaces the champion. A change makes no stage stale."""
     drift: sections.Drift = sections.Drift()
     """When incoming images count as drifted. A change makes no stage stale."""
-    limits: sections.Limits = sections.BY_DEFAULT
+    limits: sections.Limits = sections.DEFAULT_LIMITS
     """How large a file from outside may be. A change makes no stage stale."""
 
     @model_validator(mode="after")

@@ -38,7 +38,7 @@ def check_sizes(key: str, value: Any, like: Any) -> None:
     """
     if value is None and key == "hidden" and isinstance(like, list):
         return
-    sizes = fields.few_enough(value) if isinstance(like, list) else [value]
+    sizes = fields.limit_entries(value) if isinstance(like, list) else [value]
     if not sizes or not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
         want = "a list of positive integers" if isinstance(like, list) else "a positive integer"
         none = ", or null for none" if key == "hidden" and isinstance(like, list) else ""

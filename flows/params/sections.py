@@ -70,7 +70,7 @@ class Ensemble(fields.Section):
     methods: Annotated[
         list[Annotated[str, fields.OneOf("ensemble method", names.VOTES)]],
         Field(min_length=1),
-        BeforeValidator(fields.few_enough),
+        BeforeValidator(fields.limit_entries),
     ]
     """The ensemble methods that are compared on the validation split."""
     select_by: Literal["nll", "accuracy"]
@@ -114,4 +114,4 @@ class Limits(fields.Section):
     """Most bytes of an .npz file, packed and unpacked."""
 
 
-BY_DEFAULT = Limits()
+DEFAULT_LIMITS = Limits()

@@ -148,7 +148,7 @@ def begin(registry: Registry, move: dict, left: dict | None) -> None:
     """
     try:
         # Set the intent before reading the others, never after: see `flows.promotion.promoting`.
-        registry.note(own_intent(), json.dumps(move["by"]))
+        registry.set_tag(own_intent(), json.dumps(move["by"]))
         now, tags = registry.describe()
         others = {name: json.loads(value) for name, value in tags.items() if name.startswith(INTENT)}
         others.pop(own_intent(), None)
@@ -159,8 +159,8 @@ def begin(registry: Registry, move: dict, left: dict | None) -> None:
         if moved or announcement(tags) != left:
             raise UnavailableError(f"another process moved {registry.dataset}'s champion at the same moment: try again")
         for name in others:  # intents of processes that died
-            registry.note(name, None)
-        registry.note(MOVE, json.dumps(move, ensure_ascii=False))
+            registry.set_tag(name, None)
+        registry.set_tag(MOVE, json.dumps(move, ensure_ascii=False))
     except BaseException:  # an interrupt as well
         undo_interrupted(registry, move)
         raise
@@ -199,17 +199,17 @@ def finish(registry: Registry, move: dict) -> dict[str, str]:
                     "nothing is moved"
                 )
         if now.get(alias) != after[alias]:
-            registry.point(alias, after[alias])
+            registry.set_alias(alias, after[alias])
     record = {"version": after[CHAMPION], "instead_of": move["before"][CHAMPION]}
     record |= {name: move[name] for name in ("since", "why", "because")}
-    registry.note(RECORD, json.dumps(record, ensure_ascii=False))
+    registry.set_tag(RECORD, json.dumps(record, ensure_ascii=False))
     now = registry.aliases()
     if any(now.get(name) != after[name] for name in (PREVIOUS, CHAMPION)):
         raise InputError(
             f"somebody else moved {registry.dataset}'s champion at the same moment: it is version {now.get(CHAMPION)}"
         )
-    registry.note(own_intent(), None)
-    registry.note(MOVE, None)
+    registry.set_tag(own_intent(), None)
+    registry.set_tag(MOVE, None)
     return now
 
 
@@ -222,10 +222,10 @@ def undo(registry: Registry, move: dict) -> None:
     if own and now.get(CHAMPION) in (before[CHAMPION], after[CHAMPION]):
         for alias in (CHAMPION, PREVIOUS):
             if now.get(alias) == after[alias] != before[alias]:
-                registry.point(alias, before[alias])
+                registry.set_alias(alias, before[alias])
         if tags.get(RECORD) != move["record"]:
-            registry.note(RECORD, move["record"])
+            registry.set_tag(RECORD, move["record"])
     if own_intent() in tags:
-        registry.note(own_intent(), None)
+        registry.set_tag(own_intent(), None)
     if own:
-        registry.note(MOVE, None)
+        registry.set_tag(MOVE, None)

@@ -89,7 +89,7 @@ def note(registry: Registry, decision: dict) -> None:
         raise UnavailableError(
             f"another decision on the test images of {registry.dataset} was recorded at the same moment: try again"
         )
-    registry.note(name, json.dumps(entry))
+    registry.set_tag(name, json.dumps(entry))
 
 
 def outlook(entries: list[dict], alpha: float) -> dict:

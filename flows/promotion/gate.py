@@ -97,11 +97,11 @@ def compare(registry: Registry, sides: dict[str, str], limits: Gate) -> dict:
         sides: the version of the "challenger", and of the "champion" if there is one.
     """
     from flows.data import dataset
-    from flows.data.dataset import pin
+    from flows.data.dataset import digest_of_test_data
 
     data = dataset.load(registry.dataset)
     images, labels = data.split("test")
-    digest = pin(images, labels)
+    digest = digest_of_test_data(images, labels)
     versions = {side: registry.version(number) for side, number in sides.items()}
     problems = [
         f"version {version['version']} was made with other test data than that in data/{registry.dataset} "

@@ -47,19 +47,19 @@ def rows(params: Params) -> list[tuple[str, ...]]:
         validation, test = numbers["validation"], numbers["test"]
         size = (str(numbers["replicas"]), f"{numbers['parameters']:,}")
         chosen_on = (accuracy_text(validation), f"{validation['nll']:.4f}")
-        measured = (accuracy_text(test), *tested(test, images))
+        measured = (accuracy_text(test), *score_columns(test, images))
         table.append((name, *size, *chosen_on, *measured, seconds(params.dataset, name)))
     test = ensemble["test"]
     for numbers in methods:
         chosen = numbers["method"] == ensemble["method"]
         size = (str(ensemble["networks"]), f"{ensemble['parameters']:,}")
         chosen_on = (f"{float(numbers['accuracy']):.2%}", f"{float(numbers['nll']):.4f}")
-        measured = (f"{test['accuracy']:.2%}", *tested(test, images)) if chosen else ("",) * 4
+        measured = (f"{test['accuracy']:.2%}", *score_columns(test, images)) if chosen else ("",) * 4
         table.append((f"{numbers['method']}{' *' if chosen else ''}", *size, *chosen_on, *measured, ""))
     return table
 
 
-def tested(test: dict[str, float], images: int) -> tuple[str, str, str]:
+def score_columns(test: dict[str, float], images: int) -> tuple[str, str, str]:
     """The columns after the test accuracy: its interval, NLL and ECE."""
     low, high = wilson_interval(test["accuracy"], images)
     return f"{low:.1%} to {high:.1%}", f"{test['nll']:.4f}", f"{test['ece']:.4f}"

@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 
 from flows.params.params_file import Params
-from flows.params.sections import BY_DEFAULT, Limits
+from flows.params.sections import DEFAULT_LIMITS, Limits
 from flows.project import file_io, paths
 from flows.project.errors import InputError
 from flows.retraining import incoming_files
@@ -144,12 +144,12 @@ def decide(settings: Params, files: list[str], fatal: list | None = None) -> dic
 
     fatal: the identity of the file over which the last run was killed, which is refused.
     """
-    from flows.data import added, sources
+    from flows.data import added, image_file, sources
 
     dataset = settings.dataset
     images = added.join(dataset, sources.read(dataset, settings.feed.test, settings.limits), settings.limits)
     shape = images.train_images.shape[1:]
-    if shape[-1] not in added.MODES:
+    if shape[-1] not in image_file.MODES:
         raise InputError(f"{dataset} has images of {shape[-1]} channels: image files of 1 or 3 alone can be taken in")
     classes = added.class_folders(images.class_names)
     seen: dict[str, str] = {}
@@ -206,7 +206,7 @@ def class_of(there: incoming_files.Waiting, classes: dict[str, str]) -> str:
     return folders[0]
 
 
-def carry_out(batch: dict, limits: Limits = BY_DEFAULT, fatal: list | None = None) -> None:
+def carry_out(batch: dict, limits: Limits = DEFAULT_LIMITS, fatal: list | None = None) -> None:
     """Moves the files of a batch, or those that are left of it."""
     for entry in batch["accepted"]:
         accept(batch["dataset"], tuple(batch["shape"]), entry, limits, fatal)

@@ -54,7 +54,7 @@ def own_secret() -> str:
     """The permanent secret of this project's own server."""
     from flows.access import login  # imports filelock, which a command with a temporary server does not need
 
-    return login.basic()
+    return login.credentials()
 
 
 def use_own_secret() -> None:

@@ -29,7 +29,7 @@ ADDRESSES = (
 PATIENCE = 60.0  # seconds that another process may lock the store
 
 
-def follow(store: Path) -> None:
+def update_addresses(store: Path) -> None:
     """Corrects the artifact URIs in a SQLite store for the folder that it is in. Takes a millisecond if unmoved.
 
     Args:
@@ -41,10 +41,10 @@ def follow(store: Path) -> None:
     here = store.parent
     with closing(sqlite3.connect(store, timeout=PATIENCE, isolation_level=None)) as database:
         home = home_of(database)
-        if home and (home == here or same(home, here)):
+        if home and (home == here or is_same_folder(home, here)):
             return
         database.execute("begin immediate")  # without the commit, everything is as before
-        if before := home or guess(database, here):
+        if before := home or guess_home(database, here):
             rewrite(database, before, here)
         database.execute(f"create table if not exists {NOTE} (address text not null)")
         database.execute(f"delete from {NOTE}")
@@ -63,7 +63,7 @@ def home_of(database: sqlite3.Connection) -> Path | None:
     return path_of(row[0]) if row else None
 
 
-def guess(database: sqlite3.Connection, here: Path) -> Path | None:
+def guess_home(database: sqlite3.Connection, here: Path) -> Path | None:
     """The home of a store that has not noted one, from the URIs of this project's experiments; None where unknown.
 
     Their URIs are <home>/mlartifacts/<name>. An experiment whose folder still exists there, and not here, is in use
@@ -78,7 +78,7 @@ def guess(database: sqlite3.Connection, here: Path) -> Path | None:
     return None
 
 
-def same(one: Path, other: Path) -> bool:
+def is_same_folder(one: Path, other: Path) -> bool:
     """Whether two paths lead to the same folder, by a link or a mount: then URIs with either are right."""
     try:
         return os.path.samefile(one, other)

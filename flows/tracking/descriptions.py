@@ -19,7 +19,7 @@ COLUMNS = (
 SHOWN = ("", "replicas", "validation accuracy", "test accuracy", "95% interval", "test nll", "test ece")
 
 
-def view() -> dict[str, str]:
+def columns_tag() -> dict[str, str]:
     """The tag of an experiment that gives links with viewStateShareKey=trainyard these columns.
 
     MLflow itself shows no metric until somebody chooses some.
@@ -56,7 +56,7 @@ def table(params: Params) -> str:
     return "\n".join([*rows, "", f"{results.LEGEND} The way to vote (*) was chosen on validation images."])
 
 
-def made_by(tags: dict[str, str]) -> str:
+def provenance_sentence(tags: dict[str, str]) -> str:
     """A sentence on the code, data and machine of a run, from its tags."""
     changed = ", with changes that are not committed" if tags["trainyard.git_dirty"] == "true" else ""
     return (
@@ -66,7 +66,7 @@ def made_by(tags: dict[str, str]) -> str:
     )
 
 
-def use(dataset: str, which: str, shape: list[int], store: str) -> str:
+def usage(dataset: str, which: str, shape: list[int], store: str) -> str:
     """How to load and serve a model. `which` is a version, such as "/3", or an alias, such as "@champion"."""
     given = f"N×{'×'.join(map(str, shape))}"
     first = f"numpy.load('data/{dataset}/test_images.npy')[:1].tolist()"
@@ -88,7 +88,7 @@ python -c "{one}" \\
 ```"""
 
 
-def together(*parts: str) -> str:
+def joined(*parts: str) -> str:
     """The parts, separated by blank lines. Where they are too long, the last rows of the table are left out."""
     text = "\n\n".join(part for part in parts if part)
     while len(text) > MOST:

@@ -26,7 +26,7 @@ def experiment(client, dataset: str) -> str:
         root = mlflow_store.artifacts_address()
         try:
             created = client.create_experiment(
-                dataset, artifact_location=root and f"{root}/{quote(dataset)}", tags=KIND | descriptions.view()
+                dataset, artifact_location=root and f"{root}/{quote(dataset)}", tags=KIND | descriptions.columns_tag()
             )
         except MlflowException:
             # Another machine was faster: the lock holds on this machine only.
@@ -38,7 +38,7 @@ def experiment(client, dataset: str) -> str:
         return created
 
 
-def tidy(client) -> None:
+def remove_empty_default(client) -> None:
     """Removes MLflow's empty default experiment from a local store, before its pages are shown."""
     if mlflow_store.store_file() and len(client.search_experiments(max_results=2)) > 1:
         remove_default(client)
@@ -67,10 +67,10 @@ def prepare() -> None:
     experiment(mlflow_store.connect(), read().dataset)
 
 
-def shown_experiment(client, dataset: str) -> str:
+def experiment_with_columns(client, dataset: str) -> str:
     """The id of the dataset's experiment. Sets the columns of its list of runs, which an older one may lack."""
     own = experiment(client, dataset)
-    for key, value in descriptions.view().items():
+    for key, value in descriptions.columns_tag().items():
         if client.get_experiment(own).tags.get(key) != value:
             client.set_experiment_tag(own, key, value)
     return own

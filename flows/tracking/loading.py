@@ -44,11 +44,11 @@ def load_champion(dataset: str):
         InputError: there is no champion, or it is not trusted, see `trusted_models`.
         UnavailableError: the store does not answer, or the model cannot be loaded.
     """
-    found = champion_or_refuse(dataset)
+    found = require_champion(dataset)
     return load_version(dataset, found["version"], f"the champion, {dataset} version {found['version']},"), found
 
 
-def champion_or_refuse(dataset: str) -> dict:
+def require_champion(dataset: str) -> dict:
     """Like `champion`. Raises InputError where there is none, UnavailableError where the store does not answer."""
     try:
         found = champion(dataset)
@@ -67,7 +67,7 @@ def champion_or_refuse(dataset: str) -> dict:
 
 
 def load_version(dataset: str, number: str, called: str = ""):
-    """A version of the dataset's model, in memory: a `ServedEnsemble`, or a `Foreign` with its `predict` and `shape`.
+    """A version of the dataset's model, in memory: a `ServedEnsemble`, or a `ForeignModel` used in the same way.
 
     Args:
         called: the model's name in a message.
@@ -85,7 +85,7 @@ def load_version(dataset: str, number: str, called: str = ""):
             from flows.models.served_ensemble import ServedEnsemble
 
             return ServedEnsemble(data)
-        model = Foreign(folder, copy)
+        model = ForeignModel(folder, copy)
         until_loaded.pop_all()
         return model
 
@@ -112,8 +112,8 @@ def fetch(dataset: str, number: str, place: Path) -> tuple[Path, Path | None]:
     client = mlflow_store.connect()
     import mlflow
 
-    source = files_of(client, dataset, number)
-    refuse_elsewhere(source, f"{dataset} version {number}")
+    source = artifact_uri(client, dataset, number)
+    refuse_other_server(source, f"{dataset} version {number}")
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{dataset}/{number}", dst_path=str(place))).resolve()
     (folder / "registered_model_meta").unlink(missing_ok=True)  # MLflow writes it with each download
     try:
@@ -125,7 +125,7 @@ def fetch(dataset: str, number: str, place: Path) -> tuple[Path, Path | None]:
     return folder, data if ours else None
 
 
-def files_of(client, dataset: str, number: str) -> str:
+def artifact_uri(client, dataset: str, number: str) -> str:
     """The URI of a version's files."""
     address = client.get_model_version_download_uri(dataset, number)
     if address.startswith("models:/"):
@@ -133,7 +133,7 @@ def files_of(client, dataset: str, number: str) -> str:
     return address
 
 
-def refuse_elsewhere(address: str, called: str) -> None:
+def refuse_other_server(address: str, called: str) -> None:
     """Raises InputError for a URI on another server than the store's.
 
     Whoever may write to the store chooses the URI, and MLflow's client would send the store's password there.
@@ -146,7 +146,7 @@ def refuse_elsewhere(address: str, called: str) -> None:
         )
 
 
-class Foreign:
+class ForeignModel:
     """A trusted model of another kind than this project's; MLflow runs its code.
 
     Args:

@@ -54,7 +54,7 @@ class Tracker:
         self.logged: dict[str, dict[int, float]] = {}  # by run: the epochs in the store, with their MONITORED
 
     @after_training
-    @mlflow_runs.unless_unreachable
+    @mlflow_runs.best_effort
     def start(self) -> None:
         self.open()
 
@@ -116,7 +116,7 @@ class Tracker:
         return run
 
     @after_training
-    @mlflow_runs.unless_unreachable
+    @mlflow_runs.best_effort
     @mlflow_store.uninterrupted()
     def epoch(self, number: int, row: dict) -> None:
         """Logs one row of a replica's history, unless it is there already.
@@ -130,10 +130,10 @@ class Tracker:
         logged[row["epoch"]] = row[MONITORED]  # a retried replica, whose process was killed, repeats it too
 
     def log(self, key: str, metrics: dict[str, float], step: int = 0) -> None:
-        self.client.log_batch(self.ids[key], metrics=mlflow_runs.entities(metrics, step))
+        self.client.log_batch(self.ids[key], metrics=mlflow_runs.metric_entities(metrics, step))
 
     @after_training
-    @mlflow_runs.unless_unreachable
+    @mlflow_runs.best_effort
     @mlflow_store.uninterrupted()
     def fail(self, error: BaseException) -> None:
         """Ends the runs: FAILED with the reason, or KILLED where the process was asked to stop."""
@@ -157,14 +157,14 @@ class Tracker:
             raise self.mistake
         self.log_result(folder, seconds)
 
-    @mlflow_runs.unless_unreachable
+    @mlflow_runs.best_effort
     def log_result(self, folder: Path, seconds: float | None) -> None:
         from lightning_modules import weights
 
         if not self.client:
             self.open()
         if file := mlflow_store.store_file():
-            artifact_addresses.follow(file)  # the project may have moved while it trained
+            artifact_addresses.update_addresses(file)  # the project may have moved while it trained
         card, predictors = weights.load(folder)
         # Stage evaluate logs the best epoch's scores: it computes in float32, whatever the training's precision.
         best = [{"best_epoch": replica["best_epoch"]} for replica in card["replicas"]]
@@ -196,7 +196,9 @@ class Tracker:
             for row in csv.DictReader(file):
                 number, epoch = row.pop("replica"), int(row.pop("epoch"))
                 if epoch not in logged[number]:
-                    missing[number] += mlflow_runs.entities({name: float(value) for name, value in row.items()}, epoch)
+                    missing[number] += mlflow_runs.metric_entities(
+                        {name: float(value) for name, value in row.items()}, epoch
+                    )
         for key, metrics in missing.items():
             for start in range(0, len(metrics), MOST_METRICS):
                 self.client.log_batch(self.ids[key], metrics=metrics[start : start + MOST_METRICS])
@@ -234,7 +236,7 @@ class Scores:
         self.dataset, self.lost = dataset, False
         self.client, self.place = None, ""  # MLflow's client, and the id of the dataset's experiment
 
-    @mlflow_runs.unless_unreachable
+    @mlflow_runs.best_effort
     def log(self, member: str, card: dict, replicas: list[dict[str, float]]) -> None:
         """Logs each replica's metrics to its run, and their mean and deviation to the member's run.
 
@@ -243,7 +245,7 @@ class Scores:
         if not self.client:
             self.client = mlflow_store.connect()
             self.place = experiments.experiment(self.client, self.dataset)
-        with mlflow_runs.alone_with_runs():
+        with mlflow_runs.runs_lock():
             runs = mlflow_runs.find_replicas(self.client, self.place, card)
             if runs is None:
                 tracker = Tracker(card, [replica["seed"] for replica in card["replicas"]])

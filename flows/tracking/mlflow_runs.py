@@ -25,7 +25,7 @@ PATIENCE = 1200  # seconds that another process may take to log a member, which 
 
 
 @contextmanager
-def alone_with_runs() -> Iterator[None]:
+def runs_lock() -> Iterator[None]:
     """Holds the lock for looking up, and creating where missing, runs and model versions.
 
     The lock is beside a SQLite store. For a server it is this project's: two machines that log the same training at
@@ -48,7 +48,7 @@ def flatten(nested: dict, prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def unless_unreachable(method: Callable) -> Callable:
+def best_effort(method: Callable) -> Callable:
     """Decorates a method that logs: reports its first failure, sets `self.lost`, and skips it and all later calls.
 
     Training goes on without MLflow. What is not the store's failure is raised: a DamagedError, which is about a file
@@ -77,7 +77,7 @@ def unless_unreachable(method: Callable) -> Callable:
     return call
 
 
-def entities(metrics: dict[str, float], step: int = 0) -> list:
+def metric_entities(metrics: dict[str, float], step: int = 0) -> list:
     """The metrics of one step as MLflow's entities."""
     from mlflow.entities import Metric
 
@@ -110,7 +110,7 @@ def log_once(client, run, metrics: dict[str, float]) -> None:
     """Logs the metrics that a run, which was read just now, does not have: MLflow would append them again."""
     known = run.data.metrics
     if new := {name: value for name, value in metrics.items() if name not in known or differ(known[name], value)}:
-        client.log_batch(run.info.run_id, metrics=entities(new))
+        client.log_batch(run.info.run_id, metrics=metric_entities(new))
 
 
 def differ(kept: float, value: float) -> bool:

@@ -21,13 +21,13 @@ def create():
     """The ASGI application of each process of the server."""
     from mlflow.server.fastapi_app import app
 
-    from flows.access.basic_authentication import Locked, page
+    from flows.access.basic_authentication import BasicAuthentication, page
     from flows.access.door import HOSTS, Door
     from flows.access.one_time_links import Links
 
     password, folder = os.environ[PASSWORD], os.environ.get(LINKS)
     return Door(
-        Locked(app, USER, password),
+        BasicAuthentication(app, USER, password),
         (os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS") or HOSTS).split(","),
         Links(Path(folder)) if folder else None,
         lambda: ({"user": USER, "password": password}, []),

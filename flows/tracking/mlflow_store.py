@@ -72,7 +72,7 @@ def connect():
 
         # Not where another server has the registry: MLflow's client would send it the same password.
         if is_served_here() and (os.environ.get("MLFLOW_REGISTRY_URI") or uri).rstrip("/") == uri.rstrip("/"):
-            for name, value in login.for_mlflow().items():
+            for name, value in login.mlflow_client_variables().items():
                 os.environ.setdefault(name, value)
         try:
             answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5, verify=certificates())
@@ -82,7 +82,7 @@ def connect():
             said = printable(f"{answer.status_code} {answer.reason}"[:100])
             raise ConnectionError(f"{shown_store()} answers {said}")
     elif not in_sqlite():
-        refuse_silence(uri)
+        require_answer(uri)
     import logging
 
     import mlflow
@@ -106,7 +106,7 @@ def connect():
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
         if file.is_file():  # MLflow keeps a deleted store open
-            artifact_addresses.follow(file)
+            artifact_addresses.update_addresses(file)
     return client
 
 
@@ -120,7 +120,7 @@ def keep_private(file: Path) -> None:
     private_files.make_folder(file.parent / artifact_addresses.ARTIFACTS)
 
 
-def refuse_silence(uri: str) -> None:
+def require_answer(uri: str) -> None:
     """Raises ConnectionError where a database server does not answer: MLflow would retry for minutes."""
     try:
         parts = urlsplit(uri)
@@ -156,11 +156,11 @@ def uninterrupted() -> Iterator[None]:
     An interrupted query stays open in this process, with a lock that lets nobody write: the run could not even be
     ended as killed. A server has no such lock, and may take minutes to answer.
     """
-    with processes.postponed() if in_sqlite() else nullcontext():
+    with processes.signals_postponed() if in_sqlite() else nullcontext():
         yield
 
 
-def described_store() -> str:
+def portable_uri() -> str:
     """The tracking URI for a description. It stays right when the project is moved."""
     file = store_file()
     return f"sqlite:///{file.name}" if file == paths.home() / "mlflow.db" else shown_store()

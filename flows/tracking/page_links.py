@@ -32,7 +32,7 @@ def pages() -> dict:
 
     params = read()
     address, client = pages_address(), mlflow_store.connect()
-    own = experiments.shown_experiment(client, params.dataset)
+    own = experiments.experiment_with_columns(client, params.dataset)
     place = f"{address}/#/experiments/{own}/runs"
     runs = {}
     for name in (*params.members, "ensemble"):
@@ -60,6 +60,6 @@ def start_page(client) -> str:
     from flows.params.params_file import read
 
     try:
-        return runs_page(experiments.shown_experiment(client, read().dataset))
+        return runs_page(experiments.experiment_with_columns(client, read().dataset))
     except InputError:
         return f"/experiments?{TRAINING}"

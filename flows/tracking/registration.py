@@ -30,7 +30,7 @@ class Registrar:
     def __init__(self, dataset: str) -> None:
         self.dataset, self.lost = dataset, False
 
-    @mlflow_runs.unless_unreachable
+    @mlflow_runs.best_effort
     def register(self, digest: str, card: dict, files: Path) -> dict:
         """Registers the ensemble, unless its digest is already registered, and sets its aliases.
 
@@ -45,7 +45,7 @@ class Registrar:
         """
         client = mlflow_store.connect()
         trusted_models.note(self.dataset, files)  # also for a registered ensemble: its record may be lost
-        with mlflow_runs.alone_with_runs():
+        with mlflow_runs.runs_lock():
             known = registry.versions_of(client, self.dataset, digest)
             version = known[0].version if known else self.add(client, digest, card, files)
         client.set_registered_model_alias(self.dataset, registry.CHALLENGER, version)
@@ -70,7 +70,7 @@ class Registrar:
             ).info.run_id
             client.log_batch(
                 run,
-                metrics=mlflow_runs.entities(card["metrics"]),
+                metrics=mlflow_runs.metric_entities(card["metrics"]),
                 params=[Param(name, str(value)[:6000]) for name, value in params.items()],
             )
             mlflow_runs.log_dataset(client, run, self.dataset, "evaluation")
@@ -95,19 +95,19 @@ class Registrar:
         """Writes the descriptions of the version, its run, the model and the experiment."""
         from flows.params.params_file import read
 
-        address = mlflow_store.described_store()
+        address = mlflow_store.portable_uri()
         said = descriptions.verdict(self.dataset, card)
-        results, made = descriptions.table(read()), descriptions.made_by(tags)
-        own = descriptions.together(
-            said, results, made, descriptions.use(self.dataset, f"/{version}", card["shape"], address)
+        results, made = descriptions.table(read()), descriptions.provenance_sentence(tags)
+        own = descriptions.joined(
+            said, results, made, descriptions.usage(self.dataset, f"/{version}", card["shape"], address)
         )
         client.update_model_version(self.dataset, version, own)
         client.set_tag(run, NOTE, own)
-        use = descriptions.use(self.dataset, f"@{registry.CHAMPION}", card["shape"], address)
+        use = descriptions.usage(self.dataset, f"@{registry.CHAMPION}", card["shape"], address)
         if not client.get_registered_model(self.dataset).description:
-            client.update_registered_model(self.dataset, descriptions.together(use))
+            client.update_registered_model(self.dataset, descriptions.joined(use))
         place = client.get_experiment(client.get_run(run).info.experiment_id)
-        whole = descriptions.together(said, results, made, use)
+        whole = descriptions.joined(said, results, made, use)
         if place.tags.get(NOTED) == sha256(place.tags.get(NOTE, "")) or not place.tags.get(NOTE):
             client.set_experiment_tag(place.experiment_id, NOTE, whole)
             client.set_experiment_tag(place.experiment_id, NOTED, sha256(whole))

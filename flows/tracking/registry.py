@@ -102,7 +102,7 @@ class Registry:
         return found
 
     @or_unavailable
-    def knows(self, digest: str) -> bool:
+    def has_ensemble(self, digest: str) -> bool:
         """Whether the ensemble with this digest is registered."""
         return bool(versions_of(self.client, self.dataset, digest))
 
@@ -119,7 +119,7 @@ class Registry:
             raise
 
     @or_unavailable
-    def point(self, alias: str, version: str | None) -> None:
+    def set_alias(self, alias: str, version: str | None) -> None:
         """Sets an alias to a version; None removes the alias."""
         if version is None:
             self.client.delete_registered_model_alias(self.dataset, alias)
@@ -127,7 +127,7 @@ class Registry:
             self.client.set_registered_model_alias(self.dataset, alias, version)
 
     @or_unavailable
-    def note(self, key: str, value: str | None) -> None:
+    def set_tag(self, key: str, value: str | None) -> None:
         """Sets a tag of the model, at most 5000 characters; None removes it."""
         if value is None:
             self.client.delete_registered_model_tag(self.dataset, key)
@@ -135,12 +135,12 @@ class Registry:
             self.client.set_registered_model_tag(self.dataset, key, value)
 
     @or_unavailable
-    def tag(self, version: str, key: str, value: str) -> None:
+    def set_version_tag(self, version: str, key: str, value: str) -> None:
         """Sets a tag of a version."""
         self.client.set_model_version_tag(self.dataset, version, key, value)
 
     @or_unavailable
-    def attach(self, run: str, file: str, content: dict) -> None:
+    def log_json(self, run: str, file: str, content: dict) -> None:
         """Writes JSON as an artifact of a run."""
         self.client.log_text(run, json.dumps(content, indent=2, ensure_ascii=False) + "\n", file)
 

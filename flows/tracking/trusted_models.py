@@ -35,7 +35,7 @@ def record(dataset: str) -> dict[str, dict[str, dict]]:
 
 
 @contextmanager
-def changed(dataset: str) -> Iterator[dict]:
+def record_for_update(dataset: str) -> Iterator[dict]:
     """Yields the record, to be changed, under a lock; saves it at the end."""
     from filelock import FileLock
 
@@ -51,8 +51,8 @@ def note(dataset: str, folder: Path) -> None:
     """Records that this project registers, or has registered, the files in a folder."""
     known = digest(folder)
     if known not in record(dataset)[REGISTERED]:
-        with changed(dataset) as now:
-            now[REGISTERED][known] = {"noted_at": moment()}
+        with record_for_update(dataset) as now:
+            now[REGISTERED][known] = {"noted_at": timestamp()}
 
 
 def trust(dataset: str, version: str, folder: Path) -> str:
@@ -61,15 +61,15 @@ def trust(dataset: str, version: str, folder: Path) -> str:
     Returns their digest.
     """
     known = digest(folder)
-    with changed(dataset) as now:
+    with record_for_update(dataset) as now:
         versions = {*now[TRUSTED].get(known, {}).get("versions", []), version}
-        now[TRUSTED][known] = {"versions": sorted(versions), "noted_at": moment()}
+        now[TRUSTED][known] = {"versions": sorted(versions), "noted_at": timestamp()}
     return known
 
 
 def distrust(dataset: str, version: str) -> bool:
     """Removes the trust in a version. Returns whether it was trusted."""
-    with changed(dataset) as now:
+    with record_for_update(dataset) as now:
         found = [known for known, about in now[TRUSTED].items() if version in about["versions"]]
         for known in found:
             del now[TRUSTED][known]
@@ -121,5 +121,5 @@ def digest(folder: Path) -> str:
     return whole.hexdigest()
 
 
-def moment() -> str:
+def timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")

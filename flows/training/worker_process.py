@@ -72,8 +72,8 @@ def given_to_fit(card: dict) -> dict:
 
     data = dataset.load(card["dataset"], check=False)
     return {
-        "training": data.part("train"),
-        "validation": data.part("validation"),
+        "training": data.split_view("train"),
+        "validation": data.split_view("validation"),
         **{key: card[key] for key in ("class_names", "mean", "std")},
         **{key: value for key, value in card["settings"].items() if key not in ("parallel", "processes")},
     }
