@@ -29,7 +29,7 @@ def ask(root: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "dvc", PATIENT, *arguments]
     asked = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", errors="replace")
     if asked.returncode:
-        raise InputError(said(asked.stderr.partition("Having any troubles?")[0].splitlines()))
+        raise InputError(said(asked.stderr))
     return asked.stdout
 
 
@@ -69,11 +69,11 @@ def transfer(
     except TimeLimitError as error:
         raise UnavailableError(f"dvc {arguments[0]}: {error}") from None
     if code:
-        raise UnavailableError(f"dvc {arguments[0]} failed: {said(lines)}")
+        raise UnavailableError(f"dvc {arguments[0]} failed: {said(' '.join(lines))}")
 
 
-def said(lines: Iterable[str]) -> str:
-    """The errors among the lines, or all of them where there is none."""
-    lines = [line.strip() for line in lines if line.strip()]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR")]
-    return masking.text(" ".join(errors or lines))
+def said(output: str) -> str:
+    """DVC's output on one line: from its first error on, where there is one, and without its address for help."""
+    text = output.partition("Having any troubles?")[0]
+    text = text[max(0, text.find("ERROR: ")) :]
+    return masking.text(" ".join(text.split()).removeprefix("ERROR: "))

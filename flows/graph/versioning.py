@@ -14,7 +14,7 @@ def add(root: Path, folder: Path) -> None:
     place = folder.relative_to(root).as_posix()
     try:
         with Processes() as processes:
-            dvc_command.transfer(root, processes, "add", "--quiet", place)
+            dvc_command.transfer(root, processes, "add", place)
     except UnavailableError as error:
         raise InputError(f"DVC cannot version {place}: {error}") from None
 
@@ -31,6 +31,6 @@ def push(folder: Path, *targets: str) -> None:
     """Pushes to the default remote. Raises UnavailableError where that fails."""
     try:
         with Processes() as processes:
-            dvc_command.transfer(folder, processes, "push", "--quiet", *targets, time_limit=PUSH_LIMIT)
+            dvc_command.transfer(folder, processes, "push", *targets, time_limit=PUSH_LIMIT)
     except UnavailableError as error:
         raise UnavailableError(f"not pushed to the DVC remote {remote(folder)}: {error}") from None
