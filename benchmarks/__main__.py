@@ -25,8 +25,7 @@ import click
 
 from flows.graph import site_cache
 from flows.machine import hardware
-from flows.project import file_io, paths
-from flows.project.git import git_state
+from flows.project import file_io, git, paths
 
 NAMES = ("data_path", "training", "replicas", "step", "logged_run", "share", "start", "memory", "pipeline", "gpu")
 MORE = ("growth", "orchestration")  # minutes more each, and nothing that every change would alter
@@ -85,7 +84,7 @@ def conditions() -> dict:
     """The conditions that the figures depend on, beside the code."""
     import torch
 
-    commit, dirty = git_state()
+    root = paths.root()
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
         "features": features(),
@@ -93,7 +92,7 @@ def conditions() -> dict:
         "threads": hardware.cores(),  # each side uses all
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": commit + (" (changed)" if dirty else ""),
+        "commit": (git.commit(root) or "none") + (" (changed)" if git.is_dirty(root) else ""),
     }
 
 

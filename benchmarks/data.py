@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.data_path import write_like_mnist
 from flows import download
 from flows.data import dataset, sources
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 # Height, width and channels; number of training and of held-out images.
 PUBLISHED = {"mnist": ((28, 28, 1), 60_000, 10_000), "cifar10": ((32, 32, 3), 50_000, 10_000)}
@@ -83,7 +83,7 @@ def lay_out(data: Data, validation: np.ndarray, root: Path) -> None:
         "counts": {
             "train": len(labels) - len(validation), "validation": len(validation), "test": len(data.held_out[1]),
         },
-        "test_sha256": dataset.pin(*data.held_out),
+        "test_sha256": dataset.digest_of_test_data(*data.held_out),
     }  # fmt: skip
     download.write(root / "data" / data.dataset, arrays, card, [])
 

@@ -24,7 +24,7 @@ from benchmarks.gpu_card import SIZES, Budget, Card, Part, Sizes, row, tell
 from benchmarks.gpu_data import Split, load
 from benchmarks.gpu_silent import silent
 from benchmarks.gpu_together import together
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 NO_GPU = "There is no GPU that torch can use here: the GPU's rows stay as not yet measured."
 NOT_YET = "not yet measured"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 CHANNELS = {"cifar10": 3, "mnist": 1}
 

@@ -145,7 +145,7 @@ def write(folder: Path, dataset: str, arrays: dict[str, np.ndarray], validation:
         "class_names": [str(number) for number in range(10)],
         "mean": [0.5] * channels,
         "std": [0.3] * channels,
-        "test_sha256": dataset_files.pin(arrays["test_images"], arrays["test_labels"]),
+        "test_sha256": dataset_files.digest_of_test_data(arrays["test_images"], arrays["test_labels"]),
     }
     indices = np.arange(train - validation, train)
     download.write(folder / "data" / dataset, arrays | {"validation_indices": indices}, card, [])

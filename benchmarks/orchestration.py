@@ -133,7 +133,10 @@ def per_stage(folder: Path, root: Path) -> list[dict]:
     from flows.access import login, running_servers
 
     with contextlib.chdir(root):
-        prefect = {"PREFECT_API_URL": running_servers.addresses()["prefect"], "PREFECT_API_AUTH_STRING": login.basic()}
+        prefect = {
+            "PREFECT_API_URL": running_servers.addresses()["prefect"],
+            "PREFECT_API_AUTH_STRING": login.credentials(),
+        }
     added = []
     loads = []
     for length in CHAINS:

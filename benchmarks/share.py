@@ -20,7 +20,7 @@ from benchmarks.measure import ForeignLoad
 from benchmarks.pipeline import copy
 from flows.data import sources
 from flows.project import paths
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 GOAL = 0.1
 TIMELINE = PROJECT / "benchmarks" / "timeline"

@@ -41,6 +41,6 @@ def make(folder: Path, data: Data, recipe: dict, feed: dict, *, seed: int = 0, r
 def set_aside(data: Data, settings: params_file.Params) -> np.ndarray:
     """The indices of the validation images that the download stage would choose."""
     labels = data.training[1]
-    return source_images.set_aside(
+    return source_images.stratified_sample(
         labels, settings.feed.validation, settings.seed, data.class_names, "the validation split"
     )

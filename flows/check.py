@@ -17,8 +17,8 @@ from flows.commands.console import run
 from flows.graph import site_cache
 from flows.params.params_file import Params, parse, read
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.untrusted import bounded_yaml, special_files
-from lightning_modules.errors import InputError
 
 
 def changed(changes: tuple[str, ...]) -> Params:

@@ -8,8 +8,7 @@ Run     python -m flows.deploy
 import runpy
 import sys
 
-import psutil
-
+from flows.machine import identity
 from flows.orchestration import gpu_slots
 from flows.servers import prefect_server
 
@@ -71,11 +70,9 @@ def end_lost_runs(client) -> list[str]:
 
 def alive(pid: str, run_started) -> bool:
     """Whether a run's process exists. One that started after the run is another process that reuses the pid."""
-    try:
-        process = psutil.Process(int(pid.rpartition(":")[2]))
-        return run_started is None or process.create_time() <= run_started.timestamp()
-    except (psutil.Error, ValueError):
-        return False
+    number = pid.rpartition(":")[2]
+    began = identity.began(int(number)) if number.isdecimal() else None
+    return began is not None and (run_started is None or began <= run_started.timestamp())
 
 
 def main() -> None:

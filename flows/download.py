@@ -42,7 +42,7 @@ def download(params: params_file.Params) -> dict:
     paths.refuse_links(f"data/{params.dataset}", "models", "predictions", "plots", "metrics", "settings")
     given = sources.read(params.dataset, params.feed.test, params.limits)
     # Split before added images are joined: those are for training only, so that validation scores stay comparable.
-    validation = source_images.set_aside(
+    validation = source_images.stratified_sample(
         given.train_labels, params.feed.validation, params.seed, given.class_names, "the validation split"
     )
     images = added.join(params.dataset, given, params.limits)
@@ -66,7 +66,7 @@ def download(params: params_file.Params) -> dict:
         "class_names": images.class_names,
         "mean": mean,
         "std": std,
-        "test_sha256": dataset.pin(images.test_images, images.test_labels),
+        "test_sha256": dataset.digest_of_test_data(images.test_images, images.test_labels),
     }
     return write(paths.data_folder(params.dataset), arrays, card, images.provenance)
 

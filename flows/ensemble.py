@@ -15,8 +15,8 @@ from flows.ensembles.combining import Combined, combine
 from flows.ensembles.registering import register
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
+from flows.project.errors import counted
 from flows.reporting import dvc_plots
-from lightning_modules.errors import counted
 
 
 def ensemble(params: Params) -> dict:

@@ -19,7 +19,7 @@ from flows.models import measurements, trained_members
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
 from flows.reporting import dvc_plots
-from flows.statistics.replicates import mean_and_std, spread
+from flows.statistics.replicates import accuracy_text, summarize
 from lightning_modules import sealed
 
 
@@ -46,7 +46,7 @@ def evaluate(params: Params) -> dict:
     paths.refuse_links(*(f"{folder}/{name}" for folder in ("predictions", "plots", "metrics")))
     trained_members.check(name, params.members)
     trained_members.drop_all_but(name, params.members)
-    splits = {split: (*data.part(split), torch.from_numpy(data.labels(split))) for split in paths.SPLITS}
+    splits = {split: (*data.split_view(split), torch.from_numpy(data.labels(split))) for split in paths.SPLITS}
     folder = paths.predictions_file(name, "", "").parent
     pictures = paths.plots_folder(name) / "members"
     numbers_of = paths.member_metrics_file(name, "").parent
@@ -78,7 +78,7 @@ def evaluate(params: Params) -> dict:
                         "classes": scores.per_class(one, labels, class_names),
                         "confusion": scores.confusion(one, labels),
                     }
-                metrics[member][split] = spread(measured)
+                metrics[member][split] = summarize(measured)
             # The first replica's plots stand for the member: those of several would be drawn over each other.
             first = predicted[0]
             tables.add("classes", dvc_plots.per_class(member, each_class[member][0]["test"]["classes"]))
@@ -86,7 +86,7 @@ def evaluate(params: Params) -> dict:
             tables.add("reliability", ({"network": member, **row} for row in scores.reliability(first, labels)))
             test = metrics[member]["test"]
             print(
-                f"{member}: test accuracy {mean_and_std(test)}, "
+                f"{member}: test accuracy {accuracy_text(test)}, "
                 f"nll {test['nll']:.4f}, brier {test['brier']:.4f}, ece {test['ece']:.4f}",
                 flush=True,
             )
@@ -97,7 +97,7 @@ def evaluate(params: Params) -> dict:
             file_io.write_json(unfinished_numbers / f"{member}.json", numbers)
     runs = Scores(name)
     for member, card in cards.items():
-        runs.log(member, card, [measurements.flat(replica) for replica in each_replica[member]])
+        runs.log(member, card, [measurements.mlflow_names(replica) for replica in each_replica[member]])
     return metrics
 
 

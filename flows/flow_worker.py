@@ -20,8 +20,8 @@ import click
 from flows.commands.console import run
 from flows.deploy import POOL
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.servers import prefect_server
-from lightning_modules.errors import InputError
 
 
 def check(root: Path) -> None:

@@ -24,8 +24,8 @@ from flows.orchestration.plan_run import Options, PlanRun
 from flows.orchestration.preparing import prepared
 from flows.params import params_file
 from flows.project import paths
+from flows.project.errors import InputError, UnavailableError
 from flows.servers import running_server
-from lightning_modules.errors import InputError, UnavailableError
 
 
 def flow(work: PlanRun):

@@ -24,7 +24,7 @@ from flows.graph import code_digest
 from flows.params.params_file import Params, read
 from flows.params.sections import PLACES
 from flows.project import file_io, paths
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
 CODE = ("evaluate", "ensemble")  # the stages whose code has a file of its own
 

@@ -21,9 +21,9 @@ import click
 from flows.commands.console import run
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
+from flows.project.errors import InputError, counted
 from flows.training import interrupted, member_files, resolving
 from flows.training.launch import launch, launcher
-from lightning_modules.errors import InputError, counted
 
 
 def train(params: Params, member: str) -> dict:
@@ -85,7 +85,7 @@ def train(params: Params, member: str) -> dict:
                     "seconds": round(clock.seconds(), 2),
                 },
             )
-        except BaseException as error:
+        except BaseException as error:  # an interrupt as well; raised again
             tracker.fail(error)
             raise
         tracker.finish(target, clock.seconds())

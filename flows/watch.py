@@ -13,9 +13,9 @@ from prefect.states import Completed, State
 
 from flows.orchestration import flow_report
 from flows.project import paths
+from flows.project.errors import counted
 from flows.retraining import incoming
 from flows.retraining.place import Place
-from lightning_modules.errors import counted
 
 
 def name() -> str:

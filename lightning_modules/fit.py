@@ -134,13 +134,14 @@ class SaveLast(pl.callbacks.Checkpoint):
         self.due = saved + min((saved - started) * (1 - self.SHARE) / self.SHARE, self.LONGEST)
 
     def save(self, trainer: pl.Trainer) -> None:
+        # Whole or not at all, as `flows.project.file_io.whole` writes, but by several processes together.
         temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
         try:
             trainer.save_checkpoint(temporary)  # rank 0 writes, the others wait
             if trainer.is_global_zero:
                 sealed.seal(temporary)
                 os.replace(temporary, self.file)
-        except BaseException:  # a full disk, say
+        except BaseException:  # a full disk, or an interrupt
             temporary.unlink(missing_ok=True)
             raise
 

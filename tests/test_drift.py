@@ -19,7 +19,7 @@ from flows.orchestration import drift_event
 from flows.params.params_file import read
 from flows.params.sections import Drift
 from flows.project import file_io, paths
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 
 @pytest.fixture

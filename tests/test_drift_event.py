@@ -33,7 +33,7 @@ runpy.run_module("prefect", run_name="__main__", alter_sys=True)
 EMIT = """
 import json, sys
 from flows.orchestration.drift_event import emit
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 try:
     print(json.dumps(emit(sys.argv[1], {"drifted": ["brightness"]})))
 except InputError as error:

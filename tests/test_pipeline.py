@@ -23,7 +23,8 @@ from flows.graph import repro
 from flows.graph.planning import Plan, plan
 from flows.graph.repro import Repro, explain
 from flows.machine import hardware
-from flows.machine.processes import Processes, alive
+from flows.machine.orphans import still_runs
+from flows.machine.processes import Processes
 from flows.orchestration import plan_run
 
 ROOT = Path(__file__).parents[1]
@@ -172,7 +173,7 @@ def test_a_signal_ends_every_child(toy, number, whole_group):
         # Ctrl-C on a terminal reaches the whole group at once.
         (os.killpg if whole_group else os.kill)(running.pid, number)
         assert running.wait(LIMIT) == 128 + number, output.read_text()
-        assert [child for child in children if alive(child)] == []
+        assert [child for child in children if still_runs(child)] == []
     finally:
         if running.poll() is None:
             running.kill()

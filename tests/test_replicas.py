@@ -13,8 +13,8 @@ from conftest import LIMIT
 
 from flows.machine import hardware
 from flows.params.params_file import read
+from flows.project.errors import InputError
 from flows.training import kept_results, replicas, worker_pool, worker_process
-from lightning_modules.errors import InputError
 
 EPOCHS = 4
 SETTINGS = {"epochs": EPOCHS, "batch_size": 64, "parallel": "processes", "accelerator": "cpu"}
@@ -159,8 +159,8 @@ def tells_what_it_sees(connection, *given) -> None:
 @pytest.mark.parametrize(("before", "said"), [(0, "the system was out of memory and killed for it; "), (3, "")])
 def test_what_the_system_says_of_memory_is_told(monkeypatch, before, said):
     kills = iter([before, 3])
-    monkeypatch.setattr(hardware, "memory_kills", lambda: next(kills))
-    monkeypatch.setattr(hardware, "memory", lambda: "little is free")
+    monkeypatch.setattr(hardware, "out_of_memory_kills", lambda: next(kills))
+    monkeypatch.setattr(hardware, "free_memory", lambda: "little is free")
     monkeypatch.setattr(worker_pool, "MOMENT", 0)
     with worker_pool.workers(1, killed, {"settings": {"accelerator": "cpu"}}) as pool:
         [connection] = pool.connections

@@ -307,7 +307,7 @@ def test_an_ensemble_that_was_made_without_mlflow_is_registered_before_the_gate_
     # What DVC brings back from its cache is no less judged, though no stage ran that would have registered it.
     git(up_to_date, "checkout", "--quiet", "--", "params.yaml", "dvc.lock", "metrics")
     dvc(up_to_date, "checkout", "--quiet")
-    Registry("digits").point("challenger", "1")
+    Registry("digits").set_alias("challenger", "1")
     edit(up_to_date, other_votes)
     ended = work(Options(), lambda said: None, without_mlflow)
     assert ended.kind == COMPLETED, ended.message

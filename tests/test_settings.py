@@ -16,8 +16,8 @@ from flows import check, settings
 from flows.graph import code_digest, dvc_graph
 from flows.params.params_file import read
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from lightning_modules import names
-from lightning_modules.errors import InputError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sqlite3
 import uuid
 from pathlib import Path
 
-from flows.statistics.replicates import spread
+from flows.statistics.replicates import summarize
 from flows.tracking import member_runs, mlflow_runs
 
 # Tables with rows that belong to a run, or to the model that is logged with it.
@@ -24,7 +24,7 @@ def log(card: dict, folder: Path) -> dict[str, str]:
     tracker.start()
     tracker.finish(folder, 1.0)
     scores = {f"{split}_{score}": 0.5 for split in ("best_validation", "test") for score in ("accuracy", "nll")}
-    for key, numbers in (("member", spread([scores])), ("0", scores)):
+    for key, numbers in (("member", summarize([scores])), ("0", scores)):
         tracker.log(key, numbers)
     if tracker.lost:
         raise RuntimeError("the run that is to be copied could not be logged")

@@ -90,7 +90,7 @@ def numbers(decision: dict | None) -> dict[str, str]:
     if "champion" in sides:
         low, high = measured["interval"]
         found["difference"] = (
-            f"{measured['difference'] * 100:+.2f} points, {paired.level(measured['alpha'])} interval "
+            f"{measured['difference'] * 100:+.2f} points, {paired.confidence_text(measured['alpha'])} interval "
             f"{low * 100:+.2f} to {high * 100:+.2f}, McNemar's exact p = {measured['p_exact']:.2g}"
         )
         worst = measured["classes"][measured["worst_class"]] if "classes" in measured else None

@@ -14,9 +14,7 @@ from typing import TextIO
 import click
 
 from flows.machine import environment_variables
-from flows.untrusted import masking
-from flows.untrusted.escaping import printable
-from lightning_modules.errors import (
+from flows.project.errors import (
     DivergedError,
     ExhaustedError,
     InputError,
@@ -24,6 +22,8 @@ from lightning_modules.errors import (
     WorkerError,
     exhausted,
 )
+from flows.untrusted import masking
+from flows.untrusted.escaping import printable
 
 # New objects between two garbage collections. Loading torch, Lightning and MLflow makes half a million objects, few of
 # which are garbage; with Python's default, 700, loading takes a fifth longer.
@@ -47,9 +47,9 @@ def run(command: click.Command, libraries: bool = False) -> None:
 
         die_with_dvc()
     if libraries:
-        from flows.machine.preloaded_client import hand_over
+        from flows.machine.preloaded_client import run_in_fork
 
-        code = hand_over()
+        code = run_in_fork()
         if code is not None:
             sys.exit(code)
     try:

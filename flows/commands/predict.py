@@ -10,9 +10,9 @@ import click
 
 from flows.commands.console import run
 from flows.params.params_file import read
-from flows.params.sections import BY_DEFAULT, Limits
+from flows.params.sections import DEFAULT_LIMITS, Limits
+from flows.project.errors import InputError
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError
 
 BATCH = 256  # images in memory at a time
 SHRUNK = 3  # warn of an image whose width or height is more than this many times the champion's: little of it is left
@@ -31,7 +31,7 @@ class Unread:
     limits: Limits
 
 
-def read_image(path: Path, limits: Limits = BY_DEFAULT) -> Unread:
+def read_image(path: Path, limits: Limits = DEFAULT_LIMITS) -> Unread:
     """Reads the header of an image file. The pixels come later: those of many files would not fit into memory.
 
     Raises:

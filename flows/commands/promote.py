@@ -8,7 +8,7 @@ import click
 
 from flows.commands.console import run
 from flows.params.params_file import read
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 REFUSED = 3  # the exit code
 

@@ -17,8 +17,8 @@ from flows.commands.console import run
 from flows.graph import dvc_graph, site_cache
 from flows.params import params_file
 from flows.project import paths
+from flows.project.errors import UnavailableError, counted, our_mistake
 from flows.untrusted.masking import sentence
-from lightning_modules.errors import UnavailableError, counted
 
 
 def status(root: Path) -> dict:
@@ -76,6 +76,8 @@ def champion(dataset: str) -> dict | None:
 
         return loading.champion(dataset)
     except Exception as error:  # there are a dozen classes for an unreachable server; the rest of the status stands
+        if our_mistake(error):
+            raise
         return {"problem": sentence(error, None)}
 
 

@@ -12,7 +12,7 @@ import click
 
 from flows.commands.console import run
 from flows.params.params_file import read
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
 
 @click.command()

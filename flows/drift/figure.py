@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from flows.project import file_io
+
 # Okabe and Ito's palette, which colour-blind people can tell apart.
 REFERENCE, INCOMING, DRIFT = "#999999", "#0072B2", "#D55E00"
 BINS = 30
@@ -43,9 +45,8 @@ def draw(result: dict, views: dict, file: Path) -> None:
         f"{what}: {result['incoming']:,} incoming images (blue) against {result['reference']:,} held-out images of "
         f"{result['dataset']} (grey)"
     )
-    temporary = file.with_name(f".{file.name}")
-    figure.savefig(temporary, format="png", dpi=110)
-    temporary.replace(file)
+    with file_io.whole(file) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 def distances(panel, result: dict) -> None:

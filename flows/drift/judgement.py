@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.drift import ranking
-from flows.params.sections import BY_DEFAULT, Drift, Limits
+from flows.params.sections import DEFAULT_LIMITS, Drift, Limits
 from flows.project import file_io, paths
+from flows.project.errors import InputError, counted
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, counted
 
 if TYPE_CHECKING:
     from flows.statistics.two_sample import ClassShares
@@ -28,7 +28,7 @@ DRIFT = 3  # exit code for drift, beside the 0, 1 and 2 of all commands
 SHOWN = 5  # refused files to name on the terminal; drift.json names them all
 
 
-def drift(place: Path, dataset: str, params: Drift, seed: int, limits: Limits = BY_DEFAULT) -> dict:
+def drift(place: Path, dataset: str, params: Drift, seed: int, limits: Limits = DEFAULT_LIMITS) -> dict:
     """Compares, and writes drift.json and drift.png.
 
     Args:

@@ -11,8 +11,8 @@ from flows.ensembles.record import Record
 from flows.models import measurements, trained_members
 from flows.params.params_file import Params
 from flows.project import paths
+from flows.project.errors import InputError
 from flows.reporting import dvc_plots
-from lightning_modules.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor

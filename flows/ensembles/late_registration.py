@@ -5,7 +5,7 @@ import click
 from flows.graph import dvc_graph
 from flows.params.params_file import Params
 from flows.project import file_io, paths
-from lightning_modules.errors import DamagedError, InputError
+from flows.project.errors import DamagedError, InputError
 
 
 def stale_stages() -> list[str]:
@@ -31,7 +31,7 @@ def track(params: Params) -> bool:
     from flows.ensembles.registering import register
     from flows.graph import healing
     from flows.models import trained_members
-    from flows.models.measurements import flat
+    from flows.models.measurements import mlflow_names
     from flows.tracking import member_runs, mlflow_store
 
     scores, file = member_runs.Scores(params.dataset), paths.replica_scores_file(params.dataset)
@@ -42,7 +42,7 @@ def track(params: Params) -> bool:
     for member, replicas in measured.items():
         card = trained_members.card(params.dataset, member)
         trained_members.history(params.dataset, member)  # `log` may log it, so a damaged one is refused here
-        scores.log(member, card, [flat(replica) for replica in replicas])
+        scores.log(member, card, [mlflow_names(replica) for replica in replicas])
         if scores.lost:
             return False
         click.echo(f"{member}: in {mlflow_store.shown_store()}")
@@ -65,7 +65,7 @@ def not_registered(params: Params) -> str | None:
         digest = record.read(params.dataset).digest
     except InputError:
         return None
-    if mlflow_store.store_exists() and Registry(params.dataset).knows(digest):
+    if mlflow_store.store_exists() and Registry(params.dataset).has_ensemble(digest):
         return None
     return (
         f"the newest ensemble of {params.dataset}, which lies here, is not registered in MLflow: `trainyard track` "

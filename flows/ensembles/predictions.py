@@ -9,8 +9,8 @@ import numpy as np
 from flows.data import dataset
 from flows.graph import healing
 from flows.project import file_io, paths
+from flows.project.errors import DamagedError
 from lightning_modules import sealed
-from lightning_modules.errors import DamagedError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 
 from flows.graph import healing
 from flows.project import file_io, paths
+from flows.project.errors import DamagedError, InputError
 from lightning_modules import sealed
-from lightning_modules.errors import DamagedError, InputError
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from flows.ensembles import record
 from flows.ensembles.record import Record
 from flows.models import trained_members
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 
 def register(dataset: str) -> None:

@@ -20,14 +20,14 @@ from prefect.logging import get_run_logger
 from prefect.states import Failed
 from prefect_dask import DaskTaskRunner
 
-from flows.graph import dvc_graph
+from flows.graph import dvc_command, dvc_graph
 from flows.graph.repro import Outcome, Repro
 from flows.machine import hardware
 from flows.machine.processes import Processes
 from flows.orchestration import capacity, remote_stage
 from flows.orchestration.remote_stage import Errand, Return
 from flows.project import file_io, paths
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 if TYPE_CHECKING:
     from flows.graph.planning import Plan
@@ -80,13 +80,14 @@ class Cluster:
 
     def __exit__(self, kind: type | None, *rest) -> None:
         if kind:
-            with contextlib.suppress(Exception):  # what ended the flow is told, not that a worker is away
+            # What ended the flow is told, whatever Dask has to say of workers that are away.
+            with contextlib.suppress(Exception):
                 self.runner.client.run(end_running, self.mark)
         self.runner.__exit__(kind, *rest)
 
     def dvc(self, verb: str, stages: Iterable[str]) -> None:
         if stages := sorted(stages):
-            remote_stage.dvc(self.root, self.processes, lambda line: None, verb, *stages)
+            dvc_command.transfer(self.root, self.processes, verb, *stages, time_limit=remote_stage.LIMIT)
 
     def all_needs(self, stage: str) -> list[str]:
         """Every stage that it needs, directly or not, and tracked files."""

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import click
 
 from flows.machine.environment_variables import LOOPBACK
+from flows.project.errors import InputError, UnavailableError
 from flows.untrusted import masking
-from lightning_modules.errors import InputError, UnavailableError
 
 
 def on_dask(command: Callable) -> Callable:

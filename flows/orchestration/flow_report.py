@@ -15,13 +15,13 @@ from flows.orchestration.artifacts import Artifacts, account
 from flows.params import params_file
 from flows.params.params_file import Params
 from flows.project import git, paths
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
 
 def run_name(dataset: str | None = None) -> str:
     """The name of a flow run: the dataset, by default that of params.yaml, and the commit."""
     try:
-        return f"{dataset or params_file.read().dataset} {git.commit(paths.root())}".strip()
+        return f"{dataset or params_file.read().dataset} {git.commit(paths.root(), short=True) or ''}".strip()
     except InputError:
         return dataset or "trainyard"  # the run itself says what is wrong
 

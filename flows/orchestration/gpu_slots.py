@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from flows.machine import hardware
-from lightning_modules.errors import UnavailableError
+from flows.project.errors import UnavailableError
 
 # Seconds after which the slots of a process that is gone are free again.
 LEASE = 60

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
-import psutil
 from filelock import FileLock, Timeout
 
+from flows.machine import identity
 from flows.project import paths
-from flows.tracking.mlflow_runs import alive
+from flows.project.errors import InputError, UnavailableError, our_mistake
+from flows.tracking.provenance import TAG
 from flows.tracking.registry import CHAMPION, PREVIOUS, Registry
-from lightning_modules.errors import InputError, UnavailableError
 
 MOVE = "trainyard.move"  # tag of the model: the announced move
 INTENT = "trainyard.intent."  # prefix of a tag of the model, one per process that wants to move: who it is
@@ -75,12 +75,7 @@ def resume(registry: Registry) -> str | None:
 
 
 def this_process() -> dict:
-    return {
-        "trainyard.host": socket.gethostname(),
-        "trainyard.pid": str(os.getpid()),
-        "trainyard.process_started": str(psutil.Process().create_time()),
-        "time": time.time(),
-    }
+    return identity.this_process(TAG) | {"time": time.time()}
 
 
 def own_intent() -> str:
@@ -89,9 +84,9 @@ def own_intent() -> str:
 
 def under_way(by: dict) -> bool:
     """Whether the process `by` of an intent or announcement may still be working on it."""
-    if by["trainyard.host"] != socket.gethostname():
+    if not identity.is_of_this_machine(by, TAG):
         return abs(time.time() - by["time"]) < PATIENCE  # abs: a clock that is ahead must not block others for ever
-    return by["trainyard.pid"] != str(os.getpid()) and alive(by)
+    return by["trainyard.pid"] != str(os.getpid()) and identity.is_alive(by, TAG)
 
 
 def under_way_error(registry: Registry, by: dict) -> UnavailableError:
@@ -123,10 +118,12 @@ def move(registry: Registry, now: dict[str, str], after: dict[str, str | None], 
     begin(registry, move, None)
     try:
         return finish(registry, move)
-    except Exception as error:
+    except Exception as error:  # raised again
         try:
             undo(registry, move)
         except UnavailableError:
+            if our_mistake(error):
+                raise error from None
             raise UnavailableError(
                 f"the move of {registry.dataset}'s champion from version {now.get(CHAMPION)} to {after[CHAMPION]} was "
                 f"interrupted ({error}). One of the two is champion; the next `trainyard promote` or "
@@ -135,7 +132,7 @@ def move(registry: Registry, now: dict[str, str], after: dict[str, str | None], 
         if isinstance(error, UnavailableError):
             raise UnavailableError(f"{error}. Nothing is promoted: the champion is as it was") from None
         raise
-    except BaseException:
+    except BaseException:  # an interrupt
         undo_interrupted(registry, move)
         raise
 
@@ -151,7 +148,7 @@ def begin(registry: Registry, move: dict, left: dict | None) -> None:
     """
     try:
         # Set the intent before reading the others, never after: see `flows.promotion.promoting`.
-        registry.note(own_intent(), json.dumps(move["by"]))
+        registry.set_tag(own_intent(), json.dumps(move["by"]))
         now, tags = registry.describe()
         others = {name: json.loads(value) for name, value in tags.items() if name.startswith(INTENT)}
         others.pop(own_intent(), None)
@@ -162,9 +159,9 @@ def begin(registry: Registry, move: dict, left: dict | None) -> None:
         if moved or announcement(tags) != left:
             raise UnavailableError(f"another process moved {registry.dataset}'s champion at the same moment: try again")
         for name in others:  # intents of processes that died
-            registry.note(name, None)
-        registry.note(MOVE, json.dumps(move, ensure_ascii=False))
-    except BaseException:
+            registry.set_tag(name, None)
+        registry.set_tag(MOVE, json.dumps(move, ensure_ascii=False))
+    except BaseException:  # an interrupt as well
         undo_interrupted(registry, move)
         raise
 
@@ -202,17 +199,17 @@ def finish(registry: Registry, move: dict) -> dict[str, str]:
                     "nothing is moved"
                 )
         if now.get(alias) != after[alias]:
-            registry.point(alias, after[alias])
+            registry.set_alias(alias, after[alias])
     record = {"version": after[CHAMPION], "instead_of": move["before"][CHAMPION]}
     record |= {name: move[name] for name in ("since", "why", "because")}
-    registry.note(RECORD, json.dumps(record, ensure_ascii=False))
+    registry.set_tag(RECORD, json.dumps(record, ensure_ascii=False))
     now = registry.aliases()
     if any(now.get(name) != after[name] for name in (PREVIOUS, CHAMPION)):
         raise InputError(
             f"somebody else moved {registry.dataset}'s champion at the same moment: it is version {now.get(CHAMPION)}"
         )
-    registry.note(own_intent(), None)
-    registry.note(MOVE, None)
+    registry.set_tag(own_intent(), None)
+    registry.set_tag(MOVE, None)
     return now
 
 
@@ -225,10 +222,10 @@ def undo(registry: Registry, move: dict) -> None:
     if own and now.get(CHAMPION) in (before[CHAMPION], after[CHAMPION]):
         for alias in (CHAMPION, PREVIOUS):
             if now.get(alias) == after[alias] != before[alias]:
-                registry.point(alias, before[alias])
+                registry.set_alias(alias, before[alias])
         if tags.get(RECORD) != move["record"]:
-            registry.note(RECORD, move["record"])
+            registry.set_tag(RECORD, move["record"])
     if own_intent() in tags:
-        registry.note(own_intent(), None)
+        registry.set_tag(own_intent(), None)
     if own:
-        registry.note(MOVE, None)
+        registry.set_tag(MOVE, None)

@@ -8,9 +8,9 @@ import itertools
 import json
 import statistics
 
+from flows.project.errors import UnavailableError
 from flows.statistics import paired
 from flows.tracking.registry import Registry
-from lightning_modules.errors import UnavailableError
 
 DECISION = "trainyard.gate.decision"  # tag of a version: the last decision on it, in full
 NOTE = "trainyard.gate.on."  # prefix of a tag of the model, one per decision: the test images' digest, and its number
@@ -89,7 +89,7 @@ def note(registry: Registry, decision: dict) -> None:
         raise UnavailableError(
             f"another decision on the test images of {registry.dataset} was recorded at the same moment: try again"
         )
-    registry.note(name, json.dumps(entry))
+    registry.set_tag(name, json.dumps(entry))
 
 
 def outlook(entries: list[dict], alpha: float) -> dict:

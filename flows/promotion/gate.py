@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from flows.params.params_file import Params
 from flows.params.sections import Gate
+from flows.project.errors import InputError, our_mistake
 from flows.promotion import decisions, promoting
 from flows.statistics import paired
 from flows.tracking.loading import load_version
@@ -22,7 +23,6 @@ from flows.tracking.mlflow_store import shown_store
 from flows.tracking.registration import SCORES
 from flows.tracking.registry import CHALLENGER, CHAMPION, Registry
 from flows.untrusted.masking import sentence
-from lightning_modules.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,11 +97,11 @@ def compare(registry: Registry, sides: dict[str, str], limits: Gate) -> dict:
         sides: the version of the "challenger", and of the "champion" if there is one.
     """
     from flows.data import dataset
-    from flows.data.dataset import pin
+    from flows.data.dataset import digest_of_test_data
 
     data = dataset.load(registry.dataset)
     images, labels = data.split("test")
-    digest = pin(images, labels)
+    digest = digest_of_test_data(images, labels)
     versions = {side: registry.version(number) for side, number in sides.items()}
     problems = [
         f"version {version['version']} was made with other test data than that in data/{registry.dataset} "
@@ -151,6 +151,8 @@ def probabilities(model, images: "np.ndarray", class_names: list[str]) -> "np.nd
     try:
         frame = model.predict(images)
     except Exception as error:  # of MLflow, torch or the model's own code
+        if our_mistake(error):
+            raise
         raise ValueError(sentence(error)) from None
     names = [str(name) for name in frame.columns if name != "label"]
     if names != list(class_names):
@@ -208,7 +210,7 @@ def judge(
         difference, interval: of accuracy, and its interval at the level 1 - alpha, see `paired.score_interval`.
         p_exact: see `paired.mcnemar`.
         ece_increase: of the challenger over the champion.
-        classes, worst_class: see `paired.by_class`, with the challenger first.
+        classes, worst_class: see `paired.accuracy_by_class`, with the challenger first.
     """
     import numpy as np
     import torch
@@ -242,7 +244,7 @@ def judge(
     difference = (wins - losses) / len(labels)
     alpha = paired.share_of_alpha(limits.alpha, number)
     low, high = paired.score_interval(wins, losses, len(labels), 1 - alpha)
-    classes = paired.by_class(right["challenger"], right["champion"], labels, class_names)
+    classes = paired.accuracy_by_class(right["challenger"], right["champion"], labels, class_names)
     worst = min(classes, key=lambda name: classes[name]["difference"])
     increase = scored["challenger"]["ece"] - scored["champion"]["ece"]
     numbers |= {
@@ -270,11 +272,12 @@ def not_better(numbers: dict, limits: Gate) -> list[str]:
         return [f"it is worse by {-numbers['difference'] * 100:.2f} points: {counted}"]
     if not numbers["p_exact"] < numbers["alpha"]:
         low, high = numbers["interval"]
+        level = paired.confidence_text(numbers["alpha"])
         return [
             f"better by {numbers['difference'] * 100:.2f} points, but chance would do that too: {counted}, McNemar's "
             f"exact p = {numbers['p_exact']:.3g} is not below {numbers['alpha']:.2g}, the share of gate.alpha "
             f"({limits.alpha:g}) that decision {numbers['number']} on these test images has; the difference lies "
-            f"between {low * 100:+.2f} and {high * 100:+.2f} points ({paired.level(numbers['alpha'])} interval)"
+            f"between {low * 100:+.2f} and {high * 100:+.2f} points ({level} interval)"
         ]
     return []
 
@@ -289,6 +292,6 @@ def passed(numbers: dict) -> str:
         f"better by {numbers['difference'] * 100:.2f} points ({accuracy['challenger']:.2%}, not "
         f"{accuracy['champion']:.2%}): {numbers['wins']} won, {numbers['losses']} lost of "
         f"{numbers['test_images']:,} images, McNemar's exact p = {numbers['p_exact']:.2g}, "
-        f"{paired.level(numbers['alpha'])} interval {low * 100:+.2f} to {high * 100:+.2f} points, "
+        f"{paired.confidence_text(numbers['alpha'])} interval {low * 100:+.2f} to {high * 100:+.2f} points, "
         f"decision {numbers['number']} on these test images"
     )

@@ -18,10 +18,10 @@ deleted before the announcement, which blocks others as well: a process that fin
 
 import json
 
+from flows.project.errors import InputError
 from flows.promotion import alias_moves, decisions
 from flows.tracking.mlflow_runs import TEST
 from flows.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
-from lightning_modules.errors import InputError
 
 MOST = 50_000  # characters in a tag; a MySQL database takes 65,535
 
@@ -166,14 +166,16 @@ def record_decision(registry: Registry, decision: dict) -> None:
     decisions.note(registry, decision)
     version = decision["challenger"]
     stamp = decision["decided_at"].replace(":", "").replace("+0000", "Z")
-    registry.attach(registry.version(version)["run_id"], f"gate/{stamp}-against-{decision['champion']}.json", decision)
+    registry.log_json(
+        registry.version(version)["run_id"], f"gate/{stamp}-against-{decision['champion']}.json", decision
+    )
     for name, value in tags_of(decision).items():
-        registry.tag(version, f"trainyard.gate.{name}", value)
+        registry.set_version_tag(version, f"trainyard.gate.{name}", value)
     whole = json.dumps(decision, ensure_ascii=False)
     if len(whole) > MOST:  # there are hundreds of classes; the artifact has them all
         numbers = {name: value for name, value in decision["numbers"].items() if name != "classes"}
         whole = json.dumps(decision | {"numbers": numbers}, ensure_ascii=False)
-    registry.tag(version, decisions.DECISION, whole)
+    registry.set_version_tag(version, decisions.DECISION, whole)
 
 
 def tags_of(decision: dict) -> dict[str, str]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TextIO
 
 from flows.machine.processes import ClosedError, Processes
+from flows.project.errors import UnavailableError
 from flows.project.private_files import tighten
 from flows.untrusted import masking
-from lightning_modules.errors import UnavailableError
 
 PATIENCE = 120  # seconds for each part to answer; on a busy machine a new database takes 20
 LOG_SIZE = 10_000_000  # bytes; a start rotates a larger log

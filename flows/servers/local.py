@@ -16,9 +16,9 @@ from flows.machine import ports
 from flows.machine.orphans import WITH_PARENT
 from flows.params.params_file import read
 from flows.project import file_io
+from flows.project.errors import InputError, UnavailableError
 from flows.servers import children, prefect_server, temporary_server
 from flows.untrusted import masking
-from lightning_modules.errors import InputError, UnavailableError
 
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 
@@ -65,9 +65,9 @@ def bring_up(
         api = f"http://127.0.0.1:{port}/api"
         database = temporary_server.Database()
         parts.wait(database.may_start, "another command that makes Prefect's database", advice="end it")
-        of_server = prefect_server.permanent(port) | login.for_links()
+        of_server = prefect_server.permanent(port) | login.link_variables()
         parts.start("Prefect's server", prefect_server.command(port), env | of_server)
-        env["PREFECT_API_AUTH_STRING"] = login.basic()
+        env["PREFECT_API_AUTH_STRING"] = login.credentials()
     else:
         prefect_server.check_address()
         api = os.environ["PREFECT_API_URL"].rstrip("/")
@@ -90,7 +90,7 @@ def bring_up(
     shown = masking.address(mlflow)
     running_servers.note(api, shown, ours, own_mlflow or started_here)
     if own_prefect:
-        running_servers.tell({name: env[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")})
+        running_servers.write_variables({name: env[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")})
     own = ["--own-server"] if ours else []
     deployed = parts.start("prefect deploy", [sys.executable, "-m", "flows.deploy", *own], env)
     parts.wait(lambda: False, "prefect deploy --all", ends=deployed)
@@ -107,7 +107,7 @@ def bring_up(
     click.echo("new images   go into data/incoming/<class>/")
     if own_prefect:
         click.echo(
-            f"In other terminals, before commands of Prefect's own: . {shlex.quote(str(running_servers.variables()))}"
+            f"In other terminals, before commands of Prefect's own: . {shlex.quote(str(running_servers.env_file()))}"
         )
     click.echo(
         f"Ready after {time.monotonic() - started:.1f} s. Logs are in {running_servers.folder()}. Ctrl-C ends it all."
@@ -148,10 +148,10 @@ def choose(what: str, wanted: int | None, default: int, option: str) -> int:
         InputError: the wanted port cannot be used.
     """
     if wanted:
-        if reason := ports.why_not("127.0.0.1", wanted):
+        if reason := ports.why_not_free("127.0.0.1", wanted):
             raise InputError(f"{option} {wanted} cannot be used ({reason}): choose another, or none for a free one")
         return wanted
-    if ports.why_not("127.0.0.1", default) is None:
+    if ports.why_not_free("127.0.0.1", default) is None:
         return default
     port = ports.free_port()
     click.echo(f"port {default} is taken: {what} gets {port}")

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from flows.project import paths, private_files
-from lightning_modules.errors import InputError, UnavailableError
+from flows.project.errors import InputError, UnavailableError
 
 USER = "trainyard"
 DATABASES = ("mlflow", "prefect")
@@ -90,7 +90,8 @@ def create(password: str) -> None:
     if target.exists():
         return
     initdb = program("initdb")
-    # Created under another name and renamed, because initdb may be killed.
+    # Created under another name and renamed, because initdb may be killed. Not by `whole_folder`, which would take the
+    # place of a cluster that another process has made meanwhile.
     unfinished = target.with_name(".postgres.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True, mode=0o700)

@@ -18,8 +18,8 @@ from flows.machine import ports
 from flows.machine.environment_variables import LOOPBACK, names_proxy, set_variables
 from flows.machine.orphans import WITH_PARENT
 from flows.project import paths
+from flows.project.errors import ExhaustedError, InputError, UnavailableError, disk_is_full, free
 from flows.untrusted import masking
-from lightning_modules.errors import ExhaustedError, InputError, UnavailableError, disk_is_full, free
 
 ROOM = 8 * 2**20  # bytes of free disk space; an empty database takes a quarter of it
 
@@ -54,7 +54,7 @@ def own_secret() -> str:
     """The permanent secret of this project's own server."""
     from flows.access import login  # imports filelock, which a command with a temporary server does not need
 
-    return login.basic()
+    return login.credentials()
 
 
 def use_own_secret() -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 import click
 
+from flows.project.errors import UnavailableError
 from flows.servers import prefect_server, temporary_server, watch_server
 from flows.untrusted.masking import sentence
-from lightning_modules.errors import UnavailableError
 
 
 def server_if_none() -> temporary_server.TemporaryServer | None:

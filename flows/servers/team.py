@@ -14,9 +14,9 @@ from flows.access import door, login, running_servers
 from flows.machine import ports
 from flows.machine.orphans import WITH_PARENT
 from flows.project import file_io, paths
-from flows.project.private_files import write_private
+from flows.project.errors import InputError, UnavailableError
+from flows.project.file_io import write_private
 from flows.servers import children, local, postgres, prefect_server
-from lightning_modules.errors import InputError, UnavailableError
 
 POSTGRES_PORT, S3_PORT = 5433, 9000
 STORES_GRACE = 30.0  # seconds for a store to end: PostgreSQL first writes its memory to disk
@@ -184,9 +184,9 @@ def bring_up(stores: children.Parts, servers: children.Parts, wanted: dict[str, 
 
     python = [sys.executable, "-c", WITH_PARENT]
     source = {"UVICORN_APP_DIR": str(Path(__file__).parents[2])}
-    env_of_prefect = env | source | login.for_links() | prefect_variables(own, database, prefect_port)
+    env_of_prefect = env | source | login.link_variables() | prefect_variables(own, database, prefect_port)
     servers.start("Prefect's server", [*python, *PREFECT], env_of_prefect)
-    env_of_mlflow = env | login.for_mlflow_server() | mlflow_variables(own, database, s3, mlflow_port)
+    env_of_mlflow = env | login.mlflow_server_variables() | mlflow_variables(own, database, s3, mlflow_port)
     servers.start("MLflow", [*python, *MLFLOW], env_of_mlflow)
     servers.wait(lambda: local.answers(where["prefect"], own=True), f"Prefect's server at {where['prefect']}")
     servers.wait(lambda: local.answers(where["mlflow"], own=True), f"MLflow at {where['mlflow']}")
@@ -198,14 +198,14 @@ def variables(where: dict[str, str]) -> dict[str, str]:
     """Environment variables for clients of the servers."""
     return {
         "PREFECT_API_URL": where["prefect"],
-        "PREFECT_API_AUTH_STRING": login.basic(),
+        "PREFECT_API_AUTH_STRING": login.credentials(),
         "MLFLOW_TRACKING_URI": where["mlflow"],
-        **login.for_mlflow(),
+        **login.mlflow_client_variables(),
     }
 
 
 def tell(keys: dict, where: dict[str, str]) -> None:
     """Writes the files by which other terminals and DVC find the servers."""
-    running_servers.tell(variables(where), folder() / "env")
+    running_servers.write_variables(variables(where), folder() / "env")
     profile = ["[default]", f"aws_access_key_id = {keys['s3_key']}", f"aws_secret_access_key = {keys['s3_secret']}"]
     write_private(folder() / "credentials", "\n".join(profile))

@@ -16,8 +16,8 @@ from flows.machine import ports
 from flows.machine.environment_variables import QUIET
 from flows.machine.processes import ClosedError, Processes
 from flows.project import paths, private_files
+from flows.project.errors import UnavailableError
 from flows.servers import prefect_server
-from lightning_modules.errors import UnavailableError
 
 PATIENCE = 120  # seconds; on a busy machine with a new database it takes 20
 

@@ -5,11 +5,11 @@ from urllib.parse import quote
 from flows.project import messages, paths
 from flows.tracking import descriptions, mlflow_store
 
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # opens on the pages of trainings, not of chat models
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # pages for trainings, not for chat models
 
 
 def experiment(client, dataset: str) -> str:
-    """The id of the dataset's experiment, which is created where there is none."""
+    """The id of the dataset's experiment, which is created where it does not exist."""
     from filelock import FileLock
     from mlflow.exceptions import MlflowException
 
@@ -26,10 +26,10 @@ def experiment(client, dataset: str) -> str:
         root = mlflow_store.artifacts_address()
         try:
             created = client.create_experiment(
-                dataset, artifact_location=root and f"{root}/{quote(dataset)}", tags=KIND | descriptions.view()
+                dataset, artifact_location=root and f"{root}/{quote(dataset)}", tags=KIND | descriptions.columns_tag()
             )
         except MlflowException:
-            # Another machine was faster: the lock is this one's alone.
+            # Another machine was faster: the lock holds on this machine only.
             if found := client.get_experiment_by_name(dataset):
                 return found.experiment_id
             raise
@@ -38,15 +38,14 @@ def experiment(client, dataset: str) -> str:
         return created
 
 
-def tidy(client) -> None:
-    """Before the pages of a store are shown: no empty experiment beside this project's."""
+def remove_empty_default(client) -> None:
+    """Removes MLflow's empty default experiment from a local store, before its pages are shown."""
     if mlflow_store.store_file() and len(client.search_experiments(max_results=2)) > 1:
         remove_default(client)
 
 
 def remove_default(client) -> None:
-    """Deletes the experiment that MLflow makes in each new store, where nothing is in it: beside the dataset's it only
-    makes a visitor look twice."""
+    """Deletes the experiment "Default", which MLflow makes in each new store, where it is empty: it only distracts."""
     from mlflow.entities import ViewType
 
     found = client.get_experiment_by_name("Default")
@@ -62,16 +61,16 @@ def remove_default(client) -> None:
 
 
 def prepare() -> None:
-    """Creates store and experiment once, before stages fan out. Raises ConnectionError like `connect`."""
+    """Creates store and experiment, once, before stages run in parallel. Raises ConnectionError like `connect`."""
     from flows.params.params_file import read
 
     experiment(mlflow_store.connect(), read().dataset)
 
 
-def shown_experiment(client, dataset: str) -> str:
-    """The id of the dataset's experiment, with its columns: one that was made elsewhere, or long ago, may lack them."""
+def experiment_with_columns(client, dataset: str) -> str:
+    """The id of the dataset's experiment. Sets the columns of its list of runs, which an older one may lack."""
     own = experiment(client, dataset)
-    for key, value in descriptions.view().items():
+    for key, value in descriptions.columns_tag().items():
         if client.get_experiment(own).tags.get(key) != value:
             client.set_experiment_tag(own, key, value)
     return own

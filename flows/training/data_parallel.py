@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from flows.machine import hardware
+from flows.project.errors import InputError
 from flows.training.allocation import unfinished_portions
 from flows.training.kept_results import checkpoint_file, read_result, write_result
 from flows.training.launch import Launch
@@ -20,7 +21,6 @@ from flows.training.progress import Board
 from flows.training.replicas import show_resumed
 from flows.training.worker_pool import End, failed, workers
 from flows.training.worker_process import die_with_parent, failure, given_to_fit, train_portion
-from lightning_modules.errors import InputError
 from lightning_modules.fit import Fitted
 
 
@@ -166,7 +166,7 @@ def process_main(
                     write_result(work, numbers[position], result)
                     tell({"finished": True, "best_epoch": result.best_epoch, "replica": position})
                 given["checkpoint"].unlink(missing_ok=True)
-    except Exception as error:
+    except Exception as error:  # `failure` raises it again, unless it can be said in a sentence
         tell(failure(error))
         return
     group.leave()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flows.graph import code_digest
 from flows.project import file_io
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 # How long an interrupted training is kept, once the member has been trained with another recipe.
 KEPT_DAYS = 30

@@ -4,9 +4,9 @@ import json
 import os
 from pathlib import Path
 
-from flows.project import messages, paths
+from flows.project import file_io, messages, paths
+from flows.project.errors import DamagedError
 from lightning_modules import sealed
-from lightning_modules.errors import DamagedError
 from lightning_modules.fit import Fitted
 
 
@@ -21,16 +21,10 @@ def result_file(work: Path, number: int) -> Path:
 def write_result(work: Path, number: int, result: Fitted) -> None:
     from safetensors.torch import save_file
 
-    target = result_file(work, number)
-    temporary = target.with_suffix(f".{os.getpid()}")
     about = {"history": json.dumps(result.history), "best_epoch": str(result.best_epoch)}
     about["sha256"] = digest_of(about, result.state)
-    try:
+    with file_io.whole(result_file(work, number)) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in result.state.items()}, temporary, about)
-        os.replace(temporary, target)
-    except BaseException:  # a full disk, say
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def digest_of(about: dict[str, str], state: dict) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flows.params.sections import Training
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
 # Names of interactive SLURM jobs, in which a person types the commands. Lightning goes by the same names.
 INTERACTIVE = ("bash", "interactive")

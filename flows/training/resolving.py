@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from flows.machine import hardware
 from flows.params.params_file import Params
+from flows.project.errors import InputError
 from flows.training.launch import Launch
-from lightning_modules.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from flows.machine import hardware
-from lightning_modules.errors import WorkerError
+from flows.project.errors import WorkerError
 
 PATIENCE = 5.0  # seconds that a process may take to end after its connection was closed
 MOMENT = 0.5  # seconds
@@ -64,7 +64,7 @@ class WorkerPool:
         self.method = "spawn" if again else start_method(card["settings"]["accelerator"])
         self.processes: dict[Connection, multiprocessing.Process] = {}
         self.started = 0
-        self.kills = hardware.memory_kills()
+        self.kills = hardware.out_of_memory_kills()
 
     @property
     def connections(self) -> list[Connection]:
@@ -91,8 +91,8 @@ class WorkerPool:
         # If the whole stage is being ended, this process has got a signal as well. Let it arrive first.
         time.sleep(MOMENT)
         self.method = "spawn"  # see __init__
-        memory = hardware.memory()
-        if hardware.memory_kills() > self.kills:
+        memory = hardware.free_memory()
+        if hardware.out_of_memory_kills() > self.kills:
             memory = f"the system was out of memory and killed for it; {memory}"
         return End(process.exitcode, memory)
 

@@ -9,8 +9,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from flows.machine import hardware
+from flows.project.errors import DamagedError, DivergedError, ExhaustedError, InputError, exhausted
 from flows.training import kept_results
-from lightning_modules.errors import DamagedError, DivergedError, ExhaustedError, InputError, exhausted
 from lightning_modules.fit import Fitted, fit, fit_together
 
 
@@ -49,7 +49,7 @@ def serve(
                     kept_results.write_result(work, numbers[position], result)
                     tell({"finished": True, "best_epoch": result.best_epoch, "replica": position})
                 checkpoint.unlink(missing_ok=True)
-        except Exception as error:
+        except Exception as error:  # `failure` raises it again, unless it can be said in a sentence
             tell(failure(error))
             return
         tell({"free": True, "finished": finished})
@@ -72,8 +72,8 @@ def given_to_fit(card: dict) -> dict:
 
     data = dataset.load(card["dataset"], check=False)
     return {
-        "training": data.part("train"),
-        "validation": data.part("validation"),
+        "training": data.split_view("train"),
+        "validation": data.split_view("validation"),
         **{key: card[key] for key in ("class_names", "mean", "std")},
         **{key: value for key, value in card["settings"].items() if key not in ("parallel", "processes")},
     }
