@@ -1,16 +1,16 @@
 """`python -m benchmarks [NAME...]`: measures, prints a markdown table and writes .trainyard/benchmarks.json.
 
-A module of this package that is named in NAMES or MORE has `measure() -> list[dict]`, a dict for each row of the table:
+Each module that NAMES or MORE names has `measure() -> list[dict]`, a dict for each row of the table:
 
 what               what is measured, against whom, under which conditions
 ours, other        text: a median, with its unit and range
 ratio              text: how many times as long the other one takes
 accuracy           text: what ours and the other one reach
-load               the share of the machine's CPU time that others took meanwhile, 0 to 1
-goal, reached      text, and whether it was
-measured           the numbers behind it all, for the JSON file
+load               the share of the machine's CPU time that other processes took meanwhile, 0 to 1
+goal, reached      text, and whether it was reached
+measured           the numbers behind the row, for the JSON file
 
-A key that a row has no use for may be missing.
+Keys that a row does not need may be missing.
 """
 
 import importlib
@@ -25,8 +25,7 @@ import click
 
 from flows.graph import site_cache
 from flows.machine import hardware
-from flows.project import file_io, paths
-from flows.project.git import git_state
+from flows.project import file_io, git, paths
 
 NAMES = ("data_path", "training", "replicas", "step", "logged_run", "share", "start", "memory", "pipeline", "gpu")
 MORE = ("growth", "orchestration")  # minutes more each, and nothing that every change would alter
@@ -39,12 +38,12 @@ COLUMNS = ("what", "ours", "other", "ratio", "accuracy", "load", "goal", "reache
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(NAMES + MORE))
 def main(names: tuple[str, ...]) -> None:
-    """Measure NAMES, by default all but growth and orchestration: medians of up to five after a warm-up, ratios taken
-    in turn and pair by pair."""
-    # A user's own server is not for runs of benchmarks.
+    """Measure NAMES, by default all but growth and orchestration: medians of up to five runs after a warm-up; for
+    ratios both sides run in turn and are compared pair by pair."""
+    # Benchmarks do not log to the user's own server.
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         os.environ.pop(name, None)
-    # DVC's own is open to all users of the machine.
+    # DVC's default site cache is open to all users of the machine.
     folder = click.get_current_context().with_resource(tempfile.TemporaryDirectory(prefix="site-cache-"))
     os.environ.setdefault(site_cache.VARIABLE, folder)
     rows, seconds = [], {}
@@ -54,7 +53,7 @@ def main(names: tuple[str, ...]) -> None:
         start = time.monotonic()
         try:
             rows += importlib.import_module(f"benchmarks.{name}").measure()
-        except Exception as error:  # what the others measured is worth keeping
+        except Exception as error:  # keep the figures of the other benchmarks
             traceback.print_exc()
             rows.append({"what": name, "ours": f"failed: {' '.join(str(error).split())[:200]}"})
         seconds[name] = round(time.monotonic() - start, 1)
@@ -82,28 +81,28 @@ def cells(row: dict) -> list[str]:
 
 
 def conditions() -> dict:
-    """What the figures depend on beside the code."""
+    """The conditions that the figures depend on, beside the code."""
     import torch
 
-    commit, dirty = git_state()
+    root = paths.root()
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
         "features": features(),
         "cores": hardware.cores(),
-        "threads": hardware.cores(),  # each side is told to use all
+        "threads": hardware.cores(),  # each side uses all
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": commit + (" (changed)" if dirty else ""),
+        "commit": (git.commit(root) or "none") + (" (changed)" if git.is_dirty(root) else ""),
     }
 
 
 def processor() -> str:
-    """The processor's name, as Linux has it."""
+    """The processor's name, from Linux."""
     return of_processor("model name") or platform.processor() or platform.machine()
 
 
 def features() -> str:
-    """The instructions that the processor has, of those that decide most; and what holds torch to fewer."""
+    """The processor's instruction sets that matter most, and the variables that keep torch from using them."""
     flags = of_processor("flags").split()
     found = " ".join(name for name, flag in FEATURES.items() if flag in flags) or f"none of {' '.join(FEATURES)}"
     held = " ".join(f"{name}={os.environ[name]}" for name in LIMITS if os.environ.get(name))
@@ -111,7 +110,7 @@ def features() -> str:
 
 
 def of_processor(key: str) -> str:
-    """Of the first processor, what Linux says; empty where it says nothing."""
+    """A value of the first processor in Linux's /proc/cpuinfo; empty if there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""Each side of a comparison trains in a process of its own, when it is told to: neither inherits what the other one set
-for its whole process, such as threads, determinism or thread pools, and a rival may have a Python of its own.
+"""Runs each side of a comparison in a process of its own.
 
-This file is imported by that Python too: it knows the standard library alone.
+So neither side inherits what the other one set for its whole process, such as the number of threads or determinism, and
+a rival may use another Python. That Python imports this file too: it uses the standard library only.
 """
 
 import json
@@ -25,7 +25,7 @@ class Aside:
         python: its interpreter.
 
     Raises:
-        RuntimeError: it ended; the message holds the last lines that it wrote.
+        RuntimeError: it ended; the message has its last lines of output.
     """
 
     def __init__(self, module: str, settings: dict, cwd: Path, python: str = sys.executable) -> None:
@@ -38,13 +38,13 @@ class Aside:
         )  # fmt: skip
         with ExitStack() as failed:
             failed.callback(self.close)
-            failed.callback(self.process.kill)  # first: else `close` waits for what it prepares
+            failed.callback(self.process.kill)  # first, or `close` would wait until it is prepared
             self.about = self.answer()
             failed.pop_all()
 
     def __call__(self, **request):
-        """What the function that `prepare` returned makes of the request."""
-        with suppress(BrokenPipeError):  # it has ended, which its missing answer tells
+        """Calls the function that `prepare` returned with the request, and returns its result."""
+        with suppress(BrokenPipeError):  # it has ended, and the missing answer shows that
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
         return self.answer()
@@ -60,7 +60,7 @@ class Aside:
 
     def close(self) -> None:
         with suppress(BrokenPipeError):
-            self.process.stdin.close()  # at which it ends
+            self.process.stdin.close()  # which ends it
         self.process.stdout.close()
         self.process.wait()
         self.errors.close()
@@ -73,13 +73,14 @@ class Aside:
 
 
 def serve(prepare: Callable[[dict], Callable]) -> None:
-    """The life of such a process: a line of JSON in, the keyword arguments of one call; a line of JSON out.
+    """The main function of such a process: reads a line of JSON, the keyword arguments of a call, and writes a line of
+    JSON, its result, until the input ends.
 
     Args:
         prepare: takes the settings and returns the function to call.
     """
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # stdout is for answers: what libraries print goes to stderr
     call = prepare(json.loads(sys.argv[1]))
     print(json.dumps(getattr(call, "about", None)), file=answers, flush=True)
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""The images that sides train on: the published ones, or random ones of their shape where those cannot be had."""
+"""The images that both sides train on: published datasets, or random images of the same shape if there is no mirror."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.data_path import write_like_mnist
 from flows import download
 from flows.data import dataset, sources
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 # Height, width and channels; number of training and of held-out images.
 PUBLISHED = {"mnist": ((28, 28, 1), 60_000, 10_000), "cifar10": ((32, 32, 3), 50_000, 10_000)}
@@ -16,7 +16,8 @@ PUBLISHED = {"mnist": ((28, 28, 1), 60_000, 10_000), "cifar10": ((32, 32, 3), 50
 
 @dataclass(frozen=True)
 class Data:
-    """Images are uint8, N×H×W×C, labels int64, N. `real` is False for random images, which teach nothing."""
+    """Images (uint8, N×H×W×C) and labels (int64, N). `real` is False for random images, from which nothing can be
+    learned."""
 
     dataset: str
     training: tuple[np.ndarray, np.ndarray]
@@ -25,7 +26,7 @@ class Data:
     real: bool
 
     def head(self, training: int, held_out: int) -> "Data":
-        """The first of each."""
+        """The first images of each split."""
         parts = ((self.training, training), (self.held_out, held_out))
         first, second = (tuple(np.ascontiguousarray(array[:count]) for array in part) for part, count in parts)
         return replace(self, training=first, held_out=second)
@@ -45,8 +46,8 @@ class Data:
 
 
 def get(name: str) -> Data:
-    """A dataset as published: from data/<name> of this project where the download stage has left it, else by way of
-    this project's own fetching, from TRAINYARD_MIRROR or the official host."""
+    """A published dataset: from data/<name> if the download stage has written it, else fetched as that stage does, from
+    TRAINYARD_MIRROR or the official host."""
     try:
         given = dataset.load(name)
         card = given.card
@@ -82,24 +83,23 @@ def lay_out(data: Data, validation: np.ndarray, root: Path) -> None:
         "counts": {
             "train": len(labels) - len(validation), "validation": len(validation), "test": len(data.held_out[1]),
         },
-        "test_sha256": dataset.pin(*data.held_out),
+        "test_sha256": dataset.digest_of_test_data(*data.held_out),
     }  # fmt: skip
     download.write(root / "data" / data.dataset, arrays, card, [])
 
 
 def held_out_as_validation(data: Data) -> tuple[Data, np.ndarray]:
-    """What to lay out for a project that trains on all training images and validates on the held-out ones, as the
-    rivals do: the data, and the indices of the validation images."""
+    """The data and the indices of the validation images, for `lay_out`, so that a project trains on all training images
+    and validates on the held-out ones, as the rivals do."""
     training = tuple(map(np.concatenate, zip(data.training, data.held_out)))
     first = len(data.training[1])
     return replace(data, training=training), np.arange(first, first + len(data.held_out[1]))
 
 
 def for_rivals(data: Data, folder: Path) -> dict:
-    """Writes what the rivals read: plain arrays, and MNIST/raw as torchvision's dataset takes it for grey images.
-
+    """Writes the files that the rivals read: plain arrays, and for grey images also MNIST/raw, for torchvision.
     Returns:
-        What they are told: folder, shape, classes, and mean and std per channel.
+        The rivals' settings: folder, shape, classes, and mean and std per channel.
     """
     for name, (images, labels) in (("train", data.training), ("held_out", data.held_out)):
         np.save(folder / f"{name}_images.npy", images, allow_pickle=False)

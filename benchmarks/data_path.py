@@ -1,7 +1,7 @@
 """How long it takes to feed an epoch of 60,000 images of 28×28: ours against torchvision's dataset and a DataLoader.
 
-Both give the same normalised float32 batches of 128 in the same order (checked before anything is timed). Images are
-random, written as MNIST's files are, so that no network is needed: what they show does not change what they cost.
+Both give the same normalised float32 batches of 128 in the same order, which is checked first. Images are random, in
+files like MNIST's, so that no network is needed: the time does not depend on what they show.
 """
 
 import struct
@@ -18,7 +18,7 @@ GOAL = 20.0
 
 
 def write_like_mnist(root: Path, training: tuple, held_out: tuple) -> None:
-    """Images (uint8, N×H×W or N×H×W×1) and labels of both splits, as torchvision's MNIST dataset finds them."""
+    """Writes images (uint8, N×H×W or N×H×W×1) and labels of both splits as files of torchvision's MNIST dataset."""
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for split, (images, labels) in (("train", training), ("t10k", held_out)):

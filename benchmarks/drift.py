@@ -1,7 +1,7 @@
 """`python -m benchmarks.drift`, in a project with a champion: how often drift is found, by change and number of images.
 
-Samples of the test split, changed in a known way, are compared with the held-out images as `trainyard drift` does. For
-no change the shares are those of false alarms.
+Samples of the test split are changed in a known way and compared with the held-out images, as `trainyard drift` does.
+Without a change, the share is that of false alarms.
 """
 
 from collections.abc import Callable
@@ -57,7 +57,8 @@ FREQUENT = (1.5, 2, 3)  # times as many images of class 3
 
 
 def sample(labels: np.ndarray, count: int, times: float, rng: np.random.Generator) -> np.ndarray:
-    """Numbers of images: without replacement, where each class is as frequent as it is."""
+    """Draws the indices of `count` images; class 3 is `times` as frequent as in `labels`. Without replacement if
+    `times` is 1."""
     if times == 1 and count <= len(labels):
         return rng.choice(len(labels), count, replace=False)
     weights = np.where(labels == 3, times, 1.0)
@@ -72,7 +73,7 @@ def share_found(served, data, change: Callable, times: float, count: int, tries:
         rng = np.random.default_rng([number, count])
         some = change(images[sample(labels, count, times, rng)], rng)
         known, known_labels = judgement.held_out(data, settings.images, number)
-        views, _, classes = judgement.look(served, some, known, known_labels, all_labels, number)
+        views, _, classes = judgement.measure(served, some, known, known_labels, all_labels, number)
         found += any(test["verdict"] == "drift" for test in judgement.judged(views, classes, settings))
     return found / tries
 
@@ -80,7 +81,7 @@ def share_found(served, data, change: Callable, times: float, count: int, tries:
 @click.command()
 @click.option("--only", metavar="TEXT", default="", help="Changes with this text in their name alone.")
 def main(only: str) -> None:
-    """Print the share of samples that are called drift, as a markdown table."""
+    """Print the share of samples with the verdict drift, as a markdown table."""
     name = read().dataset
     data, (served, champion) = dataset.load(name), loading.load_champion(name)
     rows = {label: (change, 1.0) for label, change in CHANGES.items()}

@@ -1,12 +1,12 @@
-"""`python -m benchmarks.gate`: what the gate's promise costs, simulated.
+"""`python -m benchmarks.gate`: what the gate's guarantee costs, by simulation.
 
-False promotions over the life of a test set, and gains that are found, for the levels that
-`flows.statistics.paired.share_of_alpha` gives, for one level for all, and for e-values.
+Prints false promotions over the life of a test set, and how often real gains are found, for three rules: the levels of
+`flows.statistics.paired.share_of_alpha`, one level for all decisions, and e-values.
 
-An e-value is the wealth of who bets on each image on which two models differ that the challenger has it right; here the
-mean over all bets of one size (a uniform prior on the challenger's share of these images above a half). It is above
-1 / alpha with a chance of at most alpha, whenever one looks (Ville's inequality; Grünwald, de Heide and Koolen, Safe
-Testing, 2024).
+An e-value is the wealth of a gambler who bets, on each image on which two models differ, that the challenger is right;
+here the mean over all sizes of the bet (a uniform prior on the challenger's share of these images above a half). The
+chance that it ever exceeds 1 / alpha is at most alpha (Ville's inequality; Grünwald, de Heide and Koolen, Safe Testing,
+2024).
 """
 
 import functools
@@ -39,13 +39,13 @@ RULES: dict[str, Callable[[int, int, int], bool]] = {
 
 
 def live(rule: Callable, images: int, hard: float, retrains: int, generator: np.random.Generator) -> tuple[int, float]:
-    """A test set's life with challengers that are all as good as the first champion.
+    """Simulates the life of a test set with challengers that are all as good as the first champion.
 
     Args:
-        hard: the share of images that some of the models have wrong.
+        hard: the share of images that some of the models classify wrongly.
 
     Returns:
-        How many were promoted, and by how much the last champion's accuracy is above its true one.
+        The number of promotions, and by how much the last champion's measured accuracy exceeds its true one.
     """
     chance = np.where(generator.random(images) < hard, generator.random(images), 1.0)
     champion, promoted = generator.random(images) < chance, 0
@@ -58,8 +58,12 @@ def live(rule: Callable, images: int, hard: float, retrains: int, generator: np.
 
 
 def found(rule: Callable, images: int, gain: float, differing: float, number: int, generator) -> float:
-    """How often a real gain in accuracy passes as the decision of that number, where so many images tell the models
-    apart."""
+    """How often a real gain in accuracy passes the gate.
+
+    Args:
+        differing: the share of images on which the two models differ.
+        number: of the decision on this test set.
+    """
     shares = [(differing + gain) / 2, (differing - gain) / 2, 1 - differing]
     drawn = generator.multinomial(images, shares, size=TRIES).tolist()
     return sum(wins > losses and rule(wins, losses, number) for wins, losses, _ in drawn) / TRIES

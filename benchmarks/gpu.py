@@ -1,8 +1,8 @@
 """The GPU's table: `python -m benchmarks.gpu DATA_FOLDER [--minutes 10] [--json FILE]`.
 
 Needs torch, Lightning and numpy, and DATA_FOLDER with MNIST and CIFAR-10 (see `gpu_data`): no MLflow, DVC or Prefect.
-Within its minutes it measures what it can, prints a markdown table and writes the JSON after each part, so that what
-was measured is kept whatever happens then. `--device cpu --size tiny` tries it all where there is no GPU.
+It measures what it can in the given minutes and prints a markdown table. It writes the JSON file after each part, so
+that figures survive a failure. `--device cpu --size tiny` tries everything without a GPU.
 """
 
 import argparse
@@ -24,18 +24,18 @@ from benchmarks.gpu_card import SIZES, Budget, Card, Part, Sizes, row, tell
 from benchmarks.gpu_data import Split, load
 from benchmarks.gpu_silent import silent
 from benchmarks.gpu_together import together
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 NO_GPU = "There is no GPU that torch can use here: the GPU's rows stay as not yet measured."
 NOT_YET = "not yet measured"
 COLUMNS = ("what", "ours", "other", "ratio", "accuracy", "runs", "goal", "reached", "status")
-# A compilation cannot be ended when its time is up.
+# A compilation cannot be interrupted when its time is over.
 COMPILATION = 100
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One part of the table: what is measured, the share of all minutes that it may take, and what it is for."""
+    """One part of the table: the function that measures it, its share of all minutes, and its purpose."""
 
     name: str
     measure: Part
@@ -57,7 +57,7 @@ PLAN = (
 def run(
     data: dict[str, Split], card: Card, sizes: Sizes, seconds: float, keep: Callable[[list[dict]], None]
 ) -> list[dict]:
-    """All rows. `keep` is given them after each part."""
+    """Measures all rows. Calls `keep` with the rows so far after each part."""
     rows: list[dict] = []
     budget = Budget(seconds)
     real = card.device.type == "cuda" and sizes is SIZES["full"]
@@ -78,14 +78,14 @@ def part(
     start = time.monotonic()
     try:
         yield from planned.measure(card, sizes, data, budget.part(seconds))
-    except Exception as error:  # the other parts are worth having all the same
+    except Exception as error:  # the other parts are still worth having
         traceback.print_exc()
         yield row(planned.name, planned.goal, status=f"failed: {type(error).__name__}: {error}")
     tell(f"{planned.name}: took {time.monotonic() - start:.0f} s")
 
 
 def tried(found: dict) -> dict:
-    """A row whose figures say nothing: of a CPU, or of tiny networks."""
+    """A row whose figures mean nothing, because they are those of a CPU or of tiny networks."""
     status = f"{NOT_YET}, tried" if found["status"] == "measured" else found["status"]
     return found | {"reached": None, "status": status}
 
@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.device == "cuda" and not torch.cuda.is_available():
         print(NO_GPU, file=sys.stderr)
         return 1
-    # What is loaded, and the last training that began in time, count too.
+    # The time to load, and a last training that began in time, come on top.
     budget = Budget(given.minutes * 60 * 0.95)
     card = Card(torch.device("cuda", 0) if given.device == "cuda" else torch.device("cpu"))
     try:

@@ -1,11 +1,11 @@
-"""How soon a network is as accurate as it should be, on the terms of the published records: CIFAR-10 to 94 % and
-96 %, MNIST to 99 %.
+"""Seconds until a network reaches an accuracy, by the rules of the published records: CIFAR-10 to 94 % and 96 %, MNIST
+to 99 %.
 
 The clock runs from the moment the images are on the device until the test images' logits are computed: whitening,
 Lightning's Trainer and its set-up, training, validation on 100 images, test-time views. It does not run while images
 are uploaded and padded, and a shorter training before the first one warms everything up (Jordan, arXiv:2404.00498).
-What is tested are the last epoch's weights. The 100 images are among the training images, which therefore are all that
-the dataset has; nothing is chosen by them.
+The last epoch's weights are tested. The 100 validation images are also trained on, so that training uses the whole
+training split; nothing is chosen by them.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ TEST_BATCH = 2000
 
 
 class Timed(Classifier):
-    """A Classifier with a clock, which is tested while it is still on the device."""
+    """A Classifier with a clock, tested while it is still on the device."""
 
     def watched(self, card: Card, test: Images, test_time_views: str) -> "Timed":
         self.card, self.test_images, self.views = card, test, test_time_views
@@ -80,9 +80,9 @@ def test_images(split: Split, card: Card) -> Images:
 
 
 def airbench(widths: tuple[int, ...], depth: int, epochs: int, batch_size: int, augment: str) -> dict:
-    """The member of docs/members, with what differs on a GPU: all images, and epochs as published."""
+    """The airbench member of docs/members, adapted to a GPU: all training images, and the published epochs."""
     member = yaml.safe_load(AIRBENCH.read_text(encoding="utf-8"))["airbench"]
-    share = batch_size / member["batch_size"]  # of a batch: what is given for one is in proportion to its size
+    share = batch_size / member["batch_size"]  # some hyper-parameters are proportional to the batch size
     optimizer = dict(member["optimizer"])
     for name in ("sgd_lr", "bias_lr", "weight_decay"):
         optimizer[name] *= share
@@ -92,7 +92,7 @@ def airbench(widths: tuple[int, ...], depth: int, epochs: int, batch_size: int, 
 
 
 def cifar_94(card: Card, sizes: Sizes, data: dict[str, Split], budget: Budget) -> Iterator[dict]:
-    """Ours and the bare script in turn."""
+    """Rows of ours and the bare script, in turn."""
     split, goal = data["cifar10"], "94 % in at most 3 s, and 1.3 times the bare script"
     test = test_images(split, card)
     place = {"device": card.device}
@@ -133,7 +133,7 @@ def cifar_94(card: Card, sizes: Sizes, data: dict[str, Split], budget: Budget) -
 
 
 def cifar_deterministic(card: Card, sizes: Sizes, data: dict[str, Split], budget: Budget) -> Iterator[dict]:
-    """What `deterministic: true` costs, and whether it holds: the same seed twice."""
+    """Rows on `deterministic: true`: its cost, and whether the same seed gives the same result twice."""
     split = data["cifar10"]
     test = test_images(split, card)
     member = airbench(sizes.widths_94, 2, sizes.epochs_94[0], sizes.batch_94, "nudge_altflip")
@@ -150,7 +150,7 @@ def cifar_deterministic(card: Card, sizes: Sizes, data: dict[str, Split], budget
 
 
 def cifar_compiled(card: Card, sizes: Sizes, data: dict[str, Split], budget: Budget) -> Iterator[dict]:
-    """The bare script through torch.compile, as published; compiling is the first run's, which does not count."""
+    """Rows of the bare script with torch.compile, as published. The first run compiles, and does not count."""
     split = data["cifar10"]
     place = {"device": card.device}
     uploaded = [tuple(torch.tensor(part, **place) for part in parts) for parts in (split.train, split.test)]
@@ -172,7 +172,7 @@ def cifar_compiled(card: Card, sizes: Sizes, data: dict[str, Split], budget: Bud
 def alone(
     what: str, goal: tuple[float, float], members: list[dict], split: Split, card: Card, sizes: Sizes, budget: Budget
 ) -> Iterator[dict]:
-    """A row for each member, until one reaches the goal: an accuracy, in so many seconds."""
+    """A row for each member, until one reaches the goal, an accuracy in a number of seconds."""
     test = test_images(split, card)
     train(members[0] | {"epochs": 1}, split, test, card, 999)  # warm-up
     longest = 0.0
@@ -203,7 +203,7 @@ def cifar_96(card: Card, sizes: Sizes, data: dict[str, Split], budget: Budget) -
 
 
 def mnist(card: Card, sizes: Sizes, data: dict[str, Split], budget: Budget) -> Iterator[dict]:
-    """Airbench with a convolution in each block, narrower, and digits as they are: mirrored ones are none."""
+    """Rows of a narrower airbench with one convolution per block, and without flips: a mirrored digit is no digit."""
     members = []
     for epochs in sizes.epochs_mnist:
         member = airbench(sizes.widths_mnist, 1, epochs, sizes.batch_mnist, "none")

@@ -1,4 +1,4 @@
-"""What the parts of the GPU's table share: the device and its precision, a budget of seconds, and rows."""
+"""Shared by the parts of the GPU's table: the device and its precision, a budget of seconds, and rows."""
 
 import statistics
 import sys
@@ -11,14 +11,14 @@ import torch
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large everything is: as the goals say, or tiny, to try the command on a CPU.
+    """The sizes of all parts: those of the goals, or tiny ones, to try the command on a CPU.
 
     Attributes:
-        runs: trainings with a seed of their own, of each recipe whose mean accuracy is wanted.
-        epochs_94, epochs_96, epochs_mnist: how long is trained; the next one only if the accuracy was not reached.
-        steps: mini-batches in an epoch where the time of a step is measured.
-        counts: of networks that train at once.
-        networks: that train at once, by name; 28×28 images.
+        runs: trainings, each with another seed, of each recipe whose mean accuracy is measured.
+        epochs_94, epochs_96, epochs_mnist: numbers of epochs to try; the next one only if the accuracy is not reached.
+        steps: mini-batches per epoch when the time of a step is measured.
+        counts: numbers of networks that train at once.
+        networks: the networks that train at once, by name; for 28×28 images.
     """
 
     runs: int
@@ -63,7 +63,7 @@ SIZES = {"full": FULL, "tiny": TINY}
 
 
 class Budget:
-    """Seconds that may be used from now on."""
+    """A number of seconds from now on."""
 
     def __init__(self, seconds: float) -> None:
         self.end = time.monotonic() + seconds
@@ -72,12 +72,12 @@ class Budget:
         return self.end - time.monotonic()
 
     def part(self, seconds: float) -> "Budget":
-        """As much of it, or what is left."""
+        """A budget of these seconds, or of what is left."""
         return Budget(min(seconds, self.left()))
 
     def repeat(self, wanted: int, action: Callable[[int], dict]) -> list[dict]:
-        """What `action` returns for 0, 1, ...: `wanted` times, or as often as there is time for one as slow as the
-        slowest so far; at least once."""
+        """Calls `action` with 0, 1, ... and returns the results. Stops after `wanted` calls, or when the time left is
+        shorter than the slowest call so far; calls it at least once."""
         results: list[dict] = []
         slowest = 0.0
         while len(results) < wanted and (not results or self.left() > slowest):
@@ -89,13 +89,13 @@ class Budget:
 
 @dataclass(frozen=True)
 class Card:
-    """Where is measured: a GPU, or a CPU where the command is only tried."""
+    """The device that is measured: a GPU, or a CPU to try the command."""
 
     device: torch.device
 
     @property
     def settings(self) -> dict:
-        """What `fit` is told."""
+        """The settings for `fit`."""
         return {"accelerator": "gpu" if self.device.type == "cuda" else "cpu", "precision": "bfloat16"}
 
     @property
@@ -103,7 +103,7 @@ class Card:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
 
     def wait(self) -> None:
-        """Until the device has done all that it was given."""
+        """Waits until the device has finished all of its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -112,13 +112,13 @@ class Card:
 
 
 def row(what: str, goal: str = "", **given) -> dict:
-    """A row of the table, of text but for `reached` (true, false, or None where it is not known) and `measured`."""
+    """A row of the table. All values are text, but for `reached` (true, false, or None if not known) and `measured`."""
     empty = {"ours": "", "other": "", "ratio": "", "accuracy": "", "reached": None, "runs": "", "measured": {}}
     return {"what": what, **empty, "goal": goal, "status": "measured", **given}
 
 
 def spread(values: list[float], unit: str = " s") -> str:
-    """Three significant digits of the mean and of the range."""
+    """The mean and the range as text, with three significant digits."""
     if len(values) == 1:
         return f"{values[0]:.3g}{unit}"
     return f"{statistics.fmean(values):.3g}{unit} ({min(values):.3g} to {max(values):.3g})"

@@ -1,8 +1,8 @@
-"""MNIST and CIFAR-10 in a folder, for a machine that has neither DVC nor a network: numpy is all this needs.
+"""Reads MNIST and CIFAR-10 from a folder, on a machine that has neither DVC nor a network. Needs only numpy.
 
-Two layouts are read: this project's data/ (cifar10/train_images.npy, ..., also in pieces, train_images.0.npy,
-train_images.1.npy, ..., where a file would be too large to carry) and a torchvision data root (cifar-10-batches-py/*,
-MNIST/raw/*.gz). Nothing is unpickled: of CIFAR-10's pickles the two values are taken that are images and labels.
+It reads two layouts: this project's data/ (cifar10/train_images.npy, ..., also split into train_images.0.npy,
+train_images.1.npy, ..., if a file is too large to copy), and a torchvision data root (cifar-10-batches-py/*,
+MNIST/raw/*.gz). Nothing is unpickled: images and labels are cut out of CIFAR-10's pickles.
 """
 
 import gzip
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 CHANNELS = {"cifar10": 3, "mnist": 1}
 
@@ -29,10 +29,10 @@ class Split:
 
 
 def load(folder: Path, dataset: str) -> Split:
-    """A dataset (cifar10 or mnist) of the folder.
+    """Reads a dataset (cifar10 or mnist) from the folder.
 
     Raises:
-        InputError: it is not there, or not what it should be.
+        InputError: it is missing, or not what it should be.
     """
     if (folder / dataset).is_dir():
         parts = [
@@ -59,7 +59,7 @@ def load(folder: Path, dataset: str) -> Split:
 
 
 def moments(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, exactly: out of how often each of 256 intensities occurs."""
+    """The exact mean and standard deviation per channel, computed from counts of the 256 intensities."""
     values = np.arange(256) / 255
     means, deviations = [], []
     for channel in range(images.shape[3]):
@@ -97,10 +97,10 @@ def cifar10(folder: Path) -> list[np.ndarray]:
 
 
 def cifar10_batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of one file: its longest string, and the numbers that follow the word "labels".
+    """Images and labels of one file: its longest string, and the numbers after the word "labels".
 
     Raises:
-        InputError: they are not there.
+        InputError: the file has no images or labels.
     """
     pixels, labels, counting = "", [], False
     for operation, argument, _ in pickletools.genops(file.read_bytes()):

@@ -1,4 +1,4 @@
-"""Whether a training step waits for the GPU: torch raises where it would, and a profile counts what there is."""
+"""Whether a training step waits for the GPU: torch raises an error where it would, and a profile counts the waits."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -15,12 +15,13 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.together import Together
 
 EPOCHS, CLASSES, NETWORKS = 3, 10, 8
-# By the names that CUPTI gives them. Copies within the GPU are none of these.
+# CUPTI's names of events that wait. Copies within the GPU are not among them.
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "Memcpy HtoD", "Memcpy DtoH")
 
 
 class Watched:
-    """The first epoch warms up; in the second, waiting for the device is an error; the third is profiled."""
+    """A Classifier whose first epoch is a warm-up, whose second raises an error on a wait, and whose third is
+    profiled."""
 
     def training_step(self, block, block_index: int) -> None:
         step = super().training_step
@@ -57,7 +58,7 @@ class WatchedTogether(Watched, Together):
 
 
 def counts(seen: profile) -> dict[str, int]:
-    """How often each of WAITS occurs. The profile itself waits once, when it ends."""
+    """Counts each of WAITS in a profile. The profile itself waits once, when it ends."""
     found: Counter[str] = Counter()
     for event in seen.key_averages():
         for name in WAITS:
@@ -109,7 +110,7 @@ def watch(what: str, module, networks: int, images: tuple, augment: str, card: C
         tell(f"  {what}: {error}")
         return row(what, goal, ours=str(error).splitlines()[0], reached=False)
     found = counts(module.seen)
-    # The end of the profile is the one wait that there has to be.
+    # One wait is expected, at the end of the profile.
     copies = found["Memcpy HtoD"] + found["Memcpy DtoH"] + found["cudaStreamSynchronize"]
     tell(f"  {what}, {module.steps} steps: {found}")
     return row(

@@ -1,6 +1,6 @@
-"""What a step of a network costs alone and beside others that train at once: stacked as ours, by vmap, in streams.
+"""Seconds per step of a network: alone, and among several that train at once, stacked (ours), by vmap, or in streams.
 
-Images are random, since they change no cost; what stacked networks learn is what each learns alone, as a test holds.
+Images are random, which does not change the time. A test proves that stacked networks learn what each learns alone.
 """
 
 import statistics
@@ -19,13 +19,13 @@ from lightning_modules.images import Images
 from lightning_modules.together import Together
 
 CLASSES, EPOCHS, ROUNDS = 10, 3, 3
-# Of the MLP, how many times as fast: what is to be reached.
+# Goal for the MLP: how many times as fast.
 GOALS = {("MLP 512×3", 8): 5.0, ("MLP 512×3", 32): 12.0}
 OPTIMIZER = {"name": "adamw", "lr": 0.001, "weight_decay": 0.01}
 
 
 class Stepped:
-    """Counts the seconds of each epoch's training, from the drawing of its augmentation to its last step."""
+    """Measures the seconds of each epoch's training, from drawing the augmentation to the last step."""
 
     def watched(self, card: Card) -> "Stepped":
         self.card, self.epochs_took = card, []
@@ -60,7 +60,7 @@ def random_images(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def through_lightning(network: dict, count: int, card: Card, sizes: Sizes) -> float:
-    """Seconds for one step of one network, of `count` that train at once; the first epoch is a warm-up."""
+    """Seconds per step and network, with `count` networks that train at once. The first epoch is a warm-up."""
     images = random_images(sizes)
     settings = fit.Settings(
         mean=[0.5], std=[0.25], class_names=[str(number) for number in range(CLASSES)], epochs=EPOCHS,
@@ -78,7 +78,7 @@ def through_lightning(network: dict, count: int, card: Card, sizes: Sizes) -> fl
 
 
 def bare(way: type[ByVmap] | type[ByStreams], network: dict, count: int, card: Card, sizes: Sizes) -> float:
-    """The same by another way, in a bare loop with our batches."""
+    """Like `through_lightning`, but in a bare loop by another way, with our batches."""
     images = Images(*random_images(sizes), [0.5], [0.25], device=card.device)
     images.begin_epoch(0, range(count), [None] * count)
     alone = []
@@ -100,7 +100,7 @@ def bare(way: type[ByVmap] | type[ByStreams], network: dict, count: int, card: C
 
 
 def together(card: Card, sizes: Sizes, data: dict, budget: Budget) -> Iterator[dict]:
-    """Rows for each network and number of them, in rounds: alone, stacked, by vmap, in streams."""
+    """Rows for each network and count, measured in rounds: alone, stacked, by vmap, in streams."""
     fastest = {}
     for place, (name, network) in enumerate(sizes.networks.items()):
         own = budget.part(budget.left() / (len(sizes.networks) - place))
@@ -124,8 +124,7 @@ def together(card: Card, sizes: Sizes, data: dict, budget: Budget) -> Iterator[d
 
 
 def one_round(ways: dict[str, Callable[[], float]], failed: dict[str, str]) -> dict[str, float]:
-    """Seconds by way; a way that fails is left out from then on, and why is noted: a rival's failure is no reason to
-    measure nothing else."""
+    """Seconds by way. A way that fails is left out from then on, with the reason in `failed`, and the others go on."""
     result = {}
     for way, action in ways.items():
         if way in failed:

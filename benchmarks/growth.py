@@ -1,9 +1,9 @@
 """How time and memory grow: with images, replicas, members (a stage each), parameters and runs in MLflow.
 
-Each row has the median seconds and the peak memory of a step at each size, and their exponents e, as in size to the
-power of e: the slope of the logarithms by least squares over all sizes, with nothing subtracted (what a step costs at
-size zero makes it smaller), and that between the two largest. A step that the two largest sizes show to grow faster
-than its input misses its goal.
+Each row has the median seconds and the peak memory of a step at each size, and two exponents e of growth like
+size to the power of e: the least-squares slope of the logarithms over all sizes, and the slope between the two largest
+sizes. Nothing is subtracted, so a fixed cost makes the first exponent smaller. A step misses its goal if it grows
+faster than its input between the two largest sizes.
 """
 
 import math
@@ -21,14 +21,14 @@ SIZES = {
     "parameters": (10_000, 100_000, 1_000_000, 10_000_000),
     "runs": (100, 1_000, 10_000),
 }
-# The largest exponent between the two largest sizes that is taken for linear: caches make more than 1 of it.
+# Largest exponent, between the two largest sizes, that counts as linear: caches raise it above 1.
 LINEAR = 1.3
 
 
 def measure(sizes: dict[str, tuple[int, ...]] = SIZES, most_runs: int = 5) -> list[dict]:
     rows = []
     for kind, given in sizes.items():
-        # In a process of its own, whose memory is its own too.
+        # In a new process, so that its peak memory is that of this step alone.
         with tempfile.TemporaryDirectory() as folder, Aside(f"benchmarks.growing.{kind}", {}, Path(folder)) as grow:
             steps = grow(sizes=given, most_runs=most_runs)
         rows += [
@@ -40,7 +40,7 @@ def measure(sizes: dict[str, tuple[int, ...]] = SIZES, most_runs: int = 5) -> li
 
 
 def row(what: str, points: list[dict], other: list[dict] | None = None) -> dict:
-    """The row of a step, with what another one takes at the same sizes."""
+    """The row of a step, beside another step at the same sizes."""
     sizes = " / ".join(f"{point['size']:,}" for point in points)
     result = {"what": f"growth with {what}, at {sizes}", "ours": text(points)}
     if other:
@@ -66,6 +66,6 @@ def exponents(points: list[dict], quantity: str) -> str:
 
 
 def slope(points: list[dict], quantity: str) -> float:
-    """Of the quantity's logarithm over that of the size."""
+    """The least-squares slope of the quantity's logarithm over that of the size."""
     logarithms = [(math.log(point["size"]), math.log(point[quantity])) for point in points]
     return statistics.linear_regression(*zip(*logarithms)).slope

@@ -1,5 +1,7 @@
-"""From a process's start to a logged run: `python -m flows.train` in a new project whose data lies ready, until it has
-ended and MLflow holds its run; and the accuracy on test that its network reaches. The mean over seeds."""
+"""Seconds from a process's start to a logged run, and the network's test accuracy: means over seeds.
+
+`python -m flows.train` runs in a new project with data, until it has ended and MLflow has its run.
+"""
 
 import contextlib
 import statistics
@@ -12,7 +14,7 @@ from benchmarks import data, ours, workplace
 from benchmarks.measure import ForeignLoad, accuracy, command, seconds, spread
 
 SEEDS = 4
-# Members on offer, with the accuracy to reach and the most seconds that it may take.
+# Members, with their goals: test accuracy and seconds.
 OFFERED = Path(__file__).parents[1] / "docs" / "members" / "mnist.yaml"
 GOALS = {"quick": (0.989, 12.0), "precise": (0.993, 25.0)}
 
@@ -30,13 +32,13 @@ def measure() -> list[dict]:
 def logged_run(
     what: str, images: data.Data, recipe: dict, feed: dict, reach: float | None, goal: float | None, seeds: int = SEEDS
 ) -> dict:
-    """One row.
+    """Measures one row.
 
     Args:
         recipe: a member of params.yaml, of which one replica is trained.
         feed: epochs, batch_size and augment.
-        reach: accuracy on test, the mean over seeds.
-        goal: seconds that the whole may take.
+        reach: goal for the test accuracy, the mean over seeds.
+        goal: goal for the seconds.
     """
     times, reached = [], []
     with ForeignLoad() as load:
@@ -62,10 +64,10 @@ def logged_run(
 
 
 def examine(root: Path, images: data.Data) -> float:
-    """The accuracy on test of the one network that was trained.
+    """The test accuracy of the trained network.
 
     Raises:
-        AssertionError: its run is not in MLflow, or has not ended well.
+        AssertionError: its run is not in MLflow, or has not finished.
     """
     import mlflow
     import torch
@@ -73,7 +75,7 @@ def examine(root: Path, images: data.Data) -> float:
     from flows.models import trained_members
     from lightning_modules import weights
 
-    # Not by mlflow_store.connect, which makes this the store of every process that is started after it.
+    # Not through mlflow_store.connect, which would make this the store of all processes that are started later.
     client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     place = client.get_experiment_by_name(images.dataset).experiment_id
     runs = client.search_runs([place], "tags.`trainyard.kind` = 'replica'")

@@ -1,5 +1,5 @@
-"""Figures that can be trusted on a noisy machine: two ways in turn, A B A B, medians, the ratio pair by pair, and how
-busy others kept the machine meanwhile."""
+"""Measures so that figures can be trusted on a noisy machine: two ways in turn (A B A B), medians, ratios pair by pair,
+and the load of other processes meanwhile."""
 
 import os
 import statistics
@@ -12,15 +12,15 @@ from contextlib import suppress
 import psutil
 
 RUNS = 5
-# A ratio nearer to one than this says nothing.
+# A ratio nearer to one than this means nothing.
 NOISE = 1.1
 
 
 class ForeignLoad:
-    """While its block runs: the share of the machine's CPU time that processes outside of this one's tree used.
+    """Measures the share of the machine's CPU time that other processes use while its block runs.
 
-    share: 0 to 1, of the time of all cores, what a hypervisor took away included. The clock ticks every 10 ms, so that
-    of a block of less than a second it is a rough figure.
+    share: 0 to 1, of the time of all cores. Other processes are those outside of this one's tree; time that a
+    hypervisor takes away counts too. The clock ticks every 10 ms, so the figure is rough for less than a second.
     """
 
     def __enter__(self) -> "ForeignLoad":
@@ -34,15 +34,18 @@ class ForeignLoad:
 
 
 def busy_seconds() -> float:
-    """CPU time that the machine has spent on anything since it started."""
+    """Seconds of CPU time that the machine has spent since it started, without idle time."""
     times = psutil.cpu_times()._asdict()
-    # Guests are part of user and nice.
+    # The fields guest and guest_nice are part of user and nice.
     return sum(value for name, value in times.items() if name not in ("idle", "iowait", "guest", "guest_nice"))
 
 
 def own_seconds() -> float:
-    """CPU time of this process and everything below it. A child that has ended is in its parent's `children_*` once the
-    parent has waited for it; one whose parent ended first is lost, and counts as foreign."""
+    """Seconds of CPU time of this process and its descendants.
+
+    A child that has ended counts in its parent's `children_*`, once the parent has waited for it. A child whose parent
+    ended first is lost, and counts as foreign.
+    """
     total = 0.0
     me = psutil.Process()
     for process in (me, *me.children(recursive=True)):
@@ -56,14 +59,14 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def timed(action: Callable[[], object]) -> tuple[float, object]:
-    """Seconds, and what the action returned."""
+    """The seconds that an action takes, and its result."""
     start = time.perf_counter()
     returned = action()
     return time.perf_counter() - start, returned
 
 
 def alone(action: Callable[[], object], runs: int = RUNS, warm_up: int = 1) -> dict:
-    """Median, smallest and largest seconds of `runs` runs after `warm_up` more, what they returned, and the foreign
+    """Median, smallest and largest seconds of `runs` calls after `warm_up` others, their results, and the foreign
     load."""
     for _ in range(warm_up):
         action()
@@ -77,12 +80,12 @@ def alone(action: Callable[[], object], runs: int = RUNS, warm_up: int = 1) -> d
 
 
 def in_turn(ours: Callable[[], object], other: Callable[[], object], runs: int = RUNS, warm_up: int = 1) -> dict:
-    """Both in turn, `runs` times each after `warm_up` more.
+    """Runs both in turn, `runs` times each after `warm_up` others.
 
     Returns:
-        ours, other: median seconds, and with _min and _max their range; with _seconds and _returned the lists of what
-        each run took and what its action returned; ratio, ratio_min, ratio_max: median, smallest and largest
-        other / ours, pair by pair;
+        ours, other: median seconds; with the suffixes _min and _max their range, with _seconds and _returned lists of
+        each run's seconds and result.
+        ratio, ratio_min, ratio_max: median, smallest and largest other / ours, pair by pair.
         load: the foreign load.
     """
     for _ in range(warm_up):
@@ -103,12 +106,12 @@ def in_turn(ours: Callable[[], object], other: Callable[[], object], runs: int =
 
 
 def compared(what: str, times: dict, goal: float | None = None, chance: float | None = None) -> dict:
-    """The row of two ways in turn whose actions returned the accuracy that they reached, or None.
+    """The row of two ways whose actions returned their accuracy, or None.
 
     Args:
-        times: of `in_turn`.
-        goal: seconds that ours may take; where the other one's accuracy is out of reach, it is not reached either.
-        chance: the accuracy of a guess, where the images show something.
+        times: the result of `in_turn`.
+        goal: seconds that ours may take. The goal is missed too if ours is less accurate than the other.
+        chance: the accuracy of a guess; None for random images.
     """
     row = {
         "what": what,
@@ -131,32 +134,32 @@ def compared(what: str, times: dict, goal: float | None = None, chance: float | 
 
 
 def spread(median: float, smallest: float, largest: float, unit: str = "") -> str:
-    """Three significant digits of a median and its range."""
+    """A median and its range as text, with three significant digits."""
     return f"{median:.3g}{unit} ({smallest:.3g} to {largest:.3g})"
 
 
 def ratio(times: dict) -> str:
-    """How many times as long the other one takes, and whether that says anything."""
+    """How many times as long the other way takes, as text, and whether that means anything."""
     noise = 1 / NOISE < times["ratio"] < NOISE
     return spread(times["ratio"], times["ratio_min"], times["ratio_max"]) + (", noise" if noise else "")
 
 
 def accuracy(reached: list[float]) -> str:
-    """Mean and standard deviation over the runs, each of which had a seed of its own."""
+    """Mean and standard deviation over the runs, as text. Each run has another seed."""
     deviation = f" ± {statistics.stdev(reached):.2%}" if len(reached) > 1 else ""
     return f"{statistics.mean(reached):.2%}{deviation}"
 
 
 def as_accurate(ours: list[float], other: list[float]) -> bool:
-    """Whether the mean of ours is no further below the other's than half a point, or four standard errors."""
+    """Whether our mean is below the other's by at most half a point or four standard errors, whichever is more."""
     both = [reached for reached in (ours, other) if len(reached) > 1]
     error = sum(statistics.variance(reached) / len(reached) for reached in both) ** 0.5
     return statistics.mean(other) - statistics.mean(ours) <= max(0.005, 4 * error)
 
 
 def command(*arguments: str, cwd=None) -> Callable[[], None]:
-    """Runs `python -m ARGUMENTS` to its end; raises CalledProcessError with its output where it fails."""
-    # DVC's stages say `python`: this very one.
+    """An action that runs `python -m ARGUMENTS` to its end. On failure it raises CalledProcessError with the output."""
+    # DVC's stages run `python`, which has to be this one.
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     env = {**os.environ, "PATH": path}
 

@@ -1,15 +1,17 @@
-"""How much memory each stage takes for its images, against their decoded size; and for libraries and networks.
+"""Peak memory of each stage for its images, relative to their decoded size; and for libraries and networks.
 
-A stage's process tree is looked at all the time: the memory of its own, and the pages of the project's files that it
-has mapped, both as proportional shares, so that what forked processes share counts once. The same stage with 4,000 of
-the images takes what does not grow with their number: libraries, networks, optimizers, the activations of a batch.
-What all images add to its peak is set against what they add to the decoded size. The same stage on a dataset of two
-pixels and networks of a few numbers is what the libraries take; of the download, which decodes all images of an
-archive, what loading torchvision takes. Processes are read one after another, so pages that one
-of them maps meanwhile may count twice: the figures err upwards.
+A stage's process tree is sampled all the time: its own memory, and the pages of the project's files that it has mapped.
+Both are proportional shares, so that memory shared by forked processes counts once. Three runs of a stage are compared:
 
-MNIST and CIFAR-10 are read from TRAINYARD_MIRROR; without it they are random images of the same shapes, and the
-download stage is left out.
+* with all images;
+* with 4,000 of them: the rest of its memory does not grow with their number (libraries, networks, optimizers, the
+  activations of a batch). What all images add to the peak is divided by what they add to the decoded size;
+* with images of two pixels and tiny networks: the memory of the libraries. For the download stage, which decodes all
+  images of an archive, it is the memory after loading torchvision.
+
+Processes are read one after another, so that pages which one of them maps meanwhile may count twice: the figures err
+upwards. MNIST and CIFAR-10 are read from TRAINYARD_MIRROR; without it the images are random, of the same shapes, and
+the download stage is left out.
 """
 
 import json
@@ -31,27 +33,27 @@ from flows import download
 from flows.data import dataset as dataset_files
 from flows.data.fetch import MIRROR
 
-INTERVAL = 0.02  # seconds between two looks
+INTERVAL = 0.02  # seconds between two samples
 GOAL = 2.0
 SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 COUNTS = {"mnist": (60_000, 10_000), "cifar10": (50_000, 10_000)}  # training and test images
-FEW = {"train": 3000, "test": 1000, "validation": 1000}  # of training images: a whole batch of each kind
+FEW = {"train": 3000, "test": 1000, "validation": 1000}  # images: at least a whole batch of each split
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 REPLICAS = 2
-PER_PARAMETER = 5  # numbers of four bytes: the weight, its gradient, AdamW's two means, and the best epoch's weight
+PER_PARAMETER = 5  # floats of four bytes: the weight, its gradient, AdamW's two moments, and the best epoch's weight
 STAGES = {
     "download": ("-m", "flows.download"),
     "train": ("-m", "flows.train", "mlp"),
     "evaluate": ("-m", "flows.evaluate"),
     "ensemble": ("-m", "flows.ensemble"),
 }
-# Images of two pixels are none that torchvision reads: what it takes itself has to be loaded for the comparison.
+# torchvision does not read images of two pixels, so the comparison only loads torchvision.
 LIBRARIES = STAGES | {"download": ("-c", "import flows.download, torchvision.datasets")}
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes, at the moment at which their sum was largest."""
+    """Bytes by kind, at the moment when their sum was largest."""
 
     own: int = 0
     mapped: int = 0
@@ -62,10 +64,10 @@ class Peak:
 
 
 def share(process: int, folder: Path) -> tuple[int, int]:
-    """A process's own memory, and what it has mapped of the files in a folder: bytes, shared pages divided.
+    """Proportional shares, in bytes, of a process's own memory and of its mapped pages of files in a folder.
 
     Raises:
-        OSError: it has ended.
+        OSError: the process has ended.
     """
     proc = Path(f"/proc/{process}")
     own = mapped = 0
@@ -84,13 +86,13 @@ def share(process: int, folder: Path) -> tuple[int, int]:
 
 
 def peak(folder: Path, *arguments: str) -> Peak:
-    """The peak of `python ARGUMENTS`, run in `folder`, with all that it starts.
+    """The peak of `python ARGUMENTS`, run in `folder`, with all processes that it starts.
 
     Raises:
         CalledProcessError: it failed.
     """
     command = [sys.executable, *arguments]
-    # A server that does not answer: what MLflow takes is not asked here, and opening a new store takes long.
+    # A server that does not answer: MLflow's memory is not measured here, and a new store takes long to open.
     env = {**os.environ, "TRAINYARD_JOBS": str(REPLICAS), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     highest = Peak()
     with tempfile.TemporaryFile("w+") as output:
@@ -112,7 +114,7 @@ def peak(folder: Path, *arguments: str) -> Peak:
 
 
 def project(folder: Path, dataset: str, member: str, **recipe) -> Path:
-    """A copy of this project with one member, of two replicas, that is trained for one epoch."""
+    """Makes a copy of this project with one member of two replicas, trained for one epoch."""
     folder.mkdir()
     copy(folder)
     file = folder / "params.yaml"
@@ -134,7 +136,7 @@ def random_images(dataset: str) -> dict[str, np.ndarray]:
 
 
 def write(folder: Path, dataset: str, arrays: dict[str, np.ndarray], validation: int) -> None:
-    """data/<dataset>/, the last training images for validation."""
+    """Writes data/<dataset>/. The last `validation` training images are the validation split."""
     train, channels = len(arrays["train_labels"]), SHAPES[dataset][-1]
     card = {
         "name": dataset,
@@ -143,7 +145,7 @@ def write(folder: Path, dataset: str, arrays: dict[str, np.ndarray], validation:
         "class_names": [str(number) for number in range(10)],
         "mean": [0.5] * channels,
         "std": [0.3] * channels,
-        "test_sha256": dataset_files.pin(arrays["test_images"], arrays["test_labels"]),
+        "test_sha256": dataset_files.digest_of_test_data(arrays["test_images"], arrays["test_labels"]),
     }
     indices = np.arange(train - validation, train)
     download.write(folder / "data" / dataset, arrays | {"validation_indices": indices}, card, [])

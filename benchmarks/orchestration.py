@@ -1,7 +1,7 @@
-"""What runs the stages: `trainyard pipeline` beside `dvc repro`, what it adds to a stage, a retrain with nothing to do,
-and `trainyard serve` until it is ready.
+"""The cost of orchestration: `trainyard pipeline` against `dvc repro`, what it adds per stage, a retrain with nothing
+to do, and `trainyard serve` until it is ready.
 
-All of it in a temporary copy of this project, against the servers that `trainyard serve` has brought up there.
+Runs in a temporary copy of this project, with the servers that `trainyard serve` has started there.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from benchmarks.measure import alone, compared, in_turn, seconds, spread
 from benchmarks.pipeline import copy, row
 from flows.machine.environment_variables import QUIET
 
-RUNS = 3  # of what takes a minute each
-CHAINS = (4, 16)  # of stages that do nothing, to see what one more costs
+RUNS = 3  # of measurements that take a minute each
+CHAINS = (4, 16)  # lengths of chains of stages that do nothing, for the cost of one more stage
 SWEEP = [round(0.05 * number, 2) for number in range(8)]  # dropout rates to compare, a member each
 ONE_AFTER_ANOTHER = """
 import sys
@@ -57,7 +57,7 @@ def measure() -> list[dict]:
 
 
 def python(*arguments: str, cwd: Path, **env: str) -> None:
-    """Raises RuntimeError with what it printed where it fails."""
+    """Runs `python ARGUMENTS`. Raises RuntimeError, with the output, if it fails."""
     done = subprocess.run(
         [sys.executable, *arguments], cwd=cwd, env={**os.environ, **QUIET, **env}, capture_output=True, text=True
     )
@@ -67,7 +67,7 @@ def python(*arguments: str, cwd: Path, **env: str) -> None:
 
 @contextlib.contextmanager
 def serving(root: Path) -> Iterator[float]:
-    """Around `trainyard serve`: the seconds until it was ready."""
+    """Runs `trainyard serve` while the block runs. Yields the seconds until it was ready."""
     command = [sys.executable, "-m", "flows.commands.serve"]
     process = psutil.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
@@ -92,7 +92,7 @@ def serving_once(root: Path) -> float:
 
 
 def against_dvc(root: Path) -> list[dict]:
-    """The default project (digits) from nothing, every stage: `--force` takes nothing from DVC's caches."""
+    """Rows of the default project (digits), every stage from nothing: `--force` uses none of DVC's caches."""
     rows = []
     for how, env in (("", {}), (", replicas one after another too", {"TRAINYARD_JOBS": "1"})):
         what = f"trainyard pipeline of digits, all stages, against dvc repro{how}"
@@ -110,7 +110,7 @@ def beside_dvc(what: str, root: Path, goal: float | None = None, **env: str) -> 
 
 
 def sweep(root: Path) -> dict:
-    """Members that differ in one number, as somebody has them who compares recipes; then the project is as before."""
+    """A row of members that differ in one number, as in a comparison of recipes. Restores the project afterwards."""
     params = root / "params.yaml"
     before = params.read_text(encoding="utf-8")
     edited = yaml.safe_load(before)
@@ -125,12 +125,18 @@ def sweep(root: Path) -> dict:
 
 
 def per_stage(folder: Path, root: Path) -> list[dict]:
-    """Chains of stages that do nothing: as Prefect's tasks, and the same commands of DVC without Prefect. What the
-    longer chain costs more, by stage, is what one stage costs; the rest is the flow's own start and end."""
+    """Rows of chains of stages that do nothing, as Prefect tasks, and by the same DVC commands without Prefect.
+
+    The cost of a stage is the difference of the two chains, divided by the difference of their lengths. The rest is the
+    flow's own start and end.
+    """
     from flows.access import login, running_servers
 
     with contextlib.chdir(root):
-        prefect = {"PREFECT_API_URL": running_servers.addresses()["prefect"], "PREFECT_API_AUTH_STRING": login.basic()}
+        prefect = {
+            "PREFECT_API_URL": running_servers.addresses()["prefect"],
+            "PREFECT_API_AUTH_STRING": login.credentials(),
+        }
     added = []
     loads = []
     for length in CHAINS:
@@ -157,10 +163,10 @@ def described(what: str, times: list[float], load: float) -> dict:
 
 
 def chain(folder: Path, length: int, root: Path, prefect: dict[str, str]) -> dict:
-    """With Prefect and without, in turn; see `in_turn`.
+    """Runs a chain with Prefect and without, in turn. Returns the result of `in_turn`.
 
     Args:
-        prefect: the variables of its server's clients.
+        prefect: environment variables for clients of Prefect's server.
     """
     folder.mkdir()
     (folder / "params.yaml").write_bytes((root / "params.yaml").read_bytes())

@@ -1,5 +1,7 @@
-"""Our side: networks trained through the project's own functions, as its train stage calls them, in a project made for
-it. Every training keeps its checkpoint and logs its epochs to MLflow."""
+"""Our side of a comparison: trains networks by the functions that the train stage calls, in a project made for it.
+
+Every training saves its checkpoint, and logs its epochs to MLflow.
+"""
 
 import tempfile
 from pathlib import Path
@@ -10,7 +12,7 @@ MEMBER = "bench"
 
 
 class Unlogged:
-    """Stands in for a Tracker where MLflow is not installed."""
+    """Replaces a Tracker if MLflow is not installed."""
 
     def start(self) -> None:
         pass
@@ -20,11 +22,11 @@ class Unlogged:
 
 
 def prepare(settings: dict):
-    """Runs in the project's folder.
+    """Returns the function that trains, see `aside.serve`. Runs in the project's folder.
 
     Args:
-        settings: together, whether replicas are trained at once or one after another; threads, of one network that is
-            trained alone; logging, whether there is MLflow.
+        settings: together: whether replicas are trained at once or one after another; threads: of a network that is
+            trained alone; logging: whether MLflow is installed.
     """
     import torch
 
@@ -42,13 +44,13 @@ def prepare(settings: dict):
     splits = {} if settings["together"] else {"training": data.split("train"), "validation": data.split("validation")}
     accelerator = hardware.accelerator(given.training.accelerator, given.training.devices)
     if accelerator == "cpu":
-        hardware.hide_gpus()  # as a stage's workers do; this process is made for one side of a comparison
-    # As in the stage: a process that forks others must have started no threads of its own.
+        hardware.hide_gpus()  # as the stage's workers do
+    # As in the stage: a process that forks must not have started a thread pool.
     threads = given.training.threads if settings["together"] else settings["threads"]
     torch.set_num_threads(1 if settings["together"] else threads)
 
     def train(seed: int, precision: str, replicas: int = 1, parallel: str = "processes") -> float:
-        """The networks' mean accuracy on the validation images after the last epoch."""
+        """Trains, and returns the networks' mean accuracy on the validation images after the last epoch."""
         card = {
             "member": MEMBER,
             "dataset": given.dataset,

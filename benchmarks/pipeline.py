@@ -1,4 +1,4 @@
-"""How long the pipeline itself takes from nothing, and what is asked of it often.
+"""Seconds of the pipeline from nothing, and of commands that are run often.
 
 Runs in a temporary copy of this project, whose own results stay as they are.
 """

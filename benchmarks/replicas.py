@@ -1,4 +1,4 @@
-"""How long five networks of one recipe take: ours together, against ours one after another and the usual script five
+"""Seconds of five networks of one recipe: ours together, against ours one after another and the usual script five
 times. All log to MLflow."""
 
 from itertools import count
@@ -8,7 +8,7 @@ from benchmarks.measure import RUNS, compared, in_turn
 from benchmarks.sides import Sides
 from benchmarks.training import MLP
 
-# Images where a whole epoch would take most of the benchmark's time.
+# Number of images, if an epoch of all of them would take most of the benchmark's time.
 SHORT = 12_000
 
 
@@ -17,7 +17,7 @@ def measure() -> list[dict]:
     half, short = mnist.head(30_000, 10_000), mnist.head(SHORT, 2000)
     name = "networks of MNIST MLP 512×3, batch 100"
     return [
-        # As many steps as an epoch of all images, in two: five replicas on two cores take turns of an epoch.
+        # Two epochs of half the images, as many steps as one of all: five replicas on two cores take turns of an epoch.
         *together(f"{name}, 30,000 images", half, MLP, 100, ("ours",), goal=5.0, epochs=2),
         *together(f"{name}, {SHORT:,} images", short, MLP, 100, ("ours",), parallel="stacked"),
         *together(f"{name}, {SHORT:,} images", short, MLP, 100, ("usual_script",)),

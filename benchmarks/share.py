@@ -1,7 +1,7 @@
-"""What the frameworks take of a cold `dvc repro` of MNIST with the default members, item by item, as a share of the
-training steps alone, which is what a bare loop would take; and what Prefect adds where it runs the stages.
+"""The frameworks' time in a cold `dvc repro` of MNIST with the default members, item by item, relative to the time of
+the training steps, which is that of a bare loop; and the time that Prefect adds when it runs the stages.
 
-One epoch is trained, and what grows with the epochs multiplied to as many as params.yaml says. Measured once.
+One epoch is trained, and times that grow with the epochs are multiplied by the number in params.yaml. Measured once.
 """
 
 import json
@@ -20,13 +20,13 @@ from benchmarks.measure import ForeignLoad
 from benchmarks.pipeline import copy
 from flows.data import sources
 from flows.project import paths
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 GOAL = 0.1
 TIMELINE = PROJECT / "benchmarks" / "timeline"
 FRAMEWORKS = ("Lightning", "MLflow", "DVC")
 STEPS = "training steps"
-# Items by what benchmarks/timeline charges time to.
+# Items by the accounts of benchmarks/timeline.
 ITEMS = {
     "import torch": "loading torch, in each stage", "import pytorch_lightning": "Lightning",
     "import torchmetrics": "Lightning", "Lightning": "Lightning", "training": STEPS, "import mlflow": "MLflow",
@@ -56,7 +56,7 @@ def obtainable(dataset: str) -> bool:
 
 
 def prepare(root: Path, dataset: str) -> int:
-    """Makes a copy of the project that trains for one epoch. Returns for how many it would."""
+    """Makes a copy of the project that trains for one epoch. Returns the number of epochs in params.yaml."""
     copy(root)
     archives = paths.state_folder() / "archives"
     if archives.is_dir():
@@ -71,10 +71,10 @@ def prepare(root: Path, dataset: str) -> int:
 
 
 def run(root: Path, *arguments: str) -> tuple[float, list[dict]]:
-    """Runs `python -m ARGUMENTS` in a project. Returns its seconds and the account of each process of it.
+    """Runs `python -m ARGUMENTS` in a project. Returns its seconds, and the account of each of its processes.
 
     Raises:
-        RuntimeError: it failed; the message holds the end of its output.
+        RuntimeError: it failed; the message has the end of its output.
     """
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(TIMELINE), str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -91,7 +91,7 @@ def run(root: Path, *arguments: str) -> tuple[float, list[dict]]:
 
 
 def module(account: dict) -> str:
-    """What a process ran by `python -m`."""
+    """The module that a process ran by `python -m`."""
     command = account["command"]
     return command[command.index("-m") + 1] if "-m" in command else ""
 
@@ -103,7 +103,7 @@ def of_repro(seconds: float, accounts: list[dict], epochs: int) -> dict[str, flo
     items = Counter(DVC=seconds - waited)
     own = [account for account in accounts if module(account).startswith("flows.")]
     pids = {account["pid"] for account in own}
-    # What a stage has forked carries its command.
+    # Processes that a stage has forked have the command of the stage.
     stages = [account for account in own if account["when"] == "end" and account["parent"] not in pids]
     for account in stages:
         # The last account of each worker, which may have trained several networks.
@@ -115,8 +115,10 @@ def of_repro(seconds: float, accounts: list[dict], epochs: int) -> dict[str, flo
 
 
 def of_stage(account: dict, workers: list[dict]) -> dict[str, float]:
-    """Seconds of a stage's process, its workers' training included: that of the one that took longest, since they train
-    side by side. What the process did meanwhile, telling MLflow, counts too, although nobody waited for it."""
+    """Seconds of each item of a stage, with the training of its slowest worker, since workers train side by side.
+
+    What the stage's process did meanwhile, logging to MLflow, counts too, although nobody waited for it.
+    """
     spent = Counter(account["spent"])
     rest = spent.pop("own", 0.0) + spent.pop("waiting", 0.0)
     if workers:
@@ -135,12 +137,12 @@ def of_stage(account: dict, workers: list[dict]) -> dict[str, float]:
 
 
 def of_pipeline(seconds: float, accounts: list[dict]) -> float:
-    """What a pipeline takes that runs one stage at a time, but for the commands of DVC that it runs."""
+    """Seconds of a pipeline that runs one stage at a time, without those of its DVC commands."""
     return seconds - sum(account["ended"] - account["started"] for account in accounts if module(account) == "dvc")
 
 
 def rows(what: str, items: dict[str, float], load: float) -> list[dict]:
-    """The share of the frameworks, and a row for each item, the largest first."""
+    """A row of the frameworks' share, and a row for each item, the largest first."""
     steps = items[STEPS]
     share = sum(items.get(name, 0.0) for name in FRAMEWORKS) / steps
     first = {

@@ -1,4 +1,4 @@
-"""The two sides of a comparison of trainings: ours and a rival, each a process that waits to be told a seed."""
+"""The two sides of a comparison of trainings: ours and a rival, each a process that waits for a seed."""
 
 import importlib.util
 import os
@@ -14,7 +14,7 @@ from benchmarks import data, ours, workplace
 from benchmarks.aside import Aside
 from flows.machine import hardware
 
-# A Python that has keras and tensorflow, for where this one has not.
+# Names a Python with keras and tensorflow, in case this one has none.
 KERAS = "TRAINYARD_BENCH_KERAS"
 TITLES = {
     "usual_script": "the usual script (torchvision, DataLoader, Lightning, MLFlowLogger)",
@@ -23,12 +23,12 @@ TITLES = {
 
 
 class Sides:
-    """What both sides of a comparison share, in a folder of its own that goes with them.
+    """Starts both sides of a comparison, on the same data, in a temporary folder.
 
     Args:
         recipe: a member of params.yaml.
         feed: batch_size and epochs.
-        threads: of a network that is trained alone, by default as many as there are cores.
+        threads: of a network that is trained alone; by default the number of cores.
     """
 
     def __init__(self, images: data.Data, recipe: dict, feed: dict, threads: int | None = None) -> None:
@@ -55,12 +55,14 @@ class Sides:
         self.stack.close()
 
     def ours(self, together: bool = False) -> Aside:
-        """Called with seed, precision and number of replicas. Its `about` has the precision that fits the machine."""
+        """Our side, to be called with seed, precision and number of replicas. Its `about` has the precision that "auto"
+        means on this machine."""
         settings = {"together": together, "logging": self.logging, "threads": self.told["threads"]}
         return self.stack.enter_context(Aside("benchmarks.ours", settings, self.project))
 
     def rival(self, name: str) -> Aside | None:
-        """Called with seed and precision. Its `about` is its title; None where it is not installed, which is said."""
+        """A rival, to be called with seed and precision; its `about` is its title. None, with a message, if it is not
+        installed."""
         python = sys.executable
         if name == "keras_fit":
             python = os.environ.get(KERAS, "").strip() or python

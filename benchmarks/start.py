@@ -1,7 +1,7 @@
-"""How long a stage takes to get to work, item by item, and `dvc repro` to find that nothing is to be done.
+"""Seconds until a stage begins its work, item by item, and of a `dvc repro` with nothing to do.
 
-The training stage runs as DVC runs it, to its end, on one epoch of digits; its first training step says when it
-begins. The limit is a bare PyTorch script that takes one step with one of torch's optimizers.
+The training stage runs as DVC runs it, to its end, on one epoch of digits; its first training step prints the time. The
+limit is a bare PyTorch script that takes one step with one of torch's optimizers.
 Runs in a temporary copy of this project, whose own results stay as they are.
 """
 
@@ -19,16 +19,16 @@ import yaml
 from benchmarks.measure import RUNS, ForeignLoad, alone, command, ratio, seconds, spread
 from benchmarks.pipeline import copy, row
 
-# `python -m flows.train MEMBER`, with a training step that says when it is taken for the first time.
+# `python -m flows.train MEMBER`, whose first training step prints the time.
 TRAINING = """
 import sys, time
 from flows import train
 from flows.commands.console import run
 from flows.training import resolving
 
-build = resolving.try_out
+build = resolving.build_once
 
-def try_out(card):  # everything is loaded, no worker is forked yet
+def build_once(card):  # everything is loaded, no worker is forked yet
     from lightning_modules.classifier import Classifier
     step = Classifier.training_step
     def first(*arguments):
@@ -38,7 +38,7 @@ def try_out(card):  # everything is loaded, no worker is forked yet
     Classifier.training_step = first
     return build(card)
 
-resolving.try_out = try_out
+resolving.build_once = build_once
 run(train.command)
 """
 BARE = """
@@ -50,8 +50,8 @@ print("first step", time.time(), flush=True)
 torch.nn.functional.cross_entropy(network(torch.randn(64, 64)), torch.randint(10, (64,))).backward()
 optimizer.step()
 """
-FEWER = 3  # rounds of what has no goal
-# What each stage beside `train` imports before its work begins.
+FEWER = 3  # rounds of measurements without a goal
+# What each stage except `train` imports before its work begins.
 STAGES = {
     "check": "flows.check",
     "download": "flows.download",
@@ -59,7 +59,7 @@ STAGES = {
     "evaluate": "flows.evaluate, flows.data.dataset, torch, flows.tracking.member_runs, lightning_modules.scores",
     "ensemble": "flows.ensemble, flows.data.dataset, torch, flows.tracking.registration, lightning_modules.scores",
 }
-# What is loaded one after another in a training, and how it is done; MLflow while the replicas train already.
+# What a training loads, in this order, and the code that does it. MLflow is loaded while the replicas already train.
 ITEMS = {
     "Python and the stage's own code": "import gc, flows.train; from flows.commands import console; "
     "gc.set_threshold(console.YOUNG)",
@@ -71,7 +71,7 @@ ITEMS = {
 
 
 def first_step(code: str, *arguments: str, cwd: str) -> float:
-    """Seconds from the start of a process to its first training step; waits for its end."""
+    """Seconds from the start of a process to its first training step. Waits for the process to end."""
     start = time.time()
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, check=True)
     return min(float(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("first step")) - start
@@ -83,7 +83,7 @@ def until_the_end(code: str, cwd: str) -> float:
 
 
 def in_rounds(actions: dict[str, Callable[[], float]], rounds: int = RUNS) -> dict[str, dict]:
-    """What `alone` gives of each action, here of the seconds that it returns; all are run in turn."""
+    """Like `measure.alone` for each action, all in turn; an action returns its seconds."""
     for action in actions.values():
         action()
     with ForeignLoad() as load:
@@ -113,7 +113,7 @@ def against_bare(folder: str) -> dict:
 
 
 def items(folder: str) -> list[dict]:
-    """What each item adds to those before it: a difference of two noisy times, so it can be below zero."""
+    """Rows of what each item adds to those before it: a difference of two noisy times, which can be below zero."""
     codes = list(ITEMS.values())
     taken = in_rounds(
         {name: partial(until_the_end, "\n".join(codes[: number + 1]), folder) for number, name in enumerate(ITEMS)},
@@ -129,7 +129,7 @@ def items(folder: str) -> list[dict]:
 
 
 def shorten(folder: str) -> None:
-    """One epoch is enough where no training is measured."""
+    """Sets the epochs in params.yaml to one, which is enough if no training is measured."""
     file = Path(folder, "params.yaml")
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     content["data"]["digits"]["epochs"] = 1
@@ -137,7 +137,7 @@ def shorten(folder: str) -> None:
 
 
 def refused(refusal: list[str], folder: str) -> None:
-    """Raises AssertionError where the command ends in another way than by refusing what it was given."""
+    """Runs a command that has to refuse its input. Raises AssertionError if it ends in another way."""
     ended = subprocess.run(refusal, cwd=folder, capture_output=True, text=True)
     assert ended.returncode == 2, ended.stderr
 

@@ -1,5 +1,5 @@
-"""What Lightning costs for each training step: the time of a Trainer's fit that is not spent in our steps, taken in one
-and the same run, with blocks of mini-batches as they are and with blocks of one."""
+"""Lightning's overhead per training step: the time of a Trainer's fit outside of our steps, measured within one run,
+with our blocks of mini-batches and with blocks of one."""
 
 import statistics
 import time
@@ -15,7 +15,7 @@ RECIPE = {"network": {"name": "mlp", "hidden": [64]}, "optimizer": {"name": "ada
 
 
 def measure(images: data.Data | None = None, batch_size: int = 100, epochs: int = 5, runs: int = RUNS) -> list[dict]:
-    """A small network: what a step computes does not change what Lightning adds to it."""
+    """Rows of a small network, since the overhead does not depend on what a step computes."""
     from lightning_modules import classifier
 
     images = images or data.get("mnist")
@@ -25,7 +25,7 @@ def measure(images: data.Data | None = None, batch_size: int = 100, epochs: int 
         for run in range(1 + runs):
             for block, measured in costs.items():
                 cost = overhead(images, batch_size, epochs, block, run)
-                if run:  # the first one warms up
+                if run:  # the first one is a warm-up
                     measured.append(1000 * cost / steps)
     ours, other = costs.values()
     ratios = [single / own for own, single in zip(ours, other)]
@@ -46,7 +46,7 @@ def measure(images: data.Data | None = None, batch_size: int = 100, epochs: int 
 
 
 def overhead(images: data.Data, batch_size: int, epochs: int, block: int, seed: int) -> float:
-    """Seconds of one fit that are not spent in training and validation steps."""
+    """Seconds of one fit outside of training and validation steps."""
     from lightning_modules import classifier
     from lightning_modules.fit import fit
 
@@ -69,7 +69,7 @@ def overhead(images: data.Data, batch_size: int, epochs: int, block: int, seed: 
 
 @contextmanager
 def time_in_steps() -> Iterator[dict[str, list]]:
-    """Seconds spent in, and number of, the calls that Lightning makes of a module's steps, by their names."""
+    """Records the seconds of each call of a module's steps by Lightning, by the step's name."""
     from pytorch_lightning.strategies import Strategy
 
     spent = {}

@@ -1,8 +1,8 @@
-"""How long an epoch of one network takes: ours, which logs to MLflow and keeps a checkpoint, against what a user would
-pick instead: the usual script, a bare PyTorch loop, Keras.
+"""Seconds per epoch of one network: ours, which logs to MLflow and saves a checkpoint, against what a user would use
+instead: the usual script, a bare PyTorch loop, Keras.
 
-All train on the same images with the same batch size, number of steps and cores, and are measured on the same held-out
-images at the end. Each run has a seed of its own.
+All train on the same images with the same batch size, number of steps and cores, and are scored on the same held-out
+images at the end. Each run has another seed.
 """
 
 from itertools import count
@@ -11,7 +11,7 @@ from benchmarks import data
 from benchmarks.measure import RUNS, compared, in_turn
 from benchmarks.sides import Sides
 
-# The initial weights of Keras, which the other rivals have been given too.
+# Keras's initial weights; the other rivals use the same.
 SHARED = {"initializer": "xavier_uniform", "dropout": 0.3, "optimizer": {"name": "adam", "lr": 0.001}}
 MLP = {"network": {"name": "mlp", "hidden": [512, 512, 512]}, **SHARED}
 CNN = {"network": {"name": "cnn"}, **SHARED}
@@ -34,8 +34,8 @@ def against(
     """Rows of one network's training against each of the rivals.
 
     Args:
-        rivals: modules of benchmarks.rivals, and in which precisions: the same that ours chooses on this machine, or
-            float32, in which they compute where nobody says otherwise.
+        rivals: modules of benchmarks.rivals, each with its precisions: the one that ours chooses on this machine, or
+            float32, the default of the rivals.
         goal: seconds that ours may take.
     """
     rows = []

@@ -1,4 +1,4 @@
-"""A project made for a benchmark: a copy of this one, with params and data of its own."""
+"""Makes the project of a benchmark: a copy of this one, with its own params and data."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from benchmarks.pipeline import copy
 from flows.data import source_images
 from flows.params import params_file
 
-# Never reached, so that every side makes as many steps as the other.
+# Never reached, so that both sides take the same number of steps.
 NO_EARLY_STOPPING = 1_000_000
 
 
@@ -21,8 +21,8 @@ def make(folder: Path, data: Data, recipe: dict, feed: dict, *, seed: int = 0, r
     Args:
         recipe: of the member.
         feed: epochs, batch_size and so on of the dataset.
-        rivals: whether it trains on all training images and validates on the held-out ones, as rivals do, or sets
-            validation images aside, as its download stage would.
+        rivals: whether it trains on all training images and validates on the held-out ones, as rivals do. False: it
+            has a validation split, as the download stage would make it.
     """
     copy(folder)
     file = folder / "params.yaml"
@@ -39,8 +39,8 @@ def make(folder: Path, data: Data, recipe: dict, feed: dict, *, seed: int = 0, r
 
 
 def set_aside(data: Data, settings: params_file.Params) -> np.ndarray:
-    """The validation images that the download stage would choose."""
+    """The indices of the validation images that the download stage would choose."""
     labels = data.training[1]
-    return source_images.set_aside(
+    return source_images.stratified_sample(
         labels, settings.feed.validation, settings.seed, data.class_names, "the validation split"
     )

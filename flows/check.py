@@ -1,12 +1,12 @@
-"""Stage check: reads params.yaml and refuses what cannot work.
+"""Stage check: validates params.yaml.
 
 Reads   params.yaml
-Writes  settings/checked, as a stage and where nothing is wrong: always the same line
+Writes  settings/checked, always the same line; only if DVC runs it and params.yaml is valid
 Run     python -m flows.check
 
-It depends on the whole file, while every other stage depends on its own part of it: a misspelt key is found even
-where no other stage would look. And every other stage needs it, directly or not: DVC deletes the outs of a stage, in
-whose paths the dataset's name is, and hands a member's name to a shell, before any code of ours runs.
+This stage depends on the whole file, every other stage only on its own part, so a misspelt key is found wherever it is.
+All other stages depend on this one, directly or not. Before any code of ours runs, DVC deletes a stage's outs, whose
+paths contain the dataset's name, and passes a member's name to a shell: both names have to be checked first.
 """
 
 import os
@@ -17,20 +17,22 @@ from flows.commands.console import run
 from flows.graph import site_cache
 from flows.params.params_file import Params, parse, read
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.untrusted import bounded_yaml, special_files
-from lightning_modules.errors import InputError
 
 
 def changed(changes: tuple[str, ...]) -> Params:
-    """What params.yaml would be with the changes, each a dotted key, "=" and a value in YAML, or "~" and a key that
-    goes.
+    """The params of params.yaml with the changes applied; the file stays as it is.
+
+    Args:
+        changes: each is key=value, with a dotted key and a value in YAML, or ~key, which removes the key.
 
     Raises:
-        InputError: a change is none, or leads to what cannot work.
+        InputError: a change is malformed, or params.yaml would be invalid with it.
     """
     content = bounded_yaml.read(paths.root() / "params.yaml")
     if not isinstance(content, dict):
-        return parse(content)  # which says what is wrong
+        return parse(content)  # raises the error that says what is wrong
     for change in changes:
         key, equals, value = change.removeprefix("~").partition("=")
         goes = change.startswith("~")
@@ -54,7 +56,7 @@ def changed(changes: tuple[str, ...]) -> Params:
 
 
 def note() -> None:
-    """Writes what the stage writes."""
+    """Writes settings/checked."""
     file_io.write_if_changed(paths.checked_file(), "params.yaml holds what can work\n")
 
 
@@ -64,7 +66,7 @@ def note() -> None:
 )
 def command(changes: tuple[str, ...]) -> None:
     """Check params.yaml: every key, name and range."""
-    # DVC is what comes next, by hand or by make; where it runs this, the stages after it are meant.
+    # These two protect the DVC command that follows, or the later stages of the one that runs this.
     root = paths.root()
     site_cache.keep_private(root)
     special_files.refuse(root)
@@ -72,7 +74,7 @@ def command(changes: tuple[str, ...]) -> None:
         params = changed(changes)
     else:
         params = read()
-        if "DVC_STAGE" in os.environ:  # a person who asks changes nothing
+        if "DVC_STAGE" in os.environ:  # run by a person, the command writes nothing
             note()
     click.echo(f"params.yaml: dataset {params.dataset}, members {', '.join(params.members)}")
 

@@ -1,4 +1,4 @@
-"""`trainyard COMMAND`: every command's code is imported when it is called, so that `--help` stays instant."""
+"""`trainyard COMMAND`. A command's code is imported only when it is called, so that `--help` stays instant."""
 
 import importlib
 
@@ -9,7 +9,7 @@ from flows.commands.console import run
 COMMANDS = {
     "check": ("flows.check", "Check params.yaml (a DVC stage)."),
     "download": ("flows.download", "Fetch, verify and decode the dataset (a DVC stage)."),
-    "settings": ("flows.settings", "Note what all trainings depend on alike (a DVC stage)."),
+    "settings": ("flows.settings", "Write down what all trainings depend on (a DVC stage)."),
     "train": ("flows.train", "Train one member's replicas (a DVC stage)."),
     "evaluate": ("flows.evaluate", "Score every member on validation and test (a DVC stage)."),
     "ensemble": ("flows.ensemble", "Combine the members, choose on validation, score once, register (a DVC stage)."),

@@ -1,7 +1,7 @@
-"""What `trainyard serve` tells Prefect's server before its worker starts: the work pool, a limit for each GPU, which
-runs are gone, and the deployments of prefect.yaml.
+"""Prepares Prefect's server for the worker of `trainyard serve`: creates the work pool, a concurrency limit per GPU and
+the deployments of prefect.yaml, and marks flow runs whose process is gone as crashed.
 
-Reads   prefect.yaml, by Prefect's own `prefect deploy --all`; PREFECT_API_URL
+Reads   prefect.yaml, through Prefect's own `prefect deploy --all`; PREFECT_API_URL
 Run     python -m flows.deploy
 """
 
@@ -10,8 +10,7 @@ import sys
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-import psutil
-
+from flows.machine import identity
 from flows.orchestration import gpu_slots
 from flows.servers import prefect_server
 
@@ -22,8 +21,9 @@ if TYPE_CHECKING:
 POOL = "trainyard"  # prefect.yaml names it, too
 
 
-# What a worker runs, and where: without variables, so that no deployment can ask for something else. For Prefect's own
-# worker, since `flows.flow_worker` goes by none of it. Prefect adds a deployment's `env` wherever there is an `env`.
+# The work pool's base job template: what a worker runs, and where. It has no variables, so that no deployment can ask
+# for something else; and no `env`, to which Prefect would add a deployment's. It is for Prefect's own worker:
+# `flows.flow_worker` ignores it.
 JOB = {
     "job_configuration": {"command": "python -m flows.flow_run", "working_dir": ".", "stream_output": True},
     "variables": {"type": "object", "properties": {}},
@@ -31,10 +31,10 @@ JOB = {
 
 
 def create_pool(client: "SyncPrefectClient", own: bool) -> None:
-    """A pool for workers that run flows as processes, where there is none of this name.
+    """Creates the work pool, of type process, unless it exists.
 
     Args:
-        own: whether the server is this project's own, on which a pool of an earlier version is changed.
+        own: whether the server is this project's own. Then an existing pool, of an earlier version, is updated.
     """
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectAlreadyExists
@@ -42,14 +42,14 @@ def create_pool(client: "SyncPrefectClient", own: bool) -> None:
     try:
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=JOB))
     except ObjectAlreadyExists:
-        if own:  # not by `overwrite`, which would end a pause
+        if own:  # not with `overwrite`, which would resume a paused pool
             client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=JOB))
 
 
 def end_lost_runs(client: "SyncPrefectClient") -> list[str]:
-    """Calls flow runs crashed that still say they run and whose process is gone; returns their names.
+    """Marks active flow runs whose process is gone as crashed, and returns their names.
 
-    Only for a server of this machine alone: processes of others cannot be seen.
+    Only for a server whose runs are all on this machine: processes of other machines cannot be seen.
     """
     from prefect.client.schemas import filters
     from prefect.client.schemas.objects import StateType
@@ -63,7 +63,7 @@ def end_lost_runs(client: "SyncPrefectClient") -> list[str]:
         if run.infrastructure_pid and alive(run.infrastructure_pid, run.start_time):
             continue
         client.set_flow_run_state(run.id, state, force=True)
-        # Prefect calls tasks of a cancelled flow cancelled, and leaves those of a crashed one running.
+        # Prefect ends the task runs of a cancelled flow run, but leaves those of a crashed one running.
         of_run = filters.FlowRunFilter(id=filters.FlowRunFilterId(any_=[run.id]))
         still = filters.TaskRunFilter(
             state=filters.TaskRunFilterState(type=filters.TaskRunFilterStateType(any_=active))
@@ -75,12 +75,10 @@ def end_lost_runs(client: "SyncPrefectClient") -> list[str]:
 
 
 def alive(pid: str, run_started: datetime | None) -> bool:
-    """Whether the process of a run is there; one that started after the run has got its number since."""
-    try:
-        process = psutil.Process(int(pid.rpartition(":")[2]))
-        return run_started is None or process.create_time() <= run_started.timestamp()
-    except (psutil.Error, ValueError):
-        return False
+    """Whether a run's process exists. One that started after the run is another process that reuses the pid."""
+    number = pid.rpartition(":")[2]
+    began = identity.began(int(number)) if number.isdecimal() else None
+    return began is not None and (run_started is None or began <= run_started.timestamp())
 
 
 def main() -> None:

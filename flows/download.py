@@ -1,7 +1,8 @@
-"""Stage download: `python -m flows.download`.
+"""Stage download: fetches, verifies and decodes the dataset.
 
-Reads: sources/<dataset>, and from params.yaml `dataset`, `seed`, `data.<dataset>.test` and `.validation`.
-Writes: data/<dataset>/, the dataset as plain arrays and the card dataset.json that says where they come from.
+Reads   sources/<dataset>, and from params.yaml `dataset`, `seed`, `data.<dataset>.test` and `.validation`
+Writes  data/<dataset>/: the dataset as plain arrays, and its card, dataset.json, which says where they come from
+Run     python -m flows.download
 """
 
 import hashlib
@@ -19,10 +20,10 @@ from flows.project import file_io, paths
 from lightning_modules import sealed
 
 WORDS = {"train": "training", "validation": "validation"}
-PIECE = 1000  # images that are counted at a time: numpy makes integers of 64 bits of them
+PIECE = 1000  # images counted at a time: numpy's bincount makes 64-bit integers of their bytes
 
 
-def download(settings: params_file.Params) -> dict:
+def download(params: params_file.Params) -> dict:
     """Fetches, verifies and decodes the chosen dataset, and carves the validation split out of the training split.
 
     data/<dataset>/ then holds train_images.npy and test_images.npy (uint8, N×H×W×C), train_labels.npy and
@@ -30,22 +31,21 @@ def download(settings: params_file.Params) -> dict:
     same sources, seed and fractions make the same bytes.
 
     Returns the card, as dataset.json holds it:
-        name, class_names, shape ([H, W, C]), counts (of training images without the validation images, and so on),
-        duplicates (see `duplicates`),
-        mean and std (a number per channel, images taken as 0..1, of the training images without the validation
-        images; std is 0 for a channel that never changes), test_sha256 (pins the test images and labels),
-        files (the SHA-256 of every .npy), provenance.
+        name, class_names, shape ([H, W, C]), counts (images per split; train is without validation), duplicates (see
+        `duplicates`), mean and std (per channel, of the training images without the validation images, intensities
+        0 to 1; std is 0 for a constant channel), test_sha256 (pins the test images and labels), files (the SHA-256
+        of every .npy), provenance.
 
     Raises:
-        InputError: the source cannot be had, is not what it should be, or has a class too small to be split.
+        InputError: the source is not available or not what it should be, or a class is too small to be split.
     """
-    paths.refuse_links(f"data/{settings.dataset}", "models", "predictions", "plots", "metrics", "settings")
-    given = sources.read(settings.dataset, settings.feed.test, settings.limits)
-    # Of the images that the source has: those taken in are for training, and what is chosen by stays comparable.
-    validation = source_images.set_aside(
-        given.train_labels, settings.feed.validation, settings.seed, given.class_names, "the validation split"
+    paths.refuse_links(f"data/{params.dataset}", "models", "predictions", "plots", "metrics", "settings")
+    given = sources.read(params.dataset, params.feed.test, params.limits)
+    # Split before added images are joined: those are for training only, so that validation scores stay comparable.
+    validation = source_images.stratified_sample(
+        given.train_labels, params.feed.validation, params.seed, given.class_names, "the validation split"
     )
-    images = added.join(settings.dataset, given, settings.limits)
+    images = added.join(params.dataset, given, params.limits)
     mean, std = mean_and_std(images.train_images, validation)
     arrays = {
         "train_images": images.train_images,
@@ -55,7 +55,7 @@ def download(settings: params_file.Params) -> dict:
         "validation_indices": validation,
     }
     card = {
-        "name": settings.dataset,
+        "name": params.dataset,
         "shape": list(images.train_images.shape[1:]),
         "counts": {
             "train": len(images.train_labels) - len(validation),
@@ -66,17 +66,17 @@ def download(settings: params_file.Params) -> dict:
         "class_names": images.class_names,
         "mean": mean,
         "std": std,
-        "test_sha256": dataset.pin(images.test_images, images.test_labels),
+        "test_sha256": dataset.digest_of_test_data(images.test_images, images.test_labels),
     }
-    return write(paths.data_folder(settings.dataset), arrays, card, images.provenance)
+    return write(paths.data_folder(params.dataset), arrays, card, images.provenance)
 
 
 def duplicates(images: source_images.Images, validation: np.ndarray) -> dict[str, int]:
-    """How many validation and test images are, pixel for pixel, images of a split that something is learned or chosen
-    on: they make every number look better than it is.
+    """Counts validation and test images that are also training images, and test images that are also validation images,
+    pixel for pixel. Such duplicates make every score look better than it is.
 
     Args:
-        validation: the numbers of the validation images in the training split.
+        validation: indices of the validation images in the training split.
     """
     digests = [hashlib.sha256(image).digest() for image in images.train_images]
     chosen_on = {digests[number] for number in validation}
@@ -90,8 +90,10 @@ def duplicates(images: source_images.Images, validation: np.ndarray) -> dict[str
 
 
 def mean_and_std(images: np.ndarray, left_out: np.ndarray | Sequence[int] = ()) -> tuple[list[float], list[float]]:
-    """Per channel, in units of 0..1, of all images but those that are left out. Counted in integers, so the result is
-    the same on every machine."""
+    """Mean and standard deviation per channel, of intensities 0 to 1, without the images at the indices `left_out`.
+
+    Sums are integers, so the result is the same on every machine.
+    """
     counts = np.zeros((images.shape[-1], 256), np.int64)
     count = np.ones(len(images), bool)
     count[np.asarray(left_out, int)] = False
@@ -110,7 +112,7 @@ def mean_and_std(images: np.ndarray, left_out: np.ndarray | Sequence[int] = ()) 
 
 
 def write(folder: Path, arrays: dict[str, np.ndarray], card: dict, provenance: list[dict]) -> dict:
-    """Writes beside `folder` and renames: a folder that exists is whole."""
+    """Writes the files beside `folder` and renames: a folder that exists is whole. Returns the complete card."""
     files = {}
     with file_io.whole_folder(folder) as unfinished:
         for name, array in arrays.items():

@@ -1,9 +1,9 @@
-"""Stage ensemble: lets all replicas of all members vote, chooses the way on validation, scores it once on test.
+"""Stage ensemble: combines all replicas of all members, chooses the method on validation, scores it once on test.
 
 Reads   data/<dataset>/ (labels), models/<dataset>/, predictions/<dataset>/, metrics/<dataset>/members/
-Writes  metrics/<dataset>/ensemble.json; ensembles/<dataset>.json, all that the ensemble is made of;
+Writes  metrics/<dataset>/ensemble.json; ensembles/<dataset>.json, the record of what the ensemble is made of;
         plots/<dataset>/ensemble/: methods.csv, weights.csv, classes.csv, confusion.csv, reliability.csv;
-        registers the ensemble in MLflow as challenger, and as champion where there is none
+        registers the ensemble in MLflow as challenger, and as champion if there is none
 Run     python -m flows.ensemble
 """
 
@@ -15,18 +15,18 @@ from flows.ensembles.combining import Combined, combine
 from flows.ensembles.registering import register
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
+from flows.project.errors import counted
 from flows.reporting import dvc_plots
-from lightning_modules.errors import counted
 
 
 def ensemble(params: Params) -> dict:
     """Combines, writes, registers.
 
     Returns:
-        What was written to metrics/<dataset>/ensemble.json; see `Combined`.
+        The content of metrics/<dataset>/ensemble.json: `Combined.result`.
 
     Raises:
-        InputError: a member is not trained, or the data was changed.
+        InputError: a member is not trained, or a file was changed.
     """
     paths.refuse_links("ensembles")
     combined = combine(params)
@@ -59,7 +59,7 @@ def say(result: dict) -> None:
 
 @click.command()
 def command() -> None:
-    """Combine all replicas of all members, choose the way on validation, score it once on test, register it."""
+    """Combine all replicas of all members, choose the method on validation, score it once on test, register it."""
     ensemble(read())
 
 

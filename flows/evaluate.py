@@ -7,7 +7,7 @@ Writes  predictions/<dataset>/: <member>.<split>.npy (log-probabilities, replica
         plots/<dataset>/members/: curves.csv, classes.csv, confusion.csv, reliability.csv
 Run     python -m flows.evaluate
 
-Test images are looked at here, once for each trained network; whatever is chosen is chosen on validation.
+Each trained network is scored once on the test images. Every choice is made on validation.
 """
 
 import click
@@ -19,7 +19,7 @@ from flows.models import measurements, trained_members
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
 from flows.reporting import dvc_plots
-from flows.statistics.replicates import mean_and_std, spread
+from flows.statistics.replicates import accuracy_text, summarize
 from lightning_modules import sealed
 
 
@@ -27,8 +27,8 @@ def evaluate(params: Params) -> dict:
     """Predicts with every replica of every member, writes predictions, metrics and plots, and logs the metrics.
 
     Returns:
-        For each member its parameters, the number of replicas and, for validation and test, each score's mean and
-        standard deviation over the replicas: what was written to metrics/<dataset>/members/.
+        By member: the number of parameters, the number of replicas, and for validation and test each score's mean and
+        standard deviation over the replicas. The same is in metrics/<dataset>/members/.
 
     Raises:
         InputError: a member is not trained, or the data was changed.
@@ -46,7 +46,7 @@ def evaluate(params: Params) -> dict:
     paths.refuse_links(*(f"{folder}/{name}" for folder in ("predictions", "plots", "metrics")))
     trained_members.check(name, params.members)
     trained_members.drop_all_but(name, params.members)
-    splits = {split: (*data.part(split), torch.from_numpy(data.labels(split))) for split in paths.SPLITS}
+    splits = {split: (*data.split_view(split), torch.from_numpy(data.labels(split))) for split in paths.SPLITS}
     folder = paths.predictions_file(name, "", "").parent
     pictures = paths.plots_folder(name) / "members"
     numbers_of = paths.member_metrics_file(name, "").parent
@@ -60,7 +60,7 @@ def evaluate(params: Params) -> dict:
         dvc_plots.Tables(unfinished_pictures) as tables,
     ):
         for member in params.members:
-            # One member at a time: the networks of a thousand may not fit into memory.
+            # One member at a time: the networks of a thousand members may not fit into memory.
             card, predictors = trained_members.load(name, member)
             cards[member] = card
             class_names = card["class_names"]
@@ -80,15 +80,15 @@ def evaluate(params: Params) -> dict:
                         "classes": scores.per_class(one, labels, class_names),
                         "confusion": scores.confusion(one, labels),
                     }
-                metrics[member][split] = spread(measured)
-            # One network stands for the member: pictures of several would be drawn over each other.
+                metrics[member][split] = summarize(measured)
+            # The first replica's plots stand for the member: those of several would be drawn over each other.
             first = predicted[0]
             tables.add("classes", dvc_plots.per_class(member, each_class[member][0]["test"]["classes"]))
             tables.add("confusion", dvc_plots.confusion(member, first, labels, class_names))
             tables.add("reliability", ({"network": member, **row} for row in scores.reliability(first, labels)))
             test = metrics[member]["test"]
             print(
-                f"{member}: test accuracy {mean_and_std(test)}, "
+                f"{member}: test accuracy {accuracy_text(test)}, "
                 f"nll {test['nll']:.4f}, brier {test['brier']:.4f}, ece {test['ece']:.4f}",
                 flush=True,
             )
@@ -99,7 +99,7 @@ def evaluate(params: Params) -> dict:
             file_io.write_json(unfinished_numbers / f"{member}.json", numbers)
     runs = Scores(name)
     for member, card in cards.items():
-        runs.log(member, card, [measurements.flat(replica) for replica in each_replica[member]])
+        runs.log(member, card, [measurements.mlflow_names(replica) for replica in each_replica[member]])
     return metrics
 
 

@@ -1,12 +1,14 @@
-"""One flow run of a Prefect worker: the command of `flows.flow_worker` and of the work pool.
+"""Executes one flow run: the command that `flows.flow_worker` and the work pool start.
 
-Reads   the id of the flow run, which the worker leaves in the environment; prefect.yaml, which names the flows
+Reads   the id of the flow run, which the worker sets in the environment; prefect.yaml, which names the flows
 Run     python -m flows.flow_run
 
-It is Prefect's own `python -m prefect.engine`, which would go on when its worker is killed, unseen by the next one:
-here it is ended with the worker, and ends its stages, so that the next run finds nobody else at work. It would also
-try for long after a server that has gone: nobody waits for it, so it gives one ten minutes to come back. And it would
-run any code that a deployment on the server names, and any steps before it: here only what prefect.yaml names is run.
+It is Prefect's own `python -m prefect.engine` with three differences:
+
+* It ends with its worker, and ends its stages. Prefect's would go on, unseen by the next worker, beside the next run.
+* It gives up on a server that has not answered for ten minutes. Nobody waits for it, and Prefect's would try for long.
+* It runs only flows that prefect.yaml names. Prefect's would run any code, and any `pull` steps, that a deployment on
+  the server names.
 """
 
 import os
@@ -25,13 +27,20 @@ GONE_AFTER = 600.0  # seconds
 
 
 def named() -> list[dict]:
-    """The deployments in prefect.yaml of the working folder."""
+    """The deployments of prefect.yaml in the current folder."""
     return file_io.read_yaml(Path("prefect.yaml")).get("deployments") or []
 
 
 def refusal(entrypoint: str | None, parameters: dict, deployments: list[dict]) -> str | None:
-    """Why a run is not done here; None where prefect.yaml, of which these are the deployments, names its flow. A Dask
-    scheduler may have any code run by who connects to it, so it has to be named there, too."""
+    """Why a run is refused; None if prefect.yaml names its flow.
+
+    A Dask scheduler can make whoever connects to it run any code, so prefect.yaml has to name the scheduler, too.
+
+    Args:
+        entrypoint: of the run's flow.
+        parameters: of the run.
+        deployments: those of prefect.yaml.
+    """
     own = [one for one in deployments if one["entrypoint"] == entrypoint]
     if not own:
         return f"{printable(str(entrypoint))} is no entrypoint of prefect.yaml on this machine, so it is not run here"
@@ -42,7 +51,7 @@ def refusal(entrypoint: str | None, parameters: dict, deployments: list[dict]) -
 
 
 def entrypoint(run_id: str) -> str | None:
-    """Where the flow of a run lies; None, and the run has failed and says why, where it is not done here."""
+    """The entrypoint of a run's flow. None if the run is refused: then it is marked as failed, with the reason."""
     from prefect.client.orchestration import get_client
     from prefect.states import Failed
 
@@ -65,7 +74,7 @@ def main() -> None:
     place = entrypoint(os.environ["PREFECT__FLOW_RUN_ID"])
     if place is None:
         return
-    os.environ["PREFECT__FLOW_ENTRYPOINT"] = place  # is loaded from here, without `pull` steps of the deployment
+    os.environ["PREFECT__FLOW_ENTRYPOINT"] = place  # loads the flow from here, without the deployment's `pull` steps
     sys.argv = sys.argv[:1]
     runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
 

@@ -1,12 +1,12 @@
-"""The worker of the work pool: runs what is due of prefect.yaml, in this working copy, until Ctrl-C.
+"""The worker of the work pool: runs due flow runs of prefect.yaml's deployments, in this working copy, until Ctrl-C.
 
-Reads   prefect.yaml, for the name of the pool, unless one is given; PREFECT_API_URL
+Reads   prefect.yaml, whose deployments it runs; PREFECT_API_URL
 Run     python -m flows.flow_worker
 
-Prefect's own worker for processes runs whatever command, in whatever folder and environment, a deployment asks for,
-runs its `pull` steps and imports its flow to look for hooks: who may write to the server has this machine. This one
-runs `python -m flows.flow_run` in the folder where it was started, and nothing else; that loads the flows of
-prefect.yaml alone.
+Prefect's own process worker trusts the server: it runs any command of a deployment, in any folder and environment, runs
+the deployment's `pull` steps, and imports the flow to look for hooks. With it, whoever may write to the server has this
+machine. This worker only runs `python -m flows.flow_run`, in the folder where it was started, and that loads only flows
+of prefect.yaml.
 """
 
 import abc
@@ -20,12 +20,12 @@ import click
 from flows.commands.console import run
 from flows.deploy import POOL
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.servers import prefect_server
-from lightning_modules.errors import InputError
 
 
 def check(root: Path) -> None:
-    """Raises InputError where prefect.yaml is not there, or asks for what this worker does not do."""
+    """Raises InputError if prefect.yaml does not exist, or asks for something that this worker does not do."""
     file = root / "prefect.yaml"
     if not file.is_file():
         raise InputError(f"{file} does not exist: it names the flows that a worker may run")
@@ -53,14 +53,14 @@ async def work(pool: str) -> None:
             command = command_to_string([sys.executable, "-m", "flows.flow_run"])
             return cls(command=command, working_dir=Path.cwd())
 
-    # Prefect registers no class as abstract as this one, which would take the place of its own.
+    # An abstract class, because Prefect registers all others, and this one would replace its own.
     class Worker(process.ProcessWorker, abc.ABC):
         job_configuration = Configuration
 
-    process.load_flow_from_flow_run  # noqa: B018  fails where Prefect loads flows in another way than this one
+    process.load_flow_from_flow_run  # noqa: B018  fails if this version of Prefect loads flows in another way
     process.load_flow_from_flow_run = without_hooks  # type: ignore[assignment]  # is called with a run alone
     setup_signal_handlers_worker(os.getpid(), "the worker", print)
-    # Without a limit: a run that it left waiting would not be cancelled by its deployment's limit of one.
+    # No limit on the worker: a run that waited for one would not be cancelled by its deployment's limit of one.
     try:
         await Worker(pool, name=f"{POOL} {os.uname().nodename} {os.getpid()}").start()
     except asyncio.CancelledError:
@@ -70,7 +70,7 @@ async def work(pool: str) -> None:
 @click.command()
 @click.option("--pool", default=POOL, show_default=True, help="Another work pool of processes.")
 def command(pool: str) -> int:
-    """Run what is due of prefect.yaml, in this working copy, until Ctrl-C.
+    """Run the due flow runs of prefect.yaml's deployments, in this working copy, until Ctrl-C.
 
     PREFECT_API_URL names the server, and PREFECT_API_AUTH_STRING is its secret.
     """

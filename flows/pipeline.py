@@ -1,16 +1,16 @@
-"""`trainyard pipeline [STAGE]...`: runs what is stale in DVC's graph, in parallel, as a Prefect flow.
+"""`trainyard pipeline [STAGE]...`: runs the stale stages of DVC's graph, in parallel, as a Prefect flow.
 
-Reads   DVC's graph and `dvc status`: the order of work is written in dvc.yaml and nowhere else
-Writes  what the stages write; dvc.lock comes out as from `dvc repro`, which then says "up to date"
+Reads   DVC's graph and `dvc status`: the order of work is in dvc.yaml and nowhere else
+Writes  what the stages write, and the same dvc.lock as `dvc repro`, which then says "up to date"
 Run     python -m flows.pipeline
 
-Each stage is a Prefect task that runs `dvc repro --single-item STAGE` as soon as what it needs has finished. A
-failed stage leaves the independent ones to finish; then the flow is red and the exit code 1. Prefect's server is the
-one that PREFECT_API_URL names or `trainyard serve` has brought up; else a temporary one, which takes some seconds.
+Each stage is a Prefect task that runs `dvc repro --single-item STAGE` as soon as the stages that it needs have
+finished. After a failed stage the independent ones still finish; then the flow fails, with exit code 1. Prefect's
+server is the one that PREFECT_API_URL names or `trainyard serve` has started, else a temporary one, which takes some
+seconds to start.
 """
 
 import contextlib
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,34 +19,33 @@ import click
 
 from flows.commands.console import run
 from flows.graph import planning
-from flows.graph.repro import Outcome
-from flows.machine.processes import Processes
-from flows.orchestration import dask_options, notifications, preparing, tasks
+from flows.graph.planning import Plan
+from flows.orchestration import dask_options, flow_report, notifications
+from flows.orchestration.plan_run import Options, PlanRun
+from flows.orchestration.preparing import prepared
 from flows.params import params_file
 from flows.project import paths
+from flows.project.errors import InputError, UnavailableError
 from flows.servers import running_server
-from lightning_modules.errors import InputError, UnavailableError, counted
 
 if TYPE_CHECKING:
     from prefect import Flow, State
 
 
-def flow(
-    root: Path,
-    plan: planning.Plan,
-    workers: int,
-    outcomes: dict[str, Outcome],
-    processes: Processes,
-    name: str,
-    **given: Any,
-) -> "Flow[[list[str]], State]":
-    """Prefect's flow over the plan; for the arguments see `run_stages`."""
+def flow(work: PlanRun) -> "Flow[[list[str]], State]":
+    """Makes the Prefect flow that runs the plan."""
     from prefect import flow as prefect_flow
     from prefect.logging import get_run_logger
     from prefect.states import Completed, Failed
     from prefect.task_runners import ThreadPoolTaskRunner
 
-    work = Stays(functools.partial(tasks.run_stages, root, plan, workers, outcomes, processes, name=name, **given))
+    def run() -> tuple[list[str], str]:
+        failed = work()
+        return failed, flow_report.summary(work.plan, work.outcomes, failed)
+
+    call_work, name = NotPickled(run), work.name
+
+    workers = work.options.side_by_side(work.plan)
 
     @prefect_flow(
         name="pipeline",
@@ -55,10 +54,7 @@ def flow(
         persist_result=False,
     )
     def pipeline(stages: list[str]) -> "State":
-        failed = work()
-        message = tasks.failure(plan, outcomes, failed) if failed else f"{counted(len(plan.stages), 'stage')} ran"
-        if not failed:
-            message += f", {len(plan.up_to_date):,} up to date"
+        failed, message = call_work()
         notifications.notify(
             f"Trainyard: {name} {'failed' if failed else 'finished'}", message, get_run_logger().warning
         )
@@ -67,9 +63,11 @@ def flow(
     return pipeline
 
 
-class Stays:
-    """A call that is left behind when its flow is sent to Dask's workers, as Prefect does, though they never call it:
-    threads and locks cannot travel."""
+class NotPickled:
+    """A callable that is pickled without its content.
+
+    Prefect pickles a flow for Dask's workers, though they never call it, and threads and locks cannot be pickled.
+    """
 
     def __init__(self, call: Callable | None = None) -> None:
         self.call = call
@@ -79,33 +77,33 @@ class Stays:
         return self.call()
 
     def __reduce__(self) -> tuple:
-        return Stays, ()
+        return NotPickled, ()
 
 
-def execute(root: Path, plan: planning.Plan, workers: int, **options: Any) -> int:
-    """Runs the plan; returns the exit code. For the options see `run_stages`.
+def execute(root: Path, plan: Plan, options: Options) -> int:
+    """Runs the plan and returns the exit code.
 
     Raises:
-        SystemExit: with 143, after SIGTERM and with every child ended; KeyboardInterrupt alike.
-        UnavailableError: Prefect's server does not start, or goes away for more than a minute.
+        SystemExit: with 143, on SIGTERM, after every child process has ended. KeyboardInterrupt: the same.
+        UnavailableError: Prefect's server does not start, or does not answer for more than a minute.
     """
     server = running_server.server_if_none()
-    name = tasks.run_name()
-    outcomes: dict[str, Outcome] = {}
-    with running_server.exit_on_sigterm(), preparing.prepared(root, plan, options.get("dask")) as (processes, given):
+    name = flow_report.run_name()
+    with running_server.exit_on_sigterm(), prepared(root, plan, options.dask) as ready:
         if server:
             server.start()
-        pipeline = flow(root, plan, workers, outcomes, processes, name, **options, **given)
+        work = PlanRun(root, plan, options, name, ready)
+        pipeline = flow(work)
         if server:
             server.wait()
         try:
-            with running_server.server_stays(lambda: tasks.report(plan, outcomes)):
+            with running_server.watched_server(lambda: flow_report.print_failures(plan, work.outcomes)):
                 state = pipeline(plan.stages, return_state=True)
         except UnavailableError:
-            tasks.report(plan, outcomes)
+            flow_report.print_failures(plan, work.outcomes)
             raise
-    tasks.report(plan, outcomes)
-    if not state.is_completed() and not any(outcome.problem for outcome in outcomes.values()):
+    flow_report.print_failures(plan, work.outcomes)
+    if not state.is_completed() and not any(outcome.problem for outcome in work.outcomes.values()):
         click.echo(f"trainyard: the flow ended as {state.name}: {state.message}", err=True)
     return 0 if state.is_completed() else 1
 
@@ -117,13 +115,14 @@ def execute(root: Path, plan: planning.Plan, workers: int, **options: Any) -> in
 @click.option("--dry", is_flag=True, help="Only say what would run, and why.")
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="For each stage.")
 @dask_options.on_dask
-def command(stages: tuple[str, ...], workers: int | None, force: bool, dry: bool, **options: Any) -> int:
-    """Run the stale stages in parallel with Prefect; with names (train, train@mlp), only these and what they
-    need."""
-    dask_options.check_dask(options["dask"], options["remote"])
+def command(stages: tuple[str, ...], dry: bool, **given: Any) -> int:
+    """Run the stale stages in parallel with Prefect. With names (train, train@mlp), only these stages and those that
+    they need."""
+    options = Options(**given)
+    dask_options.check_dask(options.dask, options.remote)
     root = paths.root()
-    params_file.read()  # its refusals are clearer than what DVC makes of the same mistake
-    planned = planning.plan(root, stages, force)
+    params_file.read()  # its error messages are clearer than DVC's for the same mistake
+    planned = planning.plan(root, stages, options.force)
     if not planned.stages:
         click.echo("everything is up to date")
         return 0
@@ -131,15 +130,14 @@ def command(stages: tuple[str, ...], workers: int | None, force: bool, dry: bool
         click.echo(f"would run {stage}: {planned.reason(stage)}")
     if dry:
         return 0
-    workers = dask_options.side_by_side(planned, workers, options["dask"])
-    code = execute(root, planned, workers, force=force, **options)
+    code = execute(root, planned, options)
     if code == 0:
         show_results()
     return code
 
 
 def show_results() -> None:
-    """The table of members and ensembles, where all that it needs has been made."""
+    """Prints the table of members and ensembles, if all of its files exist."""
     from flows.reporting import results
 
     with contextlib.suppress(InputError):

@@ -1,11 +1,12 @@
-"""`trainyard retrain`: takes in new images, runs what is stale, and lets the gate say whether the champion changes.
+"""`trainyard retrain`: takes in new images, runs the stale stages, and lets the gate decide whether the champion
+changes.
 
 Reads   data/incoming/ (see `flows.retraining.incoming`), DVC's graph, MLflow's registry
 Writes  what the stages write, sources/<dataset>/added.dvc, the registry's aliases, reports/<dataset>-retrain-<time>.md,
-        and below .trainyard/retrain/ that it has not ended: the run after a kill or a failure goes on there
+        and a note in .trainyard/retrain/ until it has ended, from which the run after a kill or a failure goes on
 Run     python -m flows.retrain
 
-The Prefect flow of this, for deployments, is `flows.retrain_flow.retrain`.
+`flows.retrain_flow.retrain` is the same as a Prefect flow, for deployments.
 """
 
 from typing import Any
@@ -33,11 +34,11 @@ def command(dry: bool, **given: Any) -> int:
     """Take in the images in data/incoming/<class>/, run what is stale, and promote the result if it is truly better.
 
     For example data/incoming/7/scan.png for a 7 of digits. A file is left for the next run until nobody has written
-    to it for ten seconds. Refused ones go to data/rejected/, with the reasons in reasons.csv there.
+    to it for ten seconds. Refused files go to data/rejected/, with the reasons in reasons.csv there.
 
     Another dataset or seed is run in a working copy below .dvc/tmp/exps: params.yaml, dvc.lock and models/ stay as
-    they are. Killed or failed, the next run goes on. Exit code 0: done, or nothing to do; 1: something failed, or
-    another retrain is at work.
+    they are. After a kill or a failure the next run goes on. Exit code 0: done, or nothing to do; 1: something failed,
+    or another retrain is running.
     """
     options = steps.Options(**given)
     if dry:
@@ -54,7 +55,7 @@ def command(dry: bool, **given: Any) -> int:
 
         if server:
             server.wait()
-        with running_server.server_stays():
+        with running_server.watched_server():
             state = retrain(**given, return_state=True)
     click.echo(printable(str(state.message or state.name)), err=not state.is_completed())
     return 0 if state.is_completed() else 1

@@ -1,6 +1,6 @@
 """`flows.retrain` as a Prefect flow, for deployments: its stages are tasks, its report is an artifact.
 
-It is imported where Prefect is to be loaded anyway, and after `prefect_server.configure`.
+Importing this module imports Prefect, so call `prefect_server.configure` first.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,9 @@ from prefect.states import Cancelled, Completed, Failed, State
 
 from flows.graph.planning import Plan
 from flows.graph.repro import Outcome
-from flows.orchestration import dask_options, notifications, preparing, tasks
+from flows.orchestration import flow_report, notifications, plan_run
 from flows.orchestration.artifacts import Artifacts
+from flows.orchestration.preparing import prepared
 from flows.params import params_file
 from flows.project import paths
 from flows.retraining.steps import BUSY, FAILED, SKIPPED, Options, work
@@ -23,7 +24,7 @@ from flows.untrusted.escaping import printable
 
 
 def name() -> str:
-    return tasks.run_name(flow_run.parameters.get("dataset"))
+    return flow_report.run_name(flow_run.parameters.get("dataset"))
 
 
 @flow(name="retrain", flow_run_name=name, persist_result=False)
@@ -38,11 +39,11 @@ def retrain(
     dask: str | None = None,
     remote: bool = False,
 ) -> State:
-    """Takes in new images, runs what is stale in parallel, asks the gate, promotes, reports, pushes, commits.
+    """Takes in new images, runs the stale stages in parallel, asks the gate, promotes, reports, pushes, commits.
 
     Returns:
-        Completed; Completed and named Skipped, where there was nothing to do; Cancelled, where another retrain is at
-        work; Failed. The message says why.
+        A state whose message says why: Completed; Completed with the name Skipped, if there was nothing to do;
+        Cancelled, if another retrain is running; Failed.
     """
     options = Options(dataset, workers, fresh_seed, promote, push, commit, time_limit, dask, remote)
     log = get_run_logger()
@@ -69,13 +70,10 @@ def retrain(
 
 
 def run_as_tasks(options: Options, folder: Path, plan: Plan) -> Mapping[str, Outcome]:
-    """The stages as tasks of the flow that is running."""
-    workers = dask_options.side_by_side(plan, options.workers, options.dask)
-    outcomes: dict[str, Outcome] = {}
-    with preparing.prepared(folder, plan, options.dask) as (processes, given):
-        tasks.run_stages(
-            folder, plan, workers, outcomes, processes, name=name(),
-            time_limit=options.time_limit, dask=options.dask, remote=options.remote, **given,
-        )  # fmt: skip
-    tasks.report(plan, outcomes)
-    return outcomes
+    """Runs the stages as tasks of the current flow run. Returns the outcomes by stage."""
+    how = plan_run.Options(options.workers, False, options.time_limit, options.dask, options.remote)
+    with prepared(folder, plan, options.dask) as ready:
+        work = plan_run.PlanRun(folder, plan, how, name(), ready)
+        work()
+    flow_report.print_failures(plan, work.outcomes)
+    return work.outcomes

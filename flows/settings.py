@@ -1,19 +1,19 @@
-"""Stage settings: what trainings on the dataset depend on alike, and the code that later stages run, in small files.
+"""Stage settings: writes what all trainings on the dataset depend on, and the digests of later stages' code.
 
 Reads   data/<dataset>/dataset.json, the code in flows/ and lightning_modules/, the keys that dvc.yaml names
 Writes  settings/<dataset>.json, on which each train@<member> depends;
         settings/evaluate.code and settings/ensemble.code, the digests of these stages' code
 Run     python -m flows.settings
 
-Each train@<member> depends on one file, and not itself on folders of code and a dozen keys of params.yaml: for each
-stage that names keys DVC reads and searches the whole of params.yaml anew, and after each training it writes all of
-dvc.lock anew. Both grow with the number of members, so that the work on all of them grows with its square.
+Each train@<member> depends on this one file instead of on folders of code and a dozen keys of params.yaml. For every
+stage that names keys, DVC reads and searches all of params.yaml; after every training it writes all of dvc.lock. Both
+grow with the number of members, so that the time for all members would grow with its square.
 
-Code is noted by a digest of what a stage reaches, without comments: after a mended comment this stage alone runs. See
-`flows.graph.code_digest`.
+Code is represented by a digest of what a stage reaches, without comments: after a mended comment only this stage runs.
+See `flows.graph.code_digest`.
 
-What a member has of its own stands behind its command in dvc.yaml. The price of both: another order of its keys, and
-a change of a setting in place of which it has its own, train it again.
+A member's own block of params.yaml is part of its command in dvc.yaml. The price of both: a member is also trained
+again after a change in the order of its keys, and after a change of a shared value that it overrides.
 """
 
 from typing import Any
@@ -26,19 +26,19 @@ from flows.graph import code_digest
 from flows.params.params_file import Params, read
 from flows.params.sections import PLACES
 from flows.project import file_io, paths
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
 CODE = ("evaluate", "ensemble")  # the stages whose code has a file of its own
 
 
 def settings(params: Params) -> dict:
-    """Notes the value of each key that dvc.yaml names, the SHA-256 of the dataset's card, and the digests of code.
+    """Writes the value of each key that dvc.yaml names, the SHA-256 of the dataset's card, and the digests of code.
 
     Returns:
         The content of settings/<dataset>.json: params, data and code.
 
     Raises:
-        InputError: the dataset is not there.
+        InputError: data/<dataset>/ does not exist.
     """
     stage = file_io.read_yaml(paths.root() / "dvc.yaml")["stages"]["settings"]
     content = params.model_dump()
@@ -48,7 +48,7 @@ def settings(params: Params) -> dict:
         for part in key.split("."):
             value = value[part]
         values[key] = value
-    # The places of a training matter by the number of processes that divide its mini-batches: 1 with strategy auto.
+    # Where a training runs counts only as the number of processes that divide its mini-batches: 1 with strategy auto.
     for key in PLACES:
         values.pop(f"training.{key}", None)
     values["processes"] = params.training.processes
@@ -64,7 +64,7 @@ def settings(params: Params) -> dict:
 
 @click.command()
 def command() -> None:
-    """Note what all trainings on the dataset of params.yaml depend on alike, and the code of the stages after them."""
+    """Write down what all trainings on the dataset of params.yaml depend on, and the code of the stages after them."""
     found = settings(read())
     code = " ".join(f"{name} {code_digest.digest(name)[:12]}" for name in ("train", *CODE))
     click.echo(f"{counted(len(found['params']), 'setting')} that all trainings depend on; code: {code}")

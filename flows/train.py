@@ -4,12 +4,12 @@ Reads   data/<dataset>/ and the member's recipe in params.yaml
 Writes  models/<dataset>/<member>/: weights.safetensors, member.json, history.csv
 Run     python -m flows.train MEMBER
 
-With `training.strategy` ddp they train one after another, each by several processes that divide its mini-batches;
-torchrun and srun may start this command once for each of those.
+With `training.strategy` ddp the replicas train one after another, and several processes divide each mini-batch.
+torchrun and srun may start this command once for each of these processes.
 
-A replica's result depends on its seed, the recipe and the data alone, not on how many train at once; where replicas
-are stacked, their number changes how it is rounded, and so does that of the processes of one replica. What is
-unfinished is kept in .trainyard/unfinished, so that the next run goes on from its last checkpoint.
+A replica's result depends on its seed, the recipe and the data, not on how many replicas train at once. Its rounding
+also depends on the number of replicas in a stack, and on the number of processes that divide its mini-batches. An
+interrupted training is kept in .trainyard/unfinished, and the next run resumes from its last checkpoint.
 """
 
 import shutil
@@ -21,19 +21,19 @@ import click
 from flows.commands.console import run
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
+from flows.project.errors import InputError, counted
 from flows.training import interrupted, member_files, resolving
 from flows.training.launch import launch, launcher
-from lightning_modules.errors import InputError, counted
 
 
 def train(params: Params, member: str) -> dict:
-    """Trains `params.member(member).replicas` networks and writes them.
+    """Trains the member's replicas and writes them.
 
     Returns:
-        What was written to member.json: member, dataset, seed, recipe, settings, shape, class_names, mean, std,
+        The content of member.json: member, dataset, seed, recipe, settings, shape, class_names, mean, std,
         parameters, history_sha256 (of history.csv), and a list of replicas, each with seed, epochs, best_epoch,
-        validation_nll, validation_accuracy and weights_sha256. Where another command leads the training (see
-        `launch`), the same without replicas and history_sha256, and nothing is written.
+        validation_nll, validation_accuracy and weights_sha256. If another command leads the training (see `launch`),
+        nothing is written, and replicas and history_sha256 are missing.
 
     Raises:
         InputError: the data or the recipe cannot be used, or another process trains this member.
@@ -42,7 +42,7 @@ def train(params: Params, member: str) -> dict:
     """
     from flows.data import dataset
 
-    # What can be refused is refused before the seconds that torch and Lightning take to load.
+    # Mistakes are found before torch and Lightning are loaded, which takes seconds.
     params.member(member)
     paths.refuse_links(f"models/{params.dataset}/{member}")
     part = launch(params.training)
@@ -60,11 +60,11 @@ def train(params: Params, member: str) -> dict:
     resolved = resolving.resolve(params, member, data.card, part)
     card, seeds = resolved.card, resolved.seeds
     unfinished = paths.unfinished_folder(params.dataset) / member
-    work = unfinished / interrupted.fingerprint(resolved.of_a_replica, data.card["files"])
+    work = unfinished / interrupted.fingerprint(resolved.replica_inputs, data.card["files"])
     if part and not part.leads:
         train_divided(card, seeds, work, launch=part)
         return card
-    with interrupted.only_one(unfinished):
+    with interrupted.training_lock(unfinished):
         work.mkdir(parents=True, exist_ok=True)
         clock = interrupted.Clock(work / "seconds.json")
         tracker = Tracker(card, seeds, work)
@@ -85,12 +85,12 @@ def train(params: Params, member: str) -> dict:
                     "seconds": round(clock.seconds(), 2),
                 },
             )
-        except BaseException as error:
+        except BaseException as error:  # an interrupt as well; raised again
             tracker.fail(error)
             raise
         tracker.finish(target, clock.seconds())
         shutil.rmtree(work)
-        interrupted.forget_old(unfinished)
+        interrupted.delete_old(unfinished)
     return trained
 
 
@@ -100,8 +100,8 @@ def command(member: str) -> None:
     """Train the replicas of MEMBER, a name under `members` in params.yaml."""
     # Python's default would end this process without its `finally` blocks, and leave the replicas running.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that is closed; where DVC ends of it, so does this
-    if launcher():  # which, killed, leaves the commands that it has started
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal was closed; if that ends DVC, this process ends too
+    if launcher():  # a launcher that is killed leaves the commands that it has started running
         from flows.machine.orphans import die_with_parent
 
         die_with_parent()

@@ -12,20 +12,19 @@ from torch.nn import functional as F
 
 from lightning_modules.dropout import Dropout
 
-# What the published programs have fixed.
-NORM_MOMENTUM = 0.4  # of BatchNorm's running statistics: training is too short for torch's 0.1
-SCALE = 1 / 9  # of the logits
+# Constants of the published programs.
+NORM_MOMENTUM = 0.4  # momentum of BatchNorm's running statistics: training is too short for torch's 0.1
+SCALE = 1 / 9  # factor on the logits
 PIECE = 100  # images whose patches are in memory at a time
-WHITENING_EPSILON = 5e-4  # added to the variances that are divided by
-WHITENING_UNTIL = 3 / 8  # share of the training after which the whitening's bias stays as it is
+WHITENING_EPSILON = 5e-4  # added to each variance before the filters are divided by its root
+WHITENING_UNTIL = 3 / 8  # share of the training after which the whitening's bias is frozen
 
 
 class Whitening(nn.Module):
-    """Filters of 2×2 pixels whose outputs, on the training images, are uncorrelated and of variance one: the
-    eigenvectors of the patches' covariance, each with both signs. They are fixed before training; only their bias is
-    learned.
+    """A convolution with fixed 2×2 filters whose outputs, on the training images, are uncorrelated and of variance one.
 
-    The filters are a buffer: no optimizer sees them, and they are saved with the weights.
+    The filters are the eigenvectors of the patches' covariance, each with both signs. Only the bias is learned: the
+    filters are a buffer, which no optimizer sees and which is saved with the weights.
     """
 
     filters: Tensor
@@ -36,7 +35,7 @@ class Whitening(nn.Module):
         patch = (channels, min(2, height), min(2, width))
         count = patch[0] * patch[1] * patch[2]
         self.outputs = 2 * count
-        # Until `fit` has seen images: each pixel of a patch by itself.
+        # One filter for each pixel of a patch, until `fit` sets them.
         filters = torch.eye(count).reshape(count, *patch)
         self.register_buffer("filters", torch.cat((filters, -filters)))
         self.bias = nn.Parameter(torch.zeros(self.outputs))
@@ -56,7 +55,7 @@ class Whitening(nn.Module):
             patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, size)
             products += (patches.T @ patches).double().cpu()
             count += len(patches)
-        # Not centred: the published covariance is about zero, near which normalised images have their mean.
+        # Not centred: the published covariance is taken about zero, and the mean of normalised images is near it.
         variances, directions = torch.linalg.eigh(products / count)
         scaled = directions.T / (variances + WHITENING_EPSILON).sqrt()[:, None]
         filters = scaled.reshape(-1, channels, rows, columns)
@@ -67,7 +66,7 @@ class Whitening(nn.Module):
 
 
 class Norm(nn.BatchNorm2d):
-    """Batch normalisation with a learned bias and no learned scale: what follows it learns one."""
+    """Batch normalisation with a learned bias and no learned scale: the next layer learns one."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, momentum=NORM_MOMENTUM)
@@ -80,13 +79,13 @@ def convolution(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 class Block(nn.Module):
-    """A convolution and a pooling, then `depth` - 1 more convolutions; two of these or more have a skip connection."""
+    """A convolution and a pooling, then `depth` - 1 more convolutions, with a skip connection around two or more."""
 
     def __init__(
         self, inputs: int, outputs: int, depth: int, pool: tuple[int, int], activation: type[nn.Module]
     ) -> None:
         super().__init__()
-        # Pooled before it is normalised: a quarter of the work.
+        # Pooling comes before normalisation, which leaves a quarter of the work.
         self.entrance = nn.Sequential(convolution(inputs, outputs), nn.MaxPool2d(pool), Norm(outputs), activation())
         layers: list[nn.Module] = []
         for _ in range(depth - 1):
@@ -101,11 +100,11 @@ class Block(nn.Module):
 
 
 class Airbench(nn.Module):
-    """Whitening, blocks that each halve the sides, the maximum over all positions, and a linear layer.
+    """Whitening, blocks that each halve height and width, global max pooling, and a linear layer.
 
     Args:
         widths: channels of each block. [64, 256, 256] with `depth` 2 is airbench94, [128, 512, 512] with 3 airbench96.
-        depth: convolutions of each block.
+        depth: convolutions per block.
     """
 
     def __init__(
@@ -125,11 +124,11 @@ class Airbench(nn.Module):
         self.head = nn.Linear(inputs, classes, bias=False)
 
     def prepare(self, images: Tensor) -> None:
-        """What is taken from training images (normalised, N×C×H×W) once, before training."""
+        """Fits the whitening to training images (normalised, N×C×H×W), once before training."""
         self.whitening.fit(images)
 
     def ending(self) -> dict[nn.Parameter, float]:
-        """Parameters that are trained in a first share of the training only."""
+        """The parameters that are frozen early, each with the share of the training after which it is."""
         return {self.whitening.bias: WHITENING_UNTIL}
 
     def forward(self, images: Tensor) -> Tensor:

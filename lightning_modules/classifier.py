@@ -16,31 +16,30 @@ from lightning_modules.lightning import pl
 if TYPE_CHECKING:
     from lightning_modules.distributed import ProcessGroup
 
-# Mini-batches in a block, and images in a batch of the validation pass.
-BLOCK = 50
-EVALUATION_BATCH = 1000
+BLOCK = 50  # mini-batches
+EVALUATION_BATCH = 1000  # images in a batch of the validation pass
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """Of the random numbers of one epoch, counted from 0."""
+    """The seed of one epoch's random numbers. Epochs count from 0."""
     return seed * 1_000_003 + epoch
 
 
 class Classifier(pl.LightningModule):
-    """Softmax regression on what a network makes of an image.
+    """Trains one network with the cross-entropy loss.
 
     Args:
         recipe: a member of params.yaml, see `networks.build` and `optimizers.build`; also label_smoothing and schedule.
         shape: height, width and channels of an image.
         classes: number of classes.
         seed: of initial weights, batch order, dropout and augmentation.
-        epochs, batch_size: of the planned training; the schedule runs over them.
+        epochs, batch_size: as planned; the learning-rate schedule spans all of these epochs.
 
     Constructor arguments are plain JSON types, so a checkpoint loads by itself.
 
     Attributes:
-        numbers: the last epoch's training_loss, validation_nll and validation_accuracy, one dict for each network.
-        finished: numbers of the networks that early stopping has ended, while others go on.
+        numbers: the last epoch's training_loss, validation_nll and validation_accuracy, one dict per network.
+        finished: indices of the networks that early stopping has ended, while others go on.
     """
 
     # Given by `attach`.
@@ -50,19 +49,18 @@ class Classifier(pl.LightningModule):
     def __init__(self, recipe: dict, shape: list[int], classes: int, seed: int, epochs: int, batch_size: int) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.automatic_optimization = False  # a block takes many steps
+        self.automatic_optimization = False  # one block is many optimizer steps
         torch.manual_seed(seed)
         self.network = networks.build(recipe, shape, classes).to(memory_format=torch.channels_last)
         self.group: ProcessGroup | None = None
         self.numbers: list[dict[str, float]] = []
         self.finished: set[int] = set()
-        # One for each network; None is torch's global generator.
+        # One per network; None is torch's global generator.
         self.seeds: list[int] = [seed]
         self.generators: list[torch.Generator | None] = [None]
 
     def attach(self, training: Images, validation: Images, group: "ProcessGroup | None" = None) -> "Classifier":
-        """Gives the module what it learns from, and the processes that learn it together; neither is part of a
-        checkpoint."""
+        """Sets both splits and the process group, and returns the module. A checkpoint contains neither."""
         self.training_images, self.validation_images, self.group = training, validation, group
         return self
 
@@ -71,14 +69,14 @@ class Classifier(pl.LightningModule):
         return self.network(images)
 
     def state(self, replica: int = 0) -> dict[str, Tensor]:
-        """What the network that `networks.build` builds has to load to be this one."""
+        """The state_dict of one network, for a network that `networks.build` made of its recipe."""
         return self.network.state_dict()
 
     def train_dataloader(self) -> Blocks:
         return Blocks(len(self.training_images), self.hparams["batch_size"], BLOCK, self.order)
 
     def order(self) -> Tensor:
-        """The order of the training images in the epoch to come."""
+        """A random order of the training images for the next epoch."""
         return torch.randperm(len(self.training_images), device=self.device)
 
     def val_dataloader(self) -> Blocks:
@@ -86,7 +84,7 @@ class Classifier(pl.LightningModule):
         return Blocks(end - first, EVALUATION_BATCH, 1, lambda: torch.arange(first, end, device=self.device))
 
     def validated(self) -> tuple[int, int]:
-        """The first of the validation images that this process scores, and the one after the last."""
+        """The range of validation images that this process scores: its start, and its end (exclusive)."""
         count = len(self.validation_images)
         return self.group.part(count) if self.group else (0, count)
 
@@ -106,8 +104,8 @@ class Classifier(pl.LightningModule):
         assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
         return optimizer, scheduler
 
-    # An epoch's random numbers are a function of the seed and the epoch alone, so that a training that was
-    # interrupted goes on as if it had not been. Lightning draws the batch order before on_train_epoch_start.
+    # An epoch's random numbers depend on the seed and the epoch alone, so that an interrupted training resumes to the
+    # same bits. They are seeded one hook early: Lightning draws the batch order before on_train_epoch_start.
     def on_train_start(self) -> None:
         if self.group:
             self.group.copy_first(self.state_dict().values())
@@ -125,7 +123,7 @@ class Classifier(pl.LightningModule):
         for layer in self.network.modules():
             if isinstance(layer, Dropout):
                 layer.begin_epoch(self.generators)
-        # Running sums stay on the device: reading a loss in every step would wait for it.
+        # Running sums stay on the device: to read a loss in every step would mean to wait for the device.
         self.loss_sum = torch.zeros(len(self.generators), device=self.device)
 
     def training_step(self, block: list[Tensor], block_index: int) -> None:
@@ -138,7 +136,7 @@ class Classifier(pl.LightningModule):
                 self.learn(index)
             optimizer.step()
             scheduler.step()
-            # Autocast keeps the weights it has cast until its outermost region ends, which here is the whole block.
+            # Autocast keeps cast weights until its outermost region ends, and that is the whole block.
             torch.clear_autocast_cache()
 
     def learn(self, index: Tensor, share: float = 1.0) -> None:
@@ -149,7 +147,7 @@ class Classifier(pl.LightningModule):
         self.loss_sum.add_(loss.detach(), alpha=index.shape[-1])
 
     def learn_part(self, index: Tensor, group: "ProcessGroup") -> None:
-        """As `learn`, with other processes: each adds its part, and all have the gradients of the whole."""
+        """Like `learn`, divided among processes: each computes the gradients of its part, then all sum them up."""
         count = index.shape[-1]
         first, end = group.part(count)
         for layer in self.network.modules():
@@ -160,11 +158,11 @@ class Classifier(pl.LightningModule):
         group.sum_gradients(self.network)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean over the mini-batch, for each network."""
+        """The mean loss over the mini-batch: a scalar, or one value per network."""
         return F.cross_entropy(logits, labels, label_smoothing=self.hparams["recipe"]["label_smoothing"])
 
     def on_validation_epoch_start(self) -> None:
-        if self.group:  # the running statistics of batch normalisation
+        if self.group:  # buffers are the running statistics of batch normalisation
             self.group.copy_first(self.network.buffers())
         self.nll_sum = torch.zeros(len(self.generators), device=self.device)
         self.hits = torch.zeros(len(self.generators), device=self.device)
@@ -178,10 +176,10 @@ class Classifier(pl.LightningModule):
             self.hits += (logits.argmax(-1) == labels).sum(-1)
 
     def on_validation_epoch_end(self) -> None:
-        """Keeps the epoch's numbers.
+        """Sets `numbers`.
 
         Raises:
-            DivergedError: a loss of this epoch is NaN or infinite; its `replica` is the network's number.
+            DivergedError: a loss of this epoch is NaN or infinite; its `replica` is the network's index.
         """
         self.numbers = self.measured()
         for number, numbers in enumerate(self.numbers):
@@ -191,7 +189,7 @@ class Classifier(pl.LightningModule):
                     raise DivergedError(reason, number)
 
     def measured(self) -> list[dict[str, float]]:
-        """The epoch's sums as means, one dict for each network."""
+        """The epoch's sums as means, one dict per network."""
         sums = torch.stack([self.loss_sum, self.nll_sum, self.hits]).double()
         if self.group:
             self.group.sum(sums)

@@ -1,8 +1,8 @@
-"""Several processes that train one network: each mini-batch is divided among them, and the gradients are summed.
+"""Data-parallel training: several processes divide each mini-batch among themselves and sum their gradients.
 
-What comes out is what one process would learn from the whole mini-batches, up to rounding: all draw the same random
-numbers, for the whole mini-batch, and each takes its part of them. Batch normalisation alone takes its statistics
-from a process's own part, as it does under torch's DistributedDataParallel; the running ones are the first process's.
+The result is that of one process with the whole mini-batches, up to rounding: every process draws the random numbers
+of the whole mini-batch and uses those of its own part. The one exception is batch normalisation, whose statistics are
+those of a process's own part, as under torch's DistributedDataParallel; its running statistics are rank 0's.
 """
 
 import os
@@ -20,21 +20,21 @@ from torch import Tensor, distributed, nn
 from lightning_modules.errors import InputError, UnavailableError, sentence
 from lightning_modules.lightning import environments, pl
 
-# How the processes of a training find each other, by who started them; "" is this project itself.
+# Lightning's plugin for each launcher, by which the processes find each other; "" is this project itself.
 ENVIRONMENTS = {
     "": environments.LightningEnvironment,
     "torchrun": environments.TorchElasticEnvironment,
     "srun": lambda: environments.SLURMEnvironment(auto_requeue=False),
 }
-# How long a process waits for another, be it to start or to finish its part.
+# How long a process waits for another one to start, or to finish its part.
 PATIENCE = timedelta(minutes=10)
 
 
 class SummedStrategy(pl.strategies.DDPStrategy):
-    """Lightning's DDP without DistributedDataParallel around the module.
+    """Lightning's DDP strategy without the DistributedDataParallel wrapper.
 
-    That averages gradients once per call of the module, of which a block of mini-batches is one, waits for ever for
-    those of parameters that are not trained any more, and gives the parts of an uneven mini-batch the same weight.
+    The wrapper would average gradients once per call of the module, and a whole block of mini-batches is one call. It
+    would wait for ever for the gradients of frozen parameters, and give unequal parts of a mini-batch equal weights.
     """
 
     def configure_ddp(self) -> None:
@@ -42,31 +42,30 @@ class SummedStrategy(pl.strategies.DDPStrategy):
 
 
 class EndsOnSigterm(pl.Callback):
-    """Lightning's own handler would broadcast in the midst of a sum, and wait for processes that are gone."""
+    """Ends the process on SIGTERM. Lightning's handler would broadcast amid a sum and wait for processes that ended."""
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class ProcessGroup:
-    """This process among those that train together.
+    """The processes that train one network together, as seen from this one.
 
     Args:
-        launcher: who started them, a name of ENVIRONMENTS. It has set the variables that Lightning's plugin of that
-            name reads.
+        launcher: a key of ENVIRONMENTS. It has set the environment variables that Lightning's plugin for it reads.
         accelerator: "cpu" or "gpu".
-        devices, nodes: processes on each node, and nodes.
-        meeting: a file that is not there yet, by which the processes of one node find each other. None: at the address
-            and port that the variables name, where anybody who reaches them could take part.
+        devices, nodes: number of processes per node, and of nodes.
+        meeting: path of a file that does not exist yet, by which the processes of one node find each other. None: they
+            meet at the launcher's main address and port, where anybody who can connect could join.
 
     Raises:
         InputError: the processes differ in their accelerator.
-        UnavailableError: they have not all come within PATIENCE.
+        UnavailableError: not all processes have joined within PATIENCE.
 
     Attributes:
         rank: of this process, from 0.
         size: number of processes.
-        local_rank: number of this process and of its device on its node.
+        local_rank: rank of this process on its node, which is also its device's number.
     """
 
     def __init__(self, launcher: str, accelerator: str, devices: int, nodes: int, meeting: Path | None = None) -> None:
@@ -91,7 +90,7 @@ class ProcessGroup:
             distributed.init_process_group(
                 self.backend, store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE
             )
-        except RuntimeError as error:  # of each kind of store another one
+        except RuntimeError as error:  # each kind of store raises another subclass
             raise UnavailableError(
                 f"the {self.size} processes that train together have not all come to {where} within "
                 f"{PATIENCE.total_seconds():g} s: {sentence(error)}"
@@ -102,7 +101,7 @@ class ProcessGroup:
         return next(iter(found))[0]
 
     def agree(self, store: distributed.Store) -> None:
-        """Raises InputError where some train on GPUs and others do not: their libraries would wait for each other."""
+        """Raises InputError where only some processes use a GPU: NCCL and gloo would wait for each other."""
         store.set(f"trainyard/{self.rank}", self.backend)
         backends = [store.get(f"trainyard/{rank}").decode() for rank in range(self.size)]
         if len(set(backends)) == 1:
@@ -120,7 +119,7 @@ class ProcessGroup:
 
     def environment(self) -> environments.ClusterEnvironment:
         environment = ENVIRONMENTS[self.launcher]()
-        # torchrun and srun have said so already; the others do not listen.
+        # The plugins of torchrun and srun ignore these calls: they read their environment variables.
         environment.set_world_size(self.size)
         environment.set_global_rank(environment.node_rank() * self.devices + environment.local_rank())
         return environment
@@ -129,7 +128,7 @@ class ProcessGroup:
         distributed.destroy_process_group()
 
     def for_trainer(self) -> dict[str, Any]:
-        """What Lightning's Trainer has to be told. It finds the process group, and starts none."""
+        """Arguments for Lightning's Trainer, with which it uses this process group and starts none."""
         return {
             "devices": self.devices,
             "num_nodes": self.nodes,
@@ -139,31 +138,32 @@ class ProcessGroup:
         }
 
     def part(self, count: int) -> tuple[int, int]:
-        """Where this process's part of `count` things begins and ends; it may be empty where they are few, but for
-        that of the first process, whose statistics of batch normalisation are kept."""
+        """This process's part of `count` things: its start, and its end (exclusive).
+
+        With few things it may be empty, but never on rank 0, whose batch normalisation statistics are kept.
+        """
         first, end = (-(-rank * count // self.size) for rank in (self.rank, self.rank + 1))
         return first, end
 
     def told(self, value: Any) -> Any:
-        """What the first process gives here, in all of them. Plain types."""
+        """Broadcasts rank 0's value, of plain types, and returns it on every rank."""
         box = [value]
         distributed.broadcast_object_list(box)
         return box[0]
 
     def all(self, value: Any) -> list:
-        """What each process gives here, by rank."""
+        """The values of all processes, by rank."""
         values = [None] * self.size
         distributed.all_gather_object(values, value)
         return values
 
     def sum(self, values: Tensor) -> Tensor:
-        """Over all processes, in place."""
+        """Sums a tensor over all processes, in place."""
         distributed.all_reduce(values)
         return values
 
     def sum_gradients(self, network: nn.Module) -> None:
-        """Makes each gradient the sum of those of all processes, in one exchange. Of a process whose part of the
-        mini-batch was empty they are zero."""
+        """Sums each gradient over all processes, in one exchange. A process whose part was empty adds zeros."""
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         gradients = []
         for parameter in trained:
@@ -175,7 +175,7 @@ class ProcessGroup:
             gradient.copy_(values.view(gradient.shape))
 
     def copy_first(self, tensors: Iterable[Tensor]) -> None:
-        """Makes them what they are in the first process."""
+        """Overwrites the tensors with rank 0's, in place."""
         for tensor in tensors:
             values = tensor.detach().contiguous()
             distributed.broadcast(values, 0)

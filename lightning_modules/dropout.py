@@ -1,6 +1,6 @@
-"""Dropout that costs a multiplication: its masks are drawn for many steps at once, out of random bytes.
+"""Dropout for the price of a multiplication: masks are drawn for many steps at once, from random bytes.
 
-torch's own draws one float for every value in every step, which is a quarter of the time of a small network on a CPU.
+torch's dropout draws a float for every value in every step: a quarter of the time of a small network on a CPU.
 """
 
 import math
@@ -9,24 +9,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-# Steps whose masks are drawn at once, and the most values of one network that one such draw may be for.
-STEPS = 16
-LARGEST_DRAW = 2**22
+STEPS = 16  # whose masks are drawn at once
+LARGEST_DRAW = 2**22  # values per network in one draw
 
 
 class Dropout(nn.Module):
-    """Zeroes values with probability p and scales the others, so that the expectation stays, to the precision of the
-    values; only in training.
+    """In training, zeroes each value with probability p and scales the others so that the expectation stays the same,
+    to the precision of the values.
 
     Source: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting, 2014.
 
     Args:
-        p: in steps of 1/256, to the nearest; a rate above 0 is at least 1/256. Of one network, or one per replica.
-        replicas: of networks that compute together, whose values come as replicas × batch × ...
+        p: one rate, or one per replica, rounded to a multiple of 1/256; a rate above 0 is at least 1/256.
+        replicas: number of stacked networks; values then are replicas × batch × ... None: one network.
     """
 
-    # Of a mini-batch that several processes divide: its first value that is this process's, and how many there are in
-    # all. Each draws the masks of all.
+    # Where processes divide a mini-batch: the start of this process's part, and the size of the whole mini-batch. Each
+    # process draws the masks of the whole.
     part: tuple[int, int] | None = None
     threshold_of: Tensor
 
@@ -35,7 +34,7 @@ class Dropout(nn.Module):
         rates = [p] if isinstance(p, (int, float)) else list(p)
         self.p, self.replicas = p, replicas
         self.thresholds = [min(255, max(1, round(256 * rate))) if rate else 0 for rate in rates]
-        if replicas is not None:  # on the device at all times: to copy them there would wait for a GPU
+        if replicas is not None:  # a buffer stays on the device: a copy in each draw would wait for the GPU
             self.register_buffer("threshold_of", torch.tensor(self.thresholds), persistent=False)
         self.begin_epoch([None] * (replicas or 1))
 
@@ -43,7 +42,7 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
     def begin_epoch(self, generators: Sequence[torch.Generator | None]) -> None:
-        """Draws from these from now on, one for each network, and drops the masks that are left over."""
+        """Sets the generators that masks are drawn from, one per network, and drops unused masks."""
         self.generators = generators
         self.masks: Tensor | None = None
         self.next = 0
@@ -63,8 +62,8 @@ class Dropout(nn.Module):
         return values * mask
 
     def draw(self, values: Tensor, batch: int) -> Tensor:
-        """Masks for mini-batches of `batch` values like these, for the steps to come: 0 where a value is dropped, else
-        1 / (1 - p)."""
+        """Draws `masks` for the next steps, of mini-batches of `batch` such values: 0 for a dropped value, 1 / (1 - p)
+        for a kept one."""
         shape = (batch, *values.shape[1 if self.replicas is None else 2 :])
         steps = max(1, min(STEPS, LARGEST_DRAW // math.prod(shape)))
         count = steps * math.prod(shape)
@@ -75,7 +74,7 @@ class Dropout(nn.Module):
             .view(steps, *shape)
             for generator in self.generators
         ]
-        # uint8 and bfloat16 agree on the integers up to 256.
+        # bfloat16 represents the integers up to 256 exactly.
         if self.replicas is None:
             kept = bytes_of[0].to(values.dtype)
             threshold: Tensor | int = self.thresholds[0]

@@ -1,4 +1,4 @@
-"""One training, from the seed to the best epoch's weights; it goes on from where it was interrupted.
+"""One training, from the seed to the best epoch's weights. An interrupted training resumes from its checkpoint.
 
 `fit` trains one network, `fit_together` several of one shape as a single computation.
 """
@@ -25,16 +25,21 @@ from lightning_modules.together import Together
 if TYPE_CHECKING:
     from lightning_modules.distributed import ProcessGroup
 
-# What is monitored, and the sign that makes smaller better.
+# The monitored number, and the sign that makes smaller better.
 MONITORS = {"nll": ("validation_nll", 1), "accuracy": ("validation_accuracy", -1)}
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training leaves: the network's state at its best epoch and one row of numbers per epoch (from 1), whose
-    `lr` is that of the epoch's last step; and whether it came to its end, of its epochs or by early stopping, or only
-    to that of its turn."""
+    """The result of a training.
+
+    Attributes:
+        state: the network's state_dict at its best epoch.
+        history: one row of numbers per epoch; `epoch` counts from 1, `lr` is that of the epoch's last step.
+        best_epoch: from 1.
+        finished: whether all epochs are done or early stopping ended them. False: only the turn is over.
+    """
 
     state: dict[str, Tensor]
     history: list[dict]
@@ -45,10 +50,10 @@ class Fitted:
 class Progress(pl.Callback):
     """Keeps the history and the best weights of each network, stops it early, and reports.
 
-    A network that has stopped is left as it was at its best epoch, while others that train with it go on.
+    A stopped network keeps the weights of its best epoch, while others that train with it go on.
 
-    History and best weights are part of the one checkpoint file, which is renamed into place: whatever
-    moment the process dies at, the file holds one whole epoch's end.
+    History and best weights are part of the checkpoint, a single file that is renamed into place: whenever the process
+    dies, the file holds the end of one whole epoch.
     """
 
     def __init__(
@@ -76,7 +81,7 @@ class Progress(pl.Callback):
 
     # Lightning's callbacks take any module; this one is for trainings of a Classifier alone.
     def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:  # type: ignore[override]
-        # Early stopping holds too when a training that it had ended is taken up again from its checkpoint.
+        # A training that early stopping had ended, resumed from its checkpoint, ends again.
         self.stop(trainer, module)
 
     def on_train_batch_end(  # type: ignore[override]
@@ -93,7 +98,7 @@ class Progress(pl.Callback):
         for number, numbers in enumerate(module.numbers):
             if number in module.finished:
                 continue
-            # One group for all networks, or as many for each.
+            # There is one group of parameters for all networks, or an equal number of groups for each.
             rows[number] = {"epoch": epoch, **numbers, "lr": rates[number * len(rates) // len(self.best)]}
             self.histories[number].append(rows[number])
             value = self.sign * numbers[self.key]
@@ -109,14 +114,14 @@ class Progress(pl.Callback):
 
 
 class SaveLast(pl.callbacks.Checkpoint):
-    """Saves the first epoch, the last one of a turn, and between them as many as cost a twentieth of the time.
+    """Saves a checkpoint at the first epoch, at the last one of a turn, and in between so often that saving takes a
+    twentieth of the time.
 
-    After the other callbacks have seen the epoch, so that the checkpoint holds what they made of it: Lightning calls
-    Checkpoint callbacks last.
+    Lightning calls Checkpoint callbacks last, so that the checkpoint has what the other callbacks keep of the epoch.
     """
 
     SHARE = 0.05  # of the time: an epoch of a small network takes no longer than its checkpoint
-    LONGEST = 300.0  # seconds without one
+    LONGEST = 300.0  # seconds between checkpoints
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -124,7 +129,7 @@ class SaveLast(pl.callbacks.Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         started = time.monotonic()
-        # Of several processes the first one decides: each of them has to be there for a checkpoint.
+        # Saving needs all processes, so rank 0 decides for all of them.
         if not trainer.strategy.broadcast(trainer.should_stop or started >= self.due):
             return
         self.save(trainer)
@@ -132,19 +137,20 @@ class SaveLast(pl.callbacks.Checkpoint):
         self.due = saved + min((saved - started) * (1 - self.SHARE) / self.SHARE, self.LONGEST)
 
     def save(self, trainer: pl.Trainer) -> None:
+        # Whole or not at all, as `flows.project.file_io.whole` writes, but by several processes together.
         temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
         try:
-            trainer.save_checkpoint(temporary)  # of several processes the first one writes, and the others wait
+            trainer.save_checkpoint(temporary)  # rank 0 writes, the others wait
             if trainer.is_global_zero:
                 sealed.seal(temporary)
                 os.replace(temporary, self.file)
-        except BaseException:  # the disk is full, say
+        except BaseException:  # a full disk, or an interrupt
             temporary.unlink(missing_ok=True)
             raise
 
 
 def checked(checkpoint: Path) -> Path | None:
-    """Puts a checkpoint aside that is not what was saved, and returns its new place; None for one that is whole."""
+    """Renames a damaged checkpoint to <its name>.damaged and returns that path; None if the checkpoint is whole."""
     if sealed.is_whole(checkpoint):
         return None
     aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
@@ -160,13 +166,13 @@ def hardware_precision(precision: str, accelerator: str) -> str:
         native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        # oneDNN, which multiplies, may be held to less (ONEDNN_MAX_CPU_ISA), and would then be slower than in float32.
+        # ONEDNN_MAX_CPU_ISA may forbid oneDNN these instructions; without them bfloat16 is slower than float32.
         native = native and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "bfloat16" if native else "float32"
 
 
 def quiet() -> None:
-    """Silences what Lightning says about hardware that was chosen on purpose and about one-process data loading."""
+    """Silences Lightning's remarks about unused hardware and data loading without workers: both are on purpose."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|torch\.jit)")
@@ -175,25 +181,25 @@ def quiet() -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train; the same for networks that train together.
+    """How to train; shared by all networks that train together.
 
     Attributes:
         mean, std: per channel, of the training images' intensities between 0 and 1.
         class_names: of the labels 0, 1, ...
         augment: a name of `images.AUGMENTATIONS`.
         early_stopping: epochs without a better `monitor` ("nll" or "accuracy") before a network stops.
-        turn: epochs after which to return, even if more are left; another call goes on from the checkpoint, without
-            which there is no turn (ValueError).
+        turn: epochs after which to return, even if more are left. The next call resumes from the checkpoint; a turn
+            without a checkpoint is a ValueError.
         accelerator: "cpu" or "gpu"; `device` is the GPU's number.
         precision: "float32", or "bfloat16" for mixed precision.
         threads: CPU threads; the result depends on their number.
-        checkpoint: saved as often as `SaveLast` says; where it exists, training goes on from it, or, where it is not
-            what was saved, puts it aside as <its name>.damaged and begins anew.
-        report: called with {replica, epoch, done} while an epoch runs, and with a network's `row` of its history and
-            its `best_epoch` at the end of the epoch; `replica` counts the networks from 0. Where there was a
-            checkpoint, first with {replica, aside}: None, or where the damaged one is.
-        group: the processes that train the networks together, each of which calls `fit` alike; only the first one
-            writes and reports. `batch_size` is divided among them.
+        checkpoint: a file, saved as often as `SaveLast` says. If it exists, training resumes from it; a damaged one is
+            renamed to <its name>.damaged, and training begins anew.
+        report: called with {replica, epoch, done} while an epoch runs, and also with the history's `row` and the
+            `best_epoch` when it ends; `replica` counts the networks from 0. If a checkpoint existed, the first call has
+            {replica, aside}: the path of the damaged checkpoint, or None.
+        group: the processes that train the networks together. Each calls `fit` with the same arguments, and they divide
+            each mini-batch among themselves; only rank 0 writes and reports.
     """
 
     mean: list[float]
@@ -224,18 +230,18 @@ class Settings:
 
 
 def fit(recipe: dict, training: tuple, validation: tuple, *, seed: int, **settings: Any) -> Fitted:
-    """Trains one network and returns it at its best epoch by validation.
+    """Trains one network and returns it at its best epoch, chosen on validation.
 
     Args:
         recipe: a member of params.yaml.
-        training, validation: images (uint8, N×H×W×C) and labels (int64, N); and, where not all of them belong to the
-            split, the numbers of those that do.
+        training, validation: a split: images (uint8, M×H×W×C), labels (int64, M), and optionally rows (int64, the
+            indices of those that belong to the split; None for all).
         seed: of initial weights, batch order, dropout and augmentation.
         settings: see `Settings`.
 
     Raises:
         DivergedError: a loss became NaN or infinite.
-        InputError: torch refuses the optimizer's settings.
+        InputError: torch refuses the optimizer's hyper-parameters, or the checkpoint is no checkpoint.
     """
     given = Settings(**settings)
     prepare(given)
@@ -247,14 +253,14 @@ def fit(recipe: dict, training: tuple, validation: tuple, *, seed: int, **settin
 def fit_together(
     recipes: list[dict], training: tuple, validation: tuple, *, seeds: list[int], **settings: Any
 ) -> list[Fitted]:
-    """Trains networks of one shape as a single computation; each comes out as `fit` would give it, up to rounding.
+    """Trains networks of one shape as a single computation. Each result is that of `fit`, up to rounding.
 
     Args:
-        recipes, seeds: of each network; the recipes may differ in what `together.FREE` names.
+        recipes, seeds: one per network; the recipes may differ in what `together.FREE` names.
         training, validation, settings: as for `fit`.
 
     Raises:
-        DivergedError, InputError: as `fit` does.
+        DivergedError, InputError: as for `fit`.
         NotStackableError: a layer of the network has no stacked version.
     """
     given = Settings(**settings)
@@ -265,14 +271,14 @@ def fit_together(
 
 
 def prepare(settings: Settings) -> None:
-    """What torch and Lightning have to know before the first tensor."""
+    """Sets what torch and Lightning need to have set before the first tensor."""
     quiet()
     memory.keep()
-    # Values too small for a normal float, of which optimizers are full, cost a processor a hundred times as much.
+    # Optimizers hold many denormal numbers, and with these a processor takes a hundred times as long.
     torch.set_flush_denormal(True)
-    # An aid for finding reads of memory that nobody wrote, which costs a write to every new tensor.
+    # Filling is an aid for finding reads of uninitialized memory; it costs a write to every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # is set by a property
-    # Lightning sets it too, but after the first product on the GPU, which may be that of a network's preparation.
+    # Lightning sets it too, but only after `networks.prepare`, which may multiply matrices on the GPU.
     if settings.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     if settings.threads:
@@ -285,11 +291,11 @@ def images(split: tuple, settings: Settings, augment: str = "none") -> Images:
 
 
 def refuse_other(checkpoint: Path) -> None:
-    """Raises InputError for what is no checkpoint, or a pickle of more than plain values, of which nothing is run. Its
-    tensors are mapped, not read."""
+    """Raises InputError for a file that is no checkpoint, or a pickle of more than plain values. Nothing in it is run,
+    and its tensors are memory-mapped, not read."""
     try:
         known = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    except Exception:  # torch's reader raises a dozen kinds of errors, and advises to trust the file
+    except Exception:  # torch raises a dozen classes of errors here, and its messages advise to trust the file
         known = None
     if not isinstance(known, dict):
         raise InputError(f"{checkpoint} is no checkpoint of this project: remove it, and the training begins anew")
@@ -321,7 +327,7 @@ def train(module: Classifier, count: int, training: tuple, validation: tuple, se
         **where,
         precision=PRECISIONS[settings.precision],
         deterministic=settings.deterministic,
-        benchmark=not settings.deterministic,  # which lets a GPU choose its fastest way to convolve
+        benchmark=not settings.deterministic,  # lets cuDNN choose the fastest convolution
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=checkpoint is not None,
@@ -335,7 +341,7 @@ def train(module: Classifier, count: int, training: tuple, validation: tuple, se
         for number in range(count):
             report({"replica": number, "aside": aside})
     if group:
-        group.told(None)  # the others look once the first one has
+        group.told(None)  # a barrier: the other ranks look for the checkpoint after rank 0 has checked it
     resume = checkpoint if checkpoint and checkpoint.exists() else None
     if group and len(set(group.all(resume is not None))) > 1:
         raise InputError(

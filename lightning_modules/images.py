@@ -1,7 +1,7 @@
-"""Images in memory: one uint8 tensor on the device, batches by index; augmentation and normalising are batched.
+"""Images in memory: one uint8 tensor on the device, batches by index, augmentation and normalisation by batch.
 
-On a CPU the images are read where they lie, in a file that is mapped into memory as a rule: whatever trains on them
-shares the same pages, and nothing is copied but the batch.
+On a CPU the images are not copied. They usually are a memory-mapped file, whose pages all trainings share; only the
+batch is a copy.
 """
 
 import warnings
@@ -16,15 +16,15 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to each image anew in each epoch.
+    """What is drawn anew for each image in each epoch.
 
     Args:
-        reach: it is moved by up to this share of its sides.
-        border: what comes in there: "black", or the image "reflected".
-        flip: "never"; "random", half of the images, drawn anew; or "alternating", every image in every other epoch,
-            and at random in its first one, so that two epochs show both sides (Jordan, arXiv:2404.00498, 2024).
-        cutout: side of a square somewhere in it that becomes the mean colour, as a share of its sides (DeVries and
-            Taylor, 2017).
+        reach: largest shift of an image, as a share of its height and width.
+        border: what fills the border after a shift: "black", or the image "reflected".
+        flip: "never"; "random", with probability one half; or "alternating", at random in the first epoch and then in
+            every other one, so that two epochs show both sides (Jordan, arXiv:2404.00498, 2024).
+        cutout: height and width of the rectangle that becomes the mean colour at a random place, as a share of the
+            image's (DeVries and Taylor, 2017).
     """
 
     reach: float = 0.0
@@ -51,20 +51,20 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 N×H×W×C to float32 N×C×H×W in channels_last memory, without a copy for the permutation.
 
     Args:
-        mean, std: per channel, of intensities between 0 and 1. A channel that never changes becomes zero.
+        mean, std: per channel, of intensities between 0 and 1. A constant channel becomes zero.
     """
     return images.float().sub_(255 * mean).div_((255 * std).clamp_min(1)).permute(0, 3, 1, 2)
 
 
 class Images:
-    """One split of a dataset, fed by index.
+    """One split of a dataset, whose batches are made by index.
 
     Args:
-        images: uint8, M×H×W×C. They are not copied to a CPU, and never written to.
+        images: uint8, M×H×W×C. On a CPU they are not copied; they are never written to.
         labels: int64, M.
         mean, std: per channel, of intensities between 0 and 1.
-        augment: a name of AUGMENTATIONS; drawn for each image in each epoch, see `begin_epoch`.
-        rows: int64, the N of them that belong to the split; None for all.
+        augment: a key of AUGMENTATIONS; drawn for each image in each epoch, see `begin_epoch`.
+        rows: int64, the indices of the N images of this split; None for all.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Images:
         self.std = torch.tensor(std, device=self.device)
         if rows is not None:
             labels = labels[rows]
-            if self.device.type != "cpu":  # no more than the split goes there
+            if self.device.type != "cpu":  # copy no more than the split to the GPU
                 images, rows = images[rows], None
         self.rows = None if rows is None else torch.from_numpy(rows)
         self.labels = torch.tensor(labels, device=self.device)
@@ -92,7 +92,7 @@ class Images:
                 for side, reach in zip((height, width), self.reach)
             ]
         with warnings.catch_warnings():
-            # Of read-only memory, which torch does not know; nothing here writes to it.
+            # torch does not know read-only memory. Nothing here writes to it.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             self.images = torch.from_numpy(images).to(self.device)
 
@@ -102,12 +102,12 @@ class Images:
     def begin_epoch(
         self, epoch: int, seeds: Sequence[int] = (0,), generators: Sequence[torch.Generator | None] = (None,)
     ) -> None:
-        """Draws how each image is augmented in an epoch, for one network or several.
+        """Draws the augmentation of each image for an epoch, for one network or several.
 
         Args:
             epoch: from 0.
-            seeds: of each network; the side that an alternating flip begins with depends on it alone.
-            generators: of each network, that draw everything else; None is torch's global one.
+            seeds: one per network; an alternating flip draws its first epoch from it alone.
+            generators: one per network, which draw everything else; None is torch's global one.
         """
         size = (len(self),)
 
@@ -134,7 +134,7 @@ class Images:
         """The normalised, augmented images N×C×H×W (float32) and labels N at `index`.
 
         Args:
-            index: N positions, or networks × N of them; then images and labels are networks × N × ... too.
+            index: N positions, or R×N for R networks; then images and labels are R×N×... too.
         """
         flat = index.reshape(-1)
         own: tuple[int | Tensor, Tensor] = (0, flat)
@@ -147,16 +147,16 @@ class Images:
             pixels = torch.where(self.mirrored[own][:, None, None, None], pixels.flip(2), pixels)
         images, labels = normalize(pixels, self.mean, self.std), self.labels[flat]
         if self.augmentation.cutout:
-            images.masked_fill_(self.squares(own), 0.0)  # in place, and so in channels_last memory still
+            images.masked_fill_(self.squares(own), 0.0)  # in place, which keeps the channels_last memory format
         return (images, labels) if index.dim() == 1 else (images.unflatten(0, index.shape), labels.view(index.shape))
 
     def taken(self, index: Tensor) -> Tensor:
-        """The images at `index` as they are: uint8, N×H×W×C."""
-        # Much faster than indexing, which goes value by value.
+        """The images at `index`, unchanged: uint8, N×H×W×C."""
+        # Much faster than indexing with [], which copies value by value.
         return self.images.index_select(0, index if self.rows is None else self.rows[index])
 
     def moved(self, pixels: Tensor, down: Tensor, right: Tensor) -> Tensor:
-        """Each image of N×H×W×C moved by its own `down` and `right`, counted from the farthest up and left."""
+        """The images, N×H×W×C, each shifted by its own `down` and `right` (pixels from the farthest up and left)."""
         if self.augmentation.border == "reflected":
             pixels = pixels.index_select(1, self.border[0]).index_select(2, self.border[1])
         else:
@@ -168,7 +168,7 @@ class Images:
         return windows[number, down, right].permute(0, 2, 3, 1)
 
     def squares(self, own: tuple) -> Tensor:
-        """The square that is cut out of each image: N × 1 × H × W, true inside."""
+        """The mask of the rectangle that is cut out of each image: bool, N×1×H×W, true inside."""
         inside = []
         for side, length, start in zip((self.height, self.width), self.square, (self.top, self.left)):
             offset = torch.arange(side, device=self.device) - start[own][:, None]
@@ -177,13 +177,14 @@ class Images:
 
 
 class Blocks:
-    """What Lightning sees as one batch: a block of mini-batches, as a list of index tensors.
+    """Blocks of mini-batches. Lightning takes a block, a list of index tensors, for one batch.
 
-    Lightning's cost per batch is that of a training step of a small network; a block shares it among its steps.
+    Lightning's overhead per batch is as long as a training step of a small network: a block shares it among its steps.
 
     Args:
         count: number of images.
-        order: gives the order of the images anew for each pass: N positions, or replicas × N.
+        block: mini-batches per block.
+        order: called at each pass; returns the order of the images, N positions or R×N for R networks.
     """
 
     def __init__(self, count: int, batch_size: int, block: int, order: Callable[[], Tensor]) -> None:
@@ -191,7 +192,7 @@ class Blocks:
 
     @property
     def steps(self) -> int:
-        """Mini-batches in a pass; the last one may be smaller."""
+        """Mini-batches per pass; the last one may be smaller."""
         return -(-self.count // self.batch_size)
 
     def __len__(self) -> int:

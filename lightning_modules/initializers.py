@@ -7,12 +7,12 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import init
 
-# A standard normal distribution that is cut at ±2 has this deviation: sqrt(1 - 4 pdf(2) / (2 cdf(2) - 1)).
+# 0.8796..., the standard deviation of a standard normal distribution cut at ±2: sqrt(1 - 4 pdf(2) / (2 cdf(2) - 1)).
 UNCUT = 0.05 / 0.87962566103423978
 
 
 def lecun_normal(weight: Tensor) -> Tensor:
-    """Variance 1 / fan-in: LeCun et al., Efficient BackProp, 1998; the one for selu."""
+    """Variance 1 / fan-in: LeCun et al., Efficient BackProp, 1998. The initializer for selu."""
     return init.kaiming_normal_(weight, nonlinearity="linear")
 
 
@@ -21,17 +21,17 @@ def lecun_uniform(weight: Tensor) -> Tensor:
 
 
 def truncated_normal(weight: Tensor) -> Tensor:
-    """Standard deviation 0.05, of a normal distribution that is cut at two of its own.
+    """A normal distribution cut at two standard deviations, with a standard deviation of 0.05 after the cut.
 
-    The cut takes 12 % of its deviation away, so the distribution that is cut has one of 0.05 / 0.8796. Keras's
-    TruncatedNormal does without that and ends at 0.044; its VarianceScaling does as here.
+    The cut takes 12 % of the deviation away, so it is 0.05 / 0.8796 before. Keras's VarianceScaling corrects for the
+    cut in the same way; its TruncatedNormal does not, and ends at 0.044.
     """
     return init.trunc_normal_(weight, std=UNCUT, a=-2 * UNCUT, b=2 * UNCUT)
 
 
 def dirac(weight: Tensor) -> Tensor:
-    """A convolution hands its inputs on as they are, as far as it has outputs for them; its other outputs, and linear
-    layers, start as torch has them, uniform with variance 1 / (3 fan-in).
+    """A convolution's first outputs are its inputs, unchanged. Its other outputs, and linear layers, have torch's
+    default, uniform with variance 1 / (3 fan-in).
 
     Source: Zagoruyko and Komodakis, DiracNets, 2017; partial as in Jordan, arXiv:2404.00498, 2024.
     """

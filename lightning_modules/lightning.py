@@ -1,9 +1,9 @@
-"""pytorch_lightning, without the libraries that only metrics of other fields need.
+"""pytorch_lightning, imported in half the time.
 
-It imports torchmetrics, which imports torchvision, SciPy and matplotlib where they are installed, for metrics of images
-and of audio and for figures: half of the time that Lightning would take to load. They are optional to it, so they are
-not to be found while it is imported, and can be imported as ever afterwards. In this process torchmetrics takes them
-for not installed; what is scored here is scored without it.
+Lightning imports torchmetrics. That imports torchvision, SciPy and matplotlib if they are installed, for metrics of
+images and audio and for figures: half of Lightning's import time. The three are optional, so this module hides them
+during the import; afterwards they can be imported as usual. In this process torchmetrics takes them for not installed,
+which does no harm: this project scores without it.
 """
 
 import sys
@@ -16,8 +16,10 @@ HIDDEN = ("matplotlib", "scipy", "torchvision")
 
 
 class Hide:
-    """An entry of sys.meta_path by which packages seem not to be installed, to the thread that made it. Those that
-    are loaded already take no time, and half of one cannot be hidden."""
+    """An entry of sys.meta_path that makes packages look not installed to the thread that made it.
+
+    A package that is already loaded is not hidden: it costs no time, and hiding half of a package would break it.
+    """
 
     def __init__(self) -> None:
         self.packages, self.thread = {*HIDDEN} - {*sys.modules}, threading.get_ident()

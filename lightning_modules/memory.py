@@ -1,16 +1,18 @@
-"""Memory that a training has used once is kept for its next step."""
+"""Keeps the memory that a training step has freed, for the next step."""
 
 import ctypes
 import sys
 
-# Of glibc's mallopt(3).
+# Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
 def keep() -> None:
-    """Lets this process keep what it frees. By default glibc gives each freed tensor of more than 32 MiB back to the
-    system, and gets it again, page by page and filled with zeros, in the next step: a quarter of the time of a
-    convolutional network with images of 32×32 in batches of 500. Does nothing where there is no glibc.
+    """Tells glibc to keep the memory that this process frees; does nothing without glibc.
+
+    By default glibc returns each freed tensor of more than 32 MiB to the system and gets it back in the next step, page
+    by page and filled with zeros. That is a quarter of the time of a convolutional network with 32×32 images in batches
+    of 500.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,8 +1,8 @@
-"""Muon: momentum whose update is made orthogonal, for the filters and matrices inside of a network.
+"""Muon: momentum with orthogonalised updates, for the filters and weight matrices of hidden layers.
 
 Source: Jordan, Jin, Boza, You, Cesista, Newhouse and Bernstein, Muon: An optimizer for hidden layers in neural
 networks, 2024 (kellerjordan.github.io/posts/muon), with the weight normalisation and the hyper-parameters of
-airbench94_muon. torch.optim.Muon takes matrices alone, one at a time, and leaves the other parameters to others.
+airbench94_muon. torch.optim.Muon takes only matrices, one at a time, and needs a second optimizer for the rest.
 """
 
 from collections import defaultdict
@@ -12,25 +12,26 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-# Of the quintic a·x + b·x³ + c·x⁵ that is applied to the singular values again and again: steepest at zero, it takes
-# small ones to between about 0.7 and 1.2 soon, and never quite to one.
+# Coefficients of the quintic a·x + b·x³ + c·x⁵ that is applied to the singular values repeatedly. It is steepest at
+# zero: small values soon get between about 0.7 and 1.2, but never converge to one.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 EPSILON = 1e-7
 
 
 def orthogonal(matrices: Tensor, steps: int) -> Tensor:
-    """Nearly the nearest semi-orthogonal matrix of each: U·Vᵀ of its singular value decomposition U·S·Vᵀ, by
-    Newton and Schulz's iteration, in the precision of `matrices`.
+    """Approximates the nearest semi-orthogonal matrix of each, U·Vᵀ of its singular value decomposition U·S·Vᵀ, by
+    Newton-Schulz iteration in the precision of `matrices`.
 
     Args:
-        matrices: any number of dimensions × rows × columns.
+        matrices: ... × rows × columns.
+        steps: of the iteration.
     """
     a, b, c = QUINTIC
     tall = matrices.shape[-2] > matrices.shape[-1]
     result = matrices.mT if tall else matrices
-    # No singular value is greater than the Frobenius norm.
+    # After this no singular value is above 1: none is greater than the Frobenius norm.
     norm = torch.linalg.matrix_norm(result, keepdim=True) + EPSILON
-    result = result / norm.to(result.dtype)  # which autocast makes float32 on a GPU
+    result = result / norm.to(result.dtype)  # autocast makes the norm float32 on a GPU
     for _ in range(steps):
         gram = result @ result.mT
         result = a * result + (b * gram + c * gram @ gram) @ result
@@ -38,20 +39,20 @@ def orthogonal(matrices: Tensor, steps: int) -> Tensor:
 
 
 class Muon(Optimizer):
-    """Muon for all matrices and filters but the last, which is the layer that gives the logits; SGD with Nesterov's
-    momentum for that one and for biases.
+    """Muon for all matrices and filters except the last, which gives the logits. SGD with Nesterov momentum trains that
+    one and the biases.
 
     Args:
         params: parameters in the order of the network's layers, or groups of them.
-        lr: of Muon: the length of each singular direction of an update.
-        weight_decay: share by which a step at the full learning rate shrinks what SGD trains, momentum apart, and what
-            Muon trains where that is not normalised: it is no part of the gradient, and no learning rate changes it.
-        momentum: of Muon.
-        sgd_lr, bias_lr: of SGD, of the last layer's weight and of biases.
-        sgd_momentum: of SGD.
-        steps: of Newton and Schulz's iteration.
+        lr: Muon's learning rate: the length of each singular direction of an update.
+        weight_decay: share by which a step at the full learning rate shrinks the weights: those that SGD trains (apart
+            from momentum), and with `normalize` off also Muon's. It does not scale with `lr`, `sgd_lr` or `bias_lr`.
+        momentum: Muon's.
+        sgd_lr, bias_lr: SGD's learning rates, for the last layer's weight and for biases.
+        sgd_momentum: SGD's.
+        steps: of the Newton-Schulz iteration.
         normalize: whether each matrix is scaled before its step so that its rows have a mean square length of one,
-            as batch normalisation after it allows.
+            which a following batch normalisation allows.
 
     Raises:
         ValueError: a number is out of its range.
@@ -105,7 +106,7 @@ class Muon(Optimizer):
             (self.step_muon if group["muon"] else self.step_sgd)(group)
 
     def moments(self, group: dict) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """The parameters that have a gradient, their gradients and momentum buffers."""
+        """The group's parameters that have a gradient, their gradients, and their momentum buffers."""
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
         for parameter in parameters:
             if not self.state[parameter]:
@@ -136,14 +137,14 @@ class Muon(Optimizer):
             torch._foreach_div_(parameters, torch._foreach_add(norms, EPSILON))
         else:
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        # Filters of one shape are one batch of products.
+        # Weights of one shape are orthogonalised in one batched product.
         alike = defaultdict(list)
         for parameter, update in zip(parameters, updates):
             alike[parameter.shape].append((parameter, update))
         for pairs in alike.values():
             matrices = torch.stack([update.flatten(1) for _, update in pairs])
             kind = matrices.device.type
-            if torch.is_autocast_enabled(kind):  # in the precision of the training: see the network's own products
+            if torch.is_autocast_enabled(kind):  # in mixed precision, like the network's own products
                 matrices = matrices.to(torch.get_autocast_dtype(kind))
             directions = orthogonal(matrices, group["steps"])
             for (parameter, _), direction in zip(pairs, directions):

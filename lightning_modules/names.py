@@ -1,11 +1,11 @@
-"""The names that params.yaml may use, for readers that must not wait for torch to load.
+"""The names that params.yaml may use, importable without torch, which takes seconds to load.
 
-Tests hold each table to the code that implements it.
+Tests hold each table equal to the code that implements it.
 """
 
 from typing import Any
 
-# What a member has that params.yaml does not say.
+# Values that a member has unless params.yaml sets them.
 DEFAULTS: dict[str, Any] = {
     "activation": "relu",
     "initializer": "he_normal",
@@ -26,7 +26,7 @@ INITIALIZERS = (
     "truncated_normal", "uniform", "xavier_normal", "xavier_uniform", "zeros",
 )  # fmt: skip
 
-# Each network's own settings and their defaults.
+# Each network's hyper-parameters and their defaults.
 NETWORKS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": [512, 512, 512]},
     "cnn": {"channels": [64, 64, 128, 128, 128], "hidden": 384},
@@ -34,7 +34,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "airbench": {"widths": [64, 256, 256], "depth": 2},
 }
 
-# Each optimizer's hyper-parameters and their defaults, beside `lr` and `weight_decay`, which all of them take.
+# Each optimizer's hyper-parameters and their defaults. All take `lr` and `weight_decay` too.
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adadelta": {"rho": 0.9, "eps": 1e-6},
     "adafactor": {"beta2_decay": -0.8, "eps": [None, 1e-3], "d": 1.0},
@@ -68,5 +68,5 @@ AUGMENTATIONS = (
 
 VOTES = ("hard_vote", "soft_vote", "weighted_vote")
 
-# At test time.
+# Test-time views.
 VIEWS = ("mirror", "mirror_shift", "none")

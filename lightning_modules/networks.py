@@ -1,4 +1,4 @@
-"""The networks, each fitting itself to the shape of the images. Input: N×C×H×W floats. Output: N×classes logits."""
+"""The networks, each built for the shape of the images. Input: N×C×H×W floats. Output: N×classes logits."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,11 +11,11 @@ from lightning_modules.initializers import initialize
 
 Shape = tuple[int, int, int]  # height, width, channels
 
-# Training images that a network is shown before training.
+# Number of training images that `prepare` gives to a network.
 PREPARED = 5000
 
-# A fully connected layer after the convolutions sees at most this many positions a side, so that
-# photographs do not give it a hundred million weights.
+# Largest height and width in front of a fully connected layer: without a limit, photographs would give it a hundred
+# million weights.
 LARGEST_SIDE = 8
 
 
@@ -30,7 +30,7 @@ def mlp(shape: Shape, classes: int, activation: type[nn.Module], dropout: float,
 
 
 def halve(size: tuple[int, int]) -> tuple[nn.Module, tuple[int, int]]:
-    """A 2×2 max pooling, along the sides that have at least four positions left, and the size after it."""
+    """Returns a 2×2 max pooling and the size after it. A side of fewer than four positions is not pooled."""
     steps = tuple(2 if side >= 4 else 1 for side in size)
     return nn.MaxPool2d(steps), (size[0] // steps[0], size[1] // steps[1])
 
@@ -40,7 +40,7 @@ def cnn(
 ) -> nn.Module:
     """Five convolutions, two fully connected layers: conv5×5, pool, conv5×5, pool, three conv3×3, fc, dropout, out.
 
-    Pooled before it is activated: a quarter of the work, and the same for every activation that never falls.
+    Pooling comes before activation: a quarter of the work, and the same result for every non-decreasing activation.
     """
     first, second, *rest = channels
     pool_1, size = halve(shape[:2])
@@ -63,7 +63,7 @@ def cnn(
 
 
 class Residual(nn.Module):
-    """Two convolutions beside a skip connection, normalised and activated before each of them.
+    """Two convolutions with a skip connection; normalisation and activation come before each convolution.
 
     Source: He, Zhang, Ren and Sun, Identity Mappings in Deep Residual Networks, 2016.
     """
@@ -83,8 +83,8 @@ class Residual(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         activated = self.activate(images)
-        # Not a convolution with a stride: in channels_last with fewer than 8 channels oneDNN writes past its buffer in
-        # that one's weight gradient, on processors without AVX-512 (its issue 6035).
+        # Subsampled, then convolved with stride 1. In the weight gradient of a strided 1×1 convolution in channels_last
+        # with fewer than 8 channels oneDNN writes past its buffer on processors without AVX-512 (oneDNN issue 6035).
         skipped = images if self.skip is None else self.skip(activated[:, :, :: self.rows, :: self.columns])
         return self.residual(activated) + skipped
 
@@ -111,10 +111,10 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn, "resnet
 
 
 def build(recipe: dict, shape: Sequence[int], classes: int) -> nn.Module:
-    """The initialised network of a member's recipe, drawing from torch's global generator.
+    """Builds and initialises the network of a member's recipe, drawing from torch's global generator.
 
     Args:
-        recipe: a member of params.yaml: network (its name and settings), activation, initializer, dropout.
+        recipe: a member of params.yaml: network (name and hyper-parameters), activation, initializer, dropout.
         shape: height, width and channels of an image.
         classes: number of logits.
     """
@@ -127,18 +127,18 @@ def build(recipe: dict, shape: Sequence[int], classes: int) -> nn.Module:
 
 
 def prepare(network: nn.Module, first: Callable[[int], Tensor]) -> None:
-    """Lets a network take what it takes from training images once, before training.
+    """Runs the network's own `prepare` on training images, if it has one. Called once, before training.
 
     Args:
-        first: gives as many images as it is told, normalised, N×C×H×W; asked where the network wants them.
+        first: returns the first N training images, normalised, N×C×H×W; only called if the network needs them.
     """
     if prepared := getattr(network, "prepare", None):
         prepared(first(PREPARED))
 
 
 def groups(network: nn.Module) -> list[dict]:
-    """The parameters as an optimizer takes them: one group, and one more for each that is trained `until` a share of
-    the training only."""
+    """The parameter groups for an optimizer: one group, and one more for each parameter that is frozen early, with the
+    share of the training after which it is as `until`."""
     ending: dict[nn.Parameter, float] = getattr(network, "ending", dict)()
     rest = [parameter for parameter in network.parameters() if parameter not in ending]
     return [{"params": rest}, *({"params": [parameter], "until": until} for parameter, until in ending.items())]

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules by name: torch.optim's meaning of each."""
+"""Optimizers and learning-rate schedules by name. A name means what it means in torch.optim."""
 
 import inspect
 import math
@@ -29,7 +29,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], dict[str, Any]]] = {
     "sgd": (optim.SGD, {}),
 }
 
-# Factor on the learning rate, by the fraction of all planned steps that is behind.
+# Factor on the learning rate as a function of the share of planned steps that are done.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "linear": lambda done: 1.0 - done,
@@ -38,11 +38,11 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def build(settings: dict, parameters: Iterable[torch.Tensor | dict]) -> optim.Optimizer:
-    """The optimizer that a recipe's `optimizer` names.
+    """Builds the optimizer of a recipe.
 
     Args:
-        settings: name, lr, weight_decay and hyper-parameters of torch's class of that name.
-        parameters: or groups of them, see `networks.groups`.
+        settings: the recipe's `optimizer`: name, lr, weight_decay, and hyper-parameters of torch's class.
+        parameters: parameters, or groups of them, see `networks.groups`.
 
     Raises:
         InputError: torch refuses the hyper-parameters.
@@ -54,8 +54,8 @@ def build(settings: dict, parameters: Iterable[torch.Tensor | dict]) -> optim.Op
         del given["weight_decay"]
     parameters, how = list(parameters), {}
     if kind is optim.ASGD and on_gpu(parameters):
-        how["capturable"] = True  # else it reads two numbers of each parameter back, and waits for them, in each step
-    # One kernel for all parameters instead of a dozen for each; Adagrad's is for a CPU alone before torch 2.12.
+        how["capturable"] = True  # else each step reads two numbers per parameter back from the GPU and waits for them
+    # Fused: one kernel for all parameters instead of a dozen for each. Before torch 2.12 Adagrad has it on CPUs only.
     if "fused" in accepted and not (kind is optim.Adagrad and on_gpu(parameters)):
         how["fused"] = True
     try:
@@ -69,16 +69,16 @@ def on_gpu(parameters: list) -> bool:
     return first.is_cuda
 
 
-# Those whose update of one weight depends on other weights of the same tensor.
+# Optimizers whose update of one weight depends on other weights of the same tensor.
 NOT_ELEMENTWISE = ("adafactor", "muon")
 
 
 def build_stacked(settings: list[dict], parameters: list[torch.nn.Parameter]) -> optim.Optimizer:
-    """The optimizer of networks whose parameters are stacked, which treats each as if it were alone.
+    """Builds one optimizer for stacked networks. It updates each network as if it were alone.
 
     Args:
-        settings: of each network; they may differ in lr and weight_decay.
-        parameters: each with a first dimension over the networks.
+        settings: the `optimizer` of each network's recipe; they may differ in lr and weight_decay.
+        parameters: stacked: the first dimension of each is over the networks.
     """
     if all(given == settings[0] for given in settings) and settings[0]["name"] not in NOT_ELEMENTWISE:
         return build(settings[0], parameters)
@@ -88,7 +88,7 @@ def build_stacked(settings: list[dict], parameters: list[torch.nn.Parameter]) ->
         for own in build(given, group).param_groups:
             optimizer.add_param_group(own)
 
-    # Weights are shared with the stacked parameters at all times, gradients from the beginning of a step to its end.
+    # Views share memory with the stacked weights at all times, and with their gradients only during a step.
     def share_gradients(*_: object) -> None:
         for number, group in enumerate(groups):
             for view, parameter in zip(group, parameters):
@@ -104,8 +104,10 @@ def build_stacked(settings: list[dict], parameters: list[torch.nn.Parameter]) ->
 
 
 def schedule(name: str, optimizer: optim.Optimizer, steps: int) -> optim.lr_scheduler.LambdaLR:
-    """A schedule over `steps` mini-batches, to be stepped after each of them. Groups of parameters that are trained
-    `until` a share of them have a schedule over that share, and a learning rate of zero from there on."""
+    """The learning-rate schedule over `steps` mini-batches, to be stepped after each of them.
+
+    A group of parameters with `until` runs through the schedule in that share of the steps; then its rate is zero.
+    """
     factor = SCHEDULES[name]
 
     def over(until: float) -> Callable[[int], float]:
@@ -115,14 +117,13 @@ def schedule(name: str, optimizer: optim.Optimizer, steps: int) -> optim.lr_sche
 
 
 def last_rates(scheduler: optim.lr_scheduler.LambdaLR) -> list[float]:
-    """The learning rates that the last step was taken with, one for each group of parameters. An optimizer's groups
-    have those of the step to come."""
+    """The learning rates of the last step, one per parameter group. The optimizer's own groups have the next step's."""
     done = scheduler.last_epoch - 1
     return [float(rate) * factor(done) for rate, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas)]
 
 
 def freeze_ended(optimizer: optim.Optimizer) -> None:
-    """Computes no more gradients for parameters whose share of the training is behind."""
+    """Stops computing gradients for parameters whose share of the training (`until`) is over."""
     for group in optimizer.param_groups:
         if "until" in group and not group["lr"]:
             for parameter in group["params"]:

@@ -1,7 +1,7 @@
-"""What is measured of a classifier, a single network or an ensemble alike.
+"""Scores of a classifier, be it a single network or an ensemble.
 
-All of it is measured of log-probabilities, of which one is NaN at least makes every score NaN: a classifier that gives
-no answer for an image has no accuracy either.
+All are computed from log-probabilities. A single NaN among them makes every score NaN: a classifier that gives no
+answer for an image has no accuracy either.
 """
 
 import math
@@ -9,11 +9,11 @@ import math
 import torch
 from torch import Tensor
 
-BINS = 15  # of confidence, for the calibration error
+BINS = 15  # of confidence, for the expected calibration error
 
 
 def score(log_probabilities: Tensor, labels: Tensor) -> dict[str, float]:
-    """The numbers that a classifier is compared by.
+    """The scores by which classifiers are compared.
 
     Args:
         log_probabilities: images × classes.
@@ -38,7 +38,7 @@ def score(log_probabilities: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def per_class(log_probabilities: Tensor, labels: Tensor, class_names: list[str]) -> dict[str, dict[str, float]]:
-    """Precision, recall and F1 of each class; 0 where a class is never predicted, or does not occur."""
+    """Precision, recall and F1 of each class (0 to 1); 0 if the class is never predicted or does not occur."""
     counts = torch.tensor(confusion(log_probabilities, labels)).double()
     right, actual, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     measures = {
@@ -55,8 +55,8 @@ def per_class(log_probabilities: Tensor, labels: Tensor, class_names: list[str])
 
 
 def confusion(log_probabilities: Tensor, labels: Tensor) -> list[list[int]]:
-    """The number of images of each actual class (row) that were predicted as each class (column); an image with a NaN
-    was predicted as none."""
+    """The confusion matrix: counts of images by actual class (row) and predicted class (column), without images that
+    have a NaN."""
     classes = log_probabilities.shape[1]
     known = ~log_probabilities.isnan().any(1)
     cells = labels[known] * classes + log_probabilities[known].argmax(1)
@@ -64,17 +64,18 @@ def confusion(log_probabilities: Tensor, labels: Tensor) -> list[list[int]]:
 
 
 def reliability(log_probabilities: Tensor, labels: Tensor) -> list[dict[str, float]]:
-    """Confidence against accuracy, for each of 15 bins of confidence ((m-1)/15, m/15] that holds images.
+    """Confidence against accuracy in each non-empty bin of confidence; 15 bins ((m-1)/15, m/15].
 
     Source: Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, 2017.
 
     Returns:
-        confidence and accuracy, means over the bin's images (0 to 1), and count. None for an image with a NaN.
+        A dict per bin: confidence and accuracy, means over the bin's images (0 to 1), and count. Images with a NaN are
+        left out.
     """
     known = ~log_probabilities.isnan().any(1)
     best, predicted = log_probabilities[known].max(1)
     confidence = best.double().exp()
-    # The last bound is not needed: a probability of 1 may be a rounding above it.
+    # Without the last bound, 1: a probability may be rounded to just above it.
     bounds = torch.arange(1, BINS, dtype=torch.float64) / BINS
     bins = torch.bucketize(confidence, bounds)
     counts = bins.bincount(minlength=BINS)
@@ -88,12 +89,15 @@ def reliability(log_probabilities: Tensor, labels: Tensor) -> list[dict[str, flo
 
 
 def disagreement(log_probabilities: Tensor) -> float:
-    """The share of images on which two networks differ in their first choice, over all pairs of networks.
+    """The share of images on which two networks predict different classes, averaged over all pairs of networks.
 
     Source: Kuncheva and Whitaker, Measures of Diversity in Classifier Ensembles, 2003.
 
     Args:
-        log_probabilities: networks × images × classes; of one network it is 0.
+        log_probabilities: networks × images × classes.
+
+    Returns:
+        0 to 1; 0 for a single network.
     """
     if log_probabilities.isnan().any():
         return math.nan
@@ -101,7 +105,7 @@ def disagreement(log_probabilities: Tensor) -> float:
     pairs = count * (count - 1) // 2
     if not pairs:
         return 0.0
-    # Counted by the networks that chose the same class: the pairs themselves grow with the square of the networks.
+    # Counted by how many networks chose each class: to visit the pairs would take time quadratic in the networks.
     choices = log_probabilities.argmax(2).T
     chosen = choices.new_zeros(images, classes).scatter_add(1, choices, torch.ones_like(choices))
     same = (chosen * (chosen - 1) // 2).sum().item()

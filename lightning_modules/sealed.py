@@ -1,4 +1,4 @@
-"""Files that carry the SHA-256 of their own content, so that what is read is what was written."""
+"""Sealed files and cards: they contain the SHA-256 of their own content, so that damage is seen when they are read."""
 
 import hashlib
 import json
@@ -7,15 +7,15 @@ from pathlib import Path
 
 from lightning_modules.errors import DamagedError
 
-# What stands at the end of a sealed file, before the digest in hex. What reads ZIP archives, as checkpoints are, looks
-# for their end from behind, and passes over it.
+# The end of a sealed file: MARK, then the digest in hex. Checkpoints are ZIP archives, whose readers search the end of
+# the archive backwards, and skip this.
 MARK = b"\ntrainyard sha256 "
 DIGITS = 64
-KEY = "sha256"  # of a sealed card, for the digest of all else in it
+KEY = "sha256"  # key of the digest in a sealed card
 
 
 def seal(file: Path) -> None:
-    """Adds the digest of the file's content at its end."""
+    """Appends the digest of the file's content."""
     with file.open("r+b") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         stream.seek(0, os.SEEK_END)
@@ -23,7 +23,7 @@ def seal(file: Path) -> None:
 
 
 def is_whole(file: Path) -> bool:
-    """Whether the file is as it was sealed. False too for one that never was."""
+    """Whether the file is unchanged since it was sealed. False if it never was."""
     size = file.stat().st_size - len(MARK) - DIGITS
     if size < 0:
         return False
@@ -36,7 +36,7 @@ def is_whole(file: Path) -> bool:
 
 
 def digest(card: dict) -> str:
-    """Of all that the card says, in whatever way it is written down; but for a digest that it carries."""
+    """SHA-256 of the card's values, independent of their order and of the card's own digest."""
     content = {name: value for name, value in card.items() if name != KEY}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -47,10 +47,10 @@ def sealed(card: dict) -> dict:
 
 
 def opened(card: dict, file: Path) -> dict:
-    """The card that was sealed, without its digest; one from before there were digests as it is.
+    """The card without its digest, after a check. A card without a digest, from an old version, is returned unchecked.
 
     Raises:
-        DamagedError: it is another one than was sealed.
+        DamagedError: the card is not the one that was sealed.
     """
     if KEY not in card:
         return card

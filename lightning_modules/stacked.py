@@ -1,7 +1,7 @@
-"""Networks of one shape as a single network: each layer holds the weights of all of them, stacked.
+"""Networks of one shape as a single network, each of whose layers holds the stacked weights of all.
 
-Small networks leave a processor waiting for the next small operation. Stacked, R networks take as many operations as
-one, each R times as large: matrix products become batched products, convolutions grouped ones.
+Small networks leave a processor waiting for the next small operation. R stacked networks need as many operations as
+one network, each R times as large: matrix products become batched, convolutions grouped.
 """
 
 import copy
@@ -15,16 +15,16 @@ from torch.nn import functional as F
 from lightning_modules.activations import ACTIVATIONS
 from lightning_modules.dropout import Dropout
 
-# Layers without parameters that treat each value or each channel alone.
+# Layers without parameters that treat each value or channel independently, so that they work on stacks as they are.
 ALIKE = (*ACTIVATIONS.values(), nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d)
 
 
 class NotStackableError(TypeError):
-    """A layer of which no stacked version exists."""
+    """A layer has no stacked version."""
 
 
 def join(images: Tensor) -> Tensor:
-    """R×N×C×H×W to N×(R·C)×H×W, as grouped layers take it; what has four dimensions is so already."""
+    """R×N×C×H×W to N×(R·C)×H×W, the layout of grouped layers; four dimensions are returned unchanged."""
     return images if images.dim() == 4 else images.transpose(0, 1).flatten(1, 2)
 
 
@@ -60,7 +60,7 @@ class StackedConv2d(nn.Module):
 
 
 class StackedBatchNorm2d(nn.Module):
-    """R batch normalisations: each channel is normalised alone, so they are one over R·C channels."""
+    """R batch normalisations as one over R·C channels: each channel is normalised independently."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -120,9 +120,9 @@ def stacked_biases(biases: Sequence[Tensor | None]) -> nn.Parameter | None:
 
 
 def stack(networks: Sequence[nn.Module]) -> nn.Module:
-    """One network that computes what all of them do, R×N×C×H×W images to R×N×classes logits.
+    """One network that computes all of them: R×N×C×H×W images to R×N×classes logits.
 
-    Its parameters and buffers have their names, and a first dimension over the networks: see `unstack`.
+    Its parameters and buffers have the names of a single network's, and a first dimension over the networks.
 
     Raises:
         NotStackableError: a layer has no stacked version.
@@ -135,11 +135,11 @@ def stack(networks: Sequence[nn.Module]) -> nn.Module:
     children = dict(first.named_children())
     if not children or any(True for _ in first.parameters(recurse=False)) or any(True for _ in first.buffers(False)):
         raise NotStackableError(f"there is no stacked version of the layer {type(first).__name__}")
-    result = copy.copy(first)  # a container, whose own forward puts its layers together
+    result = copy.copy(first)  # a container: its own forward combines its layers
     result._modules = {name: stack([network.get_submodule(name) for network in networks]) for name in children}
     return result
 
 
 def unstack(network: nn.Module, replica: int) -> dict[str, Tensor]:
-    """The state that one of the stacked networks has alone, as views."""
+    """The state_dict of one of the stacked networks, as views."""
     return {name: tensor[replica] for name, tensor in network.state_dict().items()}

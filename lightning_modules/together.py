@@ -9,24 +9,24 @@ from lightning_modules.classifier import EVALUATION_BATCH, Classifier, epoch_see
 from lightning_modules.images import Blocks
 from lightning_modules.stacked import stack, unstack
 
-# What may differ between the recipes of networks that train together, beside the seed.
+# The keys in which recipes of networks that train together may differ.
 FREE = ("dropout", "label_smoothing", "optimizer.lr", "optimizer.weight_decay")
 
 
 class Together(Classifier):
-    """R networks, each of which learns what a `Classifier` of its recipe and seed would, up to rounding.
+    """R networks, each of which learns what a `Classifier` with its recipe and seed would, up to rounding.
 
-    Each has its own initial weights, batch order, augmentation, dropout masks, learning rate and weight decay; what
-    one learns does not depend on the others.
+    Each has its own initial weights, batch order, augmentation, dropout masks, learning rate and weight decay, and
+    learns independently of the others.
 
     Args:
-        recipes: one for each network; they may differ in what `FREE` names.
-        seeds: one for each network.
+        recipes: one per network; they may differ in the keys that `FREE` names.
+        seeds: one per network.
         shape, classes, epochs, batch_size: as in `Classifier`.
 
     Raises:
-        NotStackableError: there is no stacked version of a layer.
-        ValueError: the recipes differ in something else.
+        NotStackableError: a layer has no stacked version.
+        ValueError: the recipes differ in another key.
     """
 
     smoothing: Tensor
@@ -64,7 +64,7 @@ class Together(Classifier):
         )
 
     def reseed(self, epoch: int) -> None:
-        # New ones each time: a generator on a GPU counts what it has drawn.
+        # New generators each time: one on a GPU also counts what it has drawn, and reseeding would have to undo that.
         self.generators = [torch.Generator(self.device).manual_seed(epoch_seed(seed, epoch)) for seed in self.seeds]
 
     def val_dataloader(self) -> Blocks:
@@ -76,13 +76,13 @@ class Together(Classifier):
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         log_probabilities = logits.log_softmax(-1)
-        # Not gather: on a GPU its gradient takes a sort where it has to be deterministic.
+        # Not gather: its deterministic gradient on a GPU has to sort.
         nll = F.nll_loss(log_probabilities.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
         return ((1 - self.smoothing) * nll - self.smoothing * log_probabilities.mean(-1)).mean(-1)
 
 
 def shared(recipe: dict) -> dict:
-    """What networks that train together have in common: the recipe without what `FREE` names."""
+    """The part of a recipe that networks that train together share: all but `replicas` and what `FREE` names."""
     optimizer = {key: value for key, value in recipe["optimizer"].items() if key not in ("lr", "weight_decay")}
     return {key: value for key, value in recipe.items() if key not in ("dropout", "label_smoothing", "replicas")} | {
         "optimizer": optimizer

@@ -1,6 +1,6 @@
-"""Test-time views: a network's logits are the mean over several views of an image.
+"""Test-time views: a network's logits are the weighted mean over several views of an image.
 
-Source: Jordan, arXiv:2404.00498, 2024 (its weights of the six views); mirrored views: Krizhevsky et al., 2012.
+Source: Jordan, arXiv:2404.00498, 2024 (the six views and their weights); mirrored views: Krizhevsky et al., 2012.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,8 @@ def mirror(images: Tensor) -> Iterator[tuple[float, Tensor]]:
 
 
 def mirror_shift(images: Tensor) -> Iterator[tuple[float, Tensor]]:
-    """Both as they are, and both moved by a pixel to the lower right and to the upper left, at half of the weight."""
+    """The image and its mirror image, and both shifted by one pixel to the lower right and to the upper left, each with
+    half the weight."""
     height, width = images.shape[2:]
     rows, columns = min(1, height - 1), min(1, width - 1)  # a side of one pixel has nothing to reflect
     padded = F.pad(images, (columns, columns, rows, rows), mode="reflect")
@@ -37,5 +38,5 @@ VIEWS = {"none": none, "mirror": mirror, "mirror_shift": mirror_shift}
 
 
 def logits(network: nn.Module, images: Tensor, name: str) -> Tensor:
-    """The network's logits, N×classes: the mean over the named views of normalised images, N×C×H×W."""
+    """The network's logits, N×classes: the weighted mean over the views `name` of normalised images, N×C×H×W."""
     return sum(weight * network(view) for weight, view in VIEWS[name](images))

@@ -1,5 +1,5 @@
-"""Ways to combine networks. Each takes log-probabilities, networks × images × classes, and gives log-probabilities,
-images × classes, so that an ensemble is scored as a single network is."""
+"""Ensemble methods. Each takes log-probabilities, networks × images × classes, and returns log-probabilities, images ×
+classes, so that an ensemble is scored like a single network."""
 
 from collections.abc import Callable
 
@@ -8,22 +8,24 @@ from torch import Tensor, nn
 
 
 def soft_vote(log_probabilities: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The log of the networks' mean probability, weighted where `weights` (networks, sum 1) are given."""
+    """The log of the networks' mean probability, weighted if `weights` (networks, sum 1) are given."""
     count = len(log_probabilities)
     weights = log_probabilities.new_full((count,), 1 / count) if weights is None else weights
-    # A weight of zero is a network without a say: the log of the smallest number stands in for minus infinity.
+    # A network with weight zero has no say. The log of the smallest float stands in for minus infinity.
     logs = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
-    # Rounded, a sum of probabilities ends above 1.
+    # By rounding, a sum of probabilities can be above 1.
     return (log_probabilities + logs[:, None, None]).logsumexp(0).clamp_max(0)
 
 
 def hard_vote(log_probabilities: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The log of each class's share of the networks' first choices, with one vote more, spread over all classes,
-    so that no class is impossible (Laplace's rule). Equal shares are told apart by the soft vote, by a ten-thousandth:
-    too little to outweigh a vote, and enough to be seen in single precision."""
+    """The log of each class's share of the votes; each network votes for its most probable class.
+
+    One extra vote is spread over all classes, so that no class is impossible (Laplace's rule). Ties are broken by the
+    soft vote, with a weight of a ten-thousandth: too little to outweigh a vote, enough to be seen in single precision.
+    """
     count, images, classes = log_probabilities.shape
     choices = log_probabilities.argmax(2).T
-    # Not one_hot: a class of each network and image would need more memory than the probabilities.
+    # Not one_hot: networks × images × classes of int64 would need more memory than the probabilities.
     votes = choices.new_zeros(images, classes).scatter_add(1, choices, torch.ones_like(choices))
     shares = (votes + 1 / classes) / (count + 1)
     shares = (shares + 1e-4 * soft_vote(log_probabilities).exp()) / (1 + 1e-4)
@@ -41,47 +43,47 @@ VOTES: dict[str, Callable[..., Tensor]] = {
     "weighted_vote": weighted_vote,
 }
 
-# How far the mean log-likelihood of fitted weights may be from the largest one, in nats. In single precision, as
-# weights are kept, 1e-7 may come on top.
+# Largest gap, in nats, between the mean log-likelihood of the fitted weights and the optimum. Weights are kept in
+# single precision, which may add 1e-7.
 GAP = 1e-8
 MOST_STEPS = 100  # a dozen are enough
 
 
 def fit_weights(log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    """The weights of the mixture of networks with the smallest negative log-likelihood, which is convex in them.
+    """The weights of the networks' mixture that minimise its negative log-likelihood, a convex problem.
 
     The mixture is Smyth and Wolpert's, Linearly Combining Density Estimators via Stacking, 1999. Its weights are found
-    by a primal-dual interior-point method (Nocedal and Wright, Numerical Optimization, 2006, chapter 19) instead of
-    expectation maximisation, which takes hundreds of thousands of steps where networks are alike. It ends when the
-    duality gap, max_k mean(likelihood_k / mixture) - 1, says that no weights are better by more than GAP.
+    by a primal-dual interior-point method (Nocedal and Wright, Numerical Optimization, 2006, chapter 19).
+    Expectation maximisation would take hundreds of thousands of steps if the networks are alike. The method ends when
+    the duality gap, max_k mean(likelihood_k / mixture) - 1, shows that no weights are better by more than GAP.
 
     Args:
         log_probabilities: networks × images × classes.
         labels: images.
 
     Returns:
-        One weight per network, float32, not negative, sum 1; NaN where a prediction is.
+        One weight per network, float32, not negative, sum 1; all NaN if the probability of a label is NaN.
     """
     logs = log_probabilities[:, torch.arange(len(labels)), labels].double()
     count = len(logs)
     if logs.isnan().any():
         return torch.full((count,), torch.nan)
     best = logs.max(0).values
-    possible = best > -torch.inf  # an image that all networks find impossible says nothing about them
+    possible = best > -torch.inf  # an image to whose label all networks give probability 0 says nothing about them
     weights = torch.full((count,), 1 / count, dtype=torch.float64)
     if not possible.any():
         return weights.float()
-    # Of each image, in units of the best network's: the unit does not change which weights are best.
+    # Each image's likelihoods are relative to its best network's, which does not change the best weights.
     likelihoods = (logs[:, possible] - best[possible]).exp()
     slack = None
     for _ in range(MOST_STEPS):
         relative = likelihoods / (weights @ likelihoods)
-        excess = relative.mean(1) - 1  # of a network's mean likelihood over the mixture's; at the end none is above 0
+        excess = relative.mean(1) - 1  # mean of the likelihood relative to the mixture's, less 1; at the optimum <= 0
         gap = excess.max()
         if gap < GAP:
             break
         slack = (-excess).clamp_min(0) + gap if slack is None else slack
-        aim = 0.1 * (weights @ slack) / count  # of each product of weight and slack
+        aim = 0.1 * (weights @ slack) / count  # for each product of weight and slack
         step = newton(relative, slack / weights, excess + aim / weights)
         slack_step = (aim - slack * step) / weights - slack
         weights = weights + reach(weights, step) * step
@@ -91,8 +93,9 @@ def fit_weights(log_probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def newton(relative: Tensor, diagonal: Tensor, target: Tensor) -> Tensor:
-    """The x of (relative · relativeᵀ / images + diagonal) x = target, by the smaller one of two systems: as large as
-    the networks are many, or, by Woodbury's identity, as the images are.
+    """Solves (relative · relativeᵀ / images + diag(diagonal)) x = target for x.
+
+    The system that is solved is networks × networks or, by Woodbury's identity, images × images, whichever is smaller.
 
     Args:
         relative: networks × images.
@@ -110,13 +113,15 @@ def newton(relative: Tensor, diagonal: Tensor, target: Tensor) -> Tensor:
 
 
 def reach(values: Tensor, step: Tensor) -> Tensor:
-    """The share of a step that leaves positive values positive."""
+    """The largest share of a step, at most 1 and with a margin of 1 %, that keeps positive values positive."""
     return 0.99 / (-step / values).max().clamp_min(0.99)
 
 
 def cross_fitted_vote(log_probabilities: Tensor, labels: Tensor, folds: int = 5) -> Tensor:
-    """The weighted vote on images whose labels its weights were not fitted to: each fold is voted on with the weights
-    of the others. Only so can it be compared on these images with votes that fit nothing.
+    """The cross-fitted weighted vote: each fold of images is voted on with weights fitted to the other folds.
+
+    So no weight was fitted to the label of an image that it votes on, which makes the vote comparable, on these images,
+    with votes that fit nothing.
 
     Args:
         log_probabilities: networks × images × classes.
@@ -132,10 +137,11 @@ def cross_fitted_vote(log_probabilities: Tensor, labels: Tensor, folds: int = 5)
 
 
 class Vote(nn.Module):
-    """A way to combine networks, as a module: log-probabilities networks × images × classes in, images × classes out.
+    """An ensemble method as a module: log-probabilities networks × images × classes in, images × classes out.
 
     Args:
-        method: a name of VOTES; `weights` are those of the weighted vote.
+        method: a key of VOTES.
+        weights: of the weighted vote, one per network.
     """
 
     def __init__(self, method: str, weights: Tensor | None = None) -> None:

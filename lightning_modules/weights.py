@@ -1,4 +1,4 @@
-"""A trained member on disk: weights.safetensors, with its recipe beside it in member.json. It loads by itself."""
+"""A trained member on disk: weights.safetensors, and its card, member.json, with the recipe. It loads by itself."""
 
 import hashlib
 import json
@@ -15,14 +15,15 @@ from lightning_modules import networks, sealed, views
 from lightning_modules.errors import DamagedError
 from lightning_modules.images import normalize
 
-NEEDED = ("replicas", "recipe", "shape", "class_names", "mean", "std")  # of a card
+NEEDED = ("replicas", "recipe", "shape", "class_names", "mean", "std")  # keys of a card
 
 
 class Predictor(nn.Module):
-    """A trained network that takes images as they are stored: uint8 N×H×W×C in, log-probabilities N×classes out.
+    """A trained network with its preprocessing: uint8 images N×H×W×C in, log-probabilities N×classes out.
 
     Args:
-        test_time_views: a name of `views.VIEWS`, over which its logits are averaged.
+        mean, std: per channel, of intensities between 0 and 1.
+        test_time_views: a key of `views.VIEWS`; logits are averaged over these views.
     """
 
     mean: Tensor
@@ -41,11 +42,12 @@ class Predictor(nn.Module):
 
 
 def save(folder: Path, card: dict, replicas: list[dict[str, Tensor]]) -> None:
-    """Writes the state of each replica's network, keyed "<replica>.<parameter>", and the card.
+    """Writes weights.safetensors, with keys "<replica>.<parameter>", and the card.
 
     Args:
-        card: recipe, shape, class_names, mean and std are what `load` needs; all of it is kept. Of each of its
-            replicas weights_sha256, the `digest` of its state, is what the weights are held against.
+        card: `load` needs its recipe, shape, class_names, mean and std, and a dict per replica in `replicas`, whose
+            weights_sha256, the `digest` of the replica's state, is checked against the weights. All of it is kept.
+        replicas: the state_dict of each replica's network.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -63,8 +65,8 @@ def read_card(folder: Path) -> dict:
     """The card of a trained member.
 
     Raises:
-        DamagedError: it is not what was written.
-        FileNotFoundError: there is none.
+        DamagedError: the card is not what was written.
+        FileNotFoundError: there is no card.
     """
     file = folder / "member.json"
     try:
@@ -82,7 +84,7 @@ def load(folder: Path) -> tuple[dict, list[Predictor]]:
 
     Raises:
         DamagedError: a file is not what was written.
-        FileNotFoundError: there is none.
+        FileNotFoundError: a file is missing.
     """
     card, file = read_card(folder), folder / "weights.safetensors"
     try:
@@ -90,12 +92,13 @@ def load(folder: Path) -> tuple[dict, list[Predictor]]:
         for key, tensor in load_file(file).items():
             replica, _, name = key.partition(".")
             states[int(replica)][name] = tensor
-    except (SafetensorError, ValueError, IndexError, KeyError) as error:  # its table of contents
+    except (SafetensorError, ValueError, IndexError, KeyError) as error:  # a damaged header
         raise DamagedError(file, f"cannot be read (damaged: {error})") from None
     predictors = []
     for number, (about, state) in enumerate(zip(card["replicas"], states)):
         network = networks.build(card["recipe"], card["shape"], len(card["class_names"]))
-        # The digest is of names and bytes, and the same bytes as numbers of another type are other numbers.
+        # The digest covers names and bytes. Shapes and types are compared too: with another type the same bytes are
+        # other numbers.
         same, written = kinds(state) == kinds(network.state_dict()), about.get("weights_sha256")
         if not same or (written and written != digest(state)):
             raise DamagedError(file, f"is not what member.json says of replica {number} (changed or damaged)")
@@ -110,7 +113,7 @@ def kinds(state: dict[str, Tensor]) -> dict[str, tuple]:
 
 
 def digest(state: dict[str, Tensor]) -> str:
-    """SHA-256 of a network's state: names a trained replica wherever it is met again."""
+    """SHA-256 of a network's state_dict, which identifies a trained replica everywhere."""
     result = hashlib.sha256()
     for name in sorted(state):
         result.update(name.encode())
@@ -125,9 +128,9 @@ def predict(
     """Log-probabilities, N×classes on the CPU, of uint8 images N×H×W×C in any array that torch can read.
 
     Args:
-        rows: the numbers of the images that are meant; None for all. No more than a batch of them is copied.
+        rows: indices of the images to predict; None for all. No more than one batch of images is copied at a time.
     """
-    torch.backends.cudnn.allow_tf32 = False  # what is served computes in float32, and so does what is scored
+    torch.backends.cudnn.allow_tf32 = False  # served models compute in float32, so scores have to as well
     predictor = predictor.to(device)
     count, found = len(images if rows is None else rows), torch.empty(0)
     for start in range(0, count, batch_size):
@@ -135,8 +138,8 @@ def predict(
         batch = torch.tensor(images[some] if rows is None else images[rows[some]])
         part = predictor(batch.to(device)).cpu()
         if not start:
-            # Small results kept one by one would lie between the large blocks that each batch gives back, and keep
-            # them from being used again.
+            # One result for all batches: small ones, kept one by one, would lie between the large blocks of memory that
+            # each batch frees, and keep them from being used again.
             found = torch.empty(count, part.shape[1])
         found[some] = part
     return found

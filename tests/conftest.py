@@ -1,4 +1,4 @@
-"""What every test may ask for."""
+"""Fixtures and helpers for all tests."""
 
 import atexit
 import contextlib
@@ -21,27 +21,27 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# A shell starts what goes on in its background with the interrupt ignored, nohup with the end of its terminal ignored.
-# All processes of the tests would inherit that.
+# A shell starts background processes with SIGINT ignored, nohup with SIGHUP ignored. All processes of the tests would
+# inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# The threads of torch's pools wait for each other without turning in circles. As many processes run tests as there are
-# cores, and each thread that waits in a circle keeps the one that it waits for from its core: of small networks that
-# takes twenty times the work itself. Read when torch is first imported, here and in what tests start.
+# The threads of torch's pools wait passively, not in a busy loop. As many processes run tests as there are cores, and a
+# busy thread would keep the thread that it waits for from its core: with small networks that takes twenty times as long
+# as the work. torch reads this when it is first imported, here and in processes that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# Flows on one machine share its cores, by files in this folder: those of the tests have theirs to themselves. All may
-# enter it, since PostgreSQL runs as another user.
-tempfile.gettempdir()  # remembers the one of this process
+# Flows on one machine share its cores, by files in this folder: the tests have their own. All users may enter it, since
+# PostgreSQL runs as another user.
+tempfile.gettempdir()  # makes tempfile remember the folder of this process
 os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="trainyard-")
 os.chmod(os.environ["TMPDIR"], 0o755)
 atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
 
-# Fixtures that bring up real servers, some of them for minutes.
+# Fixtures that start real servers, some of them for minutes.
 REAL_SERVERS = {"served", "servers", "prefect", "scheduler", "deployed"}
 
-# Seconds to train, on images that are worth learning: for the tests that need a trained network.
+# Params that train in seconds, on images from which something can be learned, for tests that need a trained network.
 TINY = {
     "data": {"digits": {"test": 0.2, "validation": 0.15, "batch_size": 64, "epochs": 4, "augment": "none"}},
     "training": {"early_stopping": 1000, "accelerator": "cpu", "precision": "float32"},
@@ -54,16 +54,16 @@ TINY = {
 
 @pytest.hookimpl(optionalhook=True)  # so that the tests run without pytest-xdist as well
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Processes that run tests: the cores that this process may use, which need not be all of the machine's."""
+    """The number of processes that run tests: the cores that this process may use, at most 8."""
     from flows.machine.hardware import cores
 
-    return min(cores(), 8)  # each takes a gigabyte or two, with what its tests start
+    return min(cores(), 8)  # each takes a gigabyte or two, with the processes that its tests start
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what it was not asked for
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects tests by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests of what is learned: those in files that import nothing of flows; and those that take long because
-    they bring up real servers."""
+    """Marks tests of lightning_modules, which are in files that import nothing of flows, and tests that take long
+    because they start real servers."""
     for item in items:
         if REAL_SERVERS & set(getattr(item, "fixturenames", ())):
             item.add_marker("long")
@@ -74,8 +74,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def forget_stores(patch: pytest.MonkeyPatch) -> None:
-    """MLflow notes the last store in the environment, and whoever runs the tests may have one of their own there. It
-    also keeps where each run's artifacts lie by the run's id, which the copies of one store share."""
+    """Makes MLflow forget its stores.
+
+    MLflow keeps the last store in the environment, where a person who runs the tests may have their own. It also caches
+    the address of each run's artifacts by the run's id, and the copies of one store have the same ids.
+    """
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         patch.delenv(name, raising=False)
     if service := sys.modules.get("mlflow.tracking._tracking_service.utils"):
@@ -89,8 +92,11 @@ def no_store_of_others(monkeypatch):
 
 @pytest.fixture(scope="session", autouse=True)
 def clean_workers():
-    """Tests compute gradients in this process, after which it cannot fork a worker that does. Another one forks, and
-    imports what any test needs of it: once it has forked, what it is told to import is lost."""
+    """Starts workers from a fork server instead of this process, in which tests compute gradients: after that it cannot
+    fork a worker that does.
+
+    The server imports what any test needs of it before its first fork: later it ignores what it is told to import.
+    """
     import multiprocessing
 
     mlflow = ["mlflow", "mlflow.store.tracking.sqlalchemy_store"]
@@ -103,7 +109,7 @@ def clean_workers():
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A fresh project to work in, and the working folder: params.yaml, dvc.yaml and sources/, no data."""
+    """A new project as the current folder: params.yaml, dvc.yaml and sources/, no data."""
     folder = make_project(tmp_path / "a project")
     monkeypatch.delenv("TRAINYARD_MIRROR", raising=False)
     monkeypatch.chdir(folder)
@@ -123,7 +129,7 @@ def make_project(folder: Path) -> Path:
 
 
 def edit(folder: Path, change: Callable[[dict], object]):
-    """Lets `change` edit the content of params.yaml; returns it as stages get it."""
+    """Lets `change` edit the content of params.yaml. Returns the params as stages read them."""
     from flows.params.params_file import parse
 
     file = folder / "params.yaml"
@@ -135,19 +141,19 @@ def edit(folder: Path, change: Callable[[dict], object]):
 
 def shrink(content: dict) -> None:
     """Makes the params of a project TINY."""
-    tiny = copy.deepcopy(TINY)  # which tests edit further
+    tiny = copy.deepcopy(TINY)  # tests edit the copy further
     content["data"] = tiny["data"]
     content["training"] |= tiny["training"]
     content["members"] = tiny["members"]
 
 
-# Seconds after which what a test waits for counts as never coming. Not how long it takes: on a machine that does much
-# else everything takes long, and a test says what happens, not how fast.
+# Seconds after which a test gives up waiting. They are no limit on speed: on a busy machine everything takes long, and
+# a test says what happens, not how fast.
 LIMIT = 600.0
 
 
 def soon(condition: Callable[[], object], seconds: float = LIMIT) -> bool:
-    """Whether the condition comes true before all patience has ended."""
+    """Waits until the condition is true, at most `seconds`, and returns whether it is."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -157,7 +163,7 @@ def soon(condition: Callable[[], object], seconds: float = LIMIT) -> bool:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Of a command that a test starts: this very Python and source tree, and no settings of whoever runs the tests."""
+    """The environment of a command that a test starts: this Python and source tree, without the user's settings."""
     foreign = ("DVC_", "GIT_", "MLFLOW_", "PREFECT_", "PYTEST_", "TRAINYARD_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     env["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), env.get("PATH", os.defpath)])
@@ -165,8 +171,8 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def peak(code: str, *arguments: str) -> int:
-    """The most bytes of memory that a Python of its own has taken for the code, in the working folder."""
-    # Not resource.getrusage: its maximum is that of the process too which this one began as.
+    """The peak memory, in bytes, of a new Python process that runs the code in the current folder."""
+    # Not resource.getrusage: its maximum includes the process that was forked before it became Python.
     told = "\nimport re; print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])"
     command = [sys.executable, "-c", code + told, *arguments]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=LIMIT)
@@ -188,14 +194,14 @@ def initialised() -> Path:
 
 
 def dvc_init(folder: Path) -> None:
-    """As `dvc init --no-scm`, which takes a second, would leave it."""
+    """Leaves the folder as `dvc init --no-scm` would, which takes a second."""
     shutil.copytree(initialised() / ".dvc", folder / ".dvc")
     if not (folder / ".dvcignore").exists():
         shutil.copy(initialised() / ".dvcignore", folder)
 
 
 def make_dvc_project(folder: Path, stages: str, **files: str) -> Path:
-    """A small project with another dvc.yaml than Trainyard's, after a run of its stages."""
+    """A small project with a dvc.yaml of its own, after a run of its stages."""
     folder.mkdir()
     for name, content in {"params.yaml": "seed: 0\n", "dvc.yaml": stages, **files}.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -207,7 +213,7 @@ def make_dvc_project(folder: Path, stages: str, **files: str) -> Path:
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder that takes long to make: `make` fills it once for all processes that run tests, and each has a copy."""
+    """A copy of a folder that takes long to make: `make` fills it once for all processes that run tests."""
     place = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         place = place.parent  # the folder of the whole run
@@ -215,7 +221,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     first.parent.mkdir(exist_ok=True)
     with FileLock(f"{first}.lock"):
         if not whole.exists():
-            shutil.rmtree(first, ignore_errors=True)  # of a process that died
+            shutil.rmtree(first, ignore_errors=True)  # left behind by a process that died
             first.mkdir()
             with contextlib.chdir(first), pytest.MonkeyPatch.context() as patch:
                 forget_stores(patch)
@@ -279,7 +285,7 @@ def finished_once(tmp_path_factory, empty_store) -> Path:
 
 
 def at_home(folder: Path) -> Path:
-    """A copied project whose store has found its own files."""
+    """Makes the store of a copied project find the copy's files. Returns the folder."""
     from flows.tracking import mlflow_store
 
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
@@ -290,14 +296,14 @@ def at_home(folder: Path) -> Path:
 
 @pytest.fixture
 def finished(finished_once, monkeypatch) -> Path:
-    """A project with TINY params after all stages, and the working folder: to look at, not to change."""
+    """A project with TINY params after all stages, as the current folder: to read, not to change."""
     monkeypatch.chdir(finished_once)
     return finished_once
 
 
 @pytest.fixture
 def finished_copy(finished_once, empty_store, tmp_path, monkeypatch) -> Path:
-    """Its copy, to change, with an MLflow store in which nothing is."""
+    """A copy of the finished project, to change, with an empty MLflow store."""
     folder = tmp_path / "a project"
     shutil.copytree(finished_once, folder, ignore=shutil.ignore_patterns("mlflow.db*", "mlartifacts"))
     shutil.copy(empty_store, folder)
@@ -307,7 +313,7 @@ def finished_copy(finished_once, empty_store, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def finished_with_store(finished_once, tmp_path, monkeypatch) -> Path:
-    """Its copy, to change, with its MLflow store and all that it keeps, and the working folder."""
+    """A copy of the finished project, to change, with its MLflow store and all of its files, as the current folder."""
     folder = tmp_path / "a project"
     shutil.copytree(finished_once, folder)
     monkeypatch.chdir(folder)
@@ -317,7 +323,7 @@ def finished_with_store(finished_once, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="session")
 def real_mirror():
-    """A folder with the published archives, where whoever runs the tests has named one."""
+    """The folder with the published archives that TRAINYARD_MIRROR names; skips the test if there is none."""
     mirror = os.environ.get("TRAINYARD_MIRROR", "")
     if not (Path(mirror) / "MNIST" / "raw").is_dir():
         pytest.skip("needs the published archives: set TRAINYARD_MIRROR to a folder that has them")
@@ -325,7 +331,7 @@ def real_mirror():
 
 
 def refused(capfd, command, *arguments: str, code: int = 2) -> str:
-    """The one line that a command says before it exits with that code."""
+    """Runs a command that has to exit with `code`, and returns the one line that it prints."""
     from flows.commands.console import run
 
     with pytest.MonkeyPatch.context() as patch:

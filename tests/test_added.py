@@ -8,10 +8,10 @@ import pytest
 from conftest import edit
 from PIL import Image
 
-from flows.data import added, sources
+from flows.data import added, image_file, sources
 from flows.download import download
 from flows.params.params_file import read
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 
 def image(seed: int) -> np.ndarray:
@@ -21,7 +21,7 @@ def image(seed: int) -> np.ndarray:
 def put(pixels: np.ndarray, name: str) -> Path:
     file = added.folder("digits") / name / f"{added.digest(pixels)}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
-    added.encode(pixels, file)
+    image_file.encode(pixels, file)
     return file
 
 
@@ -66,8 +66,8 @@ def test_the_order_in_which_they_came_is_irrelevant(project):
 @pytest.mark.parametrize("shape", [(8, 8, 1), (5, 4, 3)])
 def test_an_image_is_the_same_after_it_was_stored(tmp_path, shape):
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    added.encode(pixels, tmp_path / "image.png")
-    np.testing.assert_array_equal(added.decode(tmp_path / "image.png", shape), pixels)
+    image_file.encode(pixels, tmp_path / "image.png")
+    np.testing.assert_array_equal(image_file.decode(tmp_path / "image.png", shape), pixels)
 
 
 def test_one_that_became_a_test_image_is_left_out(project, capsys):
@@ -80,7 +80,7 @@ def test_one_that_became_a_test_image_is_left_out(project, capsys):
 def test_a_file_that_is_not_what_its_place_says_is_refused(project):
     images = sources.read("digits", read().feed.test)
     stranger = put(image(1), "3").with_name("by hand.png")
-    added.encode(image(2), stranger)
+    image_file.encode(image(2), stranger)
     with pytest.raises(InputError, match="is not the image that its name says"):
         added.join("digits", images)
     stranger.unlink()
@@ -105,7 +105,7 @@ def test_the_user_s_own_folder_takes_them_as_no_class(project):
     before = sources.read("folder", 0.25)
     file = added.folder("folder") / "cat" / f"{added.digest(image(999))}.png"
     file.parent.mkdir(parents=True)
-    added.encode(image(999), file)
+    image_file.encode(image(999), file)
     given = sources.read("folder", 0.25)
     assert given.class_names == ["cat", "dog"]
     np.testing.assert_array_equal(given.test_images, before.test_images)

@@ -128,7 +128,7 @@ def test_by_a_link_it_is_the_same_project(project, store, tmp_path):
     mlflow_store.connect()
     before = store.read_bytes()
     (tmp_path / "link").symlink_to(project)
-    artifact_addresses.follow(tmp_path / "link" / "mlflow.db")
+    artifact_addresses.update_addresses(tmp_path / "link" / "mlflow.db")
     assert store.read_bytes() == before
 
 
@@ -137,8 +137,8 @@ def test_a_move_that_cannot_be_written_leaves_all_as_it_was(whole_copy, finished
     before = named_in(store, finished_once)
     monkeypatch.setattr(artifact_addresses, "mover", lambda *_: lambda address: 1 / 0)
     with pytest.raises(sqlite3.OperationalError):
-        artifact_addresses.follow(store)
+        artifact_addresses.update_addresses(store)
     assert named_in(store, finished_once) == before
     monkeypatch.undo()
-    artifact_addresses.follow(store)
+    artifact_addresses.update_addresses(store)
     assert named_in(store, finished_once) == set()

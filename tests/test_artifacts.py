@@ -89,7 +89,7 @@ def test_a_note_of_a_process_that_is_gone_does_not_count(project):
     assert noted["prefect"] == "http://127.0.0.1:1/api"
     # Its number belongs to another process now.
     file = running_servers.folder() / "addresses.json"
-    file.write_text(json.dumps({**noted, "process_started": noted["process_started"] - 10}))
+    file.write_text(json.dumps({**noted, "process_started": float(noted["process_started"]) - 10}))
     assert running_servers.addresses() is None
     running_servers.forget()
     assert running_servers.addresses() is None

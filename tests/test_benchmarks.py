@@ -32,8 +32,8 @@ from benchmarks import (
 from benchmarks.growing import made, store
 from flows.data import dataset, sources
 from flows.params import params_file
+from flows.project.errors import InputError
 from flows.tracking import experiments, mlflow_runs, mlflow_store
-from lightning_modules.errors import InputError
 
 SMALL = training.MLP | {"network": {"name": "mlp", "hidden": [32]}}
 NARROW = SMALL | {"network": {"name": "cnn", "channels": [8] * 5, "hidden": 32}, "dropout": 0.0}

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from flows.params import params_file
+from flows.project.errors import InputError
 from flows.untrusted import bounded_yaml
-from lightning_modules.errors import InputError
 
 DEFAULT = (ROOT / "tests" / "params.yaml").read_text()
 MOST_SAID = 5000  # characters

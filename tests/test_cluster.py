@@ -16,8 +16,8 @@ from flows import pipeline
 from flows.graph import dvc_graph
 from flows.machine import ports
 from flows.orchestration import dask_options
+from flows.project.errors import InputError, UnavailableError
 from flows.servers import prefect_server
-from lightning_modules.errors import InputError, UnavailableError
 
 pytest.importorskip("prefect_dask", reason="needs the extra `dask`")
 
@@ -51,7 +51,7 @@ def prefect(tmp_path_factory) -> Iterator[dict[str, str]]:
     with contextlib.ExitStack() as stack:
         env = environment(
             PREFECT_HOME=str(tmp_path_factory.mktemp("prefect")), PREFECT__SERVER_FINAL="1", PREFECT_UI_ENABLED="0",
-            **prefect_server.closed("me:secret", port),
+            **prefect_server.protected("me:secret", port),
         )  # fmt: skip
         start(stack, prefect_server.command(port), env=env)
         api = f"http://127.0.0.1:{port}/api"
@@ -66,7 +66,7 @@ def scheduler() -> Iterator[str]:
     options = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--no-show"]
     with contextlib.ExitStack() as stack:
         start(stack, [sys.executable, "-m", "distributed.cli.dask_scheduler", *options], env=environment())
-        assert soon(lambda: ports.why_not("127.0.0.1", port))
+        assert soon(lambda: ports.why_not_free("127.0.0.1", port))
         yield f"tcp://127.0.0.1:{port}"
 
 

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from flows.statistics.paired import by_class, fewest_wins, level, mcnemar, score_interval, share_of_alpha
+from flows.statistics.paired import (
+    accuracy_by_class,
+    confidence_text,
+    fewest_wins,
+    mcnemar,
+    score_interval,
+    share_of_alpha,
+)
 
 
 def chance(heads: int, throws: int) -> float:
@@ -111,17 +118,17 @@ def test_the_fewest_wins_are_enough_and_one_less_is_not(differing, alpha):
 
 
 def test_a_level_says_all_that_it_differs_by():
-    assert [level(alpha) for alpha in (0.05, 0.0304, 0.0012, 3.4e-5)] == ["95%", "97%", "99.88%", "99.9966%"]
+    assert [confidence_text(alpha) for alpha in (0.05, 0.0304, 0.0012, 3.4e-5)] == ["95%", "97%", "99.88%", "99.9966%"]
 
 
 def test_classes_add_up_to_the_whole_and_an_empty_one_is_left_out():
     generator = np.random.default_rng(3)
     labels = generator.choice([0, 1, 3], size=500)
     first, second = generator.random(500) < 0.9, generator.random(500) < 0.8
-    classes = by_class(first, second, labels, ["a", "b", "empty", "d"])
+    classes = accuracy_by_class(first, second, labels, ["a", "b", "empty", "d"])
     assert list(classes) == ["a", "b", "d"]
     assert sum(numbers["images"] for numbers in classes.values()) == 500
     total = sum(numbers["images"] * numbers["difference"] for numbers in classes.values()) / 500
     assert total == pytest.approx(first.mean() - second.mean())
-    swapped = by_class(second, first, labels, ["a", "b", "empty", "d"])
+    swapped = accuracy_by_class(second, first, labels, ["a", "b", "empty", "d"])
     assert swapped["a"]["difference"] == -classes["a"]["difference"]

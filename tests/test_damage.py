@@ -14,7 +14,7 @@ from PIL import Image
 
 from flows import download, ensemble, evaluate, train
 from flows.commands import champion, results, status, track
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 COMMANDS = {
     "results": (results.command, []),

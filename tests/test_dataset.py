@@ -9,7 +9,7 @@ import yaml
 from flows.data import dataset
 from flows.download import download
 from flows.params import params_file
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_every_image_is_in_exactly_one_split(blobs):
 def test_a_part_of_the_files_is_the_split_and_copies_nothing(blobs):
     data = dataset.load("blobs")
     for name in ("train", "validation", "test"):
-        images, labels, rows = data.part(name)
+        images, labels, rows = data.split_view(name)
         assert images is data.test_images if name == "test" else images is data.train_images
         chosen = slice(None) if rows is None else rows
         whole_images, whole_labels = data.split(name)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from flows.project.errors import UnavailableError
 from flows.promotion import decisions
 from flows.statistics import paired
-from lightning_modules.errors import UnavailableError
 
 ALPHA = 0.05
 exact = functools.cache(paired.mcnemar)
@@ -57,7 +57,7 @@ class Model:
     def versions(self):
         return self.made
 
-    def note(self, key, value):
+    def set_tag(self, key, value):
         self.tags[key] = value
 
 

@@ -23,12 +23,12 @@ from torch.distributed import FileStore
 from flows import train
 from flows.download import download
 from flows.params.params_file import Params, parse
+from flows.project.errors import InputError, UnavailableError
 from flows.tracking import experiments, mlflow_store
 from flows.training.launch import Launch, launch
 from lightning_modules import distributed, sealed
 from lightning_modules.distributed import ProcessGroup
 from lightning_modules.dropout import Dropout
-from lightning_modules.errors import InputError, UnavailableError
 from lightning_modules.fit import Fitted, fit
 
 # Of 1,222 training images: the last mini-batch has one, so that of two processes one has none.

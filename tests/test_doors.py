@@ -20,9 +20,9 @@ from flows import flow_run
 from flows.access import door, login, running_servers
 from flows.access.one_time_links import Links
 from flows.machine import ports
-from flows.project import private_files
+from flows.project import file_io
+from flows.project.errors import InputError
 from flows.servers import prefect_server
-from lightning_modules.errors import InputError
 
 HERE = {"host": "127.0.0.1:4200"}
 LINK = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}  # on a page of another origin, which was clicked
@@ -147,16 +147,16 @@ def test_our_secret_is_for_our_server(settings, own, url, given, sent):
     if url:
         settings.setenv("PREFECT_API_URL", url)
     if given:
-        settings.setenv("PREFECT_API_AUTH_STRING", login.basic() if given == "ours" else given)
+        settings.setenv("PREFECT_API_AUTH_STRING", login.credentials() if given == "ours" else given)
     prefect_server.configure()
-    expected = login.basic() if sent == "ours" else sent
+    expected = login.credentials() if sent == "ours" else sent
     assert os.environ.get("PREFECT_API_AUTH_STRING") == expected
 
 
 def test_our_secret_is_not_for_who_took_our_servers_port(settings):
     running_servers.note(OURS, "http://127.0.0.1:5000", own=True)
     settings.setattr(ports, "is_ours", lambda url: False)
-    settings.setenv("PREFECT_API_AUTH_STRING", login.basic())
+    settings.setenv("PREFECT_API_AUTH_STRING", login.credentials())
     prefect_server.configure()
     assert "PREFECT_API_AUTH_STRING" not in os.environ
 
@@ -187,7 +187,7 @@ def test_of_a_secret_that_cannot_be_written_no_part_stays(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        private_files.write_private(tmp_path / "secret", "hunter2")
+        file_io.write_private(tmp_path / "secret", "hunter2")
     assert not any(tmp_path.iterdir())
 
 
@@ -195,7 +195,7 @@ def test_a_damaged_password_lets_nobody_in(settings):
     login.password()
     login.file().write_text("\n")
     with pytest.raises(InputError, match="is damaged: remove it, and start the servers again"):
-        login.basic()
+        login.credentials()
     login.file().unlink()
     assert len(login.password()) == 2 * login.BYTES
 
@@ -219,21 +219,22 @@ def test_what_a_worker_runs(entrypoint, parameters, said):
 
 
 def test_what_holds_secrets_is_for_this_user_alone(settings):
-    secret = login.basic()
-    running_servers.tell({"PREFECT_API_AUTH_STRING": secret, "OTHER": "a 'b"})
-    folder = running_servers.variables().parents[1]
+    secret = login.credentials()
+    running_servers.write_variables({"PREFECT_API_AUTH_STRING": secret, "OTHER": "a 'b"})
+    folder = running_servers.env_file().parents[1]
     assert (folder / "login").stat().st_mode & 0o077 == 0
-    for file in (folder / "login" / "password", running_servers.variables()):
+    for file in (folder / "login" / "password", running_servers.env_file()):
         assert file.stat().st_mode & 0o777 == 0o600
-    shell = f'. "{running_servers.variables()}"; printf %s "$PREFECT_API_AUTH_STRING $OTHER"'
+    shell = f'. "{running_servers.env_file()}"; printf %s "$PREFECT_API_AUTH_STRING $OTHER"'
     assert subprocess.run(["sh", "-c", shell], capture_output=True, text=True).stdout == f"{secret} a 'b"
 
 
 # Brings up Prefect's temporary server until its input ends.
 SERVE = """
 import json, os, sys
-from flows.servers.prefect_server import TemporaryServer, check, configure
-from lightning_modules.errors import InputError
+from flows.servers.prefect_server import check, configure
+from flows.servers.temporary_server import TemporaryServer
+from flows.project.errors import InputError
 configure()
 server = TemporaryServer()
 server.start()

@@ -21,7 +21,7 @@ from torchvision.datasets import CIFAR10
 from flows.data import dataset, fetch, published, source_images
 from flows.download import download, mean_and_std, summary
 from flows.params import params_file
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 
 def settings(name, seed=0, **feed):
@@ -108,18 +108,18 @@ def test_mean_and_std_are_taken_per_channel():
 @pytest.mark.parametrize("fraction", [0.01, 0.1, 0.33, 0.5, 0.99])
 def test_a_fraction_is_set_aside_of_every_class(fraction):
     labels = np.random.default_rng(0).choice(4, 1000, p=[0.9, 0.05, 0.03, 0.02])
-    chosen = source_images.set_aside(labels, fraction, 0, list("abcd"), "a split")
+    chosen = source_images.stratified_sample(labels, fraction, 0, list("abcd"), "a split")
     assert (chosen == np.unique(chosen)).all()
     whole, taken = np.bincount(labels), np.bincount(labels[chosen], minlength=4)
     assert ((taken >= 1) & (taken < whole)).all()
     assert (np.abs(taken - whole * fraction) <= 1).all()
-    assert (chosen == source_images.set_aside(labels, fraction, 0, list("abcd"), "a split")).all()
-    assert (chosen != source_images.set_aside(labels, fraction, 1, list("abcd"), "a split")).any()
+    assert (chosen == source_images.stratified_sample(labels, fraction, 0, list("abcd"), "a split")).all()
+    assert (chosen != source_images.stratified_sample(labels, fraction, 1, list("abcd"), "a split")).any()
 
 
 def test_a_class_too_small_to_be_split_is_named():
     with pytest.raises(InputError, match='class "rare" has 1 of the images that the validation split'):
-        source_images.set_aside(np.array([0, 0, 0, 1]), 0.5, 0, ["common", "rare"], "the validation split")
+        source_images.stratified_sample(np.array([0, 0, 0, 1]), 0.5, 0, ["common", "rare"], "the validation split")
 
 
 # --- Published archives ----------------------------------------------------------------------------------------------

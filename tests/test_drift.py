@@ -19,7 +19,7 @@ from flows.orchestration import drift_event
 from flows.params.params_file import read
 from flows.params.sections import Drift
 from flows.project import file_io, paths
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_a_champion_of_another_format_is_said(data, incoming, capfd, monkeypatch
     def fails(champion: ServedEnsemble, images: np.ndarray) -> None:
         raise TypeError("forward() takes 1 positional argument but 2 were given")
 
-    for module, name, how in ((embeddings, "look", fails), (served_ensemble, "ServedEnsemble", loaded)):
+    for module, name, how in ((embeddings, "predict_and_embed", fails), (served_ensemble, "ServedEnsemble", loaded)):
         monkeypatch.setattr(module, name, how)
         said = refused(capfd, drift.command, folder, code=1)
         assert "the champion, digits version 1, cannot be loaded: " in said

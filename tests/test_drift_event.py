@@ -12,7 +12,8 @@ from conftest import LIMIT, ROOT, environment, make_project, soon
 # Brings up Prefect's temporary server, in which triggers are at work too, until its input ends.
 SERVE = """
 import os, sys
-from flows.servers.prefect_server import TemporaryServer, configure
+from flows.servers.prefect_server import configure
+from flows.servers.temporary_server import TemporaryServer
 configure()
 server = TemporaryServer()
 server.start()
@@ -32,7 +33,7 @@ runpy.run_module("prefect", run_name="__main__", alter_sys=True)
 EMIT = """
 import json, sys
 from flows.orchestration.drift_event import emit
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 try:
     print(json.dumps(emit(sys.argv[1], {"drifted": ["brightness"]})))
 except InputError as error:

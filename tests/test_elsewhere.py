@@ -12,7 +12,7 @@ from test_pipeline import ROOT, STAGE, dvc
 from flows.graph import dvc_graph
 from flows.machine.processes import Processes
 from flows.orchestration import remote_stage
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 STAGES = {
     "a": {"cmd": "python stage.py a 0", "outs": ["a.txt"]},

@@ -16,9 +16,9 @@ from flows.ensemble import ensemble
 from flows.ensembles.choice import choose
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.tracking import experiments, mlflow_store
 from lightning_modules import scores, voting
-from lightning_modules.errors import InputError
 
 
 def votes(split: str, params: Params) -> torch.Tensor:

@@ -1,11 +1,15 @@
 """What other libraries say becomes a part of one line."""
 
 import errno
+import json
 import os
+import pickle
+from pathlib import Path
 
 import pytest
 
-from lightning_modules.errors import counted, exhausted, sentence
+from flows.project import errors
+from flows.project.errors import DamagedError, counted, exhausted, our_mistake, sentence
 
 
 def test_an_error_is_one_line_of_bounded_length_and_never_empty():
@@ -31,6 +35,27 @@ class OfLibrary(Exception):
 
 
 OfLibrary.__module__ = "sqlalchemy.exc"
+
+
+def test_what_crosses_processes_arrives_as_it_was():
+    for error in (errors.WorkerError("gone"), errors.ExhaustedError("full"), DamagedError(Path("a"), "is cut off")):
+        there = pickle.loads(pickle.dumps(error))
+        assert (type(there), str(there)) == (type(error), str(error))
+
+
+def caught(make) -> TypeError:
+    with pytest.raises(TypeError) as found:
+        make()
+    return found.value
+
+
+def test_a_mistake_is_ours_where_our_line_made_it():
+    assert our_mistake(caught(lambda: counted(None, "image")))
+    assert not our_mistake(caught(lambda: json.loads(None)))  # a library's
+    assert not our_mistake(caught(lambda: counted()))  # that of who called it: here this test
+    assert not our_mistake(OfLibrary())
+
+
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/a file")
 
 

@@ -17,10 +17,10 @@ from flows.evaluate import evaluate
 from flows.models import trained_members
 from flows.params.params_file import read
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.reporting import dvc_plots
-from flows.statistics.replicates import mean_and_std, spread
+from flows.statistics.replicates import accuracy_text, summarize
 from lightning_modules import weights
-from lightning_modules.errors import InputError
 
 
 def table(file: Path) -> list[dict]:
@@ -161,9 +161,9 @@ def test_rows_of_a_table_are_written_as_they_are_made(tmp_path):
 
 
 def test_a_single_replica_has_no_deviation():
-    assert spread([{"nll": 2.0}]) == {"nll": 2.0}  # one value deviates from nothing
-    assert mean_and_std(spread([{"accuracy": 0.5}])) == "50.00%"
-    assert spread([{"nll": 1.0}, {"nll": 3.0}]) == {"nll": 2.0, "nll_std": pytest.approx(2**0.5)}
+    assert summarize([{"nll": 2.0}]) == {"nll": 2.0}  # one value deviates from nothing
+    assert accuracy_text(summarize([{"accuracy": 0.5}])) == "50.00%"
+    assert summarize([{"nll": 1.0}, {"nll": 3.0}]) == {"nll": 2.0, "nll_std": pytest.approx(2**0.5)}
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "member.json"])
@@ -178,4 +178,4 @@ def test_a_damaged_member_is_one_sentence_and_what_to_run(finished_copy, no_stor
 
 
 def test_what_could_not_be_measured_of_one_replica_is_known_of_none():
-    assert all(map(np.isnan, spread([{"nll": 1.0}, {"nll": float("nan")}]).values()))
+    assert all(map(np.isnan, summarize([{"nll": 1.0}, {"nll": float("nan")}]).values()))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from flows.models.export import description, export
+from flows.models.export import export, structure
 from flows.models.served_ensemble import ServedEnsemble
 from flows.project import file_io
 from lightning_modules import networks, voting, weights
@@ -66,7 +66,7 @@ class Scaled(nn.Module):
 
 def test_networks_that_only_look_alike_do_not_share_a_program(tmp_path):
     members = [Scaled(1.0).eval(), Scaled(3.0).eval(), Scaled(3.0).eval()]
-    assert description(members[0]) == description(members[1])
+    assert structure(members[0]) == structure(members[1])
     answer, expected = served(members, tmp_path)
     torch.testing.assert_close(answer, expected, atol=1e-6, rtol=1e-5)
     assert file_io.read_json(tmp_path / "ensemble.json")["networks"] == [[0, 0], [1, 0], [1, 1]]

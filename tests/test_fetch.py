@@ -13,7 +13,7 @@ import trustme
 from conftest import soon
 
 from flows.data import fetch
-from lightning_modules.errors import InputError, UnavailableError
+from flows.project.errors import InputError, UnavailableError
 
 CONTENT = bytes(range(256)) * 40
 PATH = "MNIST/raw/tiny.gz"

@@ -18,10 +18,10 @@ from flows import download
 from flows.graph.repro import Outcome
 from flows.orchestration import artifacts
 from flows.params.params_file import read
+from flows.project.errors import InputError
 from flows.reporting import dvc_plots
 from flows.retraining import incoming, incoming_files, retrain_report
 from flows.untrusted.escaping import fenced, in_csv, in_markdown, printable
-from lightning_modules.errors import InputError
 
 NASTY = [
     "\x1b]0;title\x07\x1b[2J\x1b[31mred",

@@ -17,11 +17,11 @@ from flows.data import dataset
 from flows.models.export import export
 from flows.params.params_file import parse, read
 from flows.params.sections import Gate
+from flows.project.errors import InputError, UnavailableError
 from flows.promotion import gate
 from flows.promotion.promoting import standing
 from flows.tracking import mlflow_store, registration
 from lightning_modules import scores, sealed, voting
-from lightning_modules.errors import InputError, UnavailableError
 
 NAMES = ["a", "b", "c"]
 

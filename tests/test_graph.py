@@ -7,7 +7,7 @@ import pytest
 from conftest import dvc, make_dvc_project
 
 from flows.graph import dvc_graph
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 STAGES = """
 stages:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flows.machine import hardware
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 
 @pytest.fixture

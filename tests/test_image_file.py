@@ -11,9 +11,9 @@ from conftest import peak
 from PIL import Image
 
 from flows.commands import predict
-from flows.data import added, class_folders, image_file
+from flows.data import class_folders, image_file
 from flows.params.sections import Limits
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 MIB = 1 << 20
 SMALL = Limits(image_pixels=64)
@@ -62,7 +62,7 @@ DECODERS = ["added", "sources", "predict"]
 def decode(which: str, file, limits: Limits):
     """As each of the three commands does that read image files."""
     if which == "added":
-        return added.decode(file, (8, 8, 3), limits)
+        return image_file.decode(file, (8, 8, 3), limits)
     if which == "sources":
         return class_folders.decode_files([file], file.parent, limits)[0][0]
     return predict.fitted(predict.read_image(file, limits), [8, 8, 3])
@@ -203,9 +203,9 @@ def test_a_tile_larger_than_its_image_takes_no_memory(tmp_path, monkeypatch):
         tiff((322, 4, 20_480), (323, 4, 20_480), (324, 4, None), (325, 4, len(data)), data=data)
     )
     tried = (
-        "from pathlib import Path; from flows.data import added; from flows.params.sections import Limits\n"
-        "from lightning_modules.errors import InputError\n"
-        "try: added.decode(Path('bomb.tif'), (8, 8, 1), Limits())\n"
+        "from pathlib import Path; from flows.data import image_file; from flows.params.sections import Limits\n"
+        "from flows.project.errors import InputError\n"
+        "try: image_file.decode(Path('bomb.tif'), (8, 8, 1), Limits())\n"
         "except InputError as error: assert 'tiles of 20480×20480' in str(error), error\n"
         "else: raise SystemExit('decoded')\n"
     )

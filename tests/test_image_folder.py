@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from flows.data.image_folder import read, sample
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 GREY, COLOUR = (8, 6, 1), (8, 6, 3)
 

@@ -16,11 +16,11 @@ import pytest
 from conftest import environment, peak
 from PIL import Image
 
-from flows.data import added, sources
+from flows.data import added, image_file, sources
 from flows.download import download
 from flows.params.params_file import read
+from flows.project.errors import InputError
 from flows.retraining import incoming, retrain_report
-from lightning_modules.errors import InputError
 
 REASONS = {
     "11/digit.png": 'unknown class "11".',
@@ -288,7 +288,7 @@ def test_a_file_over_which_the_run_was_killed_is_refused_by_the_next_one(project
 def test_a_run_that_is_interrupted_blames_no_file(project, monkeypatch):
     save(new_image(0), project / "data/incoming/3/a.png")
     with monkeypatch.context() as patch:
-        patch.setattr(added, "decode", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(image_file, "decode", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             incoming.take_in(read())
     [batch] = incoming.take_in(read())
@@ -314,7 +314,7 @@ def test_a_folder_that_is_swapped_for_a_link_at_the_worst_moment_leads_nowhere(p
         return call
 
     if at == "decode":
-        monkeypatch.setattr(added, "decode", swapping(added.decode))
+        monkeypatch.setattr(image_file, "decode", swapping(image_file.decode))
     else:
         real = getattr(os, at)
         monkeypatch.setattr(os, at, lambda *given, **named: (swapping(real) if named else real)(*given, **named))
@@ -390,7 +390,7 @@ def test_what_takes_the_place_of_a_file_as_it_is_moved_stays_no_link(project, mo
 def test_a_file_that_is_replaced_while_it_is_taken_in_is_kept(project, monkeypatch):
     file = project / "data/incoming/3/a.png"
     save(new_image(0), file)
-    encode = added.encode
+    encode = image_file.encode
 
     def late(image, target) -> None:
         encode(image, target)
@@ -398,7 +398,7 @@ def test_a_file_that_is_replaced_while_it_is_taken_in_is_kept(project, monkeypat
         file.with_name(".b.png").rename(file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(added, "encode", late)
+        patch.setattr(image_file, "encode", late)
         incoming.take_in(read())
     assert incoming.waiting() == ["3/a.png"]
     incoming.take_in(read())

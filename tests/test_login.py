@@ -23,15 +23,15 @@ import pytest
 from conftest import LIMIT, environment, forget_stores, make_project, soon
 
 from flows.access import login, running_servers
-from flows.access.basic_authentication import Locked
+from flows.access.basic_authentication import BasicAuthentication
 from flows.access.door import Door
 from flows.access.one_time_links import LIFETIME, Links
 from flows.commands import ui
 from flows.machine import ports
 from flows.params.params_file import read
 from flows.project import private_files
+from flows.project.errors import InputError
 from flows.tracking import experiments, loading, mlflow_store
-from lightning_modules.errors import InputError
 
 NOBODY = 65534
 RUN = {"experiment_id": "0", "run_name": "planted"}
@@ -287,7 +287,7 @@ def test_another_protocol_than_http_is_locked_too():
 
     def ask(kind: str, *headers: tuple[bytes, bytes]) -> None:
         scope = {"type": kind, "path": "/", "headers": [(b"host", b"127.0.0.1:5000"), *headers]}
-        asyncio.run(Door(Locked(inner, "u", "p"))(scope, None, send))
+        asyncio.run(Door(BasicAuthentication(inner, "u", "p"))(scope, None, send))
 
     passed, sent = [], []
     basic = (b"authorization", b"Basic " + base64.b64encode(b"u:p"))

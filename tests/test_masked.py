@@ -18,8 +18,8 @@ from conftest import LIMIT, ROOT, dvc, dvc_init, edit, environment, make_project
 
 from flows.cli import COMMANDS
 from flows.data import fetch
+from flows.project.errors import InputError
 from flows.untrusted import masking
-from lightning_modules.errors import InputError
 
 NOBODY = "127.0.0.1:9"  # a port at which nothing listens
 

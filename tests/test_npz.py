@@ -12,7 +12,7 @@ from conftest import peak
 
 from flows.data import image_folder, labelled_arrays, npz
 from flows.params.sections import Limits
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 MIB = 1 << 20
 

@@ -13,8 +13,8 @@ from conftest import LIMIT
 
 from flows.params import fields, params_file
 from flows.params.params_file import parse
+from flows.project.errors import DivergedError, InputError
 from lightning_modules import names
-from lightning_modules.errors import DivergedError, InputError
 
 SHIPPED = Path(__file__).resolve().with_name("params.yaml")
 MISSING = enum.Enum("Missing", "MISSING").MISSING

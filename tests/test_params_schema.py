@@ -14,8 +14,8 @@ from flows.commands import params_schema
 from flows.params import params_file
 from flows.params import schema as flows_schema
 from flows.project import paths
+from flows.project.errors import InputError
 from lightning_modules import names
-from lightning_modules.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 EDITOR = jsonschema.Draft7Validator(flows_schema.schema())

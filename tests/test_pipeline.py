@@ -23,8 +23,9 @@ from flows.graph import repro
 from flows.graph.planning import Plan, plan
 from flows.graph.repro import Repro, explain
 from flows.machine import hardware
-from flows.machine.processes import Processes, alive
-from flows.orchestration import tasks
+from flows.machine.orphans import still_runs
+from flows.machine.processes import Processes
+from flows.orchestration import plan_run
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {
@@ -172,7 +173,7 @@ def test_a_signal_ends_every_child(toy, number, whole_group):
         # Ctrl-C on a terminal reaches the whole group at once.
         (os.killpg if whole_group else os.kill)(running.pid, number)
         assert running.wait(LIMIT) == 128 + number, output.read_text()
-        assert [child for child in children if alive(child)] == []
+        assert [child for child in children if still_runs(child)] == []
     finally:
         if running.poll() is None:
             running.kill()
@@ -270,7 +271,7 @@ def test_only_what_may_go_well_next_time_is_tried_again(toy):
     refused, broken = (Repro(toy, Processes(), say)(stage, print) for stage in ("refuses", "breaks"))
     assert (refused.can_retry, broken.can_retry) == (False, True)
     assert broken.problem == "its command exited with 1"
-    assert set(tasks.RETRIES) == {"download"}
+    assert set(plan_run.RETRIES) == {"download"}
     slow = Repro(toy, Processes(), say, time_limit=2)("slow", print)
     assert slow.problem == "ended after its time limit of 2 s"
 

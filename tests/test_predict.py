@@ -12,8 +12,8 @@ from PIL import Image
 
 from flows.commands import predict
 from flows.data import dataset
+from flows.project.errors import InputError
 from flows.untrusted import masking
-from lightning_modules.errors import InputError
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ STAGE = """
         if "die" in what:
             os.kill(os.getpid(), 9)
         if "fail" in what:
-            from lightning_modules.errors import InputError
+            from flows.project.errors import InputError
             raise InputError("it is too green")
 
     if __name__ == "__main__":

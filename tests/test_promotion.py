@@ -21,13 +21,13 @@ from urllib.parse import unquote, urlparse
 import pytest
 from conftest import LIMIT, environment, forget_stores, make_project, soon
 
+from flows.project.errors import InputError, UnavailableError
 from flows.promotion import alias_moves, decisions, promoting
 from flows.promotion.promoting import promote, rollback, standing
 from flows.tracking import experiments, mlflow_store
 from flows.tracking.registry import Registry
-from lightning_modules.errors import InputError, UnavailableError
 
-WRITES = ("attach", "tag", "note", "point")  # the methods of Registry that write
+WRITES = ("log_json", "set_version_tag", "set_tag", "set_alias")  # the methods of Registry that write
 PROMOTED = {"champion": "2", "previous_champion": "1", "challenger": "2"}
 BACK = {"champion": "1", "previous_champion": "2", "challenger": "2"}
 
@@ -326,7 +326,7 @@ def test_an_interrupt_after_each_write_of_a_rollback_takes_it_back(registered, n
         return call
 
     with monkeypatch.context() as patch:
-        for name in ("note", "point"):
+        for name in ("set_tag", "set_alias"):
             patch.setattr(Registry, name, interrupted(getattr(Registry, name)))
         with pytest.raises(KeyboardInterrupt):
             rollback("digits")
@@ -377,14 +377,14 @@ def test_an_error_in_between_is_undone(registered, monkeypatch):
 
 
 def test_who_moves_the_champion_in_between_wins(registered, monkeypatch):
-    original = Registry.point
+    original = Registry.set_alias
 
     def meanwhile(self, alias, version):
         original(self, alias, version)
         if alias == "previous_champion":
             point("champion", "3")
 
-    monkeypatch.setattr(Registry, "point", meanwhile)
+    monkeypatch.setattr(Registry, "set_alias", meanwhile)
     with pytest.raises(InputError, match="somebody else made version 3 the champion of digits meanwhile"):
         promote("digits", decision())
     assert aliases()["champion"] == "3"
@@ -447,10 +447,10 @@ class InMemory:
     def version(self, number: str) -> dict:
         return {"version": number, "run_id": "run", "tags": {}}
 
-    def point(self, alias: str, version: str | None) -> None:
+    def set_alias(self, alias: str, version: str | None) -> None:
         self.set(self.now, alias, version)
 
-    def note(self, key: str, value: str | None) -> None:
+    def set_tag(self, key: str, value: str | None) -> None:
         self.set(self.tags, key, value)
 
     def set(self, where: dict[str, str], key: str, value: str | None) -> None:
@@ -460,10 +460,10 @@ class InMemory:
         else:
             where[key] = value
 
-    def tag(self, *arguments) -> None:
+    def set_version_tag(self, *arguments) -> None:
         pass
 
-    def attach(self, *arguments) -> None:
+    def log_json(self, *arguments) -> None:
         pass
 
 
@@ -567,7 +567,7 @@ def test_another_machine_at_work_is_waited_for_and_a_dead_one_not(registered, mo
 
     def noted(tag: str, age: float) -> None:
         began = by | {"time": time.time() - age}
-        Registry("digits").note(tag, json.dumps(move | {"by": began} if tag == alias_moves.MOVE else began))
+        Registry("digits").set_tag(tag, json.dumps(move | {"by": began} if tag == alias_moves.MOVE else began))
 
     for tag in (intent, alias_moves.MOVE):
         noted(tag, 0)
@@ -586,7 +586,7 @@ def test_what_somebody_moved_after_an_interruption_stays(registered):
         "record": None, "since": "2026-01-02T03:04:05+00:00", "why": "gate", "because": "better",
         "by": {"trainyard.host": socket.gethostname(), "trainyard.pid": str(os.getpid()), "time": 0},
     }  # fmt: skip
-    Registry("digits").note(alias_moves.MOVE, json.dumps(move))
+    Registry("digits").set_tag(alias_moves.MOVE, json.dumps(move))
     point("champion", "3")
     point("previous_champion", "1")
     assert rollback("digits") == {"champion": "1", "previous_champion": "3", "challenger": "2"}
@@ -650,7 +650,7 @@ def test_mlflows_server_dies_in_the_middle_and_comes_back(registered, monkeypatc
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     server = served(registered, port)
     try:
-        original = Registry.point
+        original = Registry.set_alias
 
         def dies(self, alias, version):
             if alias == "champion":
@@ -658,7 +658,7 @@ def test_mlflows_server_dies_in_the_middle_and_comes_back(registered, monkeypatc
             original(self, alias, version)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Registry, "point", dies)
+            patch.setattr(Registry, "set_alias", dies)
             with pytest.raises(UnavailableError, match="was interrupted"):
                 promote("digits", decision())
         with pytest.raises(UnavailableError, match=f"127.0.0.1:{port}"):

@@ -13,8 +13,8 @@ from conftest import LIMIT
 
 from flows.machine import hardware
 from flows.params.params_file import read
+from flows.project.errors import InputError
 from flows.training import kept_results, replicas, worker_pool, worker_process
-from lightning_modules.errors import InputError
 
 EPOCHS = 4
 SETTINGS = {"epochs": EPOCHS, "batch_size": 64, "parallel": "processes", "accelerator": "cpu"}
@@ -86,14 +86,14 @@ class Notes:
 @pytest.mark.parametrize(("count", "jobs", "seconds"), [(2, 2, 4), (3, 2, 6), (5, 2, 10), (4, 3, 6), (3, 1, 12)])
 def test_no_worker_is_idle_while_a_replica_has_epochs_left(tmp_path, monkeypatch, count, jobs, seconds):
     """Of three replicas two workers train one and a half each, not one of them two."""
-    notes, crews = Notes(), []
+    notes, pools = Notes(), []
 
     @contextlib.contextmanager
-    def workers(size, life, card, seeds, work, devices, turn):
-        crews.append(crew := Clocked(size, len(seeds), work, turn))
-        crew.thread.start()
-        yield crew
-        crew.thread.join()
+    def workers(size, target, card, seeds, work, devices, turn):
+        pools.append(pool := Clocked(size, len(seeds), work, turn))
+        pool.thread.start()
+        yield pool
+        pool.thread.join()
 
     monkeypatch.setattr(worker_pool, "workers", workers)
     given = {"jobs": jobs, "devices": 1, "tracker": notes, "clock": notes}
@@ -101,9 +101,9 @@ def test_no_worker_is_idle_while_a_replica_has_epochs_left(tmp_path, monkeypatch
     assert [result.state["weight"].item() for result in found] == list(range(count))
     for number in range(count):
         assert [epoch for told, epoch in notes.told if told == number] == list(range(1, EPOCHS + 1))
-    [crew] = crews
-    assert len(crew.seconds) == jobs
-    assert max(crew.seconds) == seconds
+    [pool] = pools
+    assert len(pool.seconds) == jobs
+    assert max(pool.seconds) == seconds
 
 
 def events(connection) -> list[dict]:
@@ -117,8 +117,8 @@ def events(connection) -> list[dict]:
 
 def test_a_worker_trains_for_a_turn_and_goes_on_at_the_next(tiny):
     card = CARD | {"recipe": read().member("small").recipe}
-    with worker_pool.workers(1, worker_process.serve, card, [7, 8], tiny, 1, 3) as crew:
-        [connection] = crew.connections
+    with worker_pool.workers(1, worker_process.serve, card, [7, 8], tiny, 1, 3) as pool:
+        [connection] = pool.connections
         rows, left = [], []
         for _ in range(2):
             connection.send([1])
@@ -138,8 +138,8 @@ def test_a_worker_trains_for_a_turn_and_goes_on_at_the_next(tiny):
 @pytest.mark.parametrize(("accelerator", "visible"), [("cpu", ""), ("gpu", "1,0")])
 def test_a_worker_sees_gpus_where_it_trains_on_one(tiny, accelerator, visible):
     card = CARD | {"settings": SETTINGS | {"accelerator": accelerator}}
-    with worker_pool.workers(1, tells_what_it_sees, card, [7, 8], tiny, 1, 3) as crew:
-        [connection] = crew.connections
+    with worker_pool.workers(1, tells_what_it_sees, card, [7, 8], tiny, 1, 3) as pool:
+        [connection] = pool.connections
         connection.send([1])
         assert connection.poll(LIMIT)
         assert connection.recv()["message"] == visible
@@ -159,14 +159,14 @@ def tells_what_it_sees(connection, *given) -> None:
 @pytest.mark.parametrize(("before", "said"), [(0, "the system was out of memory and killed for it; "), (3, "")])
 def test_what_the_system_says_of_memory_is_told(monkeypatch, before, said):
     kills = iter([before, 3])
-    monkeypatch.setattr(hardware, "memory_kills", lambda: next(kills))
-    monkeypatch.setattr(hardware, "memory", lambda: "little is free")
+    monkeypatch.setattr(hardware, "out_of_memory_kills", lambda: next(kills))
+    monkeypatch.setattr(hardware, "free_memory", lambda: "little is free")
     monkeypatch.setattr(worker_pool, "MOMENT", 0)
-    with worker_pool.workers(1, killed, {"settings": {"accelerator": "cpu"}}) as crew:
-        [connection] = crew.connections
+    with worker_pool.workers(1, killed, {"settings": {"accelerator": "cpu"}}) as pool:
+        [connection] = pool.connections
         with pytest.raises((EOFError, OSError)):
             connection.recv()
-        end = crew.buried(connection)
+        end = pool.reap(connection)
     assert end.killed
     assert end.how == f"was ended by SIGKILL ({said}little is free)"
 

@@ -23,8 +23,8 @@ from PIL import Image
 from flows import ensemble, evaluate, train
 from flows.commands import track
 from flows.graph import dvc_graph
+from flows.project.errors import InputError
 from flows.tracking import experiments, loading, mlflow_store
-from lightning_modules.errors import InputError
 
 SOURCES = (".dvc", ".dvcignore", ".gitignore", "dvc.yaml", "flows", "lightning_modules")
 STAGES = ["check", "download", "settings", "train@small", "train@wide", "evaluate", "ensemble"]

@@ -9,9 +9,9 @@ from scipy.stats import binomtest
 from flows.commands.results import command
 from flows.params.params_file import read
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.reporting import results
-from flows.statistics.replicates import wilson
-from lightning_modules.errors import InputError
+from flows.statistics.replicates import wilson_interval
 
 
 def test_rows_are_members_then_ways_to_vote_of_which_one_has_test_scores(finished):
@@ -55,13 +55,13 @@ def test_the_table_is_whole_where_there_is_no_terminal(finished):
 
 
 def test_of_no_accuracy_there_is_no_interval():
-    assert all(map(math.isnan, wilson(math.nan, 100)))
+    assert all(map(math.isnan, wilson_interval(math.nan, 100)))
 
 
 @pytest.mark.parametrize(("right", "images"), [(348, 359), (0, 10), (10, 10), (9958, 10_000)])
 def test_the_interval_of_an_accuracy_is_wilsons(right, images):
     expected = binomtest(right, images).proportion_ci(method="wilson")
-    assert wilson(right / images, images) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert wilson_interval(right / images, images) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_seconds_of_other_weights_are_not_shown(finished_copy):

@@ -758,8 +758,8 @@ def test_a_worker_or_all_killed_in_the_middle_of_a_run(serving):
 
 
 def test_a_server_that_does_not_answer_is_named(tmp_path, monkeypatch):
+    from flows.project.errors import UnavailableError
     from flows.servers import children, local
-    from lightning_modules.errors import UnavailableError
 
     monkeypatch.setattr(children, "PATIENCE", 1)
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")

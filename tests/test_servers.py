@@ -28,9 +28,9 @@ from conftest import LIMIT, edit, environment, make_project, shrink, soon
 from flows.machine import ports
 from flows.params.params_file import read
 from flows.project import paths
+from flows.project.errors import InputError, UnavailableError
 from flows.servers import postgres, team
 from flows.tracking import experiments, loading, mlflow_runs, mlflow_store
-from lightning_modules.errors import InputError, UnavailableError
 
 MEMBERS = [f"m{number}" for number in range(8)]
 TICK = """

@@ -1,4 +1,4 @@
-"""What all trainings depend on alike is in one file, and what a member says is in its stage's command."""
+"""What all trainings depend on is in one file, and a member's own block is in its stage's command."""
 
 import configparser
 import copy
@@ -16,8 +16,8 @@ from flows import check, settings
 from flows.graph import code_digest, dvc_graph
 from flows.params.params_file import read
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from lightning_modules import names
-from lightning_modules.errors import InputError
 
 
 @pytest.fixture

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from conftest import LIMIT, ROOT, dvc_init, environment, made_once, make_project
 
-from flows.graph import dvc_graph, site_cache, versioning, working_copy
+from flows.graph import dvc_command, dvc_graph, site_cache, working_copy
 from flows.graph.repro import Repro
 from flows.machine.processes import Processes
-from flows.orchestration import remote_stage
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 OTHER = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--")
 STAGES = """
@@ -96,7 +95,7 @@ def witness(repository, tmp_path):
         pytest.skip("the other user cannot read this Python")
     ask = "from dvc.repo import Repo; print(Repo().site_cache_dir)"
     place = run(repository, sys.executable, "-c", ask).stdout.strip()
-    assert Path(place).is_relative_to(site_cache.BY_DEFAULT)
+    assert Path(place).is_relative_to(site_cache.DVCS_DEFAULT)
     shutil.rmtree(place)
     witness = tmp_path / "witness"
     subprocess.run([*OTHER, sys.executable, "-c", PLANT, place, os.fspath(witness)], check=True, cwd="/")
@@ -136,8 +135,8 @@ def test_nor_by_code_that_calls_dvc(repository, witness):
     dvc_graph.stale(repository)
     with Processes() as processes:
         Repro(repository, processes, lambda stage, line: None, force=True)("check", lambda line: None)
-        remote_stage.dvc(repository, processes, lambda line: None, "status")
-    versioning.dvc(repository, "checkout")
+        dvc_command.transfer(repository, processes, "checkout")
+    dvc_command.ask(repository, "status")
     assert not witness.exists()
 
 

@@ -10,8 +10,8 @@ import pytest
 from conftest import LIMIT, ROOT, dvc_init, environment
 
 from flows.graph import dvc_graph
+from flows.project.errors import InputError
 from flows.untrusted import special_files
-from lightning_modules.errors import InputError
 
 PLACES = ["sources/digits/pipe", "sources/folder/a/b.png", "models/digits/small/pipe", "data/digits/pipe"]
 

@@ -22,8 +22,8 @@ from conftest import LIMIT, ROOT, dvc_init, environment, refused, soon
 
 from flows import pipeline, retrain
 from flows.machine import environment_variables, ports
+from flows.project.errors import UnavailableError
 from flows.servers import prefect_server, temporary_server, watch_server
-from lightning_modules.errors import UnavailableError
 
 DEAD = "http://127.0.0.1:9"  # nothing listens there
 PROXIES = dict.fromkeys(("http_proxy", "HTTPS_PROXY", "all_proxy"), DEAD)

@@ -29,10 +29,12 @@ from flows.graph import dvc_graph
 from flows.params.params_file import read
 from flows.project import file_io, messages, paths
 from flows.project import git as project_git
+from flows.project.errors import InputError
+from flows.retraining import committing
 from flows.tracking import experiments, loading, member_runs, mlflow_runs, mlflow_store, page_links, provenance
+from flows.tracking.registry import Registry
 from flows.training import resolving
 from lightning_modules import weights
-from lightning_modules.errors import InputError
 
 
 def runs(kind: str) -> dict:
@@ -459,24 +461,42 @@ def test_a_resumed_training_with_one_replica_more_has_a_run_for_it(project, stor
     assert set(third.ids.values()).isdisjoint(second.ids.values())
 
 
+def test_a_mistake_of_ours_is_no_trouble_of_the_registry(project, store, monkeypatch):
+    monkeypatch.setattr(mlflow_store, "store_exists", None)
+    with pytest.raises(TypeError, match="not callable"):
+        Registry("digits").aliases()
+
+
 def test_dirty_is_what_a_person_changed_and_not_what_stages_write(project):
     def git(*arguments: str) -> None:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
         subprocess.run(["git", *identity, *arguments], cwd=project, env=environment(), check=True, capture_output=True)
 
-    assert project_git.git_state() == ("none", True)
+    assert project_git.commit(project) is None
+    assert project_git.is_dirty(project)
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
-    commit, dirty = project_git.git_state()
+    commit = project_git.commit(project)
     assert len(commit) == 40
-    assert not dirty
+    assert commit.startswith(project_git.commit(project, short=True))
+    assert not project_git.is_dirty(project)
     (project / "dvc.lock").write_text("schema: '2.0'\n")
     (project / "metrics").mkdir()
     (project / "metrics" / "new.json").write_text("{}")
-    assert project_git.git_state() == (commit, False)
+    assert not project_git.is_dirty(project)
     edit(project, lambda content: content.update(seed=1))
-    assert project_git.git_state() == (commit, True)
+    assert project_git.is_dirty(project)
+    assert project_git.commit(project) == commit
+
+
+def test_a_machine_without_git_is_said_by_who_needs_it_alone(project, monkeypatch):
+    monkeypatch.setenv("PATH", os.fspath(project))
+    assert project_git.commit(project) is None
+    assert project_git.is_dirty(project)
+    assert project_git.differing(project, "params.yaml") == []
+    with pytest.raises(InputError, match="git is not installed"):
+        committing.refuse_impossible(project)
 
 
 def test_an_ensemble_that_is_not_registered_is_named_by_all_who_ask(finished_copy, nothing_stale):
@@ -491,15 +511,14 @@ def test_an_ensemble_that_is_not_registered_is_named_by_all_who_ask(finished_cop
 
 
 def test_another_users_repository_is_said_with_gits_own_cure(project, monkeypatch, capfd):
-    from flows.retraining import committing
-
     subprocess.run(["git", "init", "--quiet"], cwd=project, env=environment(), check=True)
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
     messages.warn_once.cache_clear()
     for _ in range(2):
-        assert project_git.git_state() == ("none", True)
+        assert project_git.commit(project) is None
+        assert project_git.is_dirty(project)
     said = capfd.readouterr().err
     assert said.count("safe.directory") == 1
     with pytest.raises(InputError, match=r"safe.directory"):

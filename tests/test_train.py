@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 
 from flows import train
 from flows.params.params_file import Params, read
-from flows.tracking import experiments, mlflow_store
+from flows.project.errors import InputError
+from flows.tracking import experiments, member_runs, mlflow_runs, mlflow_store
 from flows.training import interrupted, member_files, resolving
 from lightning_modules import weights
-from lightning_modules.errors import InputError
 
 LONG = 100_000  # epochs, to be killed in
 
@@ -124,7 +124,7 @@ def test_one_replica_more_leaves_the_others_and_another_seed_changes_all(tiny, n
 
 
 def test_a_second_process_is_refused_and_a_failed_one_lets_go(tiny, no_store):
-    with interrupted.only_one(tiny / ".trainyard" / "unfinished" / "digits" / "small"):
+    with interrupted.training_lock(tiny / ".trainyard" / "unfinished" / "digits" / "small"):
         with pytest.raises(InputError, match="small is being trained on digits by another process") as refused:
             train.train(read(), "small")
         second = begin(tiny)
@@ -211,7 +211,7 @@ def test_a_killed_training_leaves_no_process_and_no_lock(tiny, no_store):
         for worker in filter(psutil.Process.is_running, workers):
             worker.kill()
         process.communicate()
-    with interrupted.only_one(tiny / ".trainyard" / "unfinished" / "digits" / "small"):
+    with interrupted.training_lock(tiny / ".trainyard" / "unfinished" / "digits" / "small"):
         assert leaves_nothing(tiny)
 
 
@@ -266,6 +266,37 @@ def test_training_is_not_lost_to_a_store_that_does_not_answer(tiny, no_store, ca
     [line] = capsys.readouterr().err.splitlines()
     assert no_store in line
     assert "trainyard track" in line
+    assert trained(tiny)
+
+
+@pytest.mark.parametrize(("place", "name", "wrong"), [
+    (mlflow_runs, "flatten", lambda settings: None),  # when its runs are made
+    (member_runs, "MONITORED", "no such number"),  # in the first epoch
+    (member_runs, "summarize", lambda best: None),  # when the weights are written
+])  # fmt: skip
+def test_a_mistake_of_ours_is_raised_and_costs_no_training(tiny, capsys, place, name, wrong):
+    params = only_small(tiny, epochs=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, name, wrong)
+        with pytest.raises((KeyError, TypeError)):
+            train.train(params, "small")
+    assert "cannot be used" not in capsys.readouterr().err
+    weights = (tiny / "models/digits/small/weights.safetensors").read_bytes()
+    # Mended, all is logged, and nothing is trained again.
+    work = tiny / ".trainyard" / "unfinished" / "digits" / "small"
+    assert len(list(work.glob("*/replica-*.safetensors"))) == params.member("small").replicas
+    train.train(params, "small")
+    assert (tiny / "models/digits/small/weights.safetensors").read_bytes() == weights
+    assert {run.info.status for run in runs()} == {"FINISHED"}
+
+
+def test_a_mistake_in_a_store_is_the_stores(tiny, capsys, monkeypatch):
+    def plugin(*given, **named):
+        raise KeyError("as a plugin may")
+
+    monkeypatch.setattr("mlflow.MlflowClient.log_batch", plugin)
+    train.train(only_small(tiny, epochs=1), "small")
+    assert "cannot be used ('as a plugin may')" in capsys.readouterr().err
     assert trained(tiny)
 
 

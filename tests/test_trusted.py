@@ -22,9 +22,9 @@ from flows.commands import drift, predict, promote, trust
 from flows.models import served_ensemble
 from flows.models.export import export
 from flows.params.params_file import read
+from flows.project.errors import InputError
 from flows.tracking import experiments, loading, mlflow_runs, mlflow_store, registration, trusted_models
 from lightning_modules import voting
-from lightning_modules.errors import InputError
 
 MARK = "ran"  # a file that code of the attacker makes
 
@@ -297,7 +297,9 @@ def test_a_file_that_is_not_as_it_was_written_is_refused_by_whoever_serves_it(ex
 
 def test_the_programs_carry_no_code(exported):
     """So that the whole of them is looked at before torch reads it."""
-    for file in exported.glob("*.pt2"):
+    programs = sorted(exported.glob("*.pt2"))
+    assert [file.name for file in programs] == ["network-0.pt2", "vote.pt2"]  # of two alike
+    for file in programs:
         with zipfile.ZipFile(file) as archive:
             assert not [name for name in archive.namelist() if name.endswith((".py", ".so", ".cpp"))]
 
@@ -319,4 +321,4 @@ def test_files_on_another_server_are_not_fetched(monkeypatch, address, store, re
     """MLflow's client would send the store's password there."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     with pytest.raises(InputError, match="is not the server of") if refused else contextlib.nullcontext():
-        loading.refuse_elsewhere(address, "digits version 2")
+        loading.refuse_other_server(address, "digits version 2")

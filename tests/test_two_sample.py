@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from flows.project.errors import InputError
 from flows.statistics.two_sample import class_shares, classifier_scores, compare
-from lightning_modules.errors import InputError
 
 
 def normal(seed: int, count: int, shift: float = 0.0, features: int | None = None) -> np.ndarray:

@@ -128,24 +128,26 @@ def test_a_predictor_normalises_by_itself(member, images):
     torch.testing.assert_close(weights.predict(weights.load(folder)[1][0], images), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_it_loads_by_itself_in_another_place(member, images, tmp_path):
-    folder, _, _ = member
-    elsewhere = tmp_path / "moved"
-    folder.rename(elsewhere)
+def test_they_load_by_themselves_in_another_place(images, tmp_path):
+    for name in NETWORKS:
+        weights.save(tmp_path / "saved" / name, card(name), [trained(name, seed).state_dict() for seed in (0, 1)])
+    moved = (tmp_path / "saved").rename(tmp_path / "moved")
     code = (
         "import sys; import numpy as np; from pathlib import Path; from lightning_modules import weights\n"
-        "card, predictors = weights.load(Path(sys.argv[1]))\n"
-        "np.save(sys.argv[3], weights.predict(predictors[0], np.load(sys.argv[2])).numpy())\n"
+        "for folder in Path(sys.argv[1]).iterdir():\n"
+        "    card, predictors = weights.load(folder)\n"
+        "    np.save(f'{folder.name}.npy', weights.predict(predictors[0], np.load(sys.argv[2])).numpy())\n"
         "assert not any(name.startswith('flows') for name in sys.modules)\n"
     )
     np.save(tmp_path / "images.npy", images)
     (tmp_path / "nowhere").mkdir()
     subprocess.run(
-        [sys.executable, "-c", code, elsewhere, tmp_path / "images.npy", tmp_path / "predicted.npy"],
+        [sys.executable, "-c", code, moved, tmp_path / "images.npy"],
         cwd=tmp_path / "nowhere", env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=True,
     )  # fmt: skip
-    expected = weights.predict(weights.load(elsewhere)[1][0], images)
-    np.testing.assert_allclose(np.load(tmp_path / "predicted.npy"), expected.numpy(), atol=1e-5)
+    for name in NETWORKS:
+        expected = weights.predict(weights.load(moved / name)[1][0], images)
+        np.testing.assert_allclose(np.load(tmp_path / "nowhere" / f"{name}.npy"), expected.numpy(), atol=1e-5)
 
 
 def test_nothing_on_disk_is_a_pickle(member):

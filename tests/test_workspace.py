@@ -12,7 +12,7 @@ from conftest import ROOT, dvc_init, environment
 from flows.graph import dvc_graph, working_copy
 from flows.params import params_file
 from flows.project import paths
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 STAGES = """
 stages:

@@ -1,1 +1,1 @@
-"""What grows, a module each: `at(steps, size)` takes the steps that depend on it in a new project."""
+"""A module for each quantity that grows: `at(steps, size)` runs the steps that depend on it in a new project."""

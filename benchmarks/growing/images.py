@@ -1,4 +1,4 @@
-"""With images: grey ones of 28×28, random, as many for training as the size says and a tenth more for validation."""
+"""Growth with images: random, grey, 28×28; the size is the number of training images, and a tenth more validate."""
 
 from pathlib import Path
 

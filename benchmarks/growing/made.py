@@ -1,4 +1,5 @@
-"""Projects with as many members as asked for. Their weights are drawn, not trained: what follows takes no longer."""
+"""Makes projects with many members. Their weights are random, not trained, which does not change the later stages'
+time."""
 
 import hashlib
 import os
@@ -17,11 +18,11 @@ MEMBER = {"network": {"name": "mlp", "hidden": [4]}, "optimizer": {"name": "adam
 
 
 def make(folder: Path, members: dict[str, dict]) -> Params:
-    """A copy of this project with these members and the dataset digits; its folder becomes the working folder."""
+    """Makes a copy of this project with these members and the dataset digits, and changes to its folder."""
     folder.mkdir()
     copy(folder)
     os.chdir(folder)
-    # MLflow notes the store of the last project there.
+    # MLflow keeps the store of the last project in the environment.
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         os.environ.pop(name, None)
     file = Path("params.yaml")
@@ -70,5 +71,5 @@ def draw(settings: Params) -> list[dict]:
 
 
 def other_digests(count: int) -> list[str]:
-    """Of weights that are nowhere else."""
+    """Digests of weights, different from all others."""
     return [hashlib.sha256(str(number).encode()).hexdigest() for number in range(count)]

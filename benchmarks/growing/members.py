@@ -1,5 +1,5 @@
-"""With members, each of them one network and one stage of DVC: the stages after the trainings, and what DVC and this
-project do where nothing, or one stage, is to be run. "DVC alone" is a project of as many stages that copy a file."""
+"""Growth with members, each of one network and one DVC stage: the stages after the trainings, and the time of DVC and
+this project if nothing, or one stage, is stale. "DVC alone" is a project of as many stages that copy a file."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from lightning_modules import weights
 DVC_ALONE = " (DVC alone)"
 # Seconds that a thousand stages may take.
 GOAL = 3.0
-# Put in the place of a training: the weights are drawn beforehand.
+# Replaces a training: the weights are drawn beforehand.
 TRAIN, COPY = "python -m flows.train ${key}", "cp -r .trainyard/made/${key} models/${dataset}/${key}"
 
 
@@ -61,7 +61,7 @@ def as_stages(steps: Steps, size: int, folder: Path) -> None:
 
 
 def plan(needs: dict[str, list[str]]) -> None:
-    """What `trainyard pipeline` works out from the graph before it runs anything."""
+    """Computes what `trainyard pipeline` computes from the graph before it runs anything."""
     stages = dvc_graph.must_run(needs, dvc_graph.select(needs), needs)
     planned = planning.Plan(needs, stages, {stage: [] for stage in stages})
     planned.widths()

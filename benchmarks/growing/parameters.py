@@ -1,4 +1,4 @@
-"""With parameters of a network: two hidden layers on grey images of 28×28."""
+"""Growth with the parameters of a network: two hidden layers on grey images of 28×28."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ IMAGES, BATCH = 2_560, 128
 
 
 def width(parameters: int) -> int:
-    """Of the hidden layers of a network with about as many parameters: 784 w + w² + 10 w."""
+    """The width w of the hidden layers of a network with about this number of parameters: 784 w + w² + 10 w."""
     inputs = SHAPE[0] * SHAPE[1] * SHAPE[2] + len(NAMES)
     return max(1, round(((inputs**2 + 4 * parameters) ** 0.5 - inputs) / 2))
 

@@ -1,4 +1,4 @@
-"""With replicas of a member: tiny networks, trained for one epoch of digits in processes side by side."""
+"""Growth with the replicas of a member: tiny networks, trained for one epoch of digits in processes side by side."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""With runs in MLflow's SQLite store: those of a finished project with one member, copied."""
+"""Growth with runs in MLflow's SQLite store: copies of the runs of a finished project with one member."""
 
 import itertools
 from pathlib import Path

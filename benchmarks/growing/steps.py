@@ -12,17 +12,20 @@ from pathlib import Path
 from benchmarks.aside import serve
 from benchmarks.measure import ForeignLoad, seconds
 
-# A step is taken again until it took a second in all.
+# A step is repeated until it has taken a second in all.
 ENOUGH = 1.0
 
 
 class Steps:
-    """points: for each step, by size: size, seconds (median), megabytes (the process's peak), load (of others), and
-    `goal`, the seconds that the largest size may take, where there is one.
+    """Runs steps, and records the points of each.
 
     Args:
-        most_runs: how often a step is taken at most at each size, after a first time of all, a warm-up in which it may
-            import what it needs. With 1 there is no warm-up either.
+        most_runs: maximal number of runs of a step at each size. The very first run is a warm-up, with the step's
+            imports; with 1 there is no warm-up.
+
+    Attributes:
+        points: for each step a list by size of: size, seconds (median), megabytes (the process's peak), load (of other
+            processes), and, if there is one, goal (seconds for the largest size).
     """
 
     def __init__(self, most_runs: int) -> None:
@@ -30,11 +33,11 @@ class Steps:
         self.points: dict[str, list[dict]] = {}
 
     def take(self, step: str, size: int, action: Callable[[], object]) -> None:
-        """Takes a step in this process, whose memory holds what it held before, too."""
+        """Runs a step in this process, whose memory then includes what it held before."""
         self.measure(step, size, lambda: in_here(action))
 
     def run(self, step: str, size: int, *arguments: str, goal: float | None = None) -> None:
-        """Takes a step in a process of its own, `python -m ARGUMENTS`."""
+        """Runs a step in a new process, `python -m ARGUMENTS`."""
         self.measure(step, size, lambda: in_a_process(*arguments), goal)
 
     def measure(
@@ -53,10 +56,10 @@ class Steps:
 
 
 def grow(at: Callable[[Steps, int], None]) -> None:
-    """The life of a module's process: it is told sizes and `most_runs`, and answers with the points of each step.
+    """The main function of a module's process: receives sizes and `most_runs`, and answers with each step's points.
 
     Args:
-        at: takes all steps at one size; its working folder is an empty one.
+        at: runs all steps at one size, in an empty current folder.
     """
 
     def call(sizes: list[int], most_runs: int) -> dict:
@@ -72,14 +75,14 @@ def grow(at: Callable[[Steps, int], None]) -> None:
 
 
 def in_here(action: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of the action, and the peak of this process's memory meanwhile, in MB."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: Linux alone knows how
+    """The seconds of an action, and the peak of this process's memory meanwhile, in MB."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak; Linux only
     taken = seconds(action)
     peak = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     return taken, int(peak[1]) / 1000
 
 
-# A small process starts what is measured: Linux counts the memory of whoever starts a process as that of the process.
+# A small process starts the measured one, because Linux counts its parent's memory in a process's peak.
 START = """
 import json, os, subprocess, sys, time
 start = time.perf_counter()
@@ -91,12 +94,12 @@ sys.exit(os.waitstatus_to_exitcode(code) != 0)
 
 
 def in_a_process(*arguments: str) -> tuple[float, float]:
-    """Seconds of `python -m ARGUMENTS`, and the largest memory of a process of it, in MB.
+    """The seconds of `python -m ARGUMENTS`, and the largest peak memory of its processes, in MB.
 
     Raises:
-        RuntimeError: it failed; the message holds what it said.
+        RuntimeError: it failed; the message has its output.
     """
-    # DVC's stages say `python`: this very one.
+    # DVC's stages run `python`, which has to be this one.
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     command = [sys.executable, "-c", START, sys.executable, "-m", *arguments]
     done = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True)

@@ -1,16 +1,16 @@
-"""An MLflow store with many runs: copies of runs that this project's own tracking made, which would take 0.3 s each.
+"""Makes an MLflow store with many runs: copies of real ones, because this project takes 0.3 s to log one.
 
-Every row of every table that belongs to a run is copied, so that the copies differ in their ids and digests alone.
+Every row of every table that belongs to a run is copied, so that the copies differ only in their ids and digests.
 """
 
 import sqlite3
 import uuid
 from pathlib import Path
 
-from flows.statistics.replicates import spread
+from flows.statistics.replicates import summarize
 from flows.tracking import member_runs, mlflow_runs
 
-# What belongs to a run, or to the model that is logged with it.
+# Tables with rows that belong to a run, or to the model that is logged with it.
 TABLES = (
     "runs", "tags", "params", "metrics", "latest_metrics", "inputs",
     "logged_models", "logged_model_tags", "logged_model_params", "logged_model_metrics",
@@ -19,12 +19,12 @@ OWN_KEYS = {"inputs": "input_uuid"}
 
 
 def log(card: dict, folder: Path) -> dict[str, str]:
-    """Logs a trained member of one replica, as its training and evaluate would; returns the ids of its two runs."""
+    """Logs a trained member of one replica, as stages train and evaluate would. Returns the ids of its two runs."""
     tracker = member_runs.Tracker(card, [card["replicas"][0]["seed"]])
     tracker.start()
     tracker.finish(folder, 1.0)
     scores = {f"{split}_{score}": 0.5 for split in ("best_validation", "test") for score in ("accuracy", "nll")}
-    for key, numbers in (("member", spread([scores])), ("0", scores)):
+    for key, numbers in (("member", summarize([scores])), ("0", scores)):
         tracker.log(key, numbers)
     if tracker.lost:
         raise RuntimeError("the run that is to be copied could not be logged")
@@ -32,7 +32,7 @@ def log(card: dict, folder: Path) -> dict[str, str]:
 
 
 def multiply(file: Path, ids: dict[str, str], digests: list[str]) -> None:
-    """Copies the two runs of a member, with the model of its replica, once for each digest of another's weights."""
+    """Copies the two runs of a member, with its replica's model, once for each digest of other weights."""
     store = sqlite3.connect(file)
     own = "select value from tags where key = ? and run_uuid = ?"
     (digest,) = store.execute(own, (mlflow_runs.WEIGHTS, ids["0"])).fetchone()

@@ -1,1 +1,1 @@
-"""What a user would pick instead, each written as that user's own script."""
+"""What a user would use instead of this project, each as a script of that user."""

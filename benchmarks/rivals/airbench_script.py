@@ -32,7 +32,7 @@ class Recipe:
 
 
 class Norm(nn.BatchNorm2d):
-    """Its scale stays one; its running statistics forget fast."""
+    """Batch normalisation whose scale stays one, and whose running statistics adapt fast."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, momentum=0.4)
@@ -40,7 +40,7 @@ class Norm(nn.BatchNorm2d):
 
 
 def convolution(inputs: int, outputs: int) -> nn.Conv2d:
-    """Hands its inputs on at first."""
+    """A convolution initialised to return its inputs."""
     layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
     nn.init.dirac_(layer.weight.detach()[:inputs])
     return layer
@@ -62,7 +62,7 @@ def build(side: int, widths: tuple[int, ...]) -> nn.Sequential:
 
 @torch.no_grad()
 def whiten(layer: nn.Conv2d, images: Tensor) -> None:
-    """The eigenvectors of the covariance of 2×2 patches, scaled to variance one, with both signs."""
+    """Sets the filters to the eigenvectors of the 2×2 patches' covariance, scaled to variance one, with both signs."""
     patches = images.float().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12)
     variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
     filters = (directions / (variances + 5e-4).sqrt()).T.reshape(12, 3, 2, 2)
@@ -104,7 +104,7 @@ def normalised(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
 
 
 def epochs(images: Tensor, labels: Tensor, recipe: Recipe) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
-    """For each epoch its mini-batches: moved at random, borders reflected, and mirrored in every other epoch."""
+    """Yields each epoch's mini-batches: images shifted at random, borders reflected, mirrored in every other epoch."""
     count, height, width = len(images), *images.shape[2:]
     mirrored = torch.rand(count, device=images.device) < 0.5
     padded = F.pad(torch.where(mirrored[:, None, None, None], images.flip(3), images), [recipe.reach] * 4, "reflect")
@@ -120,7 +120,7 @@ def epochs(images: Tensor, labels: Tensor, recipe: Recipe) -> Iterator[Iterator[
 
 
 def six_views(network: nn.Module, images: Tensor) -> Tensor:
-    """Logits: as it is and moved by a pixel either way, each mirrored too."""
+    """The logits over six views: the image, and shifted by a pixel to two sides, each also mirrored."""
     height, width = images.shape[2:]
     padded = F.pad(images, [1] * 4, "reflect")
     views = ((0.25, images), (0.125, padded[:, :, :height, :width]), (0.125, padded[:, :, 2:, 2:]))

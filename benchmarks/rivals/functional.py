@@ -1,5 +1,5 @@
-"""Several small networks at once by PyTorch's own means: `torch.func.vmap` over stacked parameters, and one after
-another with a CUDA stream for each."""
+"""Trains several small networks at once by PyTorch's own means: `torch.func.vmap` over stacked parameters, and a CUDA
+stream for each network."""
 
 import copy
 from collections.abc import Callable
@@ -18,7 +18,7 @@ class ByVmap:
     """As in https://docs.pytorch.org/tutorials/intermediate/ensembling.html, with gradients and one optimizer for all.
 
     Args:
-        networks: of one shape, that draw no random numbers.
+        networks: of one shape, without layers that draw random numbers.
         optimizer: see `optimizers.build`.
         autocast: gives the context of the forward pass.
     """
@@ -35,7 +35,7 @@ class ByVmap:
         self.gradients = vmap(grad(loss))
 
     def step(self, index: Tensor) -> None:
-        """A step of each network.
+        """Takes a step of each network.
 
         Args:
             index: networks × N positions of images.
@@ -53,7 +53,7 @@ class ByVmap:
 
 
 class ByStreams:
-    """Each network's kernels go to a stream of its own, so that a GPU may run those of several at a time."""
+    """Runs each network in a stream of its own, so that a GPU can run the kernels of several at a time."""
 
     def __init__(self, networks: list[nn.Module], images: Images, optimizer: dict, autocast: Callable) -> None:
         self.networks, self.images, self.autocast = networks, images, autocast

@@ -1,8 +1,8 @@
 """Keras 3 on TensorFlow: model.fit on arrays in memory. It logs and saves nothing.
 
 A model stays compiled from one training to the next, so that its tracing, a second or more in each new process, is not
-counted: that is in its favour. Runs under a Python that has keras and tensorflow, and needs nothing else of this
-project than `benchmarks.aside`.
+counted, in Keras's favour. Runs under a Python with keras and tensorflow, and needs only `benchmarks.aside` of this
+project.
 """
 
 import os

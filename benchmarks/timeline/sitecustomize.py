@@ -1,16 +1,16 @@
-"""What each Python process spends its time on, for benchmarks/share.py.
+"""Records what each Python process spends its time on, for benchmarks/share.py.
 
-Python imports this file by itself when its folder is in PYTHONPATH. The time of the main thread is charged to what it
-was in at each moment, the innermost of:
+Python imports this file by itself when its folder is in PYTHONPATH. The main thread's time is charged to an account, at
+each moment the innermost of:
 
-import X       loading the package X of IMPORTS, with all that X loads but another one of them
-MLflow         a function of flows/tracking/, the one room that knows MLflow; "MLflow epochs" those told every epoch
+import X       loading the package X of IMPORTS, without other packages of IMPORTS that X loads
+MLflow         a function of flows/tracking/, the one room that knows MLflow; "MLflow epochs": those called every epoch
 Lightning      pytorch_lightning's Trainer, with the checkpoints that it saves
-training       the steps that the Trainer calls: what a bare loop would do too
-waiting        a command that it has started
+training       the steps that the Trainer calls, which a bare loop would take too
+waiting        waiting for a command that it has started
 own            everything else
 
-A process writes its account when it ends, one that was forked at the end of each fit: it is killed when it is done.
+A process writes its accounts when it ends. A forked one writes them at the end of each fit, because it is killed later.
 """
 
 import atexit
@@ -34,7 +34,7 @@ since = time.perf_counter()
 
 
 def charge() -> None:
-    """Charges the time since the last change to what the process was in."""
+    """Charges the time since the last change to the current account."""
     global since
     now = time.perf_counter()
     spent[inside[-1]] = spent.get(inside[-1], 0.0) + now - since
@@ -42,7 +42,7 @@ def charge() -> None:
 
 
 def counted(name: str, original, at_end=lambda: None):
-    """`original`, whose time is charged to `name`."""
+    """Wraps `original` so that its time is charged to the account `name`."""
 
     @functools.wraps(original)
     def call(*arguments, **named):
@@ -114,7 +114,7 @@ def write(when: str) -> None:
 
 
 def forked() -> None:
-    """A child's account starts anew; it has its parent's atexit functions, too."""
+    """Resets the accounts in a forked child. It inherits its parent's atexit functions, which write them."""
     global started, since
     started, since = time.time(), time.perf_counter()
     spent.clear()

@@ -1,1 +1,1 @@
-"""Who may see this project's servers and pages: its owner, by a secret or by a link that is good once."""
+"""Access to this project's servers and pages: for its owner alone, by a password or a one-time link."""

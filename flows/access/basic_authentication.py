@@ -1,7 +1,7 @@
-"""An ASGI application behind the door that asks for user and password, by HTTP's basic authentication.
+"""ASGI middleware that asks for user and password, by HTTP's basic authentication.
 
-A browser has them from a link that is good once: the page of the way in gets them in exchange for the token, and gives
-them to the browser's own store of basic authentication. That is by origin, with its port, and ends with the browser.
+A one-time link logs a browser in: the entry page exchanges the token for user and password, and hands them to the
+browser's own store for basic authentication. That store is per origin, port included, and ends with the browser.
 """
 
 import base64
@@ -20,7 +20,7 @@ CLOSED = (
     "A program needs MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD: `trainyard`, and what is in "
     ".trainyard/login/password.\n"
 )
-# Behind the token the link may name a page.
+# The link may name a page after the token.
 PAGE = """<!doctype html>
 <meta charset="utf-8"><meta name="referrer" content="no-referrer"><title>Trainyard</title>
 <p id="said">One moment</p>
@@ -40,12 +40,12 @@ fetch(location.pathname, {method: "POST", body: token}).then(async answer => {
 
 
 def page(start: str) -> str:
-    """That of the way in, which goes on to a page of MLflow's: what follows # in its address."""
+    """The entry page, which goes on to a page of MLflow's. `start` is what follows # in that page's URL."""
     return PAGE.replace("START", json.dumps(start).replace("<", "\\u003c"))
 
 
-class Locked:
-    """ASGI middleware. Whether the server is up is no secret: /health is open."""
+class BasicAuthentication:
+    """ASGI middleware for basic authentication. /health is open: whether the server is up is no secret."""
 
     def __init__(self, app: Callable[..., Awaitable[None]], user: str, password: str) -> None:
         self.app = app
@@ -54,7 +54,7 @@ class Locked:
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         given = dict(scope.get("headers", ())).get(b"authorization", b"")
         is_open = scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] == "/health")
-        # Compared in a time that does not say how much of it is right.
+        # Compared in constant time.
         if is_open or hmac.compare_digest(given, self.basic):
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":

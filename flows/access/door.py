@@ -1,10 +1,10 @@
-"""The door before a server with pages: who is asked for, and by which page. And the way in by a link that is good once.
+"""ASGI middleware before a server with pages: checks host and origin of a request, and logs in by one-time links.
 
 Run     uvicorn --factory flows.access.door:prefect    Prefect's server behind it, see `prefect_server.command`
 
-A browser reaches the servers of its own machine for any page that it shows: by their address, or by a name of the
-page's owner that leads there (DNS rebinding). So what asks for another name than those of the server is refused, and
-what another origin's page asks for, another port of this machine included: there other users' servers may be.
+Any web page can have its browser send requests to servers of the browser's machine: to their address, or to a name of
+its own that resolves to it (DNS rebinding). So a request for a host that is not the server's is refused, and so is one
+from a page of another origin. Another port of this machine is another origin too: other users' servers may be there.
 """
 
 import base64
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
 HOSTS = "localhost:*,127.0.0.1:*"  # as MLflow writes them
-WAY_IN = "/enter"
-LONGEST = 200  # bytes of what a link carries
+ENTRY = "/enter"
+LONGEST_TOKEN = 200  # bytes of a token
 
-# The token is behind the #, which no browser sends by itself: it is in no log, and in no other page's Referer.
+# The token is in the fragment, which browsers do not send: it is in no log, and in no Referer of another page.
 PAGE = """<!doctype html>
 <meta charset="utf-8"><title>Trainyard</title>
 <p id="said">One moment</p>
@@ -46,11 +46,12 @@ class Door:
     """ASGI middleware.
 
     Args:
-        hosts: the names by which the server may be asked for, with their ports: `localhost:*`.
-        links: of the way in by a link, where there is one.
-        given: what a browser that came by a link keeps for this origin (localStorage), which others' pages cannot read,
-            and the headers that it is answered with. A cookie, on the contrary, goes to all ports of a machine.
-        page: that of the way in, whose script is given that.
+        hosts: patterns of the hosts that requests may name, with ports: `localhost:*`.
+        links: the one-time links that log in; None for none.
+        given: returns what the entry page's script gets in exchange for a token, and the headers of that answer. PAGE
+            keeps it in localStorage, which pages of other origins cannot read. A cookie would go to all ports of a
+            machine.
+        page: the entry page, whose script sends the token.
     """
 
     def __init__(
@@ -68,21 +69,21 @@ class Door:
             await self.app(scope, receive, send)
         elif reason := self.refuses(scope["headers"], scope.get("method")):
             await refuse(scope, send, reason)
-        elif self.links and scope["type"] == "http" and scope["path"] == WAY_IN:
+        elif self.links and scope["type"] == "http" and scope["path"] == ENTRY:
             await self.enter(self.links, scope, receive, send)
         else:
-            await self.app(scope, receive, unframed(send))
+            await self.app(scope, receive, forbid_framing(send))
 
     def refuses(self, headers: Sequence[tuple[bytes, bytes]], method: str | None) -> str | None:
-        """Why a request with these headers is refused; None for one that may pass."""
+        """Why a request with these headers is refused; None where it may pass."""
         hosts = values(headers, b"host")
         if len(hosts) != 1 or not any(matches(hosts[0], pattern) for pattern in self.hosts):
             return f"this server is asked for by the names {', '.join(self.hosts)} alone"
-        # A server behind a proxy that ends TLS does not see the https of its own origin.
+        # Schemes are not compared: behind a proxy that terminates TLS the server does not see https.
         if any(origin.rpartition("//")[2] != hosts[0] for origin in values(headers, b"origin")):
             return "this server takes nothing from pages of another origin"
         site, mode, kind = (values(headers, b"sec-fetch-" + name) for name in (b"site", b"mode", b"dest"))
-        # They may lead to it, in sight of the user; a form or a frame of theirs does something else.
+        # Pages of other sites may link to this server, which the user sees; forms and frames are refused.
         leads = method in ("GET", "HEAD") and (mode, kind) == (["navigate"], ["document"])
         if site and site[0] in ("cross-site", "same-site") and not leads:
             return "this server takes nothing from pages of another origin"
@@ -93,11 +94,11 @@ class Door:
             await answer(send, 200, b"text/html; charset=utf-8", self.page)
             return
         token, more = b"", scope["method"] == "POST"
-        while more and len(token) <= LONGEST:
+        while more and len(token) <= LONGEST_TOKEN:
             message = await receive()
             token += message.get("body", b"")
             more = message.get("more_body", False)
-        if not links.take(token[: LONGEST + 1].decode("ascii", "replace")):
+        if not links.take(token[: LONGEST_TOKEN + 1].decode("ascii", "replace")):
             await answer(send, 403, b"text/plain", USED)
             return
         kept, headers = self.given()
@@ -109,7 +110,7 @@ def values(headers: Sequence[tuple[bytes, bytes]], wanted: bytes) -> list[str]:
 
 
 def matches(host: str, pattern: str) -> bool:
-    """`localhost:*` is localhost at any port, and at the one that need not be named."""
+    """Whether a Host header matches a pattern: `localhost:*` is localhost with any port, or with none."""
     pattern = pattern.strip().lower()
     _, colon, port = host.rpartition(":")
     if colon and not port.isdecimal():
@@ -132,8 +133,8 @@ async def answer(
     await send({"type": "http.response.body", "body": body.encode()})
 
 
-def unframed(send: "Send") -> "Send":
-    """Pages of others may not show ours inside of them, with their own text above the buttons."""
+def forbid_framing(send: "Send") -> "Send":
+    """A `send` that forbids other pages to show ours in a frame (clickjacking)."""
 
     async def sender(message: "Message") -> None:
         if message["type"] == "http.response.start":
@@ -144,15 +145,17 @@ def unframed(send: "Send") -> "Send":
 
 
 def prefect() -> Door:
-    """Prefect's server, which checks the secret of each request itself. It does not start without one. TRAINYARD_LINKS
-    is the folder of links that are good once; without it there are none."""
+    """Prefect's server behind the door. It checks the password of each request itself, and does not start without one.
+
+    TRAINYARD_LINKS is the folder of one-time links; without it there are none.
+    """
     secret = os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
     if not secret:
         raise SystemExit("PREFECT_SERVER_API_AUTH_STRING is not set: without it anybody could run commands here")
     from prefect.server.api.server import create_app
 
     hosts = (os.environ.get("TRAINYARD_ALLOWED_HOSTS") or HOSTS).split(",")
-    # Where Prefect's own page for the secret keeps it, and how.
+    # The key and the encoding with which Prefect's own login page keeps the password.
     kept = {"prefect-password": base64.b64encode(secret.encode()).decode()}
     folder = os.environ.get("TRAINYARD_LINKS")
     return Door(create_app(), hosts, Links(Path(folder)) if folder else None, lambda: (kept, []))

@@ -1,7 +1,7 @@
-"""The secret by which this project's own servers know its owner: Prefect's server and MLflow's pages.
+"""The password of this project's own servers, Prefect's and MLflow's.
 
-It is random, made once, and kept in .trainyard/login, which the owner alone can read. A start keeps it: what was at
-work when a server died goes on with the next one.
+It is random, made once, and kept in .trainyard/login, which the owner alone can read. It survives restarts: what ran
+when a server died goes on with the next server.
 """
 
 import secrets
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from flows.access.door import WAY_IN
+from flows.access.door import ENTRY
 from flows.access.one_time_links import Links
 from flows.project import paths
-from flows.project.private_files import write_private
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
+from flows.project.file_io import write_private
 
 USER = "trainyard"
 BYTES = 24
@@ -24,10 +24,10 @@ def file() -> Path:
 
 
 def password() -> str:
-    """Letters and digits alone, so that it can stand in an address and in a variable as it is.
+    """The password, made where there is none. It has only letters and digits, and so needs no escaping in a URL.
 
     Raises:
-        InputError: it cannot be read, or is damaged.
+        InputError: the file cannot be read, or is damaged.
     """
     if not file().exists():
         file().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -38,7 +38,7 @@ def password() -> str:
         kept = file().read_text(encoding="utf-8").strip()
     except PermissionError:
         raise InputError(f"{file()} is another user's, who alone can start this project's servers") from None
-    if len(kept) < 2 * BYTES:  # an empty one would let everybody in
+    if len(kept) < 2 * BYTES:  # an empty password would let everybody in
         raise InputError(f"{file()} is damaged: remove it, and start the servers again")
     return kept
 
@@ -48,26 +48,28 @@ def links() -> Links:
 
 
 def link(address: str) -> str:
-    """That opens the pages at the address, once, in the browser of whoever has it."""
-    return f"{address}{WAY_IN}#{links().new()}"
+    """A new one-time link that opens the pages at the address in the browser of whoever has it."""
+    return f"{address}{ENTRY}#{links().new()}"
 
 
-def for_mlflow() -> dict[str, str]:
-    """The variables by which MLflow's client logs in. It sends them to whatever server it is told of, so they may only
-    stand beside the address of our own."""
+def mlflow_client_variables() -> dict[str, str]:
+    """The environment variables with which MLflow's client logs in.
+
+    The client sends them to any server that it is pointed to, so set them only with the URL of our own.
+    """
     return {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": password()}
 
 
-def for_links() -> dict[str, str]:
-    """Where a server finds the links that are good once."""
+def link_variables() -> dict[str, str]:
+    """The environment variable that tells a server where the one-time links are."""
     return {"TRAINYARD_LINKS": str(links().folder.absolute())}
 
 
-def for_mlflow_server() -> dict[str, str]:
-    """What `flows.tracking.mlflow_server` takes."""
-    return {"TRAINYARD_PASSWORD": password(), **for_links()}
+def mlflow_server_variables() -> dict[str, str]:
+    """The environment variables of `flows.tracking.mlflow_server`."""
+    return {"TRAINYARD_PASSWORD": password(), **link_variables()}
 
 
-def basic() -> str:
-    """User and password, as HTTP's basic authentication joins them."""
+def credentials() -> str:
+    """user:password, as HTTP's basic authentication has it."""
     return f"{USER}:{password()}"

@@ -1,6 +1,6 @@
-"""Links into this project's pages that are good once: a token each, by a file that whoever uses it deletes.
+"""One-time links into this project's pages: each has a token, and a file that is deleted when the token is used.
 
-So it does not matter which of a server's processes is asked, nor which process made it.
+So any process may make a link, and any process of a server may accept it.
 """
 
 import contextlib
@@ -14,18 +14,20 @@ LIFETIME = 86_400  # seconds
 
 
 class Links:
-    """Args:
-    folder: for the eyes of this user alone; it is made with the first link.
+    """The one-time links of a server.
+
+    Args:
+        folder: keeps the tokens' files; made, private to this user, with the first link.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def new(self) -> str:
-        """A token, in letters and digits."""
+        """A new token of letters and digits. Expired tokens are removed."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for file in self.folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # used at this moment
+            with contextlib.suppress(FileNotFoundError):  # used just now
                 if not is_young(file):
                     file.unlink()
         token = secrets.token_hex(24)
@@ -33,17 +35,17 @@ class Links:
         return token
 
     def take(self, token: str) -> bool:
-        """Whether it is good; then never again."""
+        """Whether the token is valid. It is used up by this call."""
         file = self.file(token)
         try:
             young = is_young(file)
-            file.unlink()  # of many at once, one does
+            file.unlink()  # of several processes only one succeeds
         except FileNotFoundError:
             return False
         return young
 
     def file(self, token: str) -> Path:
-        """By a digest: what lies in the folder opens nothing."""
+        """The token's file. Its name is a digest, so the folder holds no valid token."""
         return self.folder / hashlib.sha256(token.encode()).hexdigest()
 
 

@@ -1,19 +1,17 @@
-"""Where `trainyard serve` has brought up this project's servers: a note in .trainyard/serve/, for other commands."""
+"""Where this project's servers run: `trainyard serve` notes it in .trainyard/serve/ for other commands."""
 
 import json
-import os
 import shlex
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import psutil
-
+from flows.machine import identity
 from flows.project import file_io, paths
-from flows.project.private_files import write_private
+from flows.project.file_io import write_private
 
 
 def folder() -> Path:
-    """The note, the lock and the logs."""
+    """Holds the note, the lock and the logs."""
     return paths.state_folder() / "serve"
 
 
@@ -21,12 +19,11 @@ def note(prefect: str, mlflow: str, own: bool = False, own_mlflow: bool = False)
     """Notes the addresses of Prefect's API and of MLflow, and that this process serves them.
 
     Args:
-        own: whether Prefect's server is this project's own, and knows its owner by the secret of `flows.access.login`.
-        own_mlflow: whether MLflow's is.
+        own: whether Prefect's server is this project's own, with the password of `flows.access.login`.
+        own_mlflow: the same for MLflow's server.
     """
     about = {
-        "pid": os.getpid(),
-        "process_started": psutil.Process().create_time(),
+        **identity.this_process(),
         "prefect": prefect,
         "mlflow": mlflow,
         "own": own,
@@ -35,31 +32,28 @@ def note(prefect: str, mlflow: str, own: bool = False, own_mlflow: bool = False)
     write_private(folder() / "addresses.json", json.dumps(about, indent=2))  # the address may hold a password
 
 
-def variables() -> Path:
-    """A file for a shell to read (`. FILE`), after which commands that are not ours find the servers, too."""
+def env_file() -> Path:
+    """A file for a shell (`. FILE`), with the variables by which commands other than ours find the servers."""
     return folder() / "env"
 
 
-def tell(given: dict[str, str], file: Path | None = None) -> None:
-    """Writes variables for other terminals."""
+def write_variables(given: dict[str, str], file: Path | None = None) -> None:
+    """Writes environment variables as `export` lines for other terminals."""
     lines = [f"export {name}={shlex.quote(value)}" for name, value in given.items()]
-    write_private(file or variables(), "\n".join(lines))
+    write_private(file or env_file(), "\n".join(lines))
 
 
 def forget() -> None:
-    for file in (folder() / "addresses.json", variables()):
+    for file in (folder() / "addresses.json", env_file()):
         file.unlink(missing_ok=True)
 
 
 def addresses() -> dict | None:
-    """What `note` noted, or None where nothing is served: a note whose process is gone does not count."""
+    """What `note` noted. None where no server runs: a note whose process is gone does not count."""
 
     def check(noted: dict) -> dict:
         urlsplit(noted["prefect"]), urlsplit(noted["mlflow"])
-        return noted if abs(psutil.Process(noted["pid"]).create_time() - noted["process_started"]) < 1 else {}
+        return noted if identity.is_alive(noted) else {}
 
-    try:
-        # A damaged note counts as none. Who serves holds a lock beside it.
-        return file_io.read_or_anew(folder() / "addresses.json", check, None, say=False) or None
-    except psutil.NoSuchProcess:
-        return None
+    # A damaged note counts as none: what tells whether a server runs is the lock beside it.
+    return file_io.read_or_anew(folder() / "addresses.json", check, None, say=False) or None

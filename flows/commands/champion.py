@@ -30,16 +30,16 @@ def show(dataset: str, found: dict) -> None:
             click.echo(f"{name:<12}{value}")
     click.echo(f"previous    {'none' if found['previous_champion'] is None else found['previous_champion']}")
     if found["challenger"] not in (None, found["champion"]):
-        click.echo(f"challenger  {found['challenger']}, {so_far(found)}")
+        click.echo(f"challenger  {found['challenger']}, {challenger_state(found)}")
     if found["interrupted"]:
         click.echo(interruption(found["interrupted"]))
     if found["champion"] is not None:
-        for line in served(found["test"]):
+        for line in test_image_lines(found["test"]):
             click.echo(f"test images {line}")
 
 
-def served(test: dict) -> Iterator[str]:
-    """What the test images have been used for, and what that asks of the next challenger; see `decisions.outlook`."""
+def test_image_lines(test: dict) -> Iterator[str]:
+    """Lines that say how often the test images were used, and what the next challenger needs: `decisions.outlook`."""
     count = test["decisions"]
     times = "no decision" if not count else "1 decision" if count == 1 else f"{count:,} decisions"
     yield (
@@ -63,15 +63,15 @@ def served(test: dict) -> Iterator[str]:
         yield "are worn out: a gain has to be twice as large to be found as at the first decision. Take new ones"
 
 
-def so_far(found: dict) -> str:
-    """What became of a challenger that is not champion, by `waiting` and `taken_back` of `promoting.standing`."""
+def challenger_state(found: dict) -> str:
+    """The state of a challenger that is not champion, from `waiting` and `taken_back` of `promoting.standing`."""
     if found["taken_back"]:
         return "taken back"
     return "not judged yet: trainyard promote" if found["waiting"] else "judged, and not promoted"
 
 
 def interruption(move: dict) -> str:
-    """What is said of a move of the champion that did not end."""
+    """A sentence about an interrupted move of the champion."""
     return (
         f"interrupted {move['why']} of version {move['after']['champion']}: the next `trainyard promote` or "
         "`trainyard rollback` finishes it"
@@ -79,7 +79,7 @@ def interruption(move: dict) -> str:
 
 
 def numbers(decision: dict | None) -> dict[str, str]:
-    """Those of the decision on the champion."""
+    """The numbers of the decision on the champion, as text; empty if it was not compared with another model."""
     if not decision or not decision["numbers"]:
         return {}
     measured, sides = decision["numbers"], decision["numbers"]["accuracy"]
@@ -90,7 +90,7 @@ def numbers(decision: dict | None) -> dict[str, str]:
     if "champion" in sides:
         low, high = measured["interval"]
         found["difference"] = (
-            f"{measured['difference'] * 100:+.2f} points, {paired.level(measured['alpha'])} interval "
+            f"{measured['difference'] * 100:+.2f} points, {paired.confidence_text(measured['alpha'])} interval "
             f"{low * 100:+.2f} to {high * 100:+.2f}, McNemar's exact p = {measured['p_exact']:.2g}"
         )
         worst = measured["classes"][measured["worst_class"]] if "classes" in measured else None

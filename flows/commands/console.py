@@ -1,4 +1,5 @@
-"""How every command ends: bad input as one sentence and exit code 2, any other failure foreseen as one and code 1."""
+"""Runs a command and ends its process: after bad input with one sentence and exit code 2, after any other foreseen
+failure with one sentence and exit code 1."""
 
 import atexit
 import errno
@@ -13,9 +14,7 @@ from typing import Any, TextIO
 import click
 
 from flows.machine import environment_variables
-from flows.untrusted import masking
-from flows.untrusted.escaping import printable
-from lightning_modules.errors import (
+from flows.project.errors import (
     DivergedError,
     ExhaustedError,
     InputError,
@@ -23,9 +22,11 @@ from lightning_modules.errors import (
     WorkerError,
     exhausted,
 )
+from flows.untrusted import masking
+from flows.untrusted.escaping import printable
 
-# New objects between two garbage collections. torch, Lightning and MLflow make half a million of them as they load,
-# few of which are garbage: looked through after every 700, Python's default, that takes a fifth longer.
+# New objects between two garbage collections. Loading torch, Lightning and MLflow makes half a million objects, few of
+# which are garbage; with Python's default, 700, loading takes a fifth longer.
 YOUNG = 10_000
 
 
@@ -33,22 +34,22 @@ def run(command: click.Command, libraries: bool = False) -> None:
     """Runs a command with the arguments of this process and exits.
 
     Args:
-        libraries: whether it needs those which a pipeline may have loaded for its stages.
+        libraries: whether it needs the libraries that a pipeline may have loaded for its stages.
     """
     environment_variables.set_variables()
     sys.stdout, sys.stderr = outlives_reader(sys.stdout), outlives_reader(sys.stderr)
     sys.excepthook = say_unforeseen
     gc.set_threshold(YOUNG)
-    # Else Python looks through all of these once more as it ends, which takes up to two seconds.
+    # Otherwise Python collects garbage once more as it exits, which takes up to two seconds.
     atexit.register(gc.freeze)
     if "DVC_STAGE" in os.environ:
         from flows.machine.orphans import die_with_dvc
 
         die_with_dvc()
     if libraries:
-        from flows.machine.preloaded_client import hand_over
+        from flows.machine.preloaded_client import run_in_fork
 
-        code = hand_over()
+        code = run_in_fork()
         if code is not None:
             sys.exit(code)
     try:
@@ -62,7 +63,7 @@ def run(command: click.Command, libraries: bool = False) -> None:
     except (InputError, DivergedError, WorkerError, ExhaustedError) as error:
         click.echo(f"trainyard: {printable(masking.text(str(error)))}", err=True)
         sys.exit(2 if isinstance(error, InputError) and not isinstance(error, UnavailableError) else 1)
-    except Exception as error:  # of any library: a full disk is said by each in a way of its own
+    except Exception as error:  # each library reports a full disk by an error of its own
         said = exhausted(error)
         if said is None:
             raise
@@ -72,7 +73,7 @@ def run(command: click.Command, libraries: bool = False) -> None:
 
 
 def say_unforeseen(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A mistake of ours, or what no command foresaw: as Python says it, but for secrets that it quotes."""
+    """Prints an unforeseen error as Python does, with its traceback, but with secrets masked."""
     import traceback
 
     if sys.stderr is not None:
@@ -80,9 +81,12 @@ def say_unforeseen(kind: type[BaseException], error: BaseException, trace: Trace
 
 
 class Output(io.FileIO):
-    """An output whose reader may go away (`| head -1`, a closed terminal): what is written from then on goes nowhere,
-    also by processes that are started later, and the work goes on. And one in which the environment's secrets are not
-    seen, whichever library prints them."""
+    """Standard output or error that survives its reader, and masks the environment's secrets, whichever library prints
+    them.
+
+    When the reader goes away (`| head -1`, a closed terminal), the work goes on, and all later output, also that of
+    processes that are started later, goes to /dev/null.
+    """
 
     def write(self, data: Any) -> int:
         shown = masking.output(data)
@@ -96,7 +100,7 @@ class Output(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            # A terminal that is gone has no other name than a broken disk.
+            # For a terminal that is gone the error is EIO, as for a broken disk.
             closed = error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
             if error.errno != errno.EPIPE and not closed:
                 raise
@@ -107,8 +111,7 @@ class Output(io.FileIO):
 
 
 def outlives_reader(stream: TextIO | None) -> TextIO | None:
-    """The same stream as an `Output`, where it is one of this process's own: None where there is none, and tests put
-    theirs in its place."""
+    """Wraps this process's own stdout or stderr as an `Output`. Returns None, and the streams of tests, unchanged."""
     if not isinstance(stream, io.TextIOWrapper) or stream not in (sys.__stdout__, sys.__stderr__):
         return stream
     stream.flush()

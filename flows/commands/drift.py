@@ -30,15 +30,15 @@ def command(folder: Path, dataset: str | None, retrain: bool) -> int:
     \b
     Exit codes: 0 no drift, 3 drift, 2 bad input, 1 something failed.
 
-    With --retrain, drift is told to the Prefect server that PREFECT_API_URL names, as the event trainyard.drift of
-    the resource trainyard.dataset.<dataset>; a deployment with a trigger on it then retrains.
+    With --retrain, drift is reported to the Prefect server that PREFECT_API_URL names, as the event trainyard.drift of
+    the resource trainyard.dataset.<dataset>; a deployment with a trigger on this event then retrains.
     """
     params = read()
     dataset = dataset or params.dataset
     if retrain:
         from flows.orchestration import drift_event
 
-        address = drift_event.server()  # known to be missing before the work, not after
+        address = drift_event.server()  # before the work, so that a missing server is noticed at once
     result = judgement.drift(folder, dataset, params.drift, params.seed, params.limits)
     judgement.say(result)
     if not result["drift"]:

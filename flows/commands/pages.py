@@ -1,5 +1,4 @@
-"""Prints the links into MLflow's pages as JSON, for a process that would take seconds to load MLflow.
-
+"""Prints the links into MLflow's pages as JSON, for a process that has not loaded MLflow, which takes seconds.
 Run     python -m flows.commands.pages
 """
 

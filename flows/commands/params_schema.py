@@ -1,5 +1,4 @@
-"""Writes params.schema.json, by which editors know what params.yaml may say.
-
+"""Writes params.schema.json, the JSON Schema by which editors check params.yaml.
 Run     python -m flows.commands.params_schema
 """
 
@@ -12,7 +11,7 @@ from flows.project import file_io, paths
 
 @click.command()
 def command() -> None:
-    """Write params.schema.json, by which editors know what params.yaml may say."""
+    """Write params.schema.json, the JSON Schema by which editors check params.yaml."""
     file_io.write_if_changed(paths.root() / schema.FILE, schema.text())
 
 

@@ -1,4 +1,4 @@
-"""`trainyard predict IMAGE...`: classifies image files, and those of folders, with the dataset's champion."""
+"""`trainyard predict IMAGE...`: classifies image files, and the images in folders, with the dataset's champion."""
 
 import itertools
 import json
@@ -11,31 +11,35 @@ import click
 
 from flows.commands.console import run
 from flows.params.params_file import read
-from flows.params.sections import BY_DEFAULT, Limits
+from flows.params.sections import DEFAULT_LIMITS, Limits
+from flows.project.errors import InputError
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from flows.models.served_ensemble import ServedEnsemble
-    from flows.tracking.loading import Foreign
+    from flows.tracking.loading import ForeignModel
 
 BATCH = 256  # images in memory at a time
-SHRUNK = 3  # an image with a side more than so many times the champion's is warned of: little of it is left
+SHRUNK = 3  # warn of an image whose width or height is more than this many times the champion's: little of it is left
 
 
 @dataclass(frozen=True)
 class Unread:
-    """An image file that can be one by what it says of itself. size: width and height."""
+    """An image file with a valid header, not decoded yet.
+
+    Attributes:
+        size: width and height.
+    """
 
     path: Path
     size: tuple[int, int]
     limits: Limits
 
 
-def read_image(path: Path, limits: Limits = BY_DEFAULT) -> Unread:
-    """An image file, of which no pixel is decoded yet: those of many would not fit into memory.
+def read_image(path: Path, limits: Limits = DEFAULT_LIMITS) -> Unread:
+    """Reads the header of an image file. The pixels come later: those of many files would not fit into memory.
 
     Raises:
         InputError: it cannot be read as an image.
@@ -49,12 +53,12 @@ def read_image(path: Path, limits: Limits = BY_DEFAULT) -> Unread:
 
 
 def name(path: Path) -> str:
-    """As a terminal and JSON can have it, whatever bytes it is made of."""
+    """The path as text that is safe for a terminal and for JSON, whatever its bytes."""
     return printable(str(path))
 
 
 def fitted(image: Unread, shape: tuple[int, ...]) -> "np.ndarray":
-    """The image as uint8 H×W×C of the given shape, resized where it has another size.
+    """The image as uint8 H×W×C of the given shape, resized if necessary.
 
     Raises:
         InputError: it is damaged.
@@ -68,8 +72,8 @@ def fitted(image: Unread, shape: tuple[int, ...]) -> "np.ndarray":
 
 
 def files_of(paths: Sequence[Path]) -> tuple[list[Path], list[dict]]:
-    """The files that the paths stand for, of a folder its image files and those of its subfolders; and a dict of file
-    and problem for each folder without any."""
+    """Replaces folders by their image files, with those of subfolders. Also returns a result, with a problem, for each
+    folder without images."""
     from flows.data.image_file import SUFFIXES
     from flows.data.image_folder import image_files
 
@@ -85,8 +89,11 @@ def files_of(paths: Sequence[Path]) -> tuple[list[Path], list[dict]]:
 
 
 def predict(dataset: str, files: Sequence[Path]) -> Iterator[dict]:
-    """One dict per file, in their order: file, label, probability, the probabilities of all classes, model, and
-    `made_of`, the (width, height) that the file has. Of a file that is no image: file, label (None) and problem.
+    """Classifies files. Yields a dict per file, in their order.
+
+    Its keys are file, label, probability (of the label), probabilities (of all classes), model, made_of ([width,
+    height] of the file) and size (that which it was resized to). For a file that is no image: file, label (None) and
+    problem.
 
     Raises:
         InputError: there is no champion.
@@ -95,7 +102,7 @@ def predict(dataset: str, files: Sequence[Path]) -> Iterator[dict]:
     about: dict = {}
     for first in range(0, len(files), BATCH):
         batch = files[first : first + BATCH]
-        # The first images are looked at before the seconds that the champion takes to load.
+        # The first images are checked before the champion is loaded, which takes seconds.
         images, problems = read_images(batch, limits)
         if images and model is None:
             from flows.tracking.loading import load_champion
@@ -105,7 +112,7 @@ def predict(dataset: str, files: Sequence[Path]) -> Iterator[dict]:
 
 
 def read_images(files: Sequence[Path], limits: Limits) -> tuple[dict[Path, Unread], dict[Path, str]]:
-    """The images, and the problems of those that are none, by file."""
+    """The images by file, and the problems of files that are no images by file."""
     images, problems = {}, {}
     for file in files:
         try:
@@ -116,13 +123,13 @@ def read_images(files: Sequence[Path], limits: Limits) -> tuple[dict[Path, Unrea
 
 
 def results(
-    model: "ServedEnsemble | Foreign | None",
+    model: "ServedEnsemble | ForeignModel | None",
     about: dict,
     files: Sequence[Path],
     images: dict[Path, Unread],
     problems: dict[Path, str],
 ) -> Iterator[dict]:
-    """As `predict`, of one batch."""
+    """Yields the results of one batch, see `predict`."""
     import numpy as np
 
     answers, pixels = {}, {}
@@ -131,7 +138,7 @@ def results(
         for file, image in images.items():
             try:
                 pixels[file] = fitted(image, shape)
-            except InputError as error:  # what it says of itself was right, and the rest is damaged
+            except InputError as error:  # the header is valid, but the rest is damaged
                 problems[file] = str(error)
     if pixels and model:
         frame = model.predict(np.stack(list(pixels.values())))
@@ -151,12 +158,12 @@ def results(
 
 
 def is_shrunk(result: dict) -> bool:
-    """Whether a file had to be made less than a third of its width or height."""
+    """Whether an image was resized to less than a third of its width or height."""
     return any(was > SHRUNK * now for was, now in zip(result.get("made_of", ()), result.get("size", ())))
 
 
 def warning(shrunk: Sequence[dict]) -> str:
-    """Of the files that had to be made so small: the first one and how many more there are."""
+    """The warning about images that were shrunk: names the first one, and counts the others."""
     first = shrunk[0]
     (width, height), (was_width, was_height) = first["size"], first["made_of"]
     more = f", and {len(shrunk) - 1:,} more like it" if len(shrunk) > 1 else ""
@@ -171,12 +178,11 @@ def warning(shrunk: Sequence[dict]) -> str:
 @click.option("--dataset", help="Whose champion; by default that of params.yaml.")
 @click.option("--json", "as_json", is_flag=True, help="Print all probabilities as JSON.")
 def command(images: tuple[Path, ...], dataset: str | None, as_json: bool) -> int:
-    """Classify IMAGES, files or folders, with the champion. Of a folder, all images in it and in its subfolders are
-    classified.
+    """Classify IMAGES, files or folders, with the champion. A folder stands for all images in it and in its subfolders.
 
-    Images are converted to the grey or colour, and resized to the size, that the champion was trained on; one that has
-    to shrink to less than a third of its width or height is warned of. A file that is no image is named, and the
-    others are classified all the same. Exit code 0: all are classified; 1: some are not; 2: none is.
+    Images are converted to the grey or colour, and resized to the size, that the champion was trained on. There is a
+    warning if an image shrinks to less than a third of its width or height. A file that is no image is named, and the
+    others are still classified. Exit code 0: all are classified; 1: some are not; 2: none is.
     """
     files, without = files_of(images)
     width = max((len(name(file)) for file in files), default=0)

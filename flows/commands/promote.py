@@ -1,5 +1,4 @@
-"""`trainyard promote`: lets the gate judge the challenger and, where it passes, makes it the champion.
-
+"""`trainyard promote`: lets the gate judge the challenger and, if it passes, makes it the champion.
 Reads   data/<dataset>/, params.yaml's section `gate`, both models from MLflow's registry
 Writes  the aliases champion and previous_champion, tags of the challenger's version, gate/*.json of its run
 Run     python -m flows.commands.promote
@@ -9,24 +8,24 @@ import click
 
 from flows.commands.console import run
 from flows.params.params_file import read
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 REFUSED = 3  # the exit code
 
 
 def forced(dataset: str, because: str) -> dict:
-    """A decision for the challenger whatever the gate says, which is recorded with it where it can say anything."""
+    """A decision that promotes the challenger in any case. If the gate can decide, its verdict is recorded with it."""
     from flows.promotion import gate
 
     try:
         decision = gate.decide(dataset, read())
-    except InputError as error:  # the data or a model cannot be had, for example
+    except InputError as error:  # the data or a model is missing, for example
         decision = gate.undecided(dataset, read(), str(error))
     return decision | {"forced": because}
 
 
 def show(decision: dict) -> None:
-    """The numbers and the reasons, for a person."""
+    """Prints the numbers and the reasons of a decision."""
     numbers, challenger = decision["numbers"], f"version {decision['challenger']}"
     against = f" against champion version {decision['champion']}" if decision["champion"] else ""
     if decision["verdict"] == "nothing":
@@ -46,12 +45,12 @@ def show(decision: dict) -> None:
 @click.option("--dataset", help="Whose challenger; by default that of params.yaml.")
 @click.option("--force", metavar="REASON", help="Promote whatever the gate says; the reason is recorded with it.")
 def command(dataset: str | None, force: str | None) -> int:
-    """Judge the challenger, and make it the champion where it is truly better.
+    """Judge the challenger, and make it the champion if it is truly better.
 
-    Both are asked for the same pinned test images. The challenger passes if it is right more often than chance would
-    explain (McNemar's exact test, at a level that falls with each decision on the same images) and exceeds none of the
-    limits under `gate` in params.yaml. The decision is recorded with the version, and the champion so far kept for
-    `trainyard rollback`.
+    Both classify the same pinned test images. The challenger passes if it is right more often than chance would explain
+    (McNemar's exact test, at a level that falls with each decision on the same images) and exceeds none of the limits
+    under `gate` in params.yaml. The decision is recorded with the version, and the old champion is kept for `trainyard
+    rollback`.
 
     Exit codes: 0 promoted, or nothing to do; 3 the gate refused; 1 MLflow cannot be used; 2 bad input.
     """
@@ -60,11 +59,11 @@ def command(dataset: str | None, force: str | None) -> int:
 
     if force is not None and not force.strip():
         raise InputError('--force needs a reason, as in --force "the old one is too slow"')
-    settings = read()
-    dataset = dataset or settings.dataset
-    decision = forced(dataset, force.strip()) if force else gate.decide(dataset, settings)
+    params = read()
+    dataset = dataset or params.dataset
+    decision = forced(dataset, force.strip()) if force else gate.decide(dataset, params)
     show(decision)
-    if dataset == settings.dataset and (why := late_registration.not_registered(settings)):
+    if dataset == params.dataset and (why := late_registration.not_registered(params)):
         click.echo(f"trainyard: it was not judged: {why}", err=True)
     aliases = promoting.promote(dataset, decision)
     if decision["verdict"] == "nothing":

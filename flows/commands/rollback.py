@@ -16,8 +16,8 @@ from flows.params.params_file import read
 def command(dataset: str | None) -> None:
     """Take the champion back: the previous one becomes champion again.
 
-    The two change places, so that the same command once more undoes it. The gate lets no challenger pass that was
-    taken back, until another one is champion. A rollback that was interrupted is finished.
+    The two change places, so that a second rollback undoes the first. The gate does not let a challenger that was taken
+    back pass, until another one is champion. An interrupted rollback is finished.
     """
     from flows.promotion import promoting
 

@@ -1,5 +1,4 @@
-"""`trainyard serve-postgres`: all that `trainyard serve` brings up, on the servers that a team would use.
-
+"""`trainyard serve-postgres`: all that `trainyard serve` starts, on the servers that a team would use.
 Reads   prefect.yaml, as `trainyard serve` does
 Writes  .trainyard/postgres/ (the databases), .trainyard/s3/ (artifacts and the DVC remote), .trainyard/servers/
         (passwords, and what other terminals and DVC need), .trainyard/serve/ (addresses and logs)
@@ -43,7 +42,7 @@ def command(
     """
     root = paths.root()
     if not servers_only:
-        read()  # a mistake in params.yaml is said now, and not by tonight's run
+        read()  # a mistake in params.yaml is reported now, and not by tonight's run
     os.chdir(root)
     wanted = {"postgres": postgres_port, "s3": s3_port, "prefect": prefect_port, "mlflow": mlflow_port}
     return team.serve_postgres(root, wanted, servers_only)

@@ -1,4 +1,4 @@
-"""`trainyard status`: what is stale and why, what would run, what is unfinished, who is champion, who waits.
+"""`trainyard status`: what is stale and why, what would run, what is unfinished, who is champion and challenger.
 
 Reads   DVC's status and graph, the unfinished trainings below .trainyard/, and MLflow's registry if there is one
 Writes  nothing
@@ -17,21 +17,21 @@ from flows.commands.console import run
 from flows.graph import dvc_graph, site_cache
 from flows.params import params_file
 from flows.project import paths
+from flows.project.errors import UnavailableError, counted, our_mistake
 from flows.untrusted.masking import sentence
-from lightning_modules.errors import UnavailableError, counted
 
 
 def status(root: Path) -> dict:
-    """Raises InputError where DVC or params.yaml cannot be read."""
-    settings = params_file.read()
-    dataset = settings.dataset
-    # DVC answers from a process of its own, while MLflow is imported here.
+    """What the command shows, in plain JSON types. Raises InputError if DVC or params.yaml cannot be read."""
+    params = params_file.read()
+    dataset = params.dataset
+    # DVC runs in a process of its own while MLflow is imported here.
     with ThreadPoolExecutor(max_workers=1) as pool:
         asked = pool.submit(dvc_graph.stale, root)
         best = champion(dataset)
         readable = not (best and "problem" in best)
         next_one = challenger(dataset) if best and readable else None
-        unregistered = not_registered(settings) if readable else None
+        unregistered = not_registered(params) if readable else None
     stale = asked.result()
     needs = dvc_graph.stages(root) if stale else {}
     selected = dvc_graph.select(needs) if stale else []
@@ -42,23 +42,23 @@ def status(root: Path) -> dict:
         "unfinished": unfinished(root / ".trainyard" / "unfinished"),
         "champion": best,
         "challenger": next_one,
-        "not_registered": None if stale else unregistered,  # what is stale is made anew, and then registered
+        "not_registered": None if stale else unregistered,  # stale stages make a new ensemble and register that
         "site_cache": site_cache.problem(root),
     }
 
 
-def not_registered(settings: params_file.Params) -> str | None:
-    """As `late_registration.not_registered`, or why MLflow cannot be asked."""
+def not_registered(params: params_file.Params) -> str | None:
+    """Like `late_registration.not_registered`, or the reason why MLflow cannot be asked."""
     from flows.ensembles import late_registration
 
     try:
-        return late_registration.not_registered(settings)
+        return late_registration.not_registered(params)
     except UnavailableError as error:
         return str(error)
 
 
 def unfinished(folder: Path) -> list[dict]:
-    """Trainings that the next run goes on with, the most recent first."""
+    """Interrupted trainings that the next run resumes, the most recent first: dataset, member and seconds_ago."""
     found = []
     for member in folder.glob("*/*/"):
         written = max((file.stat().st_mtime for file in member.rglob("*") if file.is_file()), default=0.0)
@@ -68,20 +68,25 @@ def unfinished(folder: Path) -> list[dict]:
 
 
 def champion(dataset: str) -> dict | None:
-    """The registered champion; None without one, and {"problem": why} where the registry cannot be asked."""
+    """The registered champion; None if there is none; {"problem": why} if the registry cannot be asked."""
     if not ("MLFLOW_TRACKING_URI" in os.environ or (paths.home() / "mlflow.db").is_file()):
-        return None  # asking would create the store
+        return None  # a request would create the store
     try:
         from flows.tracking import loading
 
         return loading.champion(dataset)
-    except Exception as error:  # an unreachable server has a dozen of them; the rest of the status stands
+    except Exception as error:  # there are a dozen classes for an unreachable server; the rest of the status stands
+        if our_mistake(error):
+            raise
         return {"problem": sentence(error, None)}
 
 
 def challenger(dataset: str) -> dict | None:
-    """The challenger's version, where it is another than the champion; `waiting` and `taken_back` as
-    `promoting.standing` has them; and what is to be said of a promotion that was interrupted, or None."""
+    """The challenger, if it is not the champion or a promotion was interrupted; else None.
+
+    Its keys are version, waiting and taken_back, see `promoting.standing`, and interrupted, a sentence or None; or
+    only problem, if MLflow cannot be asked.
+    """
     from flows.commands.champion import interruption
     from flows.promotion import promoting
 
@@ -129,13 +134,13 @@ def show(found: dict) -> None:
 
 
 def describe(challenger: dict) -> str:
-    from flows.commands.champion import so_far
+    from flows.commands.champion import challenger_state
 
     if "problem" in challenger:
         return f"cannot be read: {challenger['problem']}"
     if challenger["interrupted"]:
         return challenger["interrupted"]
-    return f"version {challenger['version']}, {so_far(challenger)}"
+    return f"version {challenger['version']}, {challenger_state(challenger)}"
 
 
 @click.command()

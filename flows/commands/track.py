@@ -6,7 +6,7 @@ from flows.commands.console import run
 from flows.ensembles import late_registration
 from flows.params.params_file import read
 from flows.project import paths
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 
 @click.command()

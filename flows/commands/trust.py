@@ -12,7 +12,7 @@ import click
 
 from flows.commands.console import run
 from flows.params.params_file import read
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
 
 @click.command()
@@ -23,8 +23,8 @@ def command(version: str, dataset: str | None, withdraw: bool) -> None:
     """Let this project load VERSION (a number, or an alias such as champion) of a registered model that it did not
     register itself: one from another working copy or machine, say.
 
-    Loading a model of another kind than this project's runs code that is in it. So trust what you know the maker of.
-    It holds for the files as they are now: once they change, the version is refused again.
+    A model that is not of this project's kind contains code, which runs when it is loaded: trust only models whose
+    maker you know. Trust holds for the files as they are now. If they change, the version is refused again.
     """
     from flows.tracking import trusted_models
     from flows.tracking.loading import fetch, loading
@@ -34,7 +34,7 @@ def command(version: str, dataset: str | None, withdraw: bool) -> None:
     registry = Registry(dataset)
     number = version if version.isdecimal() else registry.aliases().get(version, version)
     if withdraw:
-        if not version.isdecimal():  # an alias may be another version's by now
+        if not version.isdecimal():  # an alias may have moved to another version
             raise InputError(f"{version} is no number of a version: --withdraw takes that which was trusted")
         if not trusted_models.distrust(dataset, number):
             raise InputError(f"{dataset} version {number} was not trusted by name: there is nothing to take back")

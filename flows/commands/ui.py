@@ -14,7 +14,7 @@ from flows.machine import ports
 from flows.machine.environment_variables import LOOPBACK
 from flows.machine.orphans import WITH_PARENT
 from flows.project import paths
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 
 @click.command()
@@ -39,18 +39,18 @@ def command(context: click.Context, port: int, host: str, with_parent: bool) -> 
         raise InputError(
             f"MLFLOW_TRACKING_URI is {mlflow_store.shown_store()}, which has a UI of its own: open it in a browser"
         )
-    if reason := ports.why_not(host, port):
+    if reason := ports.why_not_free(host, port):
         raise InputError(f"port {port} on {host} cannot be used ({reason}): choose another with --port")
     client = mlflow_store.connect()
-    experiments.tidy(client)
+    experiments.remove_empty_default(client)
     link = login.link(f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}")
-    if not with_parent:  # whose link would go into a log
+    if not with_parent:  # a parent writes this output to a log, where the link does not belong
         print(f"MLflow's UI: {link} (the link is good once, within a day; Ctrl-C ends it)", flush=True)
-    # In the environment, which `ps` shows to nobody else: the address of a database has its password.
-    os.environ |= login.for_mlflow_server() | {
+    # In the environment, which `ps` shows to nobody else, because a database's address has its password.
+    os.environ |= login.mlflow_server_variables() | {
         "TRAINYARD_START": page_links.start_page(client),
         "MLFLOW_BACKEND_STORE_URI": uri,
-        # Of a database that is no SQLite file the artifacts are this project's.
+        # With a database that is no SQLite file, artifacts lie in this project.
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": mlflow_store.artifacts_address() or (paths.home() / "mlartifacts").as_uri(),
     }
     for name, value in allowed(host, port).items():
@@ -67,8 +67,11 @@ def command(context: click.Context, port: int, host: str, with_parent: bool) -> 
 
 
 def allowed(host: str, port: int) -> dict[str, str]:
-    """MLflow's variables that say by which names it is asked, and by pages of which address. Others are refused, so
-    that a page of a stranger, whose name may lead to this machine, cannot ask in a browser's name."""
+    """MLflow's environment variables for the host names and origins from which it accepts requests.
+
+    It refuses others, so that a stranger's page, whose name may lead to this machine, cannot send requests from a
+    browser.
+    """
     if host in LOOPBACK:
         return {"MLFLOW_SERVER_ALLOWED_HOSTS": door.HOSTS}
     own = [host]

@@ -1,1 +1,1 @@
-"""From published archives and people's own images to arrays, labels and splits."""
+"""Data: published archives and people's own images become arrays, labels and splits."""

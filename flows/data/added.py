@@ -1,4 +1,4 @@
-"""Images that were taken in: sources/<dataset>/added/<class>/<SHA-256 of pixels>.png, which join the training split.
+"""Images added to the training split: sources/<dataset>/added/<class>/<SHA-256 of the pixels>.png.
 
 `flows.retraining.incoming` puts them there, and DVC versions the folder (sources/<dataset>/added.dvc).
 """
@@ -6,16 +6,14 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from flows.data import fetch, image_file
-from flows.data.image_file import MODES
 from flows.data.source_images import ADDED, Images, shown
-from flows.params.sections import BY_DEFAULT, Limits
+from flows.params.sections import DEFAULT_LIMITS, Limits
 from flows.project import paths
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
 
 def folder(dataset: str) -> Path:
@@ -23,59 +21,28 @@ def folder(dataset: str) -> Path:
 
 
 def dvc_file(dataset: str) -> Path:
-    """What git keeps of the folder."""
+    """The folder's .dvc file, which git tracks."""
     return folder(dataset).with_name(f"{ADDED}.dvc")
 
 
 def class_folders(class_names: list[str]) -> dict[str, str]:
-    """The names of the classes' folders with their classes. A "/" in a class's name is a "-" in its folder's; a class
-    whose name makes no folder has none."""
+    """The class by the name of its folder, with "-" for "/". A class whose name cannot name a folder is left out."""
     named = {name.replace("/", "-"): name for name in class_names}
     return {place: name for place, name in named.items() if place and not place.startswith(".") and "\0" not in place}
 
 
 def digest(image: np.ndarray) -> str:
-    """Of the pixels, so that an image has one name whatever file it came in."""
+    """SHA-256 of the pixels: an image has the same name whatever file it came in."""
     return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
 
 
-def decode(
-    file: Path | str, shape: tuple[int, ...], limits: Limits = BY_DEFAULT, folder: int | None = None
-) -> np.ndarray:
-    """An image file as uint8, H×W×C.
+def join(dataset: str, images: Images, limits: Limits = DEFAULT_LIMITS) -> Images:
+    """The dataset with its added images at the end of the training split. The test split stays as it is.
 
-    Args:
-        folder: the open folder that `file` is a name in; see `plain_files.opened`.
+    An added image that is also a test image, which was put into sources/ later, is left out with a warning.
 
     Raises:
-        InputError: it is no image of that shape; the message goes on after the file's name, or "it".
-    """
-    return pixels(image_file.content(file, limits, folder), shape, limits)
-
-
-def pixels(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarray:
-    """What `decode` makes of the bytes of a file."""
-    if shape[-1] not in MODES:
-        raise InputError(f"has 1 or 3 channels, as image files have here, but the dataset's images have {shape[-1]}")
-    # Not resized: that would change contrast and sharpness, which drift compares. Nor made grey.
-    return image_file.pixels(content, shape, limits, only_grey=shape[-1] == 1)
-
-
-def encode(image: np.ndarray, file: Path) -> None:
-    """Writes uint8 H×W×C as PNG: lossless."""
-    from PIL import Image
-
-    pixels: Any = image[..., 0] if image.shape[-1] == 1 else image
-    Image.fromarray(pixels).save(file, format="PNG")
-
-
-def join(dataset: str, images: Images, limits: Limits = BY_DEFAULT) -> Images:
-    """The dataset with what was added to it at the end of its training split; the test split is as it was.
-
-    An added image that is a test image all the same, because that was put into sources/ later, is left out.
-
-    Raises:
-        InputError: an added file is not what its place says, or the folder is not there though it is versioned.
+        InputError: a file does not fit its name or folder, or the versioned folder does not exist.
     """
     place = folder(dataset)
     if not place.is_dir():
@@ -96,7 +63,7 @@ def join(dataset: str, images: Images, limits: Limits = BY_DEFAULT) -> Images:
                 f"{shown(file)} is in no folder of a class of {dataset}: move it to data/incoming/<class>/"
             )
         try:
-            image = decode(file, shape, limits)
+            image = image_file.decode(file, shape, limits)
         except InputError as error:
             raise InputError(f"{shown(file)} {error}") from None
         if file.name != f"{digest(image)}.png":
@@ -113,7 +80,7 @@ def join(dataset: str, images: Images, limits: Limits = BY_DEFAULT) -> Images:
         total += file.stat().st_size
     if not added:
         return images
-    # Like the user's own images: one entry for all, with the SHA-256 of their digests and classes, in order.
+    # One entry for all, as for the user's own images, with the SHA-256 of their digests and classes in order.
     entry = {"file": counted(len(added), "image"), "from": shown(place), "bytes": total, "sha256": listing.hexdigest()}
     return replace(
         images,
@@ -124,7 +91,7 @@ def join(dataset: str, images: Images, limits: Limits = BY_DEFAULT) -> Images:
 
 
 def make_folders(dataset: str) -> None:
-    """Makes the folders of the classes, for a person to put images into, where the dataset is there and has some."""
+    """Makes data/incoming/<class>/ for each class, where the dataset was downloaded, for people to put images into."""
     from flows.data import added
     from flows.data import dataset as data
 

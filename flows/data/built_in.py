@@ -1,4 +1,4 @@
-"""Datasets that need no network: digits, which comes with scikit-learn, and blobs, which are drawn."""
+"""Datasets that need no network: digits, which comes with scikit-learn, and blobs, which is generated."""
 
 import gzip
 from importlib.util import find_spec
@@ -12,8 +12,8 @@ BLOBS_SEED = 7
 
 
 def digits(test: float) -> source_images.Images:
-    """scikit-learn's 1,797 digits, 8×8×1. Their grey levels 0..16 are spread over 0..255."""
-    # Read where it lies: importing scikit-learn, and SciPy with it, would take longer than all else here.
+    """scikit-learn's 1,797 digits, 8×8×1; grey levels 0..16 are scaled to 0..255."""
+    # Read the package's file: importing scikit-learn and SciPy would take longer than everything else here.
     found = find_spec("sklearn")
     assert found
     assert found.submodule_search_locations
@@ -24,13 +24,13 @@ def digits(test: float) -> source_images.Images:
     levels, labels = rows[:, :-1], rows[:, -1]
     images = np.rint(levels * 255 / 16).astype(np.uint8).reshape(-1, 8, 8, 1)
     provenance = [{"file": file.name, "from": "scikit-learn"} | source_images.size_and_hash(content)]
-    return source_images.carve(
+    return source_images.split_off_test(
         images, labels.astype(np.int64), test, source_images.describe("digits")["class_names"], provenance
     )
 
 
 def blobs(test: float) -> source_images.Images:
-    """2,000 points of ten 2-D Gaussians on a circle, as images of 1×2×1: two grey levels."""
+    """2,000 points from ten 2-D Gaussians on a circle, as images 1×2×1: a grey level for each coordinate."""
     generator = np.random.default_rng(BLOBS_SEED)
     labels = generator.permutation(np.arange(2000) % 10)
     angles = 2 * np.pi * labels / 10
@@ -39,6 +39,6 @@ def blobs(test: float) -> source_images.Images:
     provenance = [
         {"file": "blobs", "from": "flows/data/built_in.py, generated"} | source_images.size_and_hash(images.tobytes())
     ]
-    return source_images.carve(
+    return source_images.split_off_test(
         images, labels.astype(np.int64), test, source_images.describe("blobs")["class_names"], provenance
     )

@@ -1,4 +1,4 @@
-"""People's own images: sources/folder/ with a folder for each class."""
+"""People's own images: sources/folder/ with a subfolder for each class."""
 
 import hashlib
 from pathlib import Path
@@ -7,14 +7,14 @@ import numpy as np
 
 from flows.data import fetch, image_file, labelled_arrays
 from flows.data.image_file import SUFFIXES
-from flows.data.source_images import ADDED, Images, carve, fits_in_memory, named, refuse_names, shown
-from flows.params.sections import BY_DEFAULT, Limits
+from flows.data.source_images import ADDED, Images, fits_in_memory, naming_file, refuse_names, shown, split_off_test
+from flows.params.sections import DEFAULT_LIMITS, Limits
 from flows.project import paths
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
 
-def folder(test: str | float, limits: Limits = BY_DEFAULT) -> Images:
-    """sources/folder: one subfolder per class, train/ and test/ with one per class each, or images.npz."""
+def folder(test: str | float, limits: Limits = DEFAULT_LIMITS) -> Images:
+    """The dataset in sources/folder: a subfolder a class, or train/ and test/ with these, or images.npz."""
     root = paths.root() / "sources" / "folder"
     if not root.is_dir():
         raise InputError("sources/folder does not exist: make it, with one subfolder of images per class")
@@ -54,7 +54,7 @@ def from_folders(root: Path, test: str | float, limits: Limits) -> Images:
         raise InputError("sources/folder holds train/ and test/: set data.folder.test to official")
     files, labels = image_files(root, class_names)
     images, provenance = decode_files(files, root, limits)
-    return carve(images, labels, float(test), class_names, provenance)
+    return split_off_test(images, labels, float(test), class_names, provenance)
 
 
 def subfolders(parent: Path) -> list[str]:
@@ -74,7 +74,7 @@ def classes_in(parent: Path) -> list[str]:
 
 
 def image_files(parent: Path, class_names: list[str]) -> tuple[list[Path], np.ndarray]:
-    """The image files of every class in sorted order, and their labels."""
+    """The image files, sorted within each class, and their labels, int64."""
     files, labels, others = [], [], []
     for label, name in enumerate(class_names):
         visible = sorted(path for path in (parent / name).iterdir() if not path.name.startswith("."))
@@ -91,11 +91,11 @@ def image_files(parent: Path, class_names: list[str]) -> tuple[list[Path], np.nd
 
 
 def decode_files(files: list[Path], root: Path, limits: Limits) -> tuple[np.ndarray, list[dict]]:
-    """N×H×W×1 where all images are grey, N×H×W×3 where any has colour; and their provenance."""
+    """The images, N×H×W×1 where all are grey, else N×H×W×3, and their provenance. All have to have one size."""
     sizes: dict[tuple[int, int], Path] = {}
     colour = False
-    for file in files:  # headers only, so that what cannot work is known before anything is decoded
-        header = named(file, image_file.header, file, limits)
+    for file in files:  # headers only, so that mistakes are found before anything is decoded
+        header = naming_file(file, image_file.header, file, limits)
         sizes.setdefault(header.size, file)
         colour |= not header.is_grey
         if len(sizes) > 1:
@@ -110,11 +110,11 @@ def decode_files(files: list[Path], root: Path, limits: Limits) -> tuple[np.ndar
     images = np.empty(shape, np.uint8)
     listing, total = hashlib.sha256(), 0
     for index, file in enumerate(files):
-        content = named(file, image_file.content, file, limits)
-        images[index] = named(file, image_file.pixels, content, shape[1:], limits)
+        content = naming_file(file, image_file.content, file, limits)
+        images[index] = naming_file(file, image_file.pixels, content, shape[1:], limits)
         listing.update(f"{hashlib.sha256(content).hexdigest()}  {file.relative_to(root).as_posix()}\n".encode())
         total += len(content)
-    # One entry for all: the SHA-256 of what `sha256sum` would print for the files, in their order.
+    # One entry for all files: the SHA-256 of what `sha256sum` would print for them, in order.
     entry = {
         "file": counted(len(files), "image"),
         "from": "sources/folder",

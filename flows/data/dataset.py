@@ -1,4 +1,4 @@
-"""Loads data/<dataset>/, as the download stage wrote it, after checking that nobody has changed it since."""
+"""Loads data/<dataset>/, after checking that it is as stage download wrote it."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ import numpy as np
 
 from flows.graph import healing
 from flows.project import file_io, paths
+from flows.project.errors import DamagedError, InputError
 from lightning_modules import sealed
-from lightning_modules.errors import DamagedError, InputError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels", "validation_indices")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The arrays are memory-mapped and read-only.
+    """A dataset. Its arrays are memory-mapped and read-only.
 
-    card: dataset.json; `flows.download.download` says what it holds.
+    card: the content of dataset.json, see `flows.download.download`.
     train_images, test_images: uint8, N×H×W×C; train_labels, test_labels: int64, N.
-    validation_indices: int64, sorted, into the training arrays, which therefore contain the validation images.
+    validation_indices: int64, sorted; rows of the training arrays, which contain the validation images.
     """
 
     card: dict
@@ -30,9 +30,12 @@ class Dataset:
     test_labels: np.ndarray
     validation_indices: np.ndarray
 
-    def part(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Images and labels that "train" (without the validation images), "validation" or "test" is among, not copied,
-        and the numbers of those that belong to it, sorted; None for all."""
+    def split_view(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """(images, labels, rows) of a split, uncopied; rows: its sorted indices, None for all.
+
+        Args:
+            name: "train" (without the validation images), "validation" or "test".
+        """
         if name == "test":
             return self.test_images, self.test_labels, None
         chosen = np.zeros(len(self.train_labels), bool)
@@ -44,26 +47,26 @@ class Dataset:
         return self.train_images, self.train_labels, np.flatnonzero(chosen)
 
     def split(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Images and labels of "train", "validation" or "test" alone, copied to memory."""
-        images, labels, rows = self.part(name)
+        """(images, labels) of the split "train", "validation" or "test", copied to memory."""
+        images, labels, rows = self.split_view(name)
         if rows is None:
             return np.array(images), np.array(labels)
         return np.asarray(images[rows]), np.asarray(labels[rows])
 
     def labels(self, name: str) -> np.ndarray:
-        """Those of "train", "validation" or "test", copied to memory."""
-        _, labels, rows = self.part(name)
+        """The labels of the split "train", "validation" or "test", copied to memory."""
+        _, labels, rows = self.split_view(name)
         return np.array(labels if rows is None else labels[rows])
 
 
 def load(dataset: str, check: bool = True) -> Dataset:
-    """The dataset of data/<dataset>/, every file of it checked against the SHA-256 in dataset.json.
+    """The dataset in data/<dataset>/.
 
     Args:
-        check: False where the process that started this one has just checked them.
+        check: whether to check each file's SHA-256 against dataset.json; False where the parent process just did.
 
     Raises:
-        InputError: it is not there, or a file of it was changed or damaged.
+        InputError: it does not exist, or a file was changed or damaged.
     """
     folder = paths.data_folder(dataset)
     place = folder.relative_to(paths.root())
@@ -80,7 +83,7 @@ def load(dataset: str, check: bool = True) -> Dataset:
 
 
 def read_card(dataset: str) -> dict:
-    """dataset.json. Raises InputError where it is missing or not what was written."""
+    """The content of dataset.json. Raises InputError where it is missing, changed or damaged."""
     file = paths.data_folder(dataset) / "dataset.json"
     try:
         card = sealed.opened(file_io.read_json(file, "files", "test_sha256"), file)
@@ -94,7 +97,7 @@ def read_card(dataset: str) -> dict:
 
 
 def damaged(file: Path, reason: str) -> DamagedError:
-    # Not `dvc checkout`: DVC does not verify its cache, and would bring a damaged file back out of it.
+    # Not `dvc checkout`: DVC does not verify its cache, and may restore a damaged file.
     return DamagedError(paths.shown(file), f"{reason}: {healing.heal(file, 'download')}")
 
 
@@ -103,7 +106,7 @@ def sha256(content: bytes) -> str:
 
 
 def file_sha256(file: Path) -> str | None:
-    """None for a file that is not there."""
+    """The SHA-256 of a file; None where it does not exist."""
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -111,8 +114,8 @@ def file_sha256(file: Path) -> str | None:
         return None
 
 
-def pin(images: np.ndarray, labels: np.ndarray) -> str:
-    """A digest of the test data itself, whatever file format it lies in."""
+def digest_of_test_data(images: np.ndarray, labels: np.ndarray) -> str:
+    """SHA-256 of test images and labels, independent of the file format."""
     digest = hashlib.sha256(f"{images.shape} {images.dtype}".encode())
     digest.update(np.ascontiguousarray(images).data)
     digest.update(np.ascontiguousarray(labels, "<i8").data)

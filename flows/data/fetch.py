@@ -1,8 +1,8 @@
-"""Gets one archive file, whole and verified, from the first place that has it.
+"""Fetches one archive file, complete and verified, from the first place that has it.
 
-In order: the archive cache (`.trainyard/archives`), the mirror that TRAINYARD_MIRROR names (a folder or an https URL,
-laid out as torchvision's data root), the official host. Nothing goes over plain http, nothing is opened or unpacked
-before its SHA-256 is right, and what comes over the network is renamed into the cache only then.
+The places, in order: the archive cache (`.trainyard/archives`), the mirror that TRAINYARD_MIRROR names (a folder or an
+https URL, laid out like torchvision's data root), the official host. Nothing goes over plain http. The SHA-256 is
+checked before a file is opened or unpacked, and before a download is renamed into the cache.
 """
 
 import contextlib
@@ -22,36 +22,36 @@ from urllib.parse import urlsplit
 
 import click
 
-from flows.project import paths
+from flows.project import file_io, paths
+from flows.project.errors import InputError, UnavailableError
 from flows.untrusted import masking, plain_files
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, UnavailableError
 
 MIRROR = "TRAINYARD_MIRROR"
 ATTEMPTS = 4
 BACKOFF = 1.0  # seconds before the second attempt, doubled before each one after it
-TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of a body
-# Of all attempts on a file together: a host that sends a byte a minute keeps within every other limit.
+TIMEOUT = (10, 60)  # seconds to connect, and between two chunks of a body
+# Limits for all attempts on a file together: a host that sends a byte a minute would pass every other limit.
 LEAST_TIME = 300.0  # seconds
 SLOWEST = 20_000  # bytes a second
 CHUNK = 1 << 18  # bytes
-PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers that another attempt may change
+TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # transient errors, which another attempt may not meet
 
 
 class Absent(LookupError):
-    """No place has the file. The message says where it was looked for."""
+    """A place does not have the file. The message names the place."""
 
 
-class Interrupted(Exception):
-    """An attempt failed in a way that another one may not."""
+class TransientError(Exception):
+    """An attempt failed for a transient reason: another one may succeed."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """One file as it was published.
+    """One published file.
 
-    path: its place in a torchvision data root, and so in a mirror and in the cache.
-    url: its official address; None for a file that is published only inside another one.
+    path: its path in a torchvision data root, and so in a mirror and in the cache.
+    url: its official URL; None for a file that is published only inside another one.
     """
 
     path: str
@@ -63,25 +63,27 @@ class Archive:
 def read(archive: Archive) -> bytes:
     """The file's content, from the nearest place that has it.
 
-    A file in a mirror *folder* is read where it lies; what is downloaded stays in the cache. The bytes returned are
-    those that were hashed: a file that changes meanwhile does no harm.
+    A mirror folder's file is read in place; a download stays in the cache. The bytes that are returned are the bytes
+    that were hashed: a file that changes meanwhile does no harm.
 
     Raises:
-        Absent: the file has no official address, and neither cache nor mirror has it.
+        Absent: the file has no official URL, and neither cache nor mirror has it.
         UnavailableError: the mirror or the official host cannot be reached.
-        InputError: the mirror holds another file under this name, or the official host does not send what it should.
+        InputError: the mirror or the official host has another file under this name, or the host has none.
     """
     return find(archive, read_verified)
 
 
 def stream(archive: Archive) -> BufferedReader:
-    """The file, open for reading, for one that is too large to be held in memory. Its SHA-256 was right a moment ago:
-    what is taken out of it has to have one of its own. Raises as `read` does."""
+    """Opens the file for reading, for one that is too large for memory. Raises like `read`.
+
+    Its SHA-256 was right a moment ago, but the file may change: what is taken out of it needs a SHA-256 of its own.
+    """
     return find(archive, open_verified)
 
 
 def find(archive: Archive, take: Callable[[Path, Archive], Any]) -> Any:
-    """What `take` makes of the file in the nearest place that has it."""
+    """What `take` returns for the file in the nearest place that has it."""
     cached = cache_file(archive)
     if cached.is_file():
         try:
@@ -102,8 +104,8 @@ def find(archive: Archive, take: Callable[[Path, Archive], Any]) -> Any:
         download(archive.url, archive, cached)
     except Absent as absent:
         raise InputError(f"{absent}; {advice(archive)}") from None
-    except Interrupted as interrupted:
-        raise UnavailableError(f"{interrupted}; {advice(archive)}") from None
+    except TransientError as transient:
+        raise UnavailableError(f"{transient}; {advice(archive)}") from None
     return take(cached, archive)
 
 
@@ -112,16 +114,16 @@ def cache_file(archive: Archive) -> Path:
 
 
 def from_mirror(mirror: str, archive: Archive, take: Callable[[Path, Archive], Any]) -> Any:
-    """The file from a folder or URL laid out as torchvision's data root; Absent where it is not there."""
+    """What `take` returns for the file in a mirror, a folder or URL. Raises Absent where the mirror lacks it."""
     if "://" in mirror:
         if not mirror.lower().startswith("https://"):
             raise InputError(f"{MIRROR} is {masking.address(mirror)}, but has to be a folder or an https:// URL")
         try:
             download(f"{mirror.rstrip('/')}/{archive.path}", archive, cache_file(archive))
-        except Interrupted as interrupted:
-            raise UnavailableError(f"the mirror that {MIRROR} names does not answer: {interrupted}") from None
+        except TransientError as transient:
+            raise UnavailableError(f"the mirror that {MIRROR} names does not answer: {transient}") from None
         return take(cache_file(archive), archive)
-    # Not relative to the working folder: DVC runs a queued experiment in a copy of the project somewhere else.
+    # Relative to the project, not to the current folder: DVC runs a queued experiment in a copy elsewhere.
     folder = paths.home() / Path(mirror).expanduser()
     if not folder.is_dir():
         raise InputError(f"{MIRROR} is {masking.address(mirror)}, but there is no folder {folder}")
@@ -132,9 +134,9 @@ def from_mirror(mirror: str, archive: Archive, take: Callable[[Path, Archive], A
 
 
 def read_verified(file: Path, archive: Archive) -> bytes:
-    """The content of a local file, hashed after it was read."""
-    with reading(file), plain(file, archive) as stream:
-        # A file of another size is hashed for the message alone, without taking it into memory.
+    """The content of a local file, whose SHA-256 is checked after reading."""
+    with reading(file), open_plain(file, archive) as stream:
+        # A file of another size is hashed only for the message, without reading it into memory.
         if os.fstat(stream.fileno()).st_size != archive.bytes:
             raise wrong_hash(str(file), archive, hash_of(stream, str(file)))
         content = stream.read(archive.bytes)
@@ -143,17 +145,17 @@ def read_verified(file: Path, archive: Archive) -> bytes:
 
 
 def open_verified(file: Path, archive: Archive) -> BufferedReader:
-    """A local file, hashed, and then back at its beginning."""
+    """Opens a local file at its beginning, after checking its SHA-256."""
     with reading(file), ExitStack() as closing:
-        stream = closing.enter_context(plain(file, archive))
+        stream = closing.enter_context(open_plain(file, archive))
         refuse_other(hash_of(stream, str(file)), str(file), archive)
         stream.seek(0)
         closing.pop_all()
         return stream
 
 
-def plain(file: Path, archive: Archive) -> BufferedReader:
-    """The open file. One with holes may claim any size: one that is far too large is not even hashed."""
+def open_plain(file: Path, archive: Archive) -> BufferedReader:
+    """Opens a plain file. One that is far too large is refused unhashed: a file with holes may claim any size."""
     try:
         stream = plain_files.opened(file, sys.maxsize)
     except InputError as error:
@@ -176,58 +178,56 @@ def reading(file: Path) -> Iterator[None]:
 
 
 def hash_of(stream: BufferedReader, place: str) -> str:
-    """The SHA-256 of a whole file, from its beginning."""
+    """The SHA-256 of a file that is open at its beginning. Raises InputError for an HTML page."""
     refuse_page(stream.read(512), place)
     stream.seek(0)
     return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def download(url: str, archive: Archive, target: Path) -> None:
-    """Downloads one file to `target`, which appears only when it is whole and verified.
+    """Downloads one file to `target`, which appears only when it is complete and verified.
 
     Raises:
         Absent: the host says that it has no such file.
-        Interrupted: no attempt got through.
-        InputError: what came is another file, or an address that is not https.
+        TransientError: all attempts failed, or their time was up.
+        InputError: the host sent another file, or redirected to a URL that is not https.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     allowed = time_limit(archive)
     until = time.monotonic() + allowed
     for attempt in range(1, ATTEMPTS + 1):
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.{attempt}")
         try:
-            within(until, url, archive, temporary)
-            os.replace(temporary, target)
+            with file_io.whole(target) as temporary:
+                transfer_in_time(until, url, archive, temporary)
             return
         except TimeoutError:
-            raise Interrupted(
+            raise TransientError(
                 f"{urlsplit(url).hostname} is too slow: {archive.path}, of {archive.bytes:,} bytes, was not here after "
                 f"{allowed:,.0f} s"
             ) from None
-        except Interrupted as interrupted:
+        except TransientError as transient:
             if attempt == ATTEMPTS:
                 raise
             seconds = BACKOFF * 2 ** (attempt - 1)
-            say(f"{interrupted}; attempt {attempt + 1} of {ATTEMPTS} in {seconds:g} s")
+            say(f"{transient}; attempt {attempt + 1} of {ATTEMPTS} in {seconds:g} s")
             time.sleep(seconds)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def time_limit(archive: Archive) -> float:
-    """Seconds that all attempts on a file may take together."""
+    """The time limit, in seconds, for all attempts on a file together."""
     return max(LEAST_TIME, archive.bytes / SLOWEST)
 
 
-def within(until: float, url: str, archive: Archive, file: Path) -> None:
-    """One attempt, in a thread, which is given up when the time is up: a name that is looked up, and a handshake or a
-    header that comes by the byte, have no limit of their own. What goes on has a file without a name to write to.
+def transfer_in_time(until: float, url: str, archive: Archive, file: Path) -> None:
+    """One attempt, in a thread that is abandoned when the time is up. Also raises what `transfer` raises.
+
+    A thread, because the lookup of a name, and a handshake or header that arrives byte by byte, have no time limit of
+    their own. An abandoned thread writes on to a file that the caller has deleted.
 
     Args:
-        until: on time.monotonic's clock.
+        until: the end, on time.monotonic's clock.
 
     Raises:
-        TimeoutError: the time was up. And what `transfer` raises.
+        TimeoutError: the time was up.
     """
     ended: Future[None] = Future()
     responses: list[Any] = []
@@ -236,7 +236,7 @@ def within(until: float, url: str, archive: Archive, file: Path) -> None:
         try:
             transfer(url, archive, file, responses)
             ended.set_result(None)
-        except BaseException as error:
+        except BaseException as error:  # `result` raises it again, in the thread that waits
             ended.set_exception(error)
 
     threading.Thread(target=run, name="fetch", daemon=True).start()
@@ -249,13 +249,13 @@ def within(until: float, url: str, archive: Archive, file: Path) -> None:
 
 
 def hang_up(response: Any) -> None:
-    """Wakes whoever waits for its next byte."""
-    with contextlib.suppress(OSError, ValueError):  # it may have ended this moment
+    """Shuts the connection down, which wakes the thread that waits for its next byte."""
+    with contextlib.suppress(OSError, ValueError):  # it may have ended just now
         response.raw.shutdown()
 
 
 def transfer(url: str, archive: Archive, file: Path, responses: list) -> None:
-    """Reads no further than the size that is known, and checks the SHA-256. The open response is put into the list."""
+    """Downloads to `file`, at most the known size, and checks the SHA-256. Appends the response to `responses`."""
     import requests
 
     digest, received, shown = hashlib.sha256(), 0, masking.address(url)
@@ -271,14 +271,15 @@ def transfer(url: str, archive: Archive, file: Path, responses: list) -> None:
                     raise InputError(f"{shown} sends more than the {archive.bytes:,} bytes of {archive.path}: refused")
                 digest.update(chunk)
                 stream.write(chunk)
-    # urllib3 itself raises where a declared length is not reached: then a short body is whole, and another file.
+    # urllib3 itself raises where a body is shorter than its Content-Length. A short body with a matching one is
+    # complete, and another file.
     if received < archive.bytes and "Content-Length" not in response.headers:
-        raise Interrupted(f"{shown} ended after {received:,} of {archive.bytes:,} bytes")
+        raise TransientError(f"{shown} ended after {received:,} of {archive.bytes:,} bytes")
     refuse_other(digest.hexdigest(), shown, archive)
 
 
 def answer(session: Any, url: str) -> Any:
-    """The open response, its body not yet read."""
+    """The response to a GET, its body unread. Raises Absent, TransientError or InputError where it is not a 200."""
     import requests
 
     host, shown = urlsplit(url).hostname, masking.address(url)
@@ -289,18 +290,18 @@ def answer(session: Any, url: str) -> Any:
     except requests.exceptions.SSLError as error:
         raise InputError(f"{host} has no certificate that this machine trusts: {reason(error)}") from None
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
-        raise Interrupted(f"{host} cannot be reached ({reason(error)})") from None
+        raise TransientError(f"{host} cannot be reached ({reason(error)})") from None
     except requests.exceptions.RequestException as error:
         raise InputError(f"{shown} cannot be fetched: {reason(error)}") from None
     if response.status_code != 200:
         response.close()
         said = printable(f"{response.status_code} {response.reason}".strip()[:100])
-        raise (Interrupted if response.status_code in PASSING else Absent)(f"{shown} answers {said}")
+        raise (TransientError if response.status_code in TRANSIENT else Absent)(f"{shown} answers {said}")
     return response
 
 
 def body(response: Any, archive: Archive) -> Iterator[bytes]:
-    """The body as it was sent, piece by piece, with a progress bar where a person watches."""
+    """The chunks of the body as it was sent, with a progress bar on a terminal."""
     import urllib3
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -312,16 +313,16 @@ def body(response: Any, archive: Archive) -> Iterator[bytes]:
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not watched) as progress:
         task = progress.add_task(Path(archive.path).name, total=archive.bytes)
         try:
-            # Not iter_content: a host that labels .gz files "Content-Encoding: gzip" would have them unpacked by it.
+            # Not iter_content: it would unpack the .gz files of a host that labels them "Content-Encoding: gzip".
             for chunk in response.raw.stream(CHUNK, decode_content=False):
                 progress.advance(task, len(chunk))
                 yield chunk
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise Interrupted(f"{masking.address(response.url)} broke off ({reason(error)})") from None
+            raise TransientError(f"{masking.address(response.url)} broke off ({reason(error)})") from None
 
 
 def refuse_page(head: bytes, place: str) -> None:
-    """A login page of a network, or an error page sent as a success, is the usual thing in an archive's place."""
+    """Raises InputError for an HTML page: often a network's login page, or an error page sent with status 200."""
     if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
         raise InputError(f"got an HTML page instead of an archive: {place}")
 
@@ -346,7 +347,7 @@ def advice(archive: Archive) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The innermost cause, in its own words: requests and urllib3 wrap it in addresses and names of objects."""
+    """The message of the innermost cause, which requests and urllib3 wrap in URLs and names of objects."""
     wrapped = [getattr(error, "reason", None), *error.args]
     inner = next((part for part in wrapped if isinstance(part, BaseException)), error.__cause__)
     if inner is not None:

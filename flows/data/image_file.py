@@ -1,8 +1,8 @@
-"""Decodes an image file that somebody else made: the one place that does.
+"""Decodes image files from other people, and writes our own; nothing else in this project does.
 
-It has to be a plain file of no more bytes, and of no more pixels, than `limits` in params.yaml allows: what it claims
-is read first, and nothing is decoded of what claims too much. It is decoded from memory, so that whatever happens to
-the file meanwhile, the bytes are those that were looked at.
+A file has to be plain, and within the bytes and pixels that `limits` in params.yaml allows. The header is read first,
+and a file that claims too much is not decoded. It is decoded from memory, so the decoded bytes are the checked ones,
+whatever happens to the file meanwhile.
 """
 
 import io
@@ -16,31 +16,31 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from flows.params.sections import Limits
+from flows.params.sections import DEFAULT_LIMITS, Limits
+from flows.project.errors import InputError, our_mistake, sentence
 from flows.untrusted import plain_files
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, sentence
 
-# Pillow's other readers are left out: some start other programs.
+# Not Pillow's other readers: some start other programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 GREY_MODES = {"1", "L", "LA"}
 WIDE_MODES = ("I", "F")  # more than 8 bits a channel: "I", "I;16", "I;16B", "F"
-# Pillow's modes by number of channels: what an image file can be decoded to.
+# The modes of Pillow to which an image can be decoded, by number of channels.
 MODES = {1: "L", 3: "RGB"}
 
-MOST_SCANS = 500  # of a JPEG: each takes the time of a whole image, and a real one has ten
-TILE = (322, 323)  # TIFF's tags for the width and the height of a tile, which may be larger than the image
-TYPES = {*range(1, 14), 16}  # of a TIFF's tags: those that Pillow knows
+MOST_SCANS = 500  # of a JPEG: each takes as long as a whole image; a real JPEG has about ten
+TILE = (322, 323)  # TIFF's tags for width and height of a tile, which may be larger than the image
+TYPES = {*range(1, 14), 16}  # the types of TIFF tags that Pillow knows
 SCAN = b"\xff\xda"
-LARGE = 1 << 24  # pixels: an image with more is drawn down in strips
-STRIP = 1 << 20  # pixels
-FINE = 4  # and, before it is resized, to at least so many times the size that is wanted
+LARGE = 1 << 24  # pixels: a larger image is reduced strip by strip
+STRIP = 1 << 20  # pixels of a strip
+FINE = 4  # a reduced image has at least so many times the wanted size a side, before it is resized
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself. size: width and height; mode: Pillow's."""
+    """The header of an image file. size: width and height; mode: Pillow's mode."""
 
     size: tuple[int, int]
     mode: str
@@ -51,58 +51,72 @@ class Header:
 
 
 def header(file: Path, limits: Limits) -> Header:
-    """What it says of itself; nothing is decoded.
+    """Reads the header of an image file; decodes nothing.
 
     Raises:
-        InputError: it is no image that can be used; the message goes on after the file's name, or "it".
+        InputError: it is no usable image; the message continues the file's name, or "it".
     """
-    with readable(), plain_files.opened(file, limits.image_bytes) as stream, image(stream, limits) as found:
+    with as_input_errors(), plain_files.opened(file, limits.image_bytes) as stream, image(stream, limits) as found:
         return Header(found.size, found.mode)
 
 
 def content(file: Path | str, limits: Limits, folder: int | None = None) -> bytes:
-    """The bytes of a file that may be one. Raises InputError as `header` does; see `plain_files.opened` for
-    `folder`."""
-    with readable():
+    """The bytes of a file, unchecked except for their number. Raises InputError like `header`.
+
+    Args:
+        folder: see `plain_files.opened`.
+    """
+    with as_input_errors():
         return plain_files.content(file, limits.image_bytes, folder)
 
 
-def pixels(content: bytes, shape: tuple[int, ...], limits: Limits, only_grey: bool = False) -> np.ndarray:
-    """An image of height, width and channels `shape`, as uint8 H×W×C.
+def decode(
+    file: Path | str, shape: tuple[int, ...], limits: Limits = DEFAULT_LIMITS, folder: int | None = None
+) -> np.ndarray:
+    """An image file of exactly this height, width and channels as uint8, H×W×C.
 
     Args:
-        only_grey: refuses one with colour, which else is made grey where there is one channel.
+        folder: the open folder that `file` is a name in; see `plain_files.opened`.
 
     Raises:
-        InputError: it is no image, or one of another size; the message goes on after the file's name, or "it".
+        InputError: it is no image of that shape; the message continues the file's name, or "it".
     """
+    return pixels(content(file, limits, folder), shape, limits)
+
+
+def pixels(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarray:
+    """What `decode` makes of the bytes of a file. Neither resized, which would change contrast and sharpness, nor made
+    grey."""
     height, width, channels = shape
-    with readable(), image(io.BytesIO(content), limits) as found:
+    if channels not in MODES:
+        raise InputError(f"has 1 or 3 channels, as image files have here, but the dataset's images have {channels}")
+    with as_input_errors(), image(io.BytesIO(content), limits) as found:
         if found.size != (width, height):
             raise InputError(f"is {found.size[0]}×{found.size[1]}, not {width}×{height} (width×height)")
-        if only_grey and found.mode not in GREY_MODES:
+        if channels == 1 and found.mode not in GREY_MODES:
             raise InputError(f"has colour ({found.mode}), but the dataset is grey")
         return np.asarray(found.convert(MODES[channels]), np.uint8).reshape(shape)
 
 
 def resized(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarray:
-    """Any image as uint8 H×W×C of the given shape, resized where it has another size. Of a large one no more than its
-    decoded pixels are in memory, and of a large JPEG not even these.
+    """Decodes any image to uint8, H×W×C of the given shape, and resizes it where it has another size.
+
+    A large image takes no more memory than its decoded pixels, a large JPEG less.
 
     Raises:
-        InputError: it is no image; the message goes on after the file's name, or "it".
+        InputError: it is no image; the message continues the file's name, or "it".
     """
     from PIL import Image
 
     height, width, channels = shape
     mode = MODES[channels]
-    with readable(), image(io.BytesIO(content), limits) as found:
+    with as_input_errors(), image(io.BytesIO(content), limits) as found:
         box = None
         if found.width * found.height > LARGE:
             least = (FINE * width, FINE * height)
             drafted = found.draft(None, least)  # a JPEG is decoded to no more than is needed
             extent = drafted[1][2:] if drafted else found.size
-            found, box = drawn_down(found, extent, mode, least)
+            found, box = reduced(found, extent, mode, least)
         elif found.mode != mode:
             found = found.convert(mode)
         if found.size != (width, height):
@@ -110,15 +124,24 @@ def resized(content: bytes, shape: tuple[int, ...], limits: Limits) -> np.ndarra
         return np.asarray(found, np.uint8).reshape(shape)
 
 
-def drawn_down(large: Any, extent: tuple[float, ...], mode: str, least: tuple[int, int]) -> tuple[Any, tuple]:
-    """The image divided by the largest whole number that leaves `least` pixels a side, in another mode: made of strips,
-    of which one at a time is converted.
+def encode(image: np.ndarray, file: Path) -> None:
+    """Writes uint8 H×W×C as PNG: lossless."""
+    from PIL import Image
+
+    pixels: Any = image[..., 0] if image.shape[-1] == 1 else image
+    Image.fromarray(pixels).save(file, format="PNG")
+
+
+def reduced(large: Any, extent: tuple[float, ...], mode: str, least: tuple[int, int]) -> tuple[Any, tuple]:
+    """Reduces the image by the largest whole factor that leaves `least` pixels a side, and converts it to `mode`.
+
+    It works strip by strip, to save memory.
 
     Args:
-        extent: how much of its width and height it fills: the last pixels of a JPEG that was drawn down are parts.
+        extent: width and height that the image really fills: the last pixels of a JPEG reduced by `draft` are partial.
 
     Returns:
-        The smaller image, and the box in it that it fills.
+        The smaller image, and the box in it that `extent` fills.
     """
     from PIL import Image
 
@@ -133,13 +156,13 @@ def drawn_down(large: Any, extent: tuple[float, ...], mode: str, least: tuple[in
 
 @contextmanager
 def image(stream: BinaryIO, limits: Limits) -> Iterator[Any]:
-    """Pillow's image, of which the header alone is read and found to be within the limits."""
+    """Yields Pillow's image. Its header was read and is within the limits; its pixels are not decoded."""
     from PIL import Image
 
     pillows = Image.MAX_IMAGE_PIXELS
     try:
-        # Some of its readers make room for the image as they open it, so it has to know. It refuses what has more than
-        # twice this, and warns before.
+        # Some of Pillow's readers allocate the image when they open it, so Pillow has to know the limit. It refuses
+        # an image of more than twice this, and warns above this.
         Image.MAX_IMAGE_PIXELS = limits.image_pixels / 2  # type: ignore[assignment]  # Pillow only compares it
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -154,11 +177,13 @@ def image(stream: BinaryIO, limits: Limits) -> Iterator[Any]:
 
 
 def check(found: Any, stream: BinaryIO, limits: Limits) -> None:
-    """Raises InputError for what claims more than is allowed, or has more than 8 bits a channel."""
+    """Raises InputError for an image that claims more than is allowed, or has more than 8 bits a channel."""
     if found.mode.startswith(WIDE_MODES):
         raise InputError(f"has more than 8 bits a channel ({found.mode}): save it with 8")
     if found.format == "TIFF":
         width, height = (found.tag_v2.get(tag, 1) for tag in TILE)
+        if not (isinstance(width, int) and isinstance(height, int)):
+            raise InputError("is a TIFF whose tiles have no size: save it anew")
         if width * height > limits.image_pixels:
             raise too_many_pixels(f"tiles of {width}×{height}, ", limits)
     if isinstance(stream, io.BytesIO):
@@ -169,8 +194,11 @@ def check(found: Any, stream: BinaryIO, limits: Limits) -> None:
 
 
 def refuse_odd_tags(content: bytes) -> None:
-    """libtiff takes the first of two equal tags and Pillow the last, and one knows types that the other does not: what
-    Pillow says of such a file is not what is decoded."""
+    """Raises InputError for a TIFF with repeated tags, or tags of an unknown type.
+
+    libtiff takes the first of two equal tags, and Pillow the last; each knows types that the other does not. So the
+    size that Pillow reports for such a file may not be the size that is decoded.
+    """
     order = "<" if content[:2] == b"II" else ">"
     big = struct.unpack_from(f"{order}H", content, 2)[0] == 43
     [start] = struct.unpack_from(f"{order}{'Q' if big else 'I'}", content, 8 if big else 4)
@@ -187,8 +215,8 @@ def too_many_pixels(where: str, limits: Limits) -> InputError:
 
 
 @contextmanager
-def readable() -> Iterator[None]:
-    """Makes a sentence of whatever is raised on a damaged file: Pillow's readers raise a dozen kinds of errors."""
+def as_input_errors() -> Iterator[None]:
+    """Turns any error about a damaged file into an InputError: Pillow's readers raise a dozen kinds."""
     from PIL import UnidentifiedImageError
 
     try:
@@ -197,10 +225,12 @@ def readable() -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise InputError("does not exist") from None
-    except UnidentifiedImageError:  # its own message names an object of Python's
+    except UnidentifiedImageError:  # its own message names a Python object
         raise InputError(f"is no readable image (readable are {', '.join(FORMATS)})") from None
     except MemoryError:
         raise InputError("needs more memory than there is") from None
-    except Exception as error:
+    except Exception as error:  # of any reader, on bytes that a stranger chose
+        if our_mistake(error):
+            raise
         said = error.strerror if isinstance(error, OSError) and error.strerror else sentence(error, 200)
         raise InputError(f"is no readable image ({printable(said)})") from None

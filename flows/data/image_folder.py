@@ -1,5 +1,4 @@
-"""Reads images that come from outside: those of a folder, or of an images.npz. What cannot be used is named, and left
-out."""
+"""Reads incoming images from a folder, or from an .npz file. Unusable images are listed and left out."""
 
 import os
 from dataclasses import dataclass
@@ -8,31 +7,37 @@ from pathlib import Path
 import numpy as np
 
 from flows.data import npz
-from flows.data.added import decode
-from flows.data.image_file import SUFFIXES
-from flows.params.sections import BY_DEFAULT, Limits
-from lightning_modules.errors import InputError, counted
+from flows.data.image_file import SUFFIXES, decode
+from flows.params.sections import DEFAULT_LIMITS, Limits
+from flows.project.errors import InputError, counted
 
 
 @dataclass(frozen=True)
-class Arrivals:
-    """images: uint8, N×H×W×C; found: how many there were to choose from; refused: a file and a reason each."""
+class IncomingImages:
+    """Incoming images.
+
+    images: uint8, N×H×W×C.
+    found: the number of images from which these were drawn.
+    refused: file and reason of each unusable image.
+    """
 
     images: np.ndarray
     found: int
     refused: list[tuple[str, str]]
 
 
-def read(place: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits = BY_DEFAULT) -> Arrivals:
-    """At most `most` images, drawn with the seed, in the order of their files.
+def read(
+    place: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits = DEFAULT_LIMITS
+) -> IncomingImages:
+    """A random sample of at most `most` images, in the order of their files.
 
     Args:
-        place: a folder, whose subfolders are looked through too, or an .npz file; a folder that holds an images.npz
-            stands for that file, as in sources/folder.
+        place: a folder, with its subfolders, or an .npz file. A folder with an images.npz stands for that file, as in
+            sources/folder.
         shape: height, width and channels that an image has to have.
 
     Raises:
-        InputError: it does not exist, holds no images, or its images are all of no use.
+        InputError: it does not exist, holds no images, or none of its images is usable.
     """
     if not place.exists():
         raise InputError(f"{place} does not exist: give a folder of image files, or an .npz file")
@@ -42,11 +47,11 @@ def read(place: Path, shape: tuple[int, int, int], most: int, seed: int, limits:
 
 
 def sample(count: int, most: int, seed: int) -> np.ndarray:
-    """Sorted numbers of at most `most` of `count`, the same for the same seed."""
+    """Sorted random indices below `count`, at most `most` of them, the same for the same seed."""
     return np.sort(np.random.default_rng(seed).permutation(count)[:most])
 
 
-def from_files(folder: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits) -> Arrivals:
+def from_files(folder: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits) -> IncomingImages:
     files = image_files(folder)
     if not files:
         raise InputError(f"{folder} has no image files ({', '.join(sorted(SUFFIXES))}), nor have its subfolders")
@@ -60,11 +65,12 @@ def from_files(folder: Path, shape: tuple[int, int, int], most: int, seed: int, 
         file, why = refused[0]
         count = counted(len(refused), "image file")
         raise InputError(f"{folder} has {count}, and none that can be used; the first, {file}, {why}")
-    return Arrivals(np.stack(images), len(files), refused)
+    return IncomingImages(np.stack(images), len(files), refused)
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Sorted; what begins with a dot is left out, like a file that is still being copied."""
+    """The image files of a folder and its subfolders, sorted. Names with a leading dot, such as those of files that are
+    still being copied, are left out."""
     found = []
     for parent, subfolders, names in os.walk(folder):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
@@ -72,8 +78,8 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 
 
-def from_archive(file: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits) -> Arrivals:
-    """The array `images` of an .npz file: uint8, N×H×W, or N×H×W×C."""
+def from_archive(file: Path, shape: tuple[int, int, int], most: int, seed: int, limits: Limits) -> IncomingImages:
+    """A sample of the array `images` of an .npz file: uint8, N×H×W or N×H×W×C."""
     try:
         with npz.opened(file, limits) as archive:
             header = archive.headers.get("images")
@@ -87,6 +93,6 @@ def from_archive(file: Path, shape: tuple[int, int, int], most: int, seed: int, 
                 )
             count = sides[0]
             numbers = sample(count, most, seed)
-            return Arrivals(archive.rows("images", numbers).reshape(len(numbers), *shape), count, [])
+            return IncomingImages(archive.rows("images", numbers).reshape(len(numbers), *shape), count, [])
     except InputError as error:
         raise InputError(f"{file} {error}") from None

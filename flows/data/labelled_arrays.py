@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from flows.data import npz
-from flows.data.source_images import MOST_CLASSES, Images, carve, refuse_names, shown, sides
+from flows.data.source_images import MOST_CLASSES, Images, refuse_names, shown, sides, split_off_test
 from flows.params.sections import Limits
+from flows.project.errors import InputError, unknown
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, unknown
 
 
 def from_archive(file: Path, test: str | float, limits: Limits) -> Images:
@@ -28,7 +28,7 @@ def from_archive(file: Path, test: str | float, limits: Limits) -> Images:
     refuse_names(file, class_names)
     checked_classes(file, labels, "labels", class_names)
     if test != "official":
-        return carve(images, labels, float(test), class_names, [entry])
+        return split_off_test(images, labels, float(test), class_names, [entry])
     test_images, test_labels = checked_split(file, arrays, "test_images", "test_labels")
     checked_classes(file, test_labels, "test_labels", class_names)
     if test_images.shape[1:] != images.shape[1:]:
@@ -39,7 +39,7 @@ def from_archive(file: Path, test: str | float, limits: Limits) -> Images:
 
 
 def check_names(arrays: Collection[str], test: str | float) -> None:
-    """Raises InputError where there are others than are needed; the message goes on after the file's name."""
+    """Raises InputError for unknown or missing arrays; the message continues the file's name."""
     known = ("images", "labels", "class_names", "test_images", "test_labels")
     for name in arrays:
         if name not in known:
@@ -54,7 +54,7 @@ def check_names(arrays: Collection[str], test: str | float) -> None:
 
 
 def checked_split(file: Path, arrays: dict, images_name: str, labels_name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images as N×H×W×C and labels as int64."""
+    """The checked images, uint8, N×H×W×C, and labels, int64, N."""
     images, labels = arrays[images_name], arrays[labels_name]
     if images.dtype != np.uint8:
         raise InputError(

@@ -1,6 +1,6 @@
-"""Reads arrays out of an .npz file that somebody else made: what each of them claims to be is read first.
+"""Reads arrays from .npz files of other people: checks each array's header before reading its values.
 
-numpy.load makes room for an array of any shape that a header names, and unpacks whatever is packed in whatever way.
+numpy.load would allocate an array of any shape that a header names, and unpack any compression.
 """
 
 import hashlib
@@ -19,24 +19,24 @@ import psutil
 from numpy.lib import format as npy
 
 from flows.params.sections import Limits
+from flows.project.errors import InputError, our_mistake, sentence
 from flows.untrusted import plain_files
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, sentence
 
-CONTENTS = 1 << 20  # bytes of the archive's table of contents: one of numpy's has a hundred an array
+CONTENTS = 1 << 20  # bytes of the archive's table of contents; numpy writes about a hundred an array
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # as numpy.savez and savez_compressed do
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what numpy.savez and savez_compressed write
 ENCRYPTED = 1
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an array of the archive claims to be."""
+    """The header of an array: what it claims to be."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     in_columns: bool  # Fortran's order
-    start: int  # of its values, in bytes after the member's beginning
+    start: int  # offset of its values from the beginning of the zip member, in bytes
 
     @property
     def bytes(self) -> int:
@@ -46,12 +46,14 @@ class Header:
 class Archive:
     """An open .npz file.
 
-    headers: of each array, by its name. All messages go on after the file's name.
+    headers: the header of each array, by name.
+
+    The messages of all errors continue the file's name.
     """
 
     def __init__(self, stream: BufferedReader, limits: Limits) -> None:
         self.stream, self.begun = stream, os.fstat(stream.fileno())
-        with plain_arrays():
+        with as_input_errors():
             self.zip = zipfile.ZipFile(Contents(stream))
             members = self.zip.infolist()
             self.headers = {member.filename.removesuffix(".npy"): self.header(member) for member in members}
@@ -64,7 +66,7 @@ class Archive:
             )
 
     def header(self, member: zipfile.ZipInfo) -> Header:
-        """Raises InputError for what numpy did not write, or what is not what its header says."""
+        """The header of one array. Raises InputError where numpy would not write it, or its size is wrong."""
         array = f"has the array {printable(member.filename)}"
         if member.flag_bits & ENCRYPTED:
             raise InputError(f"{array} encrypted: save it without a password")
@@ -85,30 +87,30 @@ class Archive:
         return header
 
     def read(self, name: str) -> np.ndarray:
-        """A whole array."""
+        """A whole array. Raises InputError where it does not fit into free memory."""
         needed, free = self.headers[name].bytes, psutil.virtual_memory().available
         if needed > free:
             raise InputError(
                 f"has {needed / 2**30:.1f} GiB in array {printable(name)}, and {free / 2**30:.1f} are free in memory"
             )
-        with plain_arrays(), self.zip.open(f"{name}.npy") as file:
+        with as_input_errors(), self.zip.open(f"{name}.npy") as file:
             return npy.read_array(file, allow_pickle=False)
 
     def rows(self, name: str, numbers: np.ndarray) -> np.ndarray:
-        """Some rows of an array, by their sorted numbers. No others are kept in memory."""
+        """Some rows of an array, by sorted indices. Other rows are not kept in memory."""
         header = self.headers[name]
         if header.in_columns:
             return self.read(name)[numbers]
         found = np.empty((len(numbers), *header.shape[1:]), header.dtype)
         size = header.bytes // header.shape[0]
-        with plain_arrays(), self.zip.open(f"{name}.npy") as file:
+        with as_input_errors(), self.zip.open(f"{name}.npy") as file:
             for row, number in zip(found, numbers.tolist()):
                 file.seek(header.start + number * size)
                 row[...] = np.frombuffer(file.read(size), header.dtype).reshape(header.shape[1:])
         return found
 
     def size_and_hash(self) -> dict:
-        """Of the file, in which the arrays were found. Raises InputError where it was changed meanwhile."""
+        """Size and SHA-256 of the file. Raises InputError where it was changed since it was opened."""
         self.stream.seek(0)
         found = hashlib.file_digest(self.stream, "sha256").hexdigest()
         now = os.fstat(self.stream.fileno())
@@ -118,8 +120,10 @@ class Archive:
 
 
 class Contents(io.RawIOBase):
-    """The file, of which no piece is read that is larger than a table of contents should be: zipfile reads the table
-    in one piece, of the size that the file claims."""
+    """The file for zipfile, which refuses to read too much at once.
+
+    zipfile reads the table of contents in one piece, of whatever size the file claims.
+    """
 
     def __init__(self, stream: BufferedReader) -> None:
         self.stream = stream
@@ -141,23 +145,28 @@ class Contents(io.RawIOBase):
 
 @contextmanager
 def opened(file: Path, limits: Limits) -> Iterator[Archive]:
-    """Raises InputError for what is no .npz file of plain arrays within the limits; the message goes on after the
-    file's name."""
+    """Yields the open archive.
+
+    Raises:
+        InputError: it is no .npz file of plain arrays within the limits; the message continues the file's name.
+    """
     with ExitStack() as closing:
-        with plain_arrays():
-            stream = plain_files.opened(file, limits.array_bytes, setting="limits.array_bytes")
+        with as_input_errors():
+            stream = plain_files.opened(file, limits.array_bytes, key="limits.array_bytes")
         yield Archive(closing.enter_context(stream), limits)
 
 
 @contextmanager
-def plain_arrays() -> Iterator[None]:
-    """Makes a sentence of whatever a damaged file leads to: zipfile, zlib and numpy raise a dozen kinds of errors."""
+def as_input_errors() -> Iterator[None]:
+    """Turns any error about a damaged file into an InputError: zipfile, zlib and numpy raise a dozen kinds."""
     try:
         yield
     except InputError:
         raise
     except MemoryError:
         raise InputError("needs more memory than there is") from None
-    except Exception as error:
+    except Exception as error:  # of any reader, on bytes that a stranger chose
+        if our_mistake(error):
+            raise
         said = error.strerror if isinstance(error, OSError) and error.strerror else sentence(error, 200)
         raise InputError(f"is no .npz file of plain arrays: {printable(said)}") from None

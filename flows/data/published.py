@@ -1,4 +1,4 @@
-"""Published datasets, decoded by torchvision out of archives that were verified: MNIST, Fashion-MNIST, CIFAR-10."""
+"""Published datasets, which torchvision decodes from verified archives: MNIST, Fashion-MNIST, CIFAR-10."""
 
 import gzip
 import hashlib
@@ -13,8 +13,8 @@ import numpy as np
 
 from flows.data import fetch, source_images
 from flows.project import paths
+from flows.project.errors import InputError
 from flows.untrusted import masking
-from lightning_modules.errors import InputError
 
 
 def mnist(test: str, dataset: str = "mnist", reader: str = "MNIST") -> source_images.Images:
@@ -53,7 +53,7 @@ def cifar10(test: str) -> source_images.Images:
 
 
 def cifar10_files(whole: fetch.Archive, parts: list[fetch.Archive]) -> Iterator[tuple[fetch.Archive, bytes]]:
-    """Unpacked, as a torchvision data folder mostly has them, or else out of the archive."""
+    """The files of CIFAR-10: unpacked, as most torchvision data folders have them, or else from the archive."""
     if not fetch.cache_file(whole).is_file():
         try:
             for part in parts:
@@ -66,8 +66,11 @@ def cifar10_files(whole: fetch.Archive, parts: list[fetch.Archive]) -> Iterator[
 
 
 def workspace() -> tempfile.TemporaryDirectory:
-    """A private folder for one decoding. torchvision reads files by name and unpickles CIFAR's: laid out here, they
-    are the very bytes that were verified, whatever happens to a mirror meanwhile."""
+    """A private temporary folder for one decoding.
+
+    torchvision reads files by name, and unpickles CIFAR's. In this folder they are exactly the bytes that were
+    verified, whatever happens to a mirror meanwhile.
+    """
     paths.state_folder().mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(prefix="decode-", dir=paths.state_folder())
 
@@ -79,7 +82,7 @@ def lay_out(scratch: str, path: str, content: bytes) -> None:
 
 
 def decode(reader: str, scratch: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(images, labels) of the training and of the test split."""
+    """(images, labels) of the training split and of the test split."""
     from torchvision import datasets
 
     splits = [getattr(datasets, reader)(scratch, train=train, download=False) for train in (True, False)]
@@ -87,12 +90,12 @@ def decode(reader: str, scratch: str) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def decode_cifar10(scratch: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of the training split and, behind them, the test split."""
+    """(images, labels), the training split first, then the test split."""
     from torchvision.datasets import CIFAR10
 
     images, labels = np.empty((60_000, 32, 32, 3), np.uint8), np.empty(60_000, np.int64)
     at = 0
-    # A file at a time: torchvision's whole training split takes three times its size while it is put together.
+    # One file at a time: torchvision needs three times the size of the training split while it joins it.
     for file in (*CIFAR10.train_list, *CIFAR10.test_list):
         batch = type("Batch", (CIFAR10,), {"train_list": [file], "test_list": []})(scratch)
         here = slice(at, at + len(batch))
@@ -111,7 +114,7 @@ def origin(file: fetch.Archive, published: fetch.Archive) -> dict:
 
 
 def members(packed: BufferedReader, parts: list[fetch.Archive]) -> Iterator[tuple[fetch.Archive, bytes]]:
-    """The named files of a .tar.gz, verified one by one. Nothing is unpacked to disk, so no name can lead elsewhere."""
+    """The wanted files of a .tar.gz, each verified. Nothing is unpacked to disk, so no name can lead elsewhere."""
     wanted = {part.path: part for part in parts}
     try:
         with tarfile.open(fileobj=packed, mode="r|gz") as archive:

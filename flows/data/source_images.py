@@ -1,4 +1,4 @@
-"""Images and labels as a source gives them, with its test images apart."""
+"""A source's images and labels, with the test split apart."""
 
 import hashlib
 import math
@@ -11,21 +11,21 @@ import numpy as np
 import psutil
 
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError
 
-# The test images of a dataset without an official test split: the same ones whatever `seed` in params.yaml is.
+# The seed of the test split where there is no official one: the split is the same for every `seed` in params.yaml.
 TEST_SEED = 20_240_229
 MOST_CLASSES = 100_000
-ADDED = "added"  # below sources/<dataset>/: images that were taken in, see flows/data/added.py
+ADDED = "added"  # folder below sources/<dataset>/, see flows/data/added.py
 
 
 @dataclass(frozen=True)
 class Images:
-    """A dataset as published: nothing normalised, nothing shuffled.
+    """A dataset as published, neither normalised nor shuffled.
 
-    Images are uint8, N×H×W×C; labels are int64, N, indices into `class_names`. `provenance` has one entry a source
-    file: file, from, bytes and sha256, the same wherever the bytes were taken from.
+    Images are uint8, N×H×W×C; labels are int64, N, indices into `class_names`. `provenance` has an entry for each
+    source file: file, from, bytes and sha256. It does not depend on the place from which the bytes were fetched.
     """
 
     train_images: np.ndarray
@@ -36,11 +36,16 @@ class Images:
     provenance: list[dict]
 
 
-def set_aside(labels: np.ndarray, fraction: float, seed: int, class_names: list[str], purpose: str) -> np.ndarray:
-    """Sorted int64 indices of a random `fraction` of every class, the same for the same labels and seed.
+def stratified_sample(
+    labels: np.ndarray, fraction: float, seed: int, class_names: list[str], purpose: str
+) -> np.ndarray:
+    """A stratified random sample: sorted int64 indices of a `fraction` of each class, the same for the same seed.
+
+    Args:
+        purpose: what the sample is for, in a message.
 
     Raises:
-        InputError: a class is too small to leave an image on both sides.
+        InputError: a class has fewer than two images, so that none would be left on one side.
     """
     counts = np.bincount(labels, minlength=len(class_names))
     for name, count in zip(class_names, counts):
@@ -49,7 +54,7 @@ def set_aside(labels: np.ndarray, fraction: float, seed: int, class_names: list[
                 f'class "{name}" has {count} of the images that {purpose} is set aside from; '
                 "it needs 2 or more, so that one stays on each side"
             )
-    # Largest remainders: the total is right to the image, and no class is off by a whole one.
+    # Largest remainders: the total is exact, and each class is less than one image off.
     shares = counts * fraction
     sizes = np.floor(shares).astype(int)
     lacking = round(len(labels) * fraction) - sizes.sum()
@@ -63,13 +68,15 @@ def set_aside(labels: np.ndarray, fraction: float, seed: int, class_names: list[
 
 
 def describe(dataset: str) -> dict:
-    """sources/<dataset>/source.yaml, which belongs to the project and is not checked further."""
+    """The content of sources/<dataset>/source.yaml, unchecked: the file belongs to the project."""
     return file_io.read_yaml(paths.root() / "sources" / dataset / "source.yaml")
 
 
-def carve(images: np.ndarray, labels: np.ndarray, test: float, class_names: list[str], provenance: list) -> Images:
-    """Sets the test images aside where nobody has done so."""
-    chosen = set_aside(labels, test, TEST_SEED, class_names, "the test split")
+def split_off_test(
+    images: np.ndarray, labels: np.ndarray, test: float, class_names: list[str], provenance: list
+) -> Images:
+    """The dataset with a stratified test split of `test`, a fraction, for sources without an official one."""
+    chosen = stratified_sample(labels, test, TEST_SEED, class_names, "the test split")
     rest = np.setdiff1d(np.arange(len(labels)), chosen)
     return Images(images[rest], labels[rest], images[chosen], labels[chosen], class_names, provenance)
 
@@ -79,8 +86,11 @@ def size_and_hash(content: bytes) -> dict:
 
 
 def refuse_names(place: Path, class_names: list[str]) -> None:
-    """A served ensemble answers with a column for each class, beside one called label; and a class's name is shown in
-    tables, logs and pages, on one line."""
+    """Raises InputError for names that classes cannot have.
+
+    A served ensemble answers with a column for each class, beside one called label. Tables, logs and pages show the
+    name on one line.
+    """
     for name in class_names:
         if printable(name) != name:
             raise InputError(
@@ -91,8 +101,8 @@ def refuse_names(place: Path, class_names: list[str]) -> None:
         raise InputError(f'{shown(place)} has a class named "label", a name that predictions need: choose another')
 
 
-def named(file: Path, read: Callable, *given: Any) -> Any:
-    """What `read` returns; the file is named where it raises InputError."""
+def naming_file(file: Path, read: Callable, *given: Any) -> Any:
+    """What `read(*given)` returns. Puts the file's name before the message where it raises InputError."""
     try:
         return read(*given)
     except InputError as error:

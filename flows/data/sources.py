@@ -1,24 +1,25 @@
-"""Decodes each dataset's published files to arrays, with its test images apart.
+"""Reads any dataset by its name, as arrays with the test split apart.
 
-`sources/<dataset>/source.yaml` says where the bytes come from and what they hash to; `sources/folder` holds the user's
-own images.
+`sources/<dataset>/source.yaml` has the URLs and SHA-256 of published files; `sources/folder` holds the user's own
+images.
 """
 
 from collections.abc import Callable
 
 from flows.data import built_in, class_folders, published, source_images
-from flows.params.sections import BY_DEFAULT, Limits
-from lightning_modules.errors import unknown
+from flows.params.sections import DEFAULT_LIMITS, Limits
+from flows.project.errors import unknown
 
 
-def read(dataset: str, test: str | float, limits: Limits = BY_DEFAULT) -> source_images.Images:
+def read(dataset: str, test: str | float, limits: Limits = DEFAULT_LIMITS) -> source_images.Images:
     """Fetches, verifies and decodes a dataset.
 
-    test: "official", or the fraction of every class that is set aside.
-    limits: for the user's own images.
+    Args:
+        test: "official", or the fraction of every class that becomes the test split.
+        limits: for the user's own images.
 
     Raises:
-        InputError: a file cannot be had or is not what it should be, or the images cannot make a classifier.
+        InputError: a file is missing or wrong, or no classifier can be trained on the images.
     """
     if dataset not in READERS:
         raise unknown("dataset", dataset, READERS)

@@ -1,7 +1,7 @@
-"""What the champion makes of images: the probabilities that it serves, and the embeddings inside its networks.
+"""The champion's probabilities for images, and the embeddings inside its networks.
 
-Both come from the very programs that are served. The members in models/<dataset>/ may be newer than the champion, and
-a second output would be missing from all champions that are registered already.
+Both come from the exported programs that are served: the members in models/<dataset>/ may be newer than the champion,
+and champions that are registered already have no second output for embeddings.
 """
 
 from typing import Any
@@ -13,12 +13,17 @@ from flows.models.served_ensemble import BATCH, ServedEnsemble
 
 
 class Tap(torch.fx.Interpreter):
-    """Runs an exported network, and keeps what goes into its last linear layer: its embedding of the images."""
+    """Runs an exported network and keeps the input of its last linear layer, the embedding of the images.
+
+    Attributes:
+        last: the node of that layer; None if the network has no linear layer.
+        embedding: of the last run, N×features.
+    """
 
     def __init__(self, program: torch.fx.GraphModule) -> None:
         super().__init__(program)
         linear = [node for node in program.graph.nodes if node.target is torch.ops.aten.linear.default]
-        # Test-time views pass through the same layer one after another. The first one is the image as it is.
+        # With test-time views the layer occurs once per view. The first view is the unchanged image.
         self.last = next((node for node in linear if node.args[1] is linear[-1].args[1]), None)
         self.embedding = torch.empty(0)
 
@@ -29,10 +34,11 @@ class Tap(torch.fx.Interpreter):
 
 
 @torch.inference_mode()
-def look(champion: ServedEnsemble, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def predict_and_embed(champion: ServedEnsemble, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The champion's probabilities, N×classes, and its embeddings, N×features, both float32.
 
-    Embeddings are those of the first network of each kind, side by side: networks of one kind differ in their seed.
+    The embeddings are those of the first network of each program, concatenated: networks that share a program differ
+    only in their seed.
 
     Args:
         images: uint8, N×H×W×C, of the champion's shape.

@@ -1,10 +1,12 @@
-"""The picture of a comparison: the distance of every quantity, both distributions of those that a table shows, and how
-often each class occurs."""
+"""Draws a drift comparison: the distance of each quantity, both of its distributions, and how often each class
+occurs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+from flows.project import file_io
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, which colour-blind people can tell apart.
 REFERENCE, INCOMING, DRIFT = "#999999", "#0072B2", "#D55E00"
 BINS = 30
-MOST_CLASSES = 30  # that are drawn: those whose share of the predictions has changed most
+MOST_CLASSES = 30  # classes in the figure: those whose share of the predictions has changed most
 COLUMNS = 4
 UNIT = {"brightness": "0 to 1", "contrast": "0 to 1", "saturation": "0 to 1"}
 
@@ -21,7 +23,7 @@ def draw(result: dict, views: dict, file: Path) -> None:
     """Writes a PNG.
 
     Args:
-        result: what drift.json holds.
+        result: the content of drift.json.
         views: see `two_sample.compare`.
     """
     from matplotlib.figure import Figure
@@ -47,16 +49,15 @@ def draw(result: dict, views: dict, file: Path) -> None:
         f"{what}: {result['incoming']:,} incoming images (blue) against {result['reference']:,} held-out images of "
         f"{result['dataset']} (grey)"
     )
-    temporary = file.with_name(f".{file.name}")
-    figure.savefig(temporary, format="png", dpi=110)
-    temporary.replace(file)
+    with file_io.whole(file) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 def distances(panel: "Axes", result: dict) -> None:
-    """Of the quantities that a table shows, largest at the top."""
+    """Draws the distance of each quantity of the table as a bar, the largest at the top."""
     from flows.drift.ranking import strongest
 
-    tests = [test for test in strongest(result["tests"]) if test["view"] != "labels"]  # whose limit is another
+    tests = [test for test in strongest(result["tests"]) if test["view"] != "labels"]  # labels have another threshold
     tests.sort(key=lambda test: test["statistic"])
     colours = [DRIFT if test["verdict"] == "drift" else INCOMING for test in tests]
     panel.barh([test["name"] for test in tests], [test["statistic"] for test in tests], color=colours)
@@ -68,7 +69,7 @@ def distances(panel: "Axes", result: dict) -> None:
 
 def histogram(panel: "Axes", test: dict, incoming: np.ndarray, reference: np.ndarray) -> None:
     both = np.concatenate([incoming, reference])
-    # A few extreme values would press all others into one bar: they are drawn at the edges.
+    # Extreme values are drawn at the edges: otherwise they would press all others into one bar.
     low, high = np.percentile(both, [0.5, 99.5])
     edges = np.histogram_bin_edges(both.clip(low, high), BINS).tolist()
     for values, style in ((reference, {"color": REFERENCE, "alpha": 0.6}), (incoming, {"color": INCOMING})):
@@ -91,7 +92,7 @@ def histogram(panel: "Axes", test: dict, incoming: np.ndarray, reference: np.nda
 
 
 def predicted(panel: "Axes", result: dict) -> None:
-    """How often each class is predicted, and how often it occurs by the estimate that allows for confusion."""
+    """Draws how often each class is predicted, and the estimate, corrected for confusion, of how often it occurs."""
     reference, incoming = (np.array(result["predicted"][side]) for side in ("reference", "incoming"))
     chosen = np.sort(np.argsort(-np.abs(incoming - reference), kind="stable")[:MOST_CLASSES])
     places = np.arange(len(chosen))

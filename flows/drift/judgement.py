@@ -1,9 +1,9 @@
-"""Compares incoming images with held-out ones, and says whether they differ.
+"""Compares incoming images with held-out ones, and decides whether they differ.
 
-Four views of the images are tested, see `flows.statistics.two_sample`: pixel statistics, what the champion predicts,
-the embeddings inside its networks, and how often it predicts each class, from which follows how often each occurs. The
-reference are validation and test images, never those that were trained on: a network is surer of what it has seen, and
-any new image would look like drift.
+Four views of the images are tested, see `flows.statistics.two_sample`: pixel statistics, the champion's predictions,
+the embeddings inside its networks, and how often it predicts each class, from which the class shares are estimated. The
+reference are validation and test images, never training images: a network is surer of images that it has seen, so that
+all new ones would look like drift.
 """
 
 import os
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.drift import ranking
-from flows.params.sections import BY_DEFAULT, Drift, Limits
+from flows.params.sections import DEFAULT_LIMITS, Drift, Limits
 from flows.project import file_io, paths
+from flows.project.errors import InputError, counted
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,28 +27,31 @@ if TYPE_CHECKING:
     from flows.models.served_ensemble import ServedEnsemble
     from flows.statistics.two_sample import ClassShares, Result
 
-FEWEST = 20  # images; with less, next to nothing but a wholly black picture would be found
-DRIFT = 3  # exit code, beside 0, 1 and 2, which all commands have
-SHOWN = 5  # files that are named on the terminal; drift.json names them all
+FEWEST = 20  # images; with fewer, hardly anything but wholly black images would be found
+DRIFT = 3  # exit code for drift, beside the 0, 1 and 2 of all commands
+SHOWN = 5  # refused files to name on the terminal; drift.json names them all
 
 
-def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits = BY_DEFAULT) -> dict:
+def drift(place: Path, dataset: str, params: Drift, seed: int, limits: Limits = DEFAULT_LIMITS) -> dict:
     """Compares, and writes drift.json and drift.png.
 
     Args:
         place: a folder of image files, with or without subfolders, or an .npz file; see `image_folder.read`.
-        seed: draws the samples on both sides.
-        limits: for what FOLDER holds.
+        params: section `drift` of params.yaml.
+        seed: of the samples that are drawn from both sides.
+        limits: on the size of files and images in `place`.
 
     Returns:
-        What was written to drift.json: `drift` (true or false), `drifted` (names of what differs), `tests` (of each:
-        view, name, statistic, corrected p, auc, verdict), `class_shares` (of each class, None for the rare ones
-        together: its share of the held-out images, and that of the incoming ones as it is estimated), the numbers of
-        images, and which files were refused.
+        The content of drift.json, among it:
+        drift: whether anything differs.
+        drifted: names of the tests that found drift.
+        tests: a dict per test: view, name, statistic, p (corrected), auc, verdict.
+        class_shares: a dict per class (None for the rare ones together): its share of the held-out images, and its
+            estimated share of the incoming ones.
+        found, incoming, reference: numbers of images; refused: files that are no usable images, with reasons.
 
     Raises:
-        InputError: there is no champion, or there are too few images that can be compared, or the champion's answers
-            are no numbers.
+        InputError: there is no champion, there are too few usable images, or the champion's predictions are NaN.
         UnavailableError: MLflow does not answer, or the champion cannot be loaded.
     """
     import numpy as np
@@ -59,13 +62,13 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
 
     data = data_of.load(dataset)
     shape = tuple(data.card["shape"])
-    arrivals = image_folder.read(place, shape, settings.images, seed, limits)
+    arrivals = image_folder.read(place, shape, params.images, seed, limits)
     if len(arrivals.images) < FEWEST:
         refused = f" ({len(arrivals.refused)} more cannot be used)" if arrivals.refused else ""
         raise InputError(
             f"{place} has {counted(len(arrivals.images), 'image')} to be compared{refused}; it takes {FEWEST} or more"
         )
-    known, labels = held_out(data, settings.images, seed)
+    known, labels = held_out(data, params.images, seed)
 
     from flows.models.served_ensemble import ServedEnsemble
     from flows.tracking import loading
@@ -79,8 +82,8 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
     all_labels = np.concatenate([data.labels("validation"), data.labels("test")])
     with loading.loading(f"the champion, {dataset} version {champion['version']},"):
         agree(data, served, champion)
-        views, predicted, classes = look(served, arrivals.images, known, labels, all_labels, seed)
-    tests = judged(views, classes, settings)
+        views, predicted, classes = measure(served, arrivals.images, known, labels, all_labels, seed)
+    tests = judged(views, classes, params)
     drifted = [test["name"] for test in tests if test["verdict"] == "drift"]
     result = {
         "drift": bool(drifted),
@@ -88,9 +91,9 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
         "dataset": dataset,
         "images": str(place),
         "champion": {"name": dataset, "version": champion["version"]},
-        "alpha": settings.alpha,
-        "effect": settings.effect,
-        "class_share": settings.class_share,
+        "alpha": params.alpha,
+        "effect": params.effect,
+        "class_share": params.class_share,
         "found": arrivals.found,
         "incoming": len(arrivals.images),
         "reference": len(known),
@@ -110,7 +113,7 @@ def drift(place: Path, dataset: str, settings: Drift, seed: int, limits: Limits 
     return result
 
 
-def look(
+def measure(
     served: "ServedEnsemble",
     incoming: "np.ndarray",
     reference: "np.ndarray",
@@ -118,17 +121,18 @@ def look(
     all_labels: "np.ndarray",
     seed: int,
 ) -> tuple[dict, dict, "ClassShares"]:
-    """What there is to be compared.
+    """Measures the quantities that are compared.
 
     Args:
         served: the champion.
-        incoming, reference: uint8, N×H×W×C each.
+        incoming, reference: images, uint8, N×H×W×C each.
         labels: of the reference, int64.
         all_labels: of all held-out images, of which the reference is a sample.
         seed: of the classifier that tries to tell embeddings apart.
 
     Returns:
-        By view, by quantity, its values on either side; the predicted classes by side; and see `class_shares`.
+        Three values: the incoming and the reference values of each quantity, by view and name; the predicted classes,
+        by "incoming" and "reference"; and the class shares, see `two_sample.class_shares`.
     """
     from flows.drift import embeddings, pixel_statistics
     from flows.statistics import two_sample
@@ -137,7 +141,7 @@ def look(
     pixels = {side: pixel_statistics.statistics(images) for side, images in sides.items()}
     probabilities, inside = {}, {}
     for side, images in sides.items():
-        probabilities[side], inside[side] = embeddings.look(served, images)
+        probabilities[side], inside[side] = embeddings.predict_and_embed(served, images)
     views = {
         "pixels": {name: (values, pixels["reference"][name]) for name, values in pixels["incoming"].items()},
         "predictions": {"confidence": tuple(probabilities[side].max(1) for side in sides)}
@@ -146,7 +150,7 @@ def look(
             for number, name in enumerate(served.class_names)
         },
     }
-    if inside["incoming"].shape[1]:  # a champion without a linear layer has none
+    if inside["incoming"].shape[1]:  # a champion without a linear layer has no embeddings
         found = two_sample.classifier_scores(inside["incoming"], inside["reference"], seed)
         views["embeddings"] = {"classifier score": found}
     predicted = {side: values.argmax(1) for side, values in probabilities.items()}
@@ -154,16 +158,16 @@ def look(
     return views, predicted, classes
 
 
-def judged(views: dict, classes: "ClassShares", settings: Drift) -> list[dict]:
-    """Every test with its verdict, see `drift`."""
+def judged(views: dict, classes: "ClassShares", params: Drift) -> list[dict]:
+    """Runs the tests. Returns `tests` of drift.json, see `drift`."""
     from flows.statistics import two_sample
 
-    return [asdict(test) | {"verdict": verdict(test, settings)} for test in two_sample.compare(views, classes)]
+    return [asdict(test) | {"verdict": verdict(test, params)} for test in two_sample.compare(views, classes)]
 
 
 def agree(data: "Dataset", served: "ServedEnsemble", champion: dict) -> None:
-    """Raises InputError where the champion was made for other images or classes than the data has, and warns of one
-    that was scored on other test images."""
+    """Raises InputError if the champion was made for other images or classes than the data has. Prints a warning if it
+    was scored on other test images."""
     from flows.tracking import mlflow_runs
 
     dataset = champion["name"]
@@ -173,7 +177,7 @@ def agree(data: "Dataset", served: "ServedEnsemble", champion: dict) -> None:
             f"data/{dataset} has: retrain first"
         )
     if champion["tags"].get(mlflow_runs.TEST) != data.card["test_sha256"]:
-        # Its training images may be among those that count as held out here.
+        # Images that it was trained on may count as held out here.
         warning = (
             f"the champion, version {champion['version']}, was scored on other test images than data/{dataset} has"
         )
@@ -196,11 +200,14 @@ def held_out(data: "Dataset", most: int, seed: int) -> tuple["np.ndarray", "np.n
     )
 
 
-def verdict(test: "Result", settings: Drift) -> str:
-    """With enough images a p-value calls any difference sure: one that is too small to matter is no drift."""
-    if test.p >= settings.alpha:
+def verdict(test: "Result", params: Drift) -> str:
+    """The verdict on a test: "same", "small" or "drift".
+
+    "small" is a significant difference that is too small to matter: with enough images every difference is significant.
+    """
+    if test.p >= params.alpha:
         return "same"
-    least = settings.class_share if test.view == "labels" else settings.effect
+    least = params.class_share if test.view == "labels" else params.effect
     return "drift" if test.statistic >= least else "small"
 
 

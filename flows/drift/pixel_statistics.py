@@ -1,4 +1,4 @@
-"""What can be said of an image without a model: one number an image for each of a few statistics."""
+"""Statistics of an image's pixels, which need no model: one number per image and statistic."""
 
 import numpy as np
 
@@ -7,15 +7,16 @@ LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def statistics(images: np.ndarray) -> dict[str, np.ndarray]:
-    """float32, N, by name.
-
-    brightness: mean luminance, 0 to 1.
-    contrast: root-mean-square contrast, the standard deviation of luminance (Peli, 1990).
-    sharpness: variance of the Laplacian of luminance (Pech-Pacheco et al., 2000); noise raises it, blur lowers it.
-    saturation: mean saturation of HSV, 0 to 1; of colour images alone.
+    """The statistics by name, float32, N.
 
     Args:
         images: uint8, N×H×W×C. Three channels are red, green and blue.
+
+    Returns:
+        brightness: mean luminance, 0 to 1.
+        contrast: root-mean-square contrast, the standard deviation of luminance (Peli, 1990).
+        sharpness: variance of the Laplacian of luminance (Pech-Pacheco et al., 2000); noise raises it, blur lowers it.
+        saturation: mean HSV saturation, 0 to 1; only for colour images.
     """
     scaled = images.astype(np.float32) / 255
     colour = images.shape[3] == 3
@@ -34,7 +35,7 @@ def statistics(images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def laplacian(luminance: np.ndarray) -> np.ndarray:
-    """The sum of the four neighbours less four times the pixel; beyond the edge lies the edge once more."""
+    """The sum of the four neighbours minus four times the pixel. The border is padded with its own values."""
     padded = np.pad(luminance, ((0, 0), (1, 1), (1, 1)), mode="edge")
     neighbours = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
     return neighbours - 4 * luminance

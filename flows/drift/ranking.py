@@ -1,8 +1,8 @@
-"""Which quantities differ most."""
+"""Selects the quantities that differ most."""
 
 
 def strongest(tests: list[dict]) -> list[dict]:
-    """What a table shows: all but the classes' probabilities, and of these the one that differs most."""
+    """The tests for the table: all of them, but of those on a class's probability only the one that differs most."""
     classes = [test for test in tests if test["name"].startswith("probability of ")]
     most = max(classes, key=lambda test: test["statistic"])
     return [test for test in tests if test is most or not test["name"].startswith("probability of ")]

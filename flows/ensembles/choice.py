@@ -1,11 +1,17 @@
-"""The choice among candidates, on validation."""
+"""Chooses among candidates by their validation scores."""
 
 import math
 
 
 def choose(candidates: dict[str, dict[str, float]], select_by: str) -> str:
-    """The name with the best validation score; the other score decides between equals, then the first one wins.
-    A NaN is the worst score: it is neither smaller nor larger than another, and would stay where it comes first."""
+    """The name of the candidate with the best validation score. Ties go to the better other score, then to the first.
+
+    NaN counts as the worst score. Python compares it as neither smaller nor larger, so a first NaN would win.
+
+    Args:
+        candidates: nll and accuracy by name.
+        select_by: "nll" or "accuracy".
+    """
 
     def badness(name: str) -> tuple[float, ...]:
         numbers = candidates[name]

@@ -11,8 +11,8 @@ from flows.ensembles.record import Record
 from flows.models import measurements, trained_members
 from flows.params.params_file import Params
 from flows.project import paths
+from flows.project.errors import InputError
 from flows.reporting import dvc_plots
-from lightning_modules.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Combined:
-    """What came out.
+    """The result of `combine`.
 
     Attributes:
         result: the chosen method, its scores on validation and test, the gain over the member that is best on
             validation, and the disagreement of the networks.
         tables: rows for plots, by table.
-        record: of what the ensemble is made.
+        record: what the ensemble is made of.
     """
 
     result: dict
@@ -35,10 +35,10 @@ class Combined:
 
 
 def combine(params: Params) -> Combined:
-    """Lets all networks vote in each way that params.yaml names, and chooses one.
+    """Combines all networks by each method in params.yaml, and chooses a method.
 
     Raises:
-        InputError: a member is not trained or measured, or a file was changed.
+        InputError: a member is not trained or evaluated, or a file was changed.
     """
     import torch
 
@@ -57,7 +57,7 @@ def combine(params: Params) -> Combined:
         raise InputError(f"{error.filename} does not exist: run dvc repro evaluate") from None
 
     votes = {
-        # Weights that were fitted to these images would win on them by construction.
+        # Cross-fitted: on the images that its weights were fitted to, this vote would win by construction.
         method: voting.cross_fitted_vote(predicted["validation"], labels["validation"])
         if method == "weighted_vote"
         else voting.VOTES[method](predicted["validation"])
@@ -105,7 +105,7 @@ def combine(params: Params) -> Combined:
             class_names=tuple(class_names),
             test_sha256=data.card["test_sha256"],
             metrics={
-                # By the names that the members' scores have, so that MLflow compares them.
+                # The names are those of the members' scores, so that MLflow can compare them.
                 **{f"best_validation_{score}": value for score, value in on_validation[method].items()},
                 **{f"test_{score}": value for score, value in test.items()},
                 **{f"gain_{score}": value for score, value in result["gain"].items()},

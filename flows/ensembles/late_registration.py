@@ -1,15 +1,15 @@
-"""What could not be logged when it was made, logged later from its files."""
+"""Logs and registers from files what could not be logged when it was made."""
 
 import click
 
 from flows.graph import dvc_graph
 from flows.params.params_file import Params
 from flows.project import file_io, paths
-from lightning_modules.errors import DamagedError, InputError
+from flows.project.errors import DamagedError, InputError
 
 
 def stale_stages() -> list[str]:
-    """Of the stages that lead to the ensemble."""
+    """The stale stages among those that lead to the ensemble, in their order."""
     root = paths.root()
     stale = dvc_graph.stale(root)
     return (
@@ -18,19 +18,20 @@ def stale_stages() -> list[str]:
 
 
 def track(params: Params) -> bool:
-    """Logs what was measured on the dataset, and registers its ensemble; says what it does. For when nothing is stale:
-    what was measured would be logged to the runs of other weights.
+    """Logs the members' scores on the dataset, registers its ensemble, and says so.
+
+    Call it only if nothing is stale: stale scores would be logged to the runs of other weights.
 
     Returns:
-        Whether the store took the members' scores; of the ensemble the registry knows.
+        Whether MLflow's store has taken the members' scores. The ensemble is registered only then.
 
     Raises:
-        InputError: nothing is trained yet, or the data was changed.
+        InputError: nothing is trained yet, or a file was changed.
     """
     from flows.ensembles.registering import register
     from flows.graph import healing
     from flows.models import trained_members
-    from flows.models.measurements import flat
+    from flows.models.measurements import mlflow_names
     from flows.tracking import member_runs, mlflow_store
 
     scores, file = member_runs.Scores(params.dataset), paths.replica_scores_file(params.dataset)
@@ -40,8 +41,8 @@ def track(params: Params) -> bool:
         raise file_io.damaged(file, error.reason, healing.heal(file, "evaluate")) from None
     for member, replicas in measured.items():
         card = trained_members.card(params.dataset, member)
-        trained_members.history(params.dataset, member)  # which is logged, where it is not: damaged it is refused here
-        scores.log(member, card, [flat(replica) for replica in replicas])
+        trained_members.history(params.dataset, member)  # `log` may log it, so a damaged one is refused here
+        scores.log(member, card, [mlflow_names(replica) for replica in replicas])
         if scores.lost:
             return False
         click.echo(f"{member}: in {mlflow_store.shown_store()}")
@@ -50,8 +51,8 @@ def track(params: Params) -> bool:
 
 
 def not_registered(params: Params) -> str | None:
-    """A sentence where there is an ensemble of the dataset here that MLflow's registry does not have, such as after an
-    outage; None where it has, and where there is no ensemble or no store yet.
+    """A sentence if the dataset's ensemble is missing from MLflow's registry, after an outage for example; None if it
+    is registered, or does not exist.
 
     Raises:
         UnavailableError: MLflow does not answer.
@@ -64,7 +65,7 @@ def not_registered(params: Params) -> str | None:
         digest = record.read(params.dataset).digest
     except InputError:
         return None
-    if mlflow_store.store_exists() and Registry(params.dataset).knows(digest):
+    if mlflow_store.store_exists() and Registry(params.dataset).has_ensemble(digest):
         return None
     return (
         f"the newest ensemble of {params.dataset}, which lies here, is not registered in MLflow: `trainyard track` "

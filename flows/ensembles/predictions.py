@@ -1,4 +1,4 @@
-"""What evaluate predicted, checked against what it noted of it."""
+"""Loads the predictions of stage evaluate, and checks their SHA-256."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,8 +9,8 @@ import numpy as np
 from flows.data import dataset
 from flows.graph import healing
 from flows.project import file_io, paths
+from flows.project.errors import DamagedError
 from lightning_modules import sealed
-from lightning_modules.errors import DamagedError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ def predictions(name: str, members: Iterable[str], split: str) -> "Tensor":
 
     Raises:
         DamagedError: a file is not what evaluate wrote.
-        FileNotFoundError: it is not there.
+        FileNotFoundError: a file is missing.
     """
     import torch
 
@@ -32,7 +32,7 @@ def predictions(name: str, members: Iterable[str], split: str) -> "Tensor":
         expected = written.get(place.name)
         if expected and place.exists() and dataset.file_sha256(place) != expected:
             raise file_io.damaged(place, "is not what evaluate wrote (changed or damaged)", heal(place))
-        # Mapped, not read: the stack is then the only copy.
+        # Memory-mapped, so that the concatenation is the only copy in memory.
         try:
             files.append(np.load(place, mmap_mode="r", allow_pickle=False))
         except (ValueError, EOFError) as error:
@@ -41,7 +41,7 @@ def predictions(name: str, members: Iterable[str], split: str) -> "Tensor":
 
 
 def predictions_written(name: str) -> dict[str, str]:
-    """The SHA-256 by file of what evaluate wrote, or nothing, of a time before it noted them."""
+    """The SHA-256 of each predictions file, by its name; empty for files of an old version, which wrote no digests."""
     file = paths.predictions_file(name, "", "").with_name("files.json")
     try:
         return sealed.opened(file_io.read_json(file, "files"), file)["files"]

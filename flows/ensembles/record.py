@@ -1,4 +1,4 @@
-"""ensembles/<dataset>.json: all that an ensemble is made of, by which it is registered now or later."""
+"""ensembles/<dataset>.json: all that an ensemble is made of, so that it can be registered now or later."""
 
 import hashlib
 import json
@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 
 from flows.graph import healing
 from flows.project import file_io, paths
+from flows.project.errors import DamagedError, InputError
 from lightning_modules import sealed
-from lightning_modules.errors import DamagedError, InputError
 
 
 @dataclass(frozen=True)
@@ -16,13 +16,13 @@ class Record:
     """An ensemble.
 
     Attributes:
-        method: the way to vote.
-        weights: of the networks, fitted on validation; None for a way without.
+        method: the vote, a key of `voting.VOTES`.
+        weights: one per network, fitted on validation; None for a method without weights.
         networks: the SHA-256 of each replica's weights, by member.
-        shape: of an image, height × width × channels.
+        shape: of an image: height, width, channels.
         class_names: in the order of the probabilities.
-        test_sha256: the digest of the pinned test images.
-        metrics: numbers to log.
+        test_sha256: the digest of the pinned test images and labels.
+        metrics: to log with the model.
     """
 
     dataset: str
@@ -36,7 +36,7 @@ class Record:
 
     @property
     def digest(self) -> str:
-        """Of all that makes the ensemble: the registry knows it by this."""
+        """SHA-256 of all that makes the ensemble, by which the registry knows it."""
         networks = [digest for replicas in self.networks.values() for digest in replicas]
         weights = None if self.weights is None else list(self.weights)
         made_of = {"method": self.method, "weights": weights, "networks": networks, "test": self.test_sha256}
@@ -53,7 +53,7 @@ def write(record: Record) -> None:
 
 
 def read(dataset: str) -> Record:
-    """Raises InputError where there is none, and where it is not what was written."""
+    """The record of a dataset's ensemble. Raises InputError if there is none, or the file is damaged."""
     file = paths.ensemble_file(dataset)
     try:
         found = sealed.opened(file_io.read_json(file, *Record.__dataclass_fields__), paths.shown(file))

@@ -1,4 +1,4 @@
-"""Registers the ensemble that lies here: as challenger, and as champion where there is none."""
+"""Registers the dataset's ensemble in MLflow, as challenger, and as champion if there is none."""
 
 import tempfile
 from pathlib import Path
@@ -6,15 +6,16 @@ from pathlib import Path
 from flows.ensembles import record
 from flows.ensembles.record import Record
 from flows.models import trained_members
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 
 def register(dataset: str) -> None:
-    """Exports the ensemble of ensembles/<dataset>.json and registers it in MLflow, unless it is there; says so. Where
-    MLflow cannot be used that is said, and `trainyard track` does it later.
+    """Exports the ensemble of ensembles/<dataset>.json, registers it unless it is registered already, and says so.
+
+    If MLflow cannot be used, a warning says so, and `trainyard track` registers it later.
 
     Raises:
-        InputError: there is no ensemble, or its networks are not here.
+        InputError: there is no ensemble, or models/ does not have its networks.
     """
     import torch
 
@@ -48,7 +49,7 @@ def register(dataset: str) -> None:
 
 
 def networks(made: Record, member: str) -> list:
-    """The predictors of a member. Raises InputError where they are not those that the ensemble was made of."""
+    """The predictors of a member. Raises InputError if they are not the ones that the ensemble was made of."""
     card, predictors = trained_members.load(made.dataset, member)
     if tuple(replica["weights_sha256"] for replica in card["replicas"]) != made.networks[member]:
         raise InputError(

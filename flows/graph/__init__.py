@@ -1,1 +1,1 @@
-"""DVC's graph: what is stale, how one stage runs, and the working copies in which it does."""
+"""DVC's graph: which stages are stale, how one stage runs, and the working copies in which it runs."""

@@ -1,7 +1,7 @@
-"""Which code counts for a stage: the one answer for DVC, for going on with interrupted work, and for other machines.
+"""Which code counts for a stage: the one answer for DVC, for resuming, and for other machines.
 
-The code that a stage's module reaches by its imports, those inside of functions too, without comments, docstrings and
-blank lines: a mended comment makes nothing stale.
+It is the code that a stage's module reaches by its imports, also those inside functions, without comments, docstrings
+and blank lines. So a mended comment makes nothing stale.
 """
 
 import ast
@@ -15,23 +15,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("flows", "lightning_modules")
-# The rooms of flows/ whose code makes results. What the others do is how a stage is run, told and kept: the values of
-# params.yaml, for one, are among what DVC compares, and not the code that reads them.
+# The rooms of flows/ whose code affects results. The others decide how a stage is run, reported and stored. For
+# example, DVC compares the values of params.yaml, so the code that reads them does not count.
 ROOMS = ("data", "ensembles", "models", "reporting", "statistics", "training")
-# How a stage fails, how a library is loaded, what is shown.
+# Files in those rooms, or in lightning_modules/, that affect no result: errors, loading a library, progress bars.
 NO_RESULT = ("flows/training/progress.py", "lightning_modules/errors.py", "lightning_modules/lightning.py")
-# What a stage does not import, and is given: the defaults of what params.yaml does not say.
+# Files that count although the stage does not import them: here the defaults of what params.yaml does not say.
 GIVEN = {"train": ("lightning_modules/names.py",)}
 
 
 @functools.cache
 def digest(stage: str) -> str:
-    """SHA-256 of the code that makes the results of a stage of dvc.yaml."""
+    """SHA-256 of the code that affects the results of a stage of dvc.yaml."""
     return hashlib.sha256(json.dumps(by_file(stage), sort_keys=True).encode()).hexdigest()
 
 
 def by_file(stage: str, root: Path = ROOT) -> dict[str, str]:
-    """The SHA-256 of each file of that code, by its path from the root of a working copy."""
+    """The SHA-256 of each file in `files`, without comments, by its path relative to the root of a working copy."""
     return {
         file.relative_to(root).as_posix(): hashlib.sha256(bare(file.read_text(encoding="utf-8")).encode()).hexdigest()
         for file in files(stage, root)
@@ -39,24 +39,24 @@ def by_file(stage: str, root: Path = ROOT) -> dict[str, str]:
 
 
 def files(stage: str, root: Path = ROOT) -> set[Path]:
-    """The files that the stage's module imports, directly or not, as far as they make results; and itself."""
+    """The stage's module, and the files it imports, directly or not, that affect results."""
     found: set[Path] = set()
     names = (f"flows/{stage}.py", *GIVEN.get(stage, ()))
-    new = {root / name for name in names if (root / name).is_file()}  # a stage of somebody's own has no module here
+    new = {root / name for name in names if (root / name).is_file()}  # a stage that a user added has no module here
     while new:
         found |= new
-        new = {file for one in new for file in imported(one, root) if counts(file.relative_to(root))} - found
+        new = {file for one in new for file in imported(one, root) if affects_results(file.relative_to(root))} - found
     return found
 
 
-def counts(name: Path) -> bool:
+def affects_results(name: Path) -> bool:
     """Whether a file's code can change a result."""
     in_flows = name.parts[0] == "flows"
     return name.as_posix() not in NO_RESULT and (not in_flows or (len(name.parts) > 2 and name.parts[1] in ROOMS))
 
 
 def imported(file: Path, root: Path) -> Iterator[Path]:
-    """The files of this project that a file imports by itself."""
+    """The files of this project that a file imports directly."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names: Iterable[str] = (alias.name for alias in node.names)
@@ -72,7 +72,7 @@ def imported(file: Path, root: Path) -> Iterator[Path]:
 
 
 def bare(source: str) -> str:
-    """Python code without what does nothing: comments, strings that stand alone, and blank lines."""
+    """Python code without comments, docstrings (any string that is a statement) and blank lines."""
     lines = [line.encode() for line in source.splitlines(keepends=True)]  # ast counts columns in bytes
     gone = [
         (node.lineno, node.col_offset, node.end_lineno or 0, node.end_col_offset or 0)
@@ -84,7 +84,7 @@ def bare(source: str) -> str:
             row, column = token.start
             start = len(token.line[:column].encode())
             gone.append((row, start, row, start + len(token.string.encode())))
-    # Backwards, so that the places of those before stay.
+    # Last first, so that earlier positions stay valid.
     for first, start, last, end in sorted(gone, reverse=True):
         rest = lines[last - 1][end:]
         lines[first - 1] = lines[first - 1][:start] + rest

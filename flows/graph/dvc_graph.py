@@ -1,38 +1,36 @@
-"""What DVC knows: which stages there are, which of them are stale and why, and which must run.
+"""What DVC knows: which stages there are, which of them are stale and why, and which have to run.
 
-The order of work is written in dvc.yaml alone. The graph is the one thing that is read through DVC's Python
-API, in one function; all else goes through its command line.
+The order of work is written in dvc.yaml alone. Only the graph is read through DVC's Python API, in one function;
+everything else uses its command line.
 """
 
 import contextlib
 import functools
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.graph import site_cache
+from flows.graph import dvc_command, site_cache
 from flows.project import file_io
-from flows.untrusted import masking, special_files
+from flows.project.errors import InputError, unknown
+from flows.untrusted import special_files
 from flows.untrusted.masking import sentence
-from lightning_modules.errors import InputError, unknown
 
-# What `dvc repro` takes when nothing is named: studies have a dvc.yaml of their own and run when asked for.
+# What `dvc repro` runs without arguments. Studies have a dvc.yaml of their own, and run when named.
 MAIN = "dvc.yaml"
 
-# Writes the same whatever it reads: the stages after it wait for it, and it makes none of them stale.
+# A stage that writes the same whatever it reads: later stages wait for it, but it makes none of them stale.
 CHECK = "check"
 
 
 def stages(root: Path) -> dict[str, list[str]]:
-    """Every stage of the repository with the stages that it needs directly.
+    """Every stage of the repository, with the stages that it needs directly.
 
     Raises:
-        InputError: there is no DVC repository, or dvc.yaml is none that DVC can read.
+        InputError: there is no DVC repository, or DVC cannot read dvc.yaml.
     """
     with place_to_ask(root) as place:
         graph = read(place)
@@ -41,8 +39,10 @@ def stages(root: Path) -> dict[str, list[str]]:
 
 
 def uncached(root: Path) -> dict[str, list[str]]:
-    """By stage, the paths of what it writes and DVC does not keep, such as metrics: relative to the root. Raises
-    InputError like `stages`."""
+    """The paths, relative to the root, of each stage's outs with `cache: false`, such as metrics.
+
+    Raises InputError like `stages`.
+    """
     with place_to_ask(root) as place:
         return {
             name(stage, place): [os.path.relpath(out.fs_path, place) for out in stage.outs if not out.use_cache]
@@ -51,8 +51,8 @@ def uncached(root: Path) -> dict[str, list[str]]:
 
 
 def read(root: Path) -> Any:
-    """DVC's own graph of its own stages, a networkx DiGraph."""
-    # 0.3 s, and not needed where nothing is stale.
+    """DVC's graph: a networkx DiGraph of DVC's stage objects."""
+    # Takes 0.3 s, and is not needed where nothing is stale.
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -64,7 +64,7 @@ def read(root: Path) -> Any:
 
 
 def name(stage: Any, root: Path) -> str:
-    """As DVC's command line wants it at the root; its own `addressing` depends on the current folder."""
+    """The stage's name on DVC's command line at the root. DVC's own `addressing` depends on the current folder."""
     file = os.path.relpath(stage.path, root)
     own = getattr(stage, "name", None)
     if own is None:
@@ -73,32 +73,30 @@ def name(stage: Any, root: Path) -> str:
 
 
 def stale(root: Path) -> dict[str, list[str]]:
-    """The stages whose files, params or command are not those of dvc.lock, with the reasons. What comes after
-    them in the graph is not in it, though it may have to run. Of what a stage has written the reason says where
-    `dvc checkout` brings back what dvc.lock names, as after `git stash`: nothing has to be made for that.
+    """The stages whose files, params or command differ from dvc.lock, with the reasons.
+
+    Later stages are not included, though they may have to run. A reason says so where `dvc checkout` restores an out
+    from DVC's cache, for example after `git stash`: then nothing has to run.
 
     Raises:
-        InputError: DVC cannot say, because there is no repository or no valid dvc.yaml.
+        InputError: DVC cannot tell, because there is no repository or no valid dvc.yaml.
     """
     special_files.refuse(root)
-    # Of the whole repository: at a thousand stages this takes 3 s, and a multiple of it with --with-deps.
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json"]
-    with place_to_ask(root) as place:
-        site_cache.keep_private(place)
-        asked = subprocess.run(command, cwd=place, capture_output=True, text=True)
-    if asked.returncode != 0:
-        said = masking.text(" ".join(asked.stderr.partition("Having any troubles?")[0].split()).removeprefix("ERROR: "))
-        raise InputError(f"DVC cannot tell what is stale: {said}")
-    answer = json.loads(asked.stdout)
-    stages_of = functools.cache(described)  # a thousand stages are described in one file
-    # Metrics are not in DVC's cache: git has them. Looked up only where something that was written is another one now.
-    not_kept = uncached(root) if any(map(written, answer.values())) else {}
+    # The whole repository: 3 s for a thousand stages, and several times as much with --with-deps.
+    try:
+        with place_to_ask(root) as place:
+            answer = json.loads(dvc_command.ask(place, "status", "--json"))
+    except InputError as error:
+        raise InputError(f"DVC cannot tell what is stale: {error}") from None
+    stages_of = functools.cache(described)  # one file may describe a thousand stages
+    # Metrics are not in DVC's cache, but in git. Look them up only where an out has changed.
+    not_kept = uncached(root) if any(map(changed_outs, answer.values())) else {}
     found = {}
     for stage, changes in answer.items():
         file, _, own = stage.rpartition(":")
         source = root / (file or MAIN)
         locked = stages_of(source.with_name("dvc.lock")).get(own)
-        if locked is None and not stage.endswith(".dvc"):  # a tracked file, which cannot run
+        if locked is None and not stage.endswith(".dvc"):  # a .dvc file is no stage that can run
             found[stage] = ["never run"]
         else:
             changed = command_or_params(own, (locked or {}).get("cmd", ""), stages_of(source))
@@ -106,9 +104,11 @@ def stale(root: Path) -> dict[str, list[str]]:
     return found
 
 
-def written(changes: list) -> set[str]:
-    """What a stage wrote and is another or no more, by DVC's account of it; nothing where it has to run for another
-    reason. DVC looks into its cache first: "modified" and "deleted" mean that the cache has what dvc.lock names."""
+def changed_outs(changes: list) -> set[str]:
+    """The outs of a stage that DVC reports as modified or deleted; none where the stage has to run for another reason.
+
+    "modified" and "deleted" also mean that DVC's cache has what dvc.lock names: DVC checks that first.
+    """
     files = [entry for change in changes if isinstance(change, dict) for entry in change.values()]
     if len(files) < len(changes) or any(isinstance(what, dict) for entry in files for what in entry.values()):
         return set()
@@ -118,11 +118,13 @@ def written(changes: list) -> set[str]:
 
 @contextlib.contextmanager
 def place_to_ask(root: Path) -> Iterator[Path]:
-    """Where DVC can be asked about the project: there, or where DVC may write no lock into it, as in a read-only copy,
-    in a folder of links to what the project has."""
+    """Yields the folder in which to run DVC's queries: the project, or a temporary folder of links to its files.
+
+    DVC writes a lock even for queries, and in a read-only project it cannot.
+    """
     folder = root / ".dvc"
-    written = [folder, folder / "tmp", folder / "tmp" / "lock", folder / "tmp" / "rwlock"]
-    if not folder.is_dir() or all(os.access(place, os.W_OK) for place in written if place.exists()):
+    locks = [folder, folder / "tmp", folder / "tmp" / "lock", folder / "tmp" / "rwlock"]
+    if not folder.is_dir() or all(os.access(place, os.W_OK) for place in locks if place.exists()):
         yield root
         return
     from flows.graph import working_copy
@@ -136,7 +138,7 @@ def place_to_ask(root: Path) -> Iterator[Path]:
 
 
 def link(folder: Path, place: Path) -> None:
-    """Links to what is in a folder. One in which DVC's descriptions lie is made anew: it looks for them in no link."""
+    """Links the content of `folder` into `place`. Folders with DVC's files become real ones: DVC searches no links."""
     for entry in folder.iterdir():
         target = place / entry.name
         if entry.name in (".dvc", ".git", ".trainyard"):
@@ -150,14 +152,16 @@ def link(folder: Path, place: Path) -> None:
 
 
 def described(file: Path) -> dict[str, dict]:
-    """The stages of a dvc.yaml or dvc.lock by name, as they are written there."""
+    """The entries of the stages in a dvc.yaml or dvc.lock, by name."""
     content = file_io.read_yaml(file) if file.is_file() else None
     return (content.get("stages") if isinstance(content, dict) else None) or {}
 
 
 def command_or_params(stage: str, locked: str, descriptions: dict[str, dict]) -> str:
-    """Where to look for what changed of a stage whose command is not the `locked` one any more: a member's stage has
-    its part of params.yaml behind a # there."""
+    """What to name as changed where a stage's command differs from the `locked` one: "cmd", or a key of params.yaml.
+
+    The command of a member's stage has the member's block of params.yaml after a #.
+    """
     group, _, key = stage.partition("@")
     description = descriptions.get(group, {})
     program, item, _ = str(description.get("do", description).get("cmd", "")).partition("  # ${item}")
@@ -167,13 +171,14 @@ def command_or_params(stage: str, locked: str, descriptions: dict[str, dict]) ->
 
 
 def reasons(changes: list, command: str, not_kept: Sequence[str] = ()) -> list[str]:
-    """DVC's account of one stage as plain phrases.
+    """DVC's reasons why one stage is stale, as phrases.
 
     Args:
-        command: where the stage's command is written.
-        not_kept: what the stage writes and DVC does not keep.
+        changes: the stage's entry in `dvc status --json`.
+        command: what to name where the command changed, see `command_or_params`.
+        not_kept: the stage's outs that are not in DVC's cache.
     """
-    back = written(changes).difference(not_kept)
+    back = changed_outs(changes).difference(not_kept)
     found = []
     for change in changes:
         if isinstance(change, str):  # "changed command", "changed checksum", "always changed"
@@ -191,11 +196,12 @@ def reasons(changes: list, command: str, not_kept: Sequence[str] = ()) -> list[s
 
 
 def select(needs: dict[str, list[str]], targets: Iterable[str] = (MAIN,)) -> list[str]:
-    """The targets and all that they need, in an order in which they can run. A target is a stage, a group
-    (`train` for train@mlp, train@cnn, ...), or a dvc.yaml file.
+    """The targets and all stages that they need, in an order in which they can run.
+
+    A target is a stage, a group (`train` for train@mlp, train@cnn, ...), or a dvc.yaml file.
 
     Raises:
-        InputError: a target is none of these.
+        InputError: there is no such target.
     """
     chosen: dict[str, None] = {}
 
@@ -228,8 +234,7 @@ def belongs(stage: str, target: str) -> bool:
 
 
 def must_run(needs: dict[str, list[str]], selected: Sequence[str], stale: Iterable[str]) -> list[str]:
-    """Of the `selected` stages, in their order, the stale ones and those that come after a stale one other than
-    CHECK."""
+    """The `selected` stages that have to run, in their order: the stale ones, and all after one, CHECK excepted."""
     stale = set(stale)
     running: set[str] = set()
     for stage in selected:
@@ -239,7 +244,7 @@ def must_run(needs: dict[str, list[str]], selected: Sequence[str], stale: Iterab
 
 
 def levels(needs: dict[str, list[str]], running: Sequence[str]) -> dict[str, int]:
-    """How many of the stages that run come one after another before each of them."""
+    """The level of each stage that runs: 0, or one more than the highest level of the stages that it needs."""
     found: dict[str, int] = {}
     for stage in running:
         found[stage] = max((found[needed] + 1 for needed in needs[stage] if needed in found), default=0)

@@ -1,23 +1,22 @@
-"""What heals a damaged file that a stage wrote. DVC does not look into its cache: it may bring the damage back.
+"""How to repair a damaged file that a stage wrote.
 
-A file restored from a damaged cache object passes for up to date, and so does the object itself when its stage has
-made the same bytes again. Only where both are gone DVC makes them anew, or pulls them from a remote.
+DVC does not verify its cache, and may restore the damage. A file restored from a damaged cache object counts as up to
+date, and so does the object when its stage has made the right bytes again. DVC makes or pulls them again only when
+both are gone.
 """
 
 import hashlib
 import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
-from flows.graph import dvc_graph
+from flows.graph import dvc_command, dvc_graph
 from flows.project import paths
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 
 def heal(file: Path, stage: str) -> str:
-    """The commands that bring a damaged file of a stage back."""
+    """Advice, for the end of a message: the commands that restore a damaged file of a stage."""
     root = paths.root()
     out, md5 = locked(root, file)
     objects = damaged_objects(root, out, md5, file) if md5 else []
@@ -27,10 +26,10 @@ def heal(file: Path, stage: str) -> str:
 
 
 def locked(root: Path, file: Path) -> tuple[Path, str | None]:
-    """What DVC keeps of which the file is a part, and its hash in dvc.lock; else the file's folder, and None."""
+    """The `out` that the file is in, and its hash in dvc.lock; where there is none, the file's folder and None."""
     try:
         stages = dvc_graph.described(root / "dvc.lock")
-    except InputError:  # damaged too, of which DVC complains by itself
+    except InputError:  # also damaged, which DVC reports itself
         stages = {}
     for entry in stages.values():
         for out in entry.get("outs") or ():
@@ -41,11 +40,11 @@ def locked(root: Path, file: Path) -> tuple[Path, str | None]:
 
 
 def damaged_objects(root: Path, out: Path, md5: str, file: Path) -> list[Path]:
-    """The files of DVC's cache, of those that the file is made from, that are not what their names say."""
-    asked = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], cwd=root, capture_output=True, text=True)
-    if asked.returncode:
+    """The damaged objects in DVC's cache among the two that the file is restored from: its own, and its folder's."""
+    try:
+        cache = root / dvc_command.ask(root, "cache", "dir").strip() / "files" / "md5"
+    except InputError:  # DVC complains by itself when it is asked to heal
         return []
-    cache = root / asked.stdout.strip() / "files" / "md5"
     objects = [cache / md5[:2] / md5[2:]]
     if md5.endswith(".dir"):
         try:

@@ -1,4 +1,4 @@
-"""What has to run, in which order, and why."""
+"""The plan of a run: which stages have to run, in which order, and why."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,13 @@ from flows.graph import dvc_graph
 
 @dataclass(frozen=True)
 class Plan:
-    """What has to run, in an order in which it can, and why."""
+    """Which stages have to run, and why.
+
+    needs: the stages that each stage of the repository needs directly.
+    stages: those that have to run, in an order in which they can.
+    why: the reasons of each that has to run; empty for one that only follows another.
+    up_to_date: the selected stages that need not run.
+    """
 
     needs: dict[str, list[str]] = field(default_factory=dict)
     stages: list[str] = field(default_factory=list)
@@ -18,17 +24,19 @@ class Plan:
     up_to_date: list[str] = field(default_factory=list)
 
     def needed(self, stage: str) -> list[str]:
-        """What the stage has to wait for."""
+        """The stages of this plan that the stage has to wait for."""
         return [name for name in self.needs[stage] if name in self.why]
 
     def reason(self, stage: str) -> str:
         return ", ".join(self.why[stage]) or f"after {', '.join(self.needed(stage))}"
 
     def widths(self) -> dict[str, int]:
-        """How many stages may run at the same time as each one, itself included: the most on one level among those
-        that neither need it nor are needed by it."""
+        """How many stages may run at the same time as each stage, itself included.
+
+        It is one more than the most stages on one level that neither need it nor are needed by it.
+        """
         level = dvc_graph.levels(self.needs, self.stages)
-        # Sets of stages as the bits of a number: a thousand stages are compared with each other in no time.
+        # A set of stages is the bits of an integer, so that comparing a thousand stages takes no time.
         bit = {stage: 1 << index for index, stage in enumerate(self.stages)}
         related = dict.fromkeys(self.stages, 0)
         for stage in self.stages:
@@ -48,8 +56,15 @@ class Plan:
 
 
 def plan(root: Path, targets: Sequence[str] = (), force: bool = False) -> Plan:
-    """Raises InputError for an unknown target, or where DVC cannot read the project."""
-    # The graph costs as much again: it is not asked for where nothing can be stale.
+    """The plan for the targets, by default for all of dvc.yaml.
+
+    Args:
+        force: plans to run all of them, stale or not.
+
+    Raises:
+        InputError: a target is unknown, or DVC cannot read the project.
+    """
+    # Reading the graph takes as long as asking what is stale, and is not needed where nothing is.
     needs = dvc_graph.stages(root) if targets or force else {}
     selected = dvc_graph.select(needs, targets or (dvc_graph.MAIN,)) if needs else []
     stale = dvc_graph.stale(root)

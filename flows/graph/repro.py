@@ -1,39 +1,35 @@
-"""One stage by DVC's command line: `dvc repro --single-item STAGE`, and what its end means."""
+"""Runs one stage by DVC's command line, `dvc repro --single-item STAGE`, and explains how it ended."""
 
 import contextlib
-import os
 import re
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.graph import site_cache
+from flows.graph import dvc_command
 from flows.machine import hardware
-from flows.machine.orphans import WITH_PARENT
 from flows.machine.processes import ClosedError, Processes, TimeLimitError
+from flows.project.errors import InputError
 from flows.untrusted import masking
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError
 
-BAD_INPUT = 2  # the exit code of a stage that was given what it cannot use
+BAD_INPUT = 2  # the exit code of a stage whose input is wrong
 
-# What DVC says when another one holds its lock, or a file that this stage reads or writes. It is started with
-# --wait-for-lock, else a DVC that cannot have its lock back within 3 s of a training's end throws the result away.
+# DVC's message when another DVC holds its lock, or a file that this stage reads or writes.
 BUSY = re.compile(r"Unable to acquire lock|is busy, it is being blocked by")
-BUSY_DELAYS = (1, 2, 5, 10, 30)  # seconds; the last one again and again
+BUSY_DELAYS = (1, 2, 5, 10, 30)  # seconds; the last one is repeated
 BUSY_PATIENCE = 3600  # seconds
 
-# What DVC advises after each stage: once for all of them is enough, and the README has it.
+# DVC's advice after each stage. It is not shown: the README has it.
 ADVICE = re.compile(
     r"To track the changes with git, run:|\s+git add |To enable auto staging, run:|\s+dvc config core\.autostage|"
     r"Use `dvc push` to send your updates to remote storage"
 )
 
-LAST_LINES = 20  # of a failed stage, told again at the end
+LAST_LINES = 20  # of a failed stage's output, repeated at the end
 
 
 @dataclass(frozen=True)
@@ -42,13 +38,20 @@ class Outcome:
 
     stage: str
     seconds: float
-    problem: str | None = None  # None: it went well
+    problem: str | None = None  # None: it succeeded
     can_retry: bool = False
     last_lines: tuple[str, ...] = ()
 
 
 class Repro:
-    """Runs single stages: the part that knows DVC's command line and nothing of Prefect."""
+    """Runs single stages by DVC's command line. Knows nothing of Prefect.
+
+    Args:
+        say: called with each stage and line, for the terminal.
+        time_limit: seconds for each stage.
+        jobs: by stage, how many CPU cores it may use; by default 1.
+        variables: more environment variables.
+    """
 
     def __init__(
         self,
@@ -63,41 +66,38 @@ class Repro:
     ) -> None:
         self.root = root
         self.processes = processes
-        self.say = say  # (stage, line), for the terminal
-        self.flags = ["--force"] if force else []
+        self.say = say
+        self.force = force
         self.time_limit = time_limit
         self.jobs = jobs or {}
-        self.variables = variables or {}  # more of the environment
+        self.variables = variables or {}
 
     def environment(self, stage: str, gpus: Sequence[str] = ()) -> dict[str, str]:
-        """Of the stage's process: how many processes of its own it may run side by side, its GPUs, and this very
-        Python."""
-        path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+        """The environment of a stage's process: how many cores it may use, its GPUs, this same Python first in PATH."""
         cores = self.jobs.get(stage, 1)
         jobs = {"TRAINYARD_JOBS": str(cores)}
         if cores < hardware.cores():
-            # Else numpy and torch start a thread per core in each of the stages that run side by side.
+            # Else numpy and torch start a thread per core in each of the parallel stages.
             jobs["OMP_NUM_THREADS"] = str(cores)
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-        return {**jobs, **os.environ, **self.variables, **visible, "PATH": path, "PYTHONUNBUFFERED": "1"}
+        return jobs | dvc_command.environment({**self.variables, **visible})
 
     def __call__(self, stage: str, log: Callable[[str], None], gpus: Sequence[str] = ()) -> Outcome:
-        """Runs a stage, again for as long as another DVC is in its way. Never raises for what a stage does.
+        """Runs a stage, and retries while another DVC is in its way. A stage that fails raises nothing.
 
         Args:
-            log: told each line.
-            gpus: the only ones that the stage sees, by what CUDA_VISIBLE_DEVICES calls them; by default all.
+            log: called with each line.
+            gpus: names, as in CUDA_VISIBLE_DEVICES, of the only GPUs that the stage sees; by default all.
         """
-        try:
-            site_cache.keep_private(self.root)
-        except InputError as error:
-            self.tell(stage, f"FAILED: {error}", log)
-            return Outcome(stage, 0.0, str(error))
         started = time.monotonic()
         delays = iter(BUSY_DELAYS)
         delay = BUSY_DELAYS[-1]
         while True:
-            code, lines, problem = self.once(stage, log, gpus)
+            try:
+                code, lines, problem = self.once(stage, log, gpus)
+            except InputError as error:
+                self.tell(stage, f"FAILED: {error}", log)
+                return Outcome(stage, 0.0, str(error))
             busy = code and any(BUSY.search(line) for line in lines)
             waited = time.monotonic() - started
             if not busy or self.processes.closed.is_set() or waited > BUSY_PATIENCE:
@@ -120,23 +120,23 @@ class Repro:
     def once(
         self, stage: str, log: Callable[[str], None], gpus: Sequence[str] = ()
     ) -> tuple[int, list[str], str | None]:
-        """DVC's exit code, the last lines, and what went wrong where it was not DVC's or the stage's doing."""
+        """Runs DVC once. Returns its exit code, its last lines, and the problem where we ended it, else None.
+
+        Raises InputError where DVC has no private site cache.
+        """
         lines: deque[str] = deque(maxlen=100)
 
         def on_line(line: str) -> None:
             if line.strip() and not ADVICE.match(line):
-                # DVC shows names of files and addresses of remotes as they are.
+                # DVC prints names of files and URLs of remotes unescaped.
                 line = masking.text(printable(line.expandtabs()))
                 lines.append(line)
                 self.tell(stage, line, log)
 
-        # It ends with this process, were that killed: a later run would find it at work on the same files.
-        dvc = [sys.executable, "-c", WITH_PARENT, "dvc"]
-        command = [*dvc, "--wait-for-lock", "repro", "--single-item", *self.flags, stage]
+        repro = ["repro", "--single-item", *(["--force"] if self.force else []), stage]
+        env = self.environment(stage, gpus)
         try:
-            code = self.processes.run(
-                command, on_line, cwd=self.root, env=self.environment(stage, gpus), time_limit=self.time_limit
-            )
+            code = dvc_command.run(self.root, self.processes, repro, on_line, env=env, time_limit=self.time_limit)
         except TimeLimitError as error:
             return 1, list(lines), str(error)
         except ClosedError:
@@ -149,7 +149,7 @@ class Repro:
 
 
 def explain(code: int, lines: Sequence[str]) -> tuple[str, int | None]:
-    """What happened, and the exit code of the stage's command where DVC told it (its own is 255 or so)."""
+    """What happened, in words, and the exit code of the stage's command where DVC printed it (DVC's own is 255)."""
     told = [match for line in lines if (match := re.search(r"exited with (-?\d+)", line))]
     if not told:
         return f"dvc exited with {code}", None

@@ -1,12 +1,12 @@
 """Keeps DVC's site cache in a folder that this user alone can enter: .dvc/site-cache, named in .dvc/config.local.
 
-DVC unpickles what it finds in its site cache. By default that is /var/tmp/dvc, into which everybody may write, so that
-another user of the machine could have code of theirs run by the next `dvc checkout` (CVE-2025-69872, of the package
-diskcache, without a fix). The folder has to be named in full: DVC takes a relative one from the folder that it is
-called in. And DVC opens to all what it makes there itself, so it has to lie below one that is closed.
+DVC unpickles what it finds in its site cache. By default that is /var/tmp/dvc, where everybody may write: another user
+of the machine could make the next `dvc checkout` run their code (CVE-2025-69872, of the package diskcache, without a
+fix). The path has to be absolute: DVC takes a relative one from the current folder. DVC makes the files that it creates
+there writable for all, so the folder above them has to be closed.
 
-A place that the user has chosen, by DVC_SITE_CACHE_DIR or in one of DVC's configurations, is left alone; of one that is
-open `trainyard status` warns.
+A folder that the user chose, by DVC_SITE_CACHE_DIR or in DVC's configuration, is left alone; `trainyard status` warns
+where others can write to it.
 """
 
 import contextlib
@@ -19,45 +19,47 @@ from pathlib import Path
 from typing import Any
 
 from flows.project import paths
-from flows.project.private_files import is_private, tighten, write_private
-from lightning_modules.errors import InputError, sentence
+from flows.project.errors import InputError, sentence
+from flows.project.file_io import write_private
+from flows.project.private_files import is_private, tighten
 
-VARIABLE = "DVC_SITE_CACHE_DIR"  # which wins over every configuration
+VARIABLE = "DVC_SITE_CACHE_DIR"  # wins over every configuration
 KEY = "site_cache_dir"
-BY_DEFAULT = "/var/tmp/dvc"
+DVCS_DEFAULT = "/var/tmp/dvc"
 NAME = Path(".dvc", "site-cache")
 
-# Of the threads of one process, which run stages side by side.
+# The threads of one process run stages in parallel.
 one_at_a_time = threading.Lock()
 
 
 def own(root: Path) -> Path:
-    """The project's. A queued experiment shares it, as does a copy in which a retrain works."""
+    """The project's site cache. Queued experiments and the working copies of retraining share it."""
     return paths.home_of(root.absolute()) / NAME
 
 
 def keep_private(root: Path) -> None:
-    """Has DVC use a private site cache in the working copy `root`, by its configuration, so that it does when it is
-    called by hand as well. To be called before DVC is; costs a fraction of a millisecond where all is well. The
-    configuration of a project that was moved or copied is made right.
+    """Configures DVC to use a private site cache in the working copy `root`, also when a person calls DVC.
+
+    Has to be called before DVC is; takes a fraction of a millisecond where nothing has to change. Corrects the
+    configuration of a project that was moved or copied.
 
     Raises:
-        InputError: the folder cannot be made private, or not be named.
+        InputError: the folder cannot be made private, or its path cannot be written to the configuration.
     """
     local = root / ".dvc" / "config.local"
-    tighten(local)  # where DVC keeps passwords of remotes, in a file that it makes for all to read
+    tighten(local)  # DVC keeps passwords of remotes in this file, which it makes readable for all
     if os.environ.get(VARIABLE) or not local.parent.is_dir():
         return
     wanted = own(root)
     with one_at_a_time:
         try:
-            if not names(local, wanted):
+            if not names_folder(local, wanted):
                 chosen = configured(root)
                 if chosen and not is_ours(chosen):
                     return
                 if chosen != str(wanted):
                     write(local, wanted)
-            close(wanted)
+            make_private(wanted)
         except (OSError, UnicodeEncodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(
@@ -66,8 +68,8 @@ def keep_private(root: Path) -> None:
             ) from None
 
 
-def names(local: Path, folder: Path) -> bool:
-    """Whether a config.local names the folder: a look that does without DVC's parser."""
+def names_folder(local: Path, folder: Path) -> bool:
+    """Whether a config.local names the folder. Does without DVC's parser, for speed."""
     try:
         return f"{KEY} = {folder}" in map(str.strip, local.read_text(encoding="utf-8").splitlines())
     except (FileNotFoundError, UnicodeDecodeError):
@@ -75,14 +77,14 @@ def names(local: Path, folder: Path) -> bool:
 
 
 def is_ours(place: str) -> bool:
-    """Whether it was noted here, were it for the folder in which the project lay before."""
+    """Whether a site cache was configured by this module, even before the project was moved."""
     return Path(place).is_absolute() and Path(place).parts[-2:] == NAME.parts
 
 
 def configured(root: Path) -> str | None:
-    """What DVC's configurations of this machine, this user, the project and this copy say, the last of them first."""
+    """The site cache in DVC's configurations, or None. Order: this copy's, the project's, the user's, the machine's."""
     for file in (root / ".dvc" / "config.local", root / ".dvc" / "config", *reversed(configurations())):
-        with contextlib.suppress(InputError):  # one that is no configuration DVC itself refuses, in its own words
+        with contextlib.suppress(InputError):  # DVC itself reports an invalid configuration
             content = parsed(file)
             for section in content.sections:
                 for key, value in content[section].items():
@@ -92,7 +94,7 @@ def configured(root: Path) -> str | None:
 
 
 def configurations() -> list[Path]:
-    """DVC's configuration of this machine and of this user: see dvc/dirs.py, which takes long to import."""
+    """DVC's configuration files of this machine and user. As in dvc/dirs.py, which takes long to import."""
     import platformdirs
 
     found: dict[str, Callable[[str, str], str]] = {
@@ -103,7 +105,7 @@ def configurations() -> list[Path]:
 
 
 def parsed(file: Path) -> Any:
-    """A configuration as DVC itself reads it, a ConfigObj; one that is not there is empty. Raises InputError."""
+    """A configuration as DVC's ConfigObj; empty where there is no file. Raises InputError where it is invalid."""
     from configobj import ConfigObj, ConfigObjError
 
     try:
@@ -113,7 +115,7 @@ def parsed(file: Path) -> Any:
 
 
 def write(local: Path, folder: Path) -> None:
-    """Notes the folder in config.local, in which the rest stays."""
+    """Writes the folder to config.local, and keeps everything else in it."""
     content = parsed(local)
     section = next((name for name in content.sections if name.lower() == "core"), "core")
     core = content.setdefault(section, {})
@@ -124,9 +126,11 @@ def write(local: Path, folder: Path) -> None:
     write_private(local, "\n".join(content.write()))
 
 
-def close(folder: Path) -> None:
-    """Makes the folder where it is not there. One that others could enter may hold what they put there, and nothing in
-    it is worth more than a little time: it is made anew."""
+def make_private(folder: Path) -> None:
+    """Makes the folder private. A folder that other users could enter is removed first: it may hold files of theirs.
+
+    Nothing in it is worth more than a little time.
+    """
     with contextlib.suppress(FileNotFoundError):
         found = folder.lstat()
         if stat.S_ISDIR(found.st_mode) and found.st_uid in trusted(folder.parent) and is_private(folder):
@@ -138,18 +142,18 @@ def close(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     if not is_private(folder):
         raise PermissionError(None, "the file system lets all users in")
-    (folder / ".gitignore").write_text("*\n", encoding="utf-8")  # also where .dvc/.gitignore is a user's own
+    (folder / ".gitignore").write_text("*\n", encoding="utf-8")  # needed where the user has changed .dvc/.gitignore
 
 
 def trusted(project_folder: Path) -> set[int]:
-    """This user; and for root the owner of the project, whose code it runs anyway."""
+    """This user; for root also the owner of the project, whose code root runs anyway."""
     me = os.geteuid()
     return {me} if me else {me, project_folder.stat().st_uid}
 
 
 def problem(root: Path) -> str | None:
-    """Why the site cache that DVC uses in `root` is not safe from other users, for whoever has chosen it; else None."""
-    place = os.environ.get(VARIABLE) or configured(root) or BY_DEFAULT
+    """Why other users can write to the site cache that DVC uses in `root`, and what to do; None where they cannot."""
+    place = os.environ.get(VARIABLE) or configured(root) or DVCS_DEFAULT
     said = f"DVC's site cache {place}"
     remedy = (
         f"others can have code run by DVC. Unset {VARIABLE} and core.{KEY}, or name a folder that you alone can enter"
@@ -159,7 +163,7 @@ def problem(root: Path) -> str | None:
     folder = Path(os.path.realpath(place))
     if folder.exists() and folder.stat().st_uid not in (os.geteuid(), 0):
         return f"{said} belongs to another user: {remedy}"
-    # One folder on the way to it that nobody else can go through is enough.
+    # One private folder on its path is enough.
     for step in (folder, *folder.parents):
         if step.exists() and is_private(step) and step.stat().st_uid in (os.geteuid(), 0):
             return None

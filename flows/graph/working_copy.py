@@ -1,8 +1,8 @@
-"""A working copy of the project in which another dataset or seed is run, while params.yaml and dvc.lock stay.
+"""A working copy of the project, to run another dataset or seed without touching params.yaml and dvc.lock.
 
-The copy has a params.yaml, a dvc.lock and results of its own, and shares the rest: code and sources by symbolic
-links, DVC's cache by its settings, and MLflow's store as an experiment of DVC's does (`paths.home`), below whose
-folder it lies. It stays, so that an interrupted run goes on and nothing that is up to date runs again.
+The copy has its own params.yaml, dvc.lock and results. It shares the rest: code and sources by symbolic links, DVC's
+cache by DVC's configuration, and MLflow's store since it lies in the folder of DVC's experiments (`paths.home`). It is
+kept, so that an interrupted run goes on and nothing that is up to date runs again.
 """
 
 import configparser
@@ -16,17 +16,17 @@ import yaml
 from flows.graph import site_cache
 from flows.params import params_file
 from flows.project import file_io
-from flows.project.private_files import is_private, write_private
+from flows.project.private_files import is_private
 from flows.untrusted import bounded_yaml
 
-# Of a project's folder, what is a copy's own: what stages write, what describes them, and what tools keep.
+# Entries of the project's folder that a copy does not share: what stages write, dvc.yaml, and tools' own files.
 OWN = {
     ".dvc", ".dvcignore", ".git", ".trainyard", ".venv", "data", "dvc.lock", "dvc.yaml", "ensembles", "metrics",
     "mlartifacts", "mlruns", "models", "params.yaml", "plots", "predictions", "reports", "settings",
 }  # fmt: skip
-CONFIG = ".dvc/config"  # with what the project keeps for itself in config.local, such as passwords of remotes
+CONFIG = ".dvc/config"  # includes the project's config.local, which may hold passwords of remotes
 STORE = "mlflow.db"  # with its lock and journals
-# Settings of DVC that are paths, which it takes to be relative to the folder of their file.
+# Keys of DVC's configuration that are paths, relative to the folder of the configuration file.
 PATHS = ("url", "dir", "keyfile", "credentialpath", "configpath", "cert_path", "key_path", "ssl_verify")
 
 
@@ -34,8 +34,8 @@ def folder(root: Path, name: str) -> Path:
     return root / ".dvc" / "tmp" / "exps" / "retrain" / name
 
 
-def given(root: Path, changes: Mapping[str, object]) -> dict:
-    """The content of a copy's params.yaml. Raises InputError where it is refused."""
+def changed_params(root: Path, changes: Mapping[str, object]) -> dict:
+    """The content of a copy's params.yaml: the project's with the changes. Raises InputError where it is invalid."""
     content = bounded_yaml.read(root / "params.yaml")
     if isinstance(content, dict):
         content |= changes
@@ -44,8 +44,8 @@ def given(root: Path, changes: Mapping[str, object]) -> dict:
 
 
 def is_current(root: Path, name: str, changes: Mapping[str, object]) -> bool:
-    """Whether the working copy is there and as `make` would leave it; nothing is written. Raises like `make`."""
-    content, copy = given(root, changes), folder(root, name)
+    """Whether the working copy exists and is as `make` would leave it. Writes nothing; raises like `make`."""
+    content, copy = changed_params(root, changes), folder(root, name)
     if not copy.is_dir():
         return False
     found = {entry.name: entry.readlink() for entry in copy.iterdir() if entry.is_symlink()}
@@ -53,22 +53,22 @@ def is_current(root: Path, name: str, changes: Mapping[str, object]) -> bool:
 
 
 def is_written(copy: Path, name: str, text: str) -> bool:
-    """Whether a copy's own file is as it should be."""
+    """Whether a copy's own file has this text and, for CONFIG, is private."""
     file = copy / name
     return file.is_file() and file.read_text(encoding="utf-8") == text and (name != CONFIG or is_private(file))
 
 
 def make(root: Path, name: str, changes: Mapping[str, object]) -> Path:
-    """The working copy of that name, brought up to date with the project.
+    """Makes the working copy of that name, or updates it to the project. Returns its folder.
 
     Args:
-        changes: of params.yaml's top level: dataset, and seed where it is another.
+        changes: values of top-level keys of params.yaml: dataset, and seed where it differs.
 
     Raises:
-        InputError: params.yaml with the changes is refused.
+        InputError: params.yaml with the changes is invalid.
     """
-    content = given(root, changes)
-    site_cache.keep_private(root)  # before its settings are copied
+    content = changed_params(root, changes)
+    site_cache.keep_private(root)  # before DVC's configuration is copied
     copy = folder(root, name)
     (copy / ".dvc").mkdir(parents=True, exist_ok=True)
     wanted = links(root)
@@ -82,19 +82,19 @@ def make(root: Path, name: str, changes: Mapping[str, object]) -> Path:
         if name != CONFIG:
             file_io.write_if_changed(copy / name, text)
         elif not is_written(copy, name, text):
-            write_private(copy / name, text.removesuffix("\n"))
+            file_io.write_private(copy / name, text.removesuffix("\n"))
     if (root / ".dvc" / "plots").is_dir():
         shutil.copytree(root / ".dvc" / "plots", copy / ".dvc" / "plots", dirs_exist_ok=True)
     return copy
 
 
 def links(root: Path) -> dict[str, Path]:
-    """What a copy shares with the project: the names of its links, and where each leads."""
+    """The links of a copy to what it shares with the project: target by name."""
     return {entry.name: entry for entry in root.iterdir() if entry.name not in OWN and not entry.name.startswith(STORE)}
 
 
 def texts(root: Path, content: dict) -> dict[str, str]:
-    """The texts of a copy's own files, by path, where `content` is that of its params.yaml."""
+    """The texts of a copy's own files, by path. `content` is that of its params.yaml."""
     described = {
         name: (root / name).read_text(encoding="utf-8")
         for name in ("dvc.yaml", ".dvcignore")
@@ -107,7 +107,10 @@ def texts(root: Path, content: dict) -> dict[str, str]:
 
 
 def config(folder: Path) -> str:
-    """DVC's settings of the project in `folder`, for use elsewhere: with absolute paths, its cache, and without git."""
+    """The text of a DVC configuration for a copy, from those in the project's .dvc `folder`.
+
+    With absolute paths, the project's cache, and without git.
+    """
     found = configparser.RawConfigParser()
     found.read([folder / "config", folder / "config.local"], encoding="utf-8")
     for section in ("core", "cache"):

@@ -1,8 +1,8 @@
-"""CPU cores over all flows of a user on this machine: a stage waits for those that stages of other flows use.
+"""CPU cores shared by all flows of a user on this machine: a stage waits for cores that stages of other flows use.
 
-A file for each core, in the folder of temporary files, is locked for as long as the core is used: the locks of a
-process that is gone are gone, too. Which core it is tells one from another, and no more: the system places threads as
-it likes. A flow that has all cores may have as many stages at work as its user wants.
+Each core has a file in the folder of temporary files, which is locked while the core is used: when a process ends, its
+locks are released. Cores are only counted: the system places threads as it likes. A flow that holds all cores may run
+as many stages as its user wants.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from flows.machine import hardware
 
-INTERVAL = 0.2  # seconds between two looks at whether a core is free
-MOMENT = 1.0  # seconds of waiting of which nobody has to hear
+INTERVAL = 0.2  # seconds between two attempts to lock a core
+MOMENT = 1.0  # seconds of waiting before it is reported
 
 
 def folder() -> Path:
@@ -25,30 +25,33 @@ def folder() -> Path:
 
 
 class Cores:
-    """Those that the stages of one flow use.
+    """The cores that the stages of one flow use.
 
     Args:
-        closed: once it is set, nobody waits any more.
+        closed: when it is set, all waiting ends.
     """
 
     def __init__(self, closed: threading.Event) -> None:
         self.closed = closed
         self.numbers = hardware.core_numbers()
-        self.lock = threading.Lock()  # of the stages of this flow, which are threads
-        self.used = 0  # by all stages together: more than there are, if the user likes
-        self.gathered_for = 0  # cores of the stage whose turn it is
-        self.held: dict[int, int] = {}  # the open files, by core
+        self.lock = threading.Lock()  # the stages of this flow are threads
+        self.used = 0  # by all stages together; may exceed the cores there are, if the user wants
+        self.gathered_for = 0  # cores that the stage whose turn it is wants
+        self.held: dict[int, int] = {}  # descriptor of the locked file, by core
 
     @contextlib.contextmanager
     def hold(self, count: int, say: Callable[[str], None]) -> Iterator[None]:
-        """Waits until so many cores are free, or all are this flow's, and holds them.
+        """Waits until `count` cores are free, or this flow holds all cores; holds them inside the `with`.
 
-        Of all flows one stage at a time gathers cores, and the others wait for their turn: so one that needs many gets
-        them, and no two wait for each other.
+        One stage at a time, over all flows, gathers cores; the others wait for their turn. So a stage that needs many
+        gets them, and no two wait for each other.
+
+        Args:
+            say: called with a message when the stage has to wait.
         """
         taken = self.take(count)
         if not taken:
-            with contextlib.suppress(OSError):  # a full disk, a folder of somebody else's: the stage is worth more
+            with contextlib.suppress(OSError):  # a full disk, another user's folder: the stage runs anyway
                 taken = self.wait(count, say)
         try:
             yield
@@ -57,7 +60,7 @@ class Cores:
                 self.release(count)
 
     def take(self, count: int) -> bool:
-        """Whether the flow holds enough of them already, which it then uses."""
+        """Whether the flow already holds enough cores; if so, they count as used."""
         with self.lock:
             if len(self.held) < self.needed(count):
                 return False
@@ -65,18 +68,18 @@ class Cores:
             return True
 
     def needed(self, count: int = 0) -> int:
-        """How many this flow has to hold when it uses so many more."""
+        """How many cores this flow has to hold to use `count` more."""
         return min(self.used + count, len(self.numbers))
 
     def wait(self, count: int, say: Callable[[str], None]) -> bool:
-        """Whether it has got them, and was not closed meanwhile."""
+        """Waits for cores. Returns whether it got them: False where it was closed meanwhile."""
         folder().mkdir(mode=0o700, exist_ok=True)
         turn = open_file("turn")
         told = time.monotonic() + MOMENT
         try:
             its_turn = False
             while not self.closed.is_set():
-                its_turn = its_turn or locks(turn)
+                its_turn = its_turn or try_lock(turn)
                 if its_turn and self.gather(count):
                     return True
                 if told and time.monotonic() > told:
@@ -96,7 +99,7 @@ class Cores:
             for number in self.numbers:
                 if number not in self.held and len(self.held) < self.needed(count):
                     file = open_file(f"core-{number}")
-                    if locks(file):
+                    if try_lock(file):
                         self.held[number] = file
                     else:
                         os.close(file)
@@ -108,7 +111,7 @@ class Cores:
             self.drop()
 
     def drop(self) -> None:
-        """Lets go of what no stage uses, but not of what one is gathering."""
+        """Releases the cores that no stage uses or is gathering."""
         while len(self.held) > self.needed(self.gathered_for):
             os.close(self.held.popitem()[1])
 
@@ -117,8 +120,8 @@ def open_file(name: str) -> int:
     return os.open(folder() / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
 
-def locks(file: int) -> bool:
-    """Whether it is locked by this opening of it, now."""
+def try_lock(file: int) -> bool:
+    """Locks the open file, without waiting. Returns whether that succeeded."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,8 +1,8 @@
-"""The environment of this process and of all that it starts: nothing phones home, no proxy before our own servers."""
+"""The environment of this process and its children: no telemetry, and no proxy for servers of this machine."""
 
 import os
 
-# Tools that phone home are told not to, before any of them is imported; a user's own setting wins.
+# Turn off telemetry. Set before the tools are imported; a value that the user set wins.
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -10,18 +10,18 @@ QUIET = {
     "DVC_NO_ANALYTICS": "true",
 }
 
-# Never asked for through a proxy, which would look for our servers on its own machine.
+# Never reached through a proxy, which would look for our servers on its own machine.
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 def set_variables() -> None:
-    """The environment of this process and all that it starts; what the user set wins."""
+    """Sets the variables for this process and its children; values that the user set win."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if not names_proxy():
         return  # on macOS a `no_proxy` alone would hide the system's own proxy
-    # Lower case wins in urllib and in what is built on it, and some libraries know one of the two.
+    # Lower case wins in urllib and what is built on it; some libraries know only one of the two.
     hosts = [host.strip() for host in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")]
     if "*" not in hosts:
         hosts = [*filter(None, hosts), *(host for host in LOOPBACK if host not in hosts)]
@@ -29,5 +29,5 @@ def set_variables() -> None:
 
 
 def names_proxy() -> bool:
-    """Whether the environment does."""
+    """Whether the environment names a proxy."""
     return any(value and name.lower() in PROXIES for name, value in os.environ.items())

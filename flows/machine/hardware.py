@@ -1,24 +1,24 @@
-"""What there is to compute with: CPU cores, GPUs and memory."""
+"""The hardware of this machine: CPU cores, GPUs and memory."""
 
 import os
 
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
 
 def core_numbers() -> list[int]:
-    """The CPU cores that this process may use, as the system numbers them."""
+    """The system's numbers of the CPU cores that this process may use, sorted."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def cores() -> int:
-    """How many CPU cores this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(core_numbers())
 
 
 def allotted_cores() -> int:
-    """Those that this stage may use: TRAINYARD_JOBS, by which stages that run side by side share them, or all.
+    """The number of CPU cores that this stage may use: TRAINYARD_JOBS, set where stages run side by side, or all.
 
     Raises:
         InputError: TRAINYARD_JOBS is no positive number.
@@ -29,17 +29,17 @@ def allotted_cores() -> int:
     return int(given) if given else cores()
 
 
-def memory() -> str:
-    """How much of it is free, in words."""
+def free_memory() -> str:
+    """The free memory, in words."""
     import psutil
 
     now = psutil.virtual_memory()
     return f"{now.available / 2**30:.1f} of {now.total / 2**30:.1f} GiB of memory are free"
 
 
-def memory_kills() -> int:
-    """How many processes the system has ended for want of memory, in a container's limits too, since it started; 0
-    where it does not say."""
+def out_of_memory_kills() -> int:
+    """How many processes the kernel has killed for lack of memory since it started, including those that reached the
+    limit of their container; 0 where it does not say."""
     try:
         with open("/proc/vmstat", encoding="ascii") as file:
             return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
@@ -48,7 +48,7 @@ def memory_kills() -> int:
 
 
 def gpus() -> int:
-    """The GPUs that torch can use. Where there is no driver torch is not asked, which takes seconds to load."""
+    """The number of GPUs that torch can use. Without a driver it is 0, and torch is not loaded, which takes seconds."""
     if not any(os.path.exists(node) for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
         return 0
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
@@ -58,7 +58,7 @@ def gpus() -> int:
 
 
 def visible_gpus() -> list[str]:
-    """Those of `gpus`, each by what CUDA_VISIBLE_DEVICES calls it: what the user has written there, or its number."""
+    """The name of each GPU for CUDA_VISIBLE_DEVICES: what the user has written there, or its number."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = gpus()
     names = [str(number) for number in range(count)] if given is None else [one.strip() for one in given.split(",")]
@@ -71,7 +71,7 @@ def accelerator(wanted: str, devices: int) -> str:
     Raises:
         InputError: "gpu" is asked for and there is none, or fewer than `devices`.
     """
-    # NVIDIA's management library is asked, not the driver: a process that has started CUDA cannot be forked.
+    # Ask NVIDIA's management library, not the driver: a process that has started CUDA cannot be forked.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     import torch
 
@@ -86,10 +86,10 @@ def accelerator(wanted: str, devices: int) -> str:
 
 
 def hide_gpus() -> None:
-    """Hides GPUs from this process, which was made to train on the CPU and does nothing else, for as long as it lives.
+    """Hides all GPUs from this process for good. For processes that only train on the CPU.
 
-    torch's optimizers ask in every step whether there is a GPU, and look for NVIDIA's library each time: a tenth of a
-    small network's step, unless none is to be seen. They cannot be shown again later: the first gradient may have
-    CUDA count what it sees, also on a CPU, and it counts once in a process.
+    torch's optimizers ask in every step whether there is a GPU, and look for NVIDIA's library each time unless all are
+    hidden: a tenth of a small network's step. GPUs cannot be shown again: the first gradient, even on a CPU, may make
+    CUDA count the visible ones, which it does once a process.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = ""

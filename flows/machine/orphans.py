@@ -1,7 +1,7 @@
 """Ends a stage whose DVC is gone, and a server whose pipeline is gone.
 
-A SIGTERM or SIGKILL to `dvc repro` leaves the stage that it started running, to write its outputs later, when
-another run may be at work on them. So a long stage watches the DVC that started it.
+A SIGTERM or SIGKILL to `dvc repro` leaves its stage running. The stage would write its outputs later, when another run
+may be at work on them. So a long stage watches the DVC that started it.
 """
 
 import contextlib
@@ -13,22 +13,25 @@ from pathlib import PurePath
 
 import psutil
 
-# `python -c WITH_PARENT MODULE ARGUMENT...`: as `python -m MODULE`, but it ends when the process that started it does.
-# By this file's path, for the working folder need not be one from which it can be imported.
+# `python -c WITH_PARENT MODULE ARGUMENT...`: like `python -m MODULE`, but it ends when its parent does.
+# It names this file by its path: the module may not be importable from the working folder. So this file imports
+# nothing of flows.
 WITH_PARENT = (
     f"import runpy, sys; runpy.run_path({__file__!r})['die_with_parent'](); "
     "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 )
 
 INTERVAL = 0.5  # seconds
-GRACE = 5.0  # seconds for a handler of the signal to tidy up
+GRACE = 5.0  # seconds for a signal handler to clean up
 
 
 def die_with_dvc() -> threading.Thread | None:
     """Sends this process a SIGTERM as soon as the DVC that started it is gone.
 
-    Returns the watching thread, or None where no DVC started this process. A stage calls it first, so that it
-    can still be stopped by the signal's default action while the rest is being imported.
+    A stage calls it first: while the rest is imported, the signal's default action can still stop it.
+
+    Returns:
+        The watching thread, or None where no DVC started this process.
     """
     if "DVC_STAGE" not in os.environ:
         return None
@@ -39,7 +42,7 @@ def die_with_dvc() -> threading.Thread | None:
 
 
 def die_with_parent() -> threading.Thread:
-    """Sends this process and its children a SIGTERM as soon as its parent is gone, were it by SIGKILL."""
+    """Sends this process and its children a SIGTERM as soon as its parent is gone, even if killed by SIGKILL."""
     return die_with(psutil.Process().parent(), children=True)
 
 
@@ -50,7 +53,7 @@ def die_with(process: psutil.Process | None, children: bool = False) -> threadin
 
 
 def runs_dvc(process: psutil.Process) -> bool:
-    """`dvc ...`, `python /somewhere/bin/dvc ...`, `python -m dvc ...` or `python -c WITH_PARENT dvc ...`."""
+    """Whether it is `dvc`, `python /somewhere/bin/dvc`, `python -m dvc` or `python -c WITH_PARENT dvc`."""
     try:
         command = process.cmdline()
     except psutil.Error:
@@ -61,25 +64,25 @@ def runs_dvc(process: psutil.Process) -> bool:
 
 
 def abandoned() -> bool:
-    """DVC was gone before anyone looked: init is the parent, and not who started this process's group."""
+    """Whether DVC ended before it could be watched: init is the parent now, but did not start this process's group."""
     return os.getppid() == 1 and os.getpgrp() != 1
 
 
 def watch(process: psutil.Process | None, children: bool = False) -> None:
-    # is_running() compares the time of creation: a stranger with the same number does not count, nor a zombie.
-    while process is not None and process.is_running() and status(process) != psutil.STATUS_ZOMBIE:
+    while process is not None and still_runs(process):
         time.sleep(INTERVAL)
     for child in psutil.Process().children(recursive=True) if children else ():
         with contextlib.suppress(psutil.Error):
             child.terminate()
     os.kill(os.getpid(), signal.SIGTERM)
-    # A handler that raises is not enough: Python drops what is raised while it is inside of a destructor.
+    # A handler that raises is not enough: Python drops exceptions that are raised inside a destructor.
     time.sleep(GRACE)
     os._exit(128 + signal.SIGTERM)
 
 
-def status(process: psutil.Process) -> str:
+def still_runs(process: psutil.Process) -> bool:
+    """False for a zombie, and for a stranger who has got the same number: psutil compares the time of creation."""
     try:
-        return process.status()
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
-        return psutil.STATUS_ZOMBIE
+        return False

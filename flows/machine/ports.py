@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from flows.machine.environment_variables import LOOPBACK
 
 
-def why_not(host: str, port: int) -> str | None:
-    """Why no server can be started there; None where one can."""
+def why_not_free(host: str, port: int) -> str | None:
+    """Why no server can listen on the port; None where one can."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -30,7 +30,7 @@ def free_port() -> int:
 
 
 def answers(url: str, timeout: float = 5) -> bool:
-    """Whether a server is there: one that asks for a password, or does not know the page, is."""
+    """Whether a server answers at the URL; a 401 or 404 is an answer too."""
     try:
         return why_no_answer(url, timeout) is None
     except ValueError:
@@ -38,8 +38,10 @@ def answers(url: str, timeout: float = 5) -> bool:
 
 
 def is_ours(url: str) -> bool:
-    """Whether who listens at a local address is this user; True where the system does not tell. Any user of a machine
-    may take a port that is free, and would be sent what is meant for the server that was there or was to come."""
+    """Whether the process that listens at a local URL belongs to this user; True where the system does not tell.
+
+    Any user of a machine may take a free port, and would be sent what is meant for our server.
+    """
     parts = urlsplit(url)
     try:
         rows = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
@@ -52,10 +54,10 @@ def is_ours(url: str) -> bool:
 
 
 def wants_password(url: str, authorization: str | None = None, timeout: float = 5) -> bool:
-    """Whether a server refuses who asks so."""
+    """Whether a server answers 401 to a request with this Authorization header."""
     proxies = [urllib.request.ProxyHandler({})] if urlsplit(url).hostname in LOOPBACK else []
     request = urllib.request.Request(url)
-    if authorization:  # not for where it may be sent on to
+    if authorization:  # not sent on when the server redirects
         request.add_unredirected_header("Authorization", authorization)
     try:
         with urllib.request.build_opener(*proxies).open(request, timeout=timeout):
@@ -67,7 +69,7 @@ def wants_password(url: str, authorization: str | None = None, timeout: float = 
 
 
 def why_no_answer(url: str, timeout: float = 5) -> str | None:
-    """The reason; None where a server answers.
+    """Why no server answers at the URL; None where one does.
 
     Raises:
         ValueError: it is no URL.
@@ -79,7 +81,7 @@ def why_no_answer(url: str, timeout: float = 5) -> str | None:
     except urllib.error.HTTPError as error:
         return None if error.code < 500 else f"{error.code} {error.reason}"
     except urllib.error.URLError as error:
-        # Whom to trust is the client's business, which may have been told of other certificates.
+        # A server is there. Its certificate is the client's business, which may trust others.
         return None if isinstance(error.reason, ssl.SSLError) else str(error.reason)
     except (OSError, http.client.HTTPException) as error:
         return str(error) or type(error).__name__

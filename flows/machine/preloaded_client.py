@@ -1,6 +1,6 @@
-"""The side of the stage: hands its work to a fork of the process that has the libraries loaded, and stands for it.
+"""Client of the preloaded libraries: a stage's process has its work done by a fork that has them loaded.
 
-See flows/machine/preloaded_server.py for the other side.
+See flows/machine/preloaded_server.py for the server.
 """
 
 import contextlib
@@ -12,17 +12,17 @@ import struct
 import sys
 from typing import TextIO
 
-ADDRESS = "TRAINYARD_PRELOADED"  # the variable that has the name of the socket, in Linux's abstract namespace
+ADDRESS = "TRAINYARD_PRELOADED"  # the variable with the name of the socket, in Linux's abstract namespace
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def hand_over() -> int | None:
-    """Lets a fork be this process: with its arguments, folder, environment, CPU cores, input and outputs.
+def run_in_fork() -> int | None:
+    """Runs this process's work in a fork with its arguments, folder, environment, CPU cores, input and outputs.
 
-    Signals that ask to end are passed on; one that ends the fork ends this process too.
+    SIGINT, SIGTERM and SIGHUP are passed on to the fork; a signal that ends the fork ends this process too.
 
     Returns:
-        The fork's exit code; None where there is no process with the libraries, and nothing was begun.
+        The fork's exit code; None where no process with the libraries answers, and nothing was started.
     """
     address, spec = os.environ.get(ADDRESS), sys.modules["__main__"].__spec__
     if not address or not spec:
@@ -47,11 +47,11 @@ def hand_over() -> int | None:
             return None
         if not fork:
             return None
-        return stand_for(int(fork), answers)
+        return wait_for(int(fork), answers)
 
 
-def stand_for(fork: int, answers: TextIO) -> int:
-    """Waits for a fork, which leads a process group of its own; returns its exit code."""
+def wait_for(fork: int, answers: TextIO) -> int:
+    """Waits for a fork, which leads its own process group, and passes signals on. Returns its exit code."""
     before = {number: signal.signal(number, lambda number, frame: signal_group(fork, number)) for number in FORWARDED}
     code = ""
     with contextlib.suppress(OSError):
@@ -59,11 +59,11 @@ def stand_for(fork: int, answers: TextIO) -> int:
     for number, handler in before.items():
         signal.signal(number, handler)
     if not code:
-        signal_group(fork, signal.SIGKILL)  # the fork itself has ended, but not what it has started
+        signal_group(fork, signal.SIGKILL)  # the fork has ended, but not the processes that it started
         print("trainyard: the process that had loaded the stage's libraries was killed", file=sys.stderr)
         return 1
     if int(code) < 0:
-        with contextlib.suppress(OSError):  # KILL has no other handler
+        with contextlib.suppress(OSError):  # SIGKILL cannot have a handler
             signal.signal(-int(code), signal.SIG_DFL)
         os.kill(os.getpid(), -int(code))
     return int(code)
@@ -75,6 +75,6 @@ def signal_group(leader: int, number: int) -> None:
 
 
 def same_user(connection: socket.socket) -> bool:
-    """Whether the other end is this user's: anybody on this machine may use the names of abstract sockets."""
+    """Whether the other end is this user's: any user of this machine may take the name of an abstract socket."""
     about = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return struct.unpack("3i", about)[1] == os.geteuid()

@@ -1,11 +1,10 @@
-"""Stages that find their libraries loaded: where several of them run, one process imports torch, Lightning and MLflow
-and forks itself for each.
+"""Server of preloaded libraries: one process imports torch, Lightning and MLflow, and forks itself for each stage.
 
-The import takes four seconds, longer than many a small network trains. The stage's own process, which DVC has started,
-hands its work over (flows/machine/preloaded_client.py) and ends as the fork ends. Is it killed, so is the fork with
-all that the fork has started; is this process killed, so are the forks. The project's own code is not loaded ahead:
-each fork imports it as it is then. (multiprocessing's fork server serves the one process that started it, and a stage
-is started by DVC.)
+The import takes four seconds, longer than many a small network trains. The stage's own process, which DVC started,
+hands its work over (flows/machine/preloaded_client.py) and ends as the fork ends. If that process is killed, so are
+the fork and all that the fork started; if this process is killed, so are the forks. The project's own code is not
+preloaded: each fork imports it as it is at that time. (multiprocessing's fork server serves only the process that
+started it, and a stage is started by DVC.)
 
 Run     python -m flows.machine.preloaded_server SOCKET [LIBRARY]...
 """
@@ -32,7 +31,7 @@ from pathlib import Path
 
 from flows.machine.preloaded_client import ADDRESS, same_user, signal_group
 
-STAGES = ("train", "evaluate", "ensemble")  # of which two make it worth while
+STAGES = ("train", "evaluate", "ensemble")  # two of these are worth a preload
 OWN = ("flows", "lightning_modules")
 LIBRARIES = (
     "lightning_modules.lightning", "mlflow.pytorch", "mlflow.pyfunc", "safetensors.torch", "threadpoolctl",
@@ -40,16 +39,16 @@ LIBRARIES = (
     "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store",
     "torch.export.pt2_archive", "torch._export.serde.serialize", "torch._inductor.codecache",
 )  # fmt: skip
-GRACE = 1.0  # seconds that forks have to end, after they are asked to, once the pipeline is gone
-PATIENCE = 1.0  # seconds for a request to come whole
+GRACE = 1.0  # seconds from SIGTERM to SIGKILL for the forks, when the pipeline is gone
+PATIENCE = 1.0  # seconds for a whole request to arrive
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 @contextlib.contextmanager
 def libraries(root: Path, stages: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Begins to load them, where that is worth while for these stages; yields the variable that the stages need.
+    """Starts to preload the libraries, where these stages are worth it; yields the variable that the stages need.
 
-    Without them each stage loads its own: with TRAINYARD_PRELOAD=0, and where no process can be started.
+    With TRAINYARD_PRELOAD=0, and where no process can be started, each stage loads its own libraries.
     """
     several = sum(stage.partition("@")[0] in STAGES for stage in stages) > 1
     if not several or sys.platform != "linux" or os.environ.get("TRAINYARD_PRELOAD") == "0":
@@ -76,7 +75,7 @@ def libraries(root: Path, stages: Sequence[str]) -> Iterator[dict[str, str]]:
 
 @dataclass(eq=False)
 class Fork:
-    """A stage at work, and the connection to the process that stands for it."""
+    """A fork that runs a stage, and the connection to the stage's own process, which waits for it."""
 
     pid: int
     pidfd: int
@@ -85,7 +84,7 @@ class Fork:
 
 @dataclass(frozen=True)
 class Request:
-    """What a stage's process wants to have run."""
+    """What a stage's process asks to run."""
 
     module: str
     arguments: list[str]
@@ -95,10 +94,11 @@ class Request:
 
 
 def serve(listener: socket.socket, parent: int) -> tuple[Request, list[int]]:
-    """Forks for each request; returns in the forks alone, with the request and the stage's input and outputs.
+    """Forks for each request. Returns only in the forks, with the request and the stage's input and outputs.
 
     Args:
-        parent: a pipe that the process holds which this one is for. Once that is gone, this one ends after its forks.
+        parent: the read end of a pipe held by the pipeline. When the pipeline is gone, this process ends its forks and
+            then itself.
     """
     forks: set[Fork] = set()
     end: float | None = None
@@ -130,10 +130,10 @@ def serve(listener: socket.socket, parent: int) -> tuple[Request, list[int]]:
                         selector.register(fork.pidfd, selectors.EVENT_READ, fork)
                         selector.register(fork.connection, selectors.EVENT_READ, fork)
                         tell(fork.connection, fork.pid)
-                elif fork not in forks:  # both of its events came at once
+                elif fork not in forks:  # ended just now, by its other event
                     continue
                 elif key.fileobj is fork.connection:
-                    # Nobody stands for it any more. The signals that ask were passed on before.
+                    # The stage's own process is gone. SIGTERM and the like were passed on before.
                     selector.unregister(fork.connection)
                     signal_group(fork.pid, signal.SIGKILL)
                 else:
@@ -141,7 +141,7 @@ def serve(listener: socket.socket, parent: int) -> tuple[Request, list[int]]:
                     os.close(fork.pidfd)
                     with contextlib.suppress(KeyError):
                         selector.unregister(fork.connection)
-                    # What it may have left running, while the zombie keeps the number from being a stranger's.
+                    # Kill what it left running now: the zombie still keeps its pid from being reused.
                     signal_group(fork.pid, signal.SIGKILL)
                     tell(fork.connection, os.waitstatus_to_exitcode(os.waitpid(fork.pid, 0)[1]))
                     fork.connection.close()
@@ -154,7 +154,7 @@ def serve(listener: socket.socket, parent: int) -> tuple[Request, list[int]]:
 
 
 def accept(listener: socket.socket) -> tuple[socket.socket, Request, list[int]] | None:
-    """The next request with the stage's input and outputs, or None where none came whole."""
+    """The next request: connection, request, descriptors of the stage's input and outputs. None for a broken one."""
     outputs: list[int] = []
     connection = None
     try:
@@ -176,8 +176,10 @@ def accept(listener: socket.socket) -> tuple[socket.socket, Request, list[int]] 
 
 
 def begin(connection: socket.socket, outputs: list[int]) -> Fork | None:
-    """Forks: in the fork its `pid` is 0. None where the machine has no room for one more process: the stage then
-    loads its own libraries."""
+    """Forks. Returns the fork, with pid 0 in the fork itself; None where the system allows no more processes.
+
+    In that case the stage loads its own libraries.
+    """
     this = os.getpid()
     leads, tells = os.pipe()
     try:
@@ -187,7 +189,7 @@ def begin(connection: socket.socket, outputs: list[int]) -> Fork | None:
     if pid == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
-        # Its signal comes even where Python would never run a handler.
+        # The kernel kills it with this process, even where Python would run no handler.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != this:
             os._exit(1)
@@ -197,7 +199,7 @@ def begin(connection: socket.socket, outputs: list[int]) -> Fork | None:
         return Fork(0, -1, connection)
     os.close(tells)
     if pid is not None:
-        os.read(leads, 1)  # until it leads a group, to which signals can be sent
+        os.read(leads, 1)  # until it leads its process group, to which signals are sent
     os.close(leads)
     for output in outputs:
         os.close(output)
@@ -217,10 +219,10 @@ def tell(connection: socket.socket, number: int) -> None:
 
 
 def become(request: Request, outputs: list[int], variables: dict[str, str]) -> None:
-    """Makes this fork the process that the request came from.
+    """Gives this fork the outputs, environment, cores, folder and arguments of the process that sent the request.
 
     Args:
-        variables: of the environment, which libraries have set as they were loaded.
+        variables: the environment variables that the libraries set when they were loaded.
     """
     for number, output in enumerate(outputs):
         os.dup2(output, number)
@@ -233,8 +235,8 @@ def become(request: Request, outputs: list[int], variables: dict[str, str]) -> N
     sys.argv = request.arguments
     sys.path[0] = request.folder
     if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()  # else it is the same in all forks
-    # Libraries have read this variable as they were loaded.
+        sys.modules["numpy"].random.seed()  # else all forks would have the same state
+    # The libraries read this variable when they were loaded.
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdecimal() and int(threads):
         for name, limit in (("threadpoolctl", "threadpool_limits"), ("torch", "set_num_threads")):
@@ -244,13 +246,16 @@ def become(request: Request, outputs: list[int], variables: dict[str, str]) -> N
 
 @contextlib.contextmanager
 def ends_with(parent: int) -> Iterator[None]:
-    """Within, this process is ended as soon as nobody holds the other end of the pipe: by the kernel, since an import
-    may keep Python from all else for seconds, and a thread that watched must not be there when this process forks."""
+    """Inside the `with`, the kernel ends this process when nobody holds the other end of the pipe.
+
+    Python itself could not: an import may block it for seconds, and a watching thread must not exist when this process
+    forks.
+    """
     flags = fcntl.fcntl(parent, fcntl.F_GETFL)
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     fcntl.fcntl(parent, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(parent, fcntl.F_SETFL, flags | os.O_ASYNC)
-    if select.select([parent], [], [], 0)[0]:  # before that
+    if select.select([parent], [], [], 0)[0]:  # closed already
         sys.exit()
     try:
         yield
@@ -260,20 +265,20 @@ def ends_with(parent: int) -> Iterator[None]:
 
 def main(address: str, names: Sequence[str]) -> None:
     before = dict(os.environ)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # its forks are ended on the way
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # `serve` ends its forks on the way
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(f"\0{address}")
         listener.listen(128)
         gc.disable()
         with ends_with(sys.stdin.fileno()):
             for name in names:
-                with contextlib.suppress(Exception):  # then each stage does without, and says why
+                with contextlib.suppress(Exception):  # each stage then imports it itself, and reports the error
                     importlib.import_module(name)
-        gc.freeze()  # a collection would copy the pages that the forks share
+        gc.freeze()  # a garbage collection would copy the pages that the forks share
         gc.enable()
         try:
             request, outputs = serve(listener, sys.stdin.fileno())
-        except SystemExit as end:  # Python would take seconds to tidy up what the libraries have made
+        except SystemExit as end:  # Python would take seconds to clean up the libraries
             os._exit(int(end.code or 0))
     become(request, outputs, {name: value for name, value in os.environ.items() if name not in before})
     for name in [name for name in sys.modules if name.partition(".")[0] in OWN]:

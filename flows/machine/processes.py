@@ -1,7 +1,7 @@
 """Runs commands that leave nothing behind: each in a session of its own, which is ended as a whole.
 
-A SIGTERM to `dvc repro` ends DVC and leaves the stage that it started running, to write its output while a
-second run may already be at work. Here everything that a command started is ended with it.
+A SIGTERM to `dvc repro` ends DVC but not its stage, which would write its output while a second run may already be at
+work. Here everything that a command started is ended with it.
 """
 
 import codecs
@@ -17,19 +17,21 @@ from pathlib import Path
 
 import psutil
 
-POLL = 0.2  # seconds between two looks at whether a silent command has ended
+from flows.machine.orphans import still_runs
+
+POLL = 0.2  # seconds between two checks whether a silent command has ended
 
 
 class TimeLimitError(TimeoutError):
-    """A command took longer than it was given, and was ended."""
+    """A command exceeded its time limit, and was ended."""
 
 
 class ClosedError(RuntimeError):
-    """No command is started any more, because `end_all` was called."""
+    """No command can be started, because `end_all` was called."""
 
 
 class Session:
-    """One running command with all that it started."""
+    """A running command and all processes that it started."""
 
     def __init__(self, command: Sequence[str], cwd: Path | None, env: Mapping[str, str] | None) -> None:
         self.process = subprocess.Popen(
@@ -42,12 +44,12 @@ class Session:
         self.lock = threading.Lock()
 
     def leader_ended(self) -> bool:
-        # WNOWAIT leaves the zombie, and the zombie keeps the session's id from being given to a stranger.
+        # WNOWAIT leaves the zombie, which keeps the session's id from being reused.
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return self.reaped or os.waitid(os.P_PID, self.process.pid, flags) is not None
 
     def members(self) -> list[psutil.Process]:
-        """Who is alive in the session, and the children of its leader that made a session of their own."""
+        """The living processes of the session, and their descendants, even those in a session of their own."""
         found = {}
         for process in psutil.process_iter():
             try:
@@ -56,10 +58,10 @@ class Session:
                     found.update((child.pid, child) for child in process.children(recursive=True))
             except (ProcessLookupError, PermissionError, psutil.Error):
                 continue
-        return [process for process in found.values() if alive(process)]
+        return [process for process in found.values() if still_runs(process)]
 
     def send(self, number: int) -> list[psutil.Process]:
-        """Signals every member; returns those that there were."""
+        """Sends a signal to every member. Returns the members."""
         with self.lock:
             if self.reaped:
                 return []
@@ -80,7 +82,7 @@ class Session:
 
 
 class Processes:
-    """The commands that run now. As a context it ends them all on leaving, whatever the reason."""
+    """The commands that run now. Use it in a `with`: leaving it ends all commands."""
 
     def __init__(self, grace: float = 10.0) -> None:
         self.grace = grace  # seconds between TERM and KILL
@@ -103,13 +105,17 @@ class Processes:
         env: Mapping[str, str] | None = None,
         time_limit: float | None = None,
     ) -> int:
-        """Runs a command to its end, hands on each line that it prints (stdout and stderr as they come, of a
-        line drawn again with a carriage return the last state), and returns its exit code, negative for a signal.
+        """Runs a command to its end. Returns its exit code, negative for a signal.
 
         What the command leaves running is ended too.
 
+        Args:
+            on_line: called with each line of stdout and stderr, in the order of arrival. Of a line that is redrawn
+                with carriage returns it gets the last state.
+            time_limit: in seconds.
+
         Raises:
-            TimeLimitError: it took longer than `time_limit` seconds.
+            TimeLimitError: it exceeded the time limit.
             ClosedError: `end_all` was called before.
             OSError: it cannot be started.
         """
@@ -130,29 +136,29 @@ class Processes:
         return code
 
     def end_all(self) -> None:
-        """Ends every command, all at once, and starts none after; safe to call from any thread, and twice."""
+        """Ends all commands at once; none can be started afterwards. Safe to call from any thread, and twice."""
         with self.lock:
             self.closed.set()
             sessions = list(self.live)
-        with undisturbed():
+        with signals_ignored():
             end(sessions, self.grace)
 
 
 def end(sessions: Sequence[Session], grace: float) -> None:
-    """TERM to all, and KILL to those who are there after `grace` seconds."""
-    # Without threads: Python 3.12 starts none while it exits.
+    """Sends SIGTERM to all, and SIGKILL to those still alive after `grace` seconds."""
+    # Without threads: Python 3.12 cannot start any while it exits.
     remaining = [process for session in sessions for process in session.send(signal.SIGTERM)]
     deadline = time.monotonic() + grace
-    while time.monotonic() < deadline and (remaining := [process for process in remaining if alive(process)]):
+    while time.monotonic() < deadline and (remaining := [process for process in remaining if still_runs(process)]):
         time.sleep(0.05)
-    # Again and again, because a member may have started another one meanwhile.
+    # Repeated, because a member may have started another process meanwhile.
     while any(session.send(signal.SIGKILL) for session in sessions):
         time.sleep(0.05)
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """A second Ctrl-C while the children are being ended would leave them running: it has to wait."""
+def signals_ignored() -> Iterator[None]:
+    """Ignores SIGINT and SIGTERM inside the `with`. A second Ctrl-C would leave running what is just being ended."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -165,13 +171,13 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def postponed() -> Iterator[None]:
-    """A Ctrl-C or a SIGTERM within takes effect at the end."""
-    if threading.current_thread() is not threading.main_thread():  # Python interrupts no other
+def signals_postponed() -> Iterator[None]:
+    """A SIGINT or SIGTERM inside the `with` takes effect at its end."""
+    if threading.current_thread() is not threading.main_thread():  # Python runs signal handlers in the main thread only
         yield
         return
     numbers, came = (signal.SIGINT, signal.SIGTERM), []
-    # Blocked while their handlers change: an exception between two changes would leave one of them postponed for ever.
+    # Block both while their handlers change: an exception in between would leave one signal postponed for ever.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in numbers}
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
@@ -182,22 +188,14 @@ def postponed() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         if came:
-            signal.raise_signal(came[0])  # comes with the next line
+            signal.raise_signal(came[0])  # delivered by the next line
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def alive(process: psutil.Process) -> bool:
-    """False for a zombie and for a stranger who has the same number now."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
-
-
 def follow(session: Session, lines: "Lines", time_limit: float | None) -> None:
-    """Reads until the command has ended and nothing more is to be read.
+    """Reads the output until the command has ended and nothing more is to be read.
 
-    Its end is not the end of its output: what it left running holds the pipe open.
+    It does not read to the end of the file: what the command left running holds the pipe open.
     """
     deadline = None if time_limit is None else time.monotonic() + time_limit
     pipe = session.output
@@ -217,14 +215,14 @@ def follow(session: Session, lines: "Lines", time_limit: float | None) -> None:
             elif ended:
                 break
     lines.finish()
-    while not session.leader_ended():  # it closed its output and works on
+    while not session.leader_ended():  # it closed its output, but still runs
         time.sleep(POLL)
         if deadline is not None and time.monotonic() > deadline:
             raise TimeLimitError(f"ended after its time limit of {time_limit:g} s")
 
 
 class Lines:
-    """Bytes as they come in, whole lines out."""
+    """Joins chunks of bytes to whole lines."""
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self.on_line = on_line
@@ -235,7 +233,7 @@ class Lines:
         *whole, self.rest = (self.rest + self.decode(chunk)).split("\n")
         for line in whole:
             self.emit(line)
-        # A progress bar that is drawn again for an hour is kept once. A \r at the very end may be half of a \r\n.
+        # Keep only the last state of a progress bar. A \r at the very end may be half of a \r\n.
         if "\r" in self.rest[:-1]:
             self.rest = self.rest[self.rest.rindex("\r", 0, -1) + 1 :]
 

@@ -1,7 +1,7 @@
-"""An ensemble as programs that torch runs without this project: what `served_ensemble` loads.
+"""Exports an ensemble as programs that torch runs without this project; `served_ensemble` loads them.
 
-Networks that differ in their weights alone share one program, and their weights lie beside it: a program for each
-would take longer to make, and to load, than a small network takes to be trained.
+Networks that differ only in their weights share one program, with their weights beside it. Making and loading a program
+for each network would take longer than training a small network.
 """
 
 from pathlib import Path
@@ -18,11 +18,11 @@ IMAGES = torch.export.Dim("images", min=1)
 
 
 class Program:
-    """What a network does, apart from its weights: (state, uint8 images N×H×W×C) to log-probabilities N×classes.
+    """A network without its weights: (state, uint8 images N×H×W×C) to log-probabilities N×classes.
 
     Args:
         predictor: see `weights.Predictor`.
-        probe: images to try it with.
+        probe: example images, with which it is exported.
     """
 
     def __init__(self, predictor: nn.Module, probe: Tensor) -> None:
@@ -46,8 +46,8 @@ class Program:
         np.savez(folder / f"weights-{number}.npz", allow_pickle=False, **stacked)
 
 
-def description(network: nn.Module) -> str:
-    """Of what it is made of, apart from its weights' values."""
+def structure(network: nn.Module) -> str:
+    """A network's modules, and names, shapes and types of its tensors, as text; without the values of its weights."""
     plain = (str, int, float, bool, tuple, type(None))
     modules = [
         (name, type(module), [(key, value) for key, value in vars(module).items() if isinstance(value, plain)])
@@ -64,7 +64,7 @@ def export(
 
     Args:
         predictors: see `weights.Predictor`.
-        vote: log-probabilities networks × images × classes to images × classes, see `voting.Vote`.
+        vote: maps log-probabilities, networks × images × classes, to images × classes; see `voting.Vote`.
         shape: height, width and channels of an image.
     """
     # More than one image: a batch of one would be frozen into the program.
@@ -74,8 +74,8 @@ def export(
     places = []
     for predictor in predictors:
         state = predictor.state_dict()
-        # A description may lack what a module computes with: the program is tried before it is shared.
-        candidates = alike.setdefault(description(predictor), [])
+        # A description may miss a value that a module computes with, so a program is tried before it is shared.
+        candidates = alike.setdefault(structure(predictor), [])
         number = next((number for number in candidates if programs[number].does_as(predictor, probe)), None)
         if number is None:
             number = len(programs)

@@ -1,23 +1,25 @@
-"""What evaluate and ensemble measured, read back from metrics/<dataset>/."""
+"""Reads the metrics of stages evaluate and ensemble from metrics/<dataset>/."""
 
 from flows.project import file_io, paths
 
 
-def flat(replica: dict[str, dict[str, float]]) -> dict[str, float]:
-    """{"test": {"nll": 1.0}} as MLflow names it: {"test_nll": 1.0}. The validation scores are those of the best
-    epoch's weights, while `validation_nll` without a prefix is the curve over the epochs."""
+def mlflow_names(replica: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Scores by split under the names that they have in MLflow: {"test": {"nll": 1.0}} becomes {"test_nll": 1.0}.
+
+    Validation scores are those of the best epoch, `best_validation_nll`; `validation_nll` is the curve over epochs.
+    """
     names = {"validation": "best_validation", "test": "test"}
     return {f"{names[split]}_{score}": value for split, numbers in replica.items() for score, value in numbers.items()}
 
 
 def member_metrics(dataset: str, member: str) -> dict:
-    """What evaluate measured. Raises like `read_json`."""
+    """The metrics of a member. Raises like `read_json`."""
     keys = ("parameters", "replicas", "validation", "test")
-    # DVC does not keep metrics in its cache, and so sees by itself that a file changed.
+    # Metrics are not in DVC's cache, so `dvc repro` notices a changed file.
     return file_io.read_json(paths.member_metrics_file(dataset, member), *keys, heal="run dvc repro evaluate")
 
 
 def ensemble_metrics(dataset: str) -> dict:
-    """What ensemble measured. Raises like `read_json`."""
+    """The metrics of the ensemble. Raises like `read_json`."""
     keys = ("method", "test", "networks", "parameters")
     return file_io.read_json(paths.ensemble_metrics_file(dataset), *keys, heal="run dvc repro ensemble")

@@ -1,12 +1,12 @@
-"""Loads a registered ensemble: MLflow keeps a copy of this file in the model, which so needs nothing of this project.
+"""Loads a registered ensemble. MLflow keeps a copy of this file in the model, so that it does not need this project.
 
-A model's data folder holds, for each kind of network, network-<n>.pt2 (the exported program: its weights and uint8
-images in, log-probabilities out) and weights-<n>.npz (those of all networks of the kind); vote.pt2 (log-probabilities
-of all networks in, of the ensemble out) and ensemble.json (shape, class names, each network's program and weights, and
-the SHA-256 of each file and of itself, by which a damaged model is refused).
+A model's data folder holds, for each kind of network, network-<n>.pt2 (the exported program: weights and uint8 images
+in, log-probabilities out) and weights-<n>.npz (the weights of all networks of the kind); vote.pt2 (log-probabilities of
+all networks in, of the ensemble out); and ensemble.json (shape, class names, each network's program and weights, the
+SHA-256 of each file and of itself, so that a damaged model is refused).
 
-An exported program could have code of its own run, by a pickle among other ways. So torch gets no more of one than
-tensors and a graph of its own operators.
+An exported program could run code of its own, by a pickle among other ways. So torch is given only its tensors and its
+graph of torch's own operators.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 BATCH = 1000
-# What is in the archive of an exported program, below its root.
+# The files in the archive of an exported program, below its root.
 PARTS = (
     r"models/model\.json", r"data/weights/(weight_\d+|model_weights_config\.json)", r"data/sample_inputs/model\.pt",
     r"data/constants/(tensor_\d+|model_constants_config\.json)", r"archive_(format|version)", "byteorder",
@@ -53,10 +53,10 @@ class ServedEnsemble:
         self.vote = load_program(folder / "vote.pt2")
 
     def predict(self, images: np.ndarray, params: dict | None = None) -> pd.DataFrame:
-        """The label and the probability of each class, one row per image.
+        """The label and the probability of each class, one row an image.
 
         Args:
-            images: uint8, N×H×W×C, of the shape that the ensemble was trained on.
+            images: uint8, N×H×W×C, H×W×C as in training.
         """
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != self.shape:
@@ -75,11 +75,11 @@ class ServedEnsemble:
 
 
 def read_card(folder: Path) -> dict:
-    """ensemble.json. Raises ValueError where it, or a file that it names, is not what was written."""
+    """The content of ensemble.json. Raises ValueError where it, or a file that it names, was changed or damaged."""
     file = folder / "ensemble.json"
     try:
         card = json.loads(file.read_text(encoding="utf-8"))
-        # None of either in a model from before there were digests. As lightning_modules/sealed.py writes it.
+        # As lightning_modules/sealed.py writes it. Older models have no digests.
         content = json.dumps({name: value for name, value in card.items() if name != "sha256"}, sort_keys=True)
     except (ValueError, AttributeError):
         raise ValueError(f"{file} is damaged") from None
@@ -97,8 +97,8 @@ def load_program(file: Path) -> torch.nn.Module:
     """An exported program as a module.
 
     Raises:
-        ValueError: there is more in it than tensors and a graph of torch's own operators on them. Torch would unpickle
-            it, evaluate it as an expression of Python, or call whatever function it names.
+        ValueError: it holds more than tensors and a graph of torch's own operators. Torch would unpickle that, evaluate
+            it as a Python expression, or call whatever function it names.
     """
     parts = {}
     with zipfile.ZipFile(file) as archive:
@@ -114,19 +114,19 @@ def load_program(file: Path) -> torch.nn.Module:
         for entry in json.loads(parts[f"data/{kind}/model_{kind}_config.json"])["config"].values():
             if entry["use_pickle"] or not re.fullmatch(r"(weight|tensor)_\d+", entry["path_name"]):
                 raise ValueError(f"{file} holds a pickle")
-    tensors_only(file, parts["data/sample_inputs/model.pt"])
-    # Written anew: of an archive that two readers could read in two ways, torch gets what was looked at.
+    refuse_pickles(file, parts["data/sample_inputs/model.pt"])
+    # Write a new archive: two readers could read the old one in two ways, and torch has to get what was checked.
     checked = io.BytesIO()
     with zipfile.ZipFile(checked, "w", zipfile.ZIP_STORED) as archive:
         for part, content in parts.items():
             archive.writestr(f"program/{part}", content)
     checked.seek(0)
-    # Guards are code, too. The shape of what is given is checked here, see `predict`.
+    # Guards are code too. `predict` checks the shape of its input instead.
     return torch.export.load(checked).module(check_guards=False)
 
 
 def check_graph(file: Path, value: object) -> None:
-    """Raises ValueError for an operator or an expression in a graph that is not one of those that networks have."""
+    """Raises ValueError for an operator or expression in a graph that networks do not have."""
     if isinstance(value, list):
         for one in value:
             check_graph(file, one)
@@ -138,7 +138,7 @@ def check_graph(file: Path, value: object) -> None:
             check_graph(file, one)
 
 
-def tensors_only(file: Path, content: bytes) -> None:
+def refuse_pickles(file: Path, content: bytes) -> None:
     try:
         torch.load(io.BytesIO(content), weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):

@@ -1,4 +1,4 @@
-"""Loads the members that train left in models/<dataset>/, after checking that each file is what was written."""
+"""Loads trained members from models/<dataset>/, after checking that each file is as stage train wrote it."""
 
 import csv
 import io
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from flows.data import dataset
 from flows.graph import healing
 from flows.project import file_io, paths
+from flows.project.errors import DamagedError, InputError, sentence
 from lightning_modules import sealed
-from lightning_modules.errors import DamagedError, InputError, sentence
 
 
 def load(name: str, member: str) -> tuple[dict, list]:
-    """The card of a trained member and a predictor for each of its replicas, as `weights.load` gives them.
+    """The card of a trained member and a predictor for each of its replicas, as from `weights.load`.
 
     Raises:
-        InputError: it is not trained, or a file is damaged; the message says what heals it.
+        InputError: it is not trained, or a file is damaged; the message says how to repair it.
     """
     from lightning_modules import weights  # torch: seconds
 
@@ -26,7 +26,7 @@ def load(name: str, member: str) -> tuple[dict, list]:
 
 
 def card(name: str, member: str) -> dict:
-    """That of a trained member. Raises InputError like `load`."""
+    """The card of a trained member, member.json. Raises InputError like `load`."""
     file = paths.model_folder(name, member) / "member.json"
     with reading(name, member):
         return sealed.opened(file_io.read_json(file, "replicas"), file)
@@ -48,7 +48,7 @@ def history(name: str, member: str) -> list[dict[str, str]]:
 
 @contextmanager
 def reading(name: str, member: str) -> Iterator[None]:
-    """Makes a sentence of what is not there, or is damaged."""
+    """Turns errors about missing or damaged files into InputErrors that say what to run."""
     try:
         yield
     except FileNotFoundError:
@@ -59,7 +59,8 @@ def reading(name: str, member: str) -> Iterator[None]:
         raise DamagedError(paths.shown(file), f"{error.reason}: {heal}") from None
     except InputError:
         raise
-    except Exception as error:  # torch has kinds of its own for a network that is not as it was
+    # What torch raises for weights, and Python for a recipe, that do not fit the network.
+    except (LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         why = sentence(error, 100)
         raise InputError(
             f"models/{name}/{member} is of another version ({why}): run dvc repro --force train@{member}"
@@ -67,7 +68,7 @@ def reading(name: str, member: str) -> Iterator[None]:
 
 
 def check(name: str, members: Iterable[str]) -> None:
-    """Raises InputError for a member that is not trained, before anything is done with the others."""
+    """Raises InputError where a member is not trained. To be called before work on any of them starts."""
     for member in members:
         folder = paths.model_folder(name, member)
         if not ((folder / "member.json").is_file() and (folder / "weights.safetensors").is_file()):
@@ -79,8 +80,10 @@ def not_trained(name: str, member: str) -> InputError:
 
 
 def drop_all_but(name: str, members: Iterable[str]) -> None:
-    """Removes the folders of members that params.yaml does not name any more. Stages depend on models/<dataset> as a
-    whole, and what no clean checkout has would be part of what they were made from. DVC's cache keeps the weights."""
+    """Removes the folders of members that params.yaml no longer names. DVC's cache keeps their weights.
+
+    Stages depend on models/<dataset> as a whole: such a folder, which a clean checkout lacks, would become part of it.
+    """
     for folder in paths.model_folder(name, "").iterdir():
         if folder.name not in members and (folder / "member.json").is_file():
             shutil.rmtree(folder)

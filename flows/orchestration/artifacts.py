@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from flows.graph.repro import Outcome
 from flows.params.params_file import Params
+from flows.project.errors import InputError, counted, our_mistake
 from flows.reporting import results
 from flows.servers.watch_server import away
 from flows.untrusted.escaping import fenced, in_markdown
 from flows.untrusted.masking import sentence
-from lightning_modules.errors import InputError, counted
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -65,6 +65,8 @@ class Artifacts:
         try:
             return make(*arguments)
         except Exception as error:  # Prefect's client raises what httpx does, and more
+            if our_mistake(error):
+                raise
             reason = sentence(error, 200)
             self.log(f"Prefect did not take an artifact: {reason}")
             return None

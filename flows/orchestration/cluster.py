@@ -21,14 +21,14 @@ from prefect.states import Failed
 from prefect_dask import DaskTaskRunner
 from prefect_dask.task_runners import PrefectDaskFuture
 
-from flows.graph import dvc_graph
+from flows.graph import dvc_command, dvc_graph
 from flows.graph.repro import Outcome, Repro
 from flows.machine import hardware
 from flows.machine.processes import Processes
-from flows.orchestration import remote_stage
+from flows.orchestration import capacity, remote_stage
 from flows.orchestration.remote_stage import Errand, Return
 from flows.project import file_io, paths
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 if TYPE_CHECKING:
     from prefect import State, Task
@@ -51,30 +51,24 @@ class Cluster:
     """The workers that run a plan's stages. Entered as a context, in the flow; what runs is ended on an error.
 
     Args:
-        root: the working folder.
+        workers: stages at the same time, at most.
+        repro: how a stage is run: in which folder, with which options, and who is told.
         address: of Dask's scheduler.
         remote: whether the workers have working copies of their own, with DVC's default remote between them; else they
             share the project's folder.
-        say: (stage, line), for the terminal.
-        options: of `Repro`: force and time_limit.
 
     Raises:
         UnavailableError: on entering: the DVC remote cannot be written to.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        plan: "Plan",
-        processes: Processes,
-        address: str,
-        remote: bool,
-        say: Callable[[str, str], None],
-        **options: Any,
-    ) -> None:
-        self.root, self.plan, self.processes, self.remote, self.say = root, plan, processes, remote, say
-        self.options = options
-        self.uncached = dvc_graph.uncached(root) if remote else {}
+    def __init__(self, plan: "Plan", workers: int, repro: Repro, address: str, remote: bool) -> None:
+        self.root, self.plan, self.processes, self.remote, self.say = (
+            repro.root, plan, repro.processes, remote, repro.say
+        )  # fmt: skip
+        self.options: dict[str, Any] = {"force": repro.force, "time_limit": repro.time_limit}
+        # Its workers, which may have other cores and GPUs than this machine, take one stage at a time.
+        self.room = capacity.Room(dict.fromkeys(plan.stages, capacity.Share()), workers, 0)
+        self.uncached = dvc_graph.uncached(self.root) if remote else {}
         self.mark = secrets.token_hex(8)
         self.runner = DaskTaskRunner(address=address)
 
@@ -91,13 +85,14 @@ class Cluster:
 
     def __exit__(self, kind: type | None, *rest: Any) -> None:
         if kind:
-            with contextlib.suppress(Exception):  # what ended the flow is told, not that a worker is away
+            # What ended the flow is told, whatever Dask has to say of workers that are away.
+            with contextlib.suppress(Exception):
                 self.runner.client.run(end_running, self.mark)
         self.runner.__exit__(kind, *rest)
 
     def dvc(self, verb: str, stages: Iterable[str]) -> None:
         if stages := sorted(stages):
-            remote_stage.dvc(self.root, self.processes, lambda line: None, verb, *stages)
+            dvc_command.transfer(self.root, self.processes, verb, *stages, time_limit=remote_stage.LIMIT)
 
     def all_needs(self, stage: str) -> list[str]:
         """Every stage that it needs, directly or not, and tracked files."""

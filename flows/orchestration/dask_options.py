@@ -8,11 +8,9 @@ from urllib.parse import urlsplit
 
 import click
 
-from flows.graph import planning
-from flows.machine import hardware
 from flows.machine.environment_variables import LOOPBACK
+from flows.project.errors import InputError, UnavailableError
 from flows.untrusted import masking
-from lightning_modules.errors import InputError, UnavailableError
 
 
 def on_dask(command: Callable) -> Callable:
@@ -34,12 +32,6 @@ def check_dask(address: str | None, remote: bool) -> None:
         check_servers(address, remote)
     elif remote:
         raise InputError("--remote is for --dask: without it stages run in this working copy")
-
-
-def side_by_side(plan: planning.Plan, workers: int | None, dask: str | None) -> int:
-    """How many stages may run at the same time: as many as there are cores, or on Dask, which knows its own, all."""
-    width = max(plan.widths().values())
-    return min(workers or (width if dask else hardware.cores()), width)
 
 
 PATIENCE = 10  # seconds

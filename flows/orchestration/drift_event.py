@@ -2,9 +2,9 @@
 
 import os
 
+from flows.project.errors import InputError, UnavailableError, our_mistake
 from flows.servers import prefect_server
 from flows.untrusted.masking import sentence
-from lightning_modules.errors import InputError, UnavailableError
 
 EVENT = "trainyard.drift"
 
@@ -43,6 +43,8 @@ def emit(dataset: str, payload: dict) -> list[str]:
             client.request("POST", "/events", json=[event.model_dump(mode="json")]).raise_for_status()
             automations = client.read_automations()
     except Exception as error:  # refused, not found, no answer, of another version: each in a way of its own
+        if our_mistake(error):
+            raise
         reason = sentence(error)
         raise UnavailableError(f"Prefect's server at {address} does not take the event {EVENT}: {reason}") from None
     return [

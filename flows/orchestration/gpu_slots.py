@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from flows.machine import hardware
-from lightning_modules.errors import UnavailableError
+from flows.project.errors import UnavailableError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

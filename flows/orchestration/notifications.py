@@ -7,6 +7,7 @@ Prefect has blocks for Slack, Microsoft Teams, e-mail, webhooks and more; one is
 from collections.abc import Callable
 from typing import Any
 
+from flows.project.errors import our_mistake
 from flows.untrusted.masking import sentence
 
 VARIABLE = "trainyard_notify"
@@ -28,6 +29,8 @@ def notify(subject: str, body: str, log: Callable[[str], None]) -> bool:
         block: Any = Block.load(name)
         block.notify(body, subject)
     except Exception as error:  # a server that is away, an unknown block, a web page that says no
+        if our_mistake(error):
+            raise
         reason = sentence(error, 200)
         log(f"the notification{f' by {name}' if name else ''} could not be sent: {reason}")
         return False

@@ -4,7 +4,8 @@ import contextlib
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -39,11 +40,25 @@ def prepare_tracking(root: Path, processes: Processes) -> None:
         click.echo(f"warning: MLflow's store could not be prepared: {' '.join(lines)}", err=True)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What began before Prefect was there.
+
+    Attributes:
+        processes: of the run, which end with it.
+        ready: returns when the first stage may start.
+        variables: more of the environment of stages on this machine.
+    """
+
+    processes: Processes
+    ready: Callable[[], object]
+    variables: Mapping[str, str]
+
+
 @contextlib.contextmanager
-def prepared(root: Path, plan: planning.Plan, dask: str | None) -> Iterator[tuple[Processes, dict]]:
-    """What can begin before Prefect is there: MLflow's store, and the libraries of stages on this machine. Yields the
-    processes of a run, which end with it, and options of `tasks.run_stages`."""
+def prepared(root: Path, plan: planning.Plan, dask: str | None) -> Iterator[Prepared]:
+    """Begins with MLflow's store, and with loading the libraries of stages on this machine."""
     with libraries(root, [] if dask else plan.stages) as variables, Processes() as processes:
         preparing = threading.Thread(target=prepare_tracking, args=(root, processes))
         preparing.start()
-        yield processes, {"ready": preparing.join, "variables": variables}
+        yield Prepared(processes, preparing.join, variables)

@@ -8,13 +8,9 @@ How the errand travels is not known here: see flows/orchestration/cluster.py.
 """
 
 import hashlib
-import os
 import shutil
 import socket
-import subprocess
-import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,14 +19,12 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from flows.graph import code_digest, site_cache
+from flows.graph import code_digest, dvc_command
 from flows.graph.repro import Outcome, Repro
 from flows.machine import hardware
-from flows.machine.orphans import WITH_PARENT
-from flows.machine.processes import ClosedError, Processes, TimeLimitError
-from flows.project import file_io
-from flows.untrusted import masking
-from lightning_modules.errors import InputError, UnavailableError, counted
+from flows.machine.processes import ClosedError, Processes
+from flows.project import file_io, git
+from flows.project.errors import InputError, counted
 
 EMPTY = "schema: '2.0'\nstages: {}\n"  # a dvc.lock
 NOTE = "errand.json"  # in .trainyard/: the digests of what errands have written over, by path
@@ -129,6 +123,7 @@ def run(
     """
     where = f"{socket.gethostname()}:{root}"
     started = time.monotonic()
+    remote: dict[str, Any] = {"variables": variables, "time_limit": LIMIT}
 
     def failed(problem: str) -> Return:
         log(f"FAILED: {problem}")
@@ -140,7 +135,8 @@ def run(
         try:
             prepare(task, root)
             if task.needs:
-                dvc(root, processes, log, "pull", "--force", *task.needs, variables=variables)
+                log("dvc pull")
+                dvc_command.transfer(root, processes, "pull", "--force", *task.needs, **remote)
             repro = Repro(
                 root, processes, lambda stage, line: None,
                 force=task.force, time_limit=task.time_limit, jobs={task.stage: hardware.cores()}, variables=variables,
@@ -149,9 +145,10 @@ def run(
             if outcome.problem:
                 return Return(outcome, where)
             note(root, task)
-            dvc(root, processes, log, "push", task.stage, variables=variables)
+            log("dvc push")
+            dvc_command.transfer(root, processes, "push", task.stage, **remote)
             entry = stages_of((root / "dvc.lock").read_text(encoding="utf-8")).get(task.stage)
-        except (InputError, UnavailableError) as error:
+        except InputError as error:
             return failed(str(error))
         except ClosedError:
             return failed("cancelled")
@@ -191,24 +188,16 @@ def prepare(task: Errand, root: Path) -> None:
 
 
 def refuse_to_lose(root: Path, task: Errand) -> None:
-    """Raises InputError where what the errand writes over is neither what git has nor what an errand left."""
+    """Raises InputError where what the errand writes over is neither what git has nor what an errand left. A copy
+    without git has nothing to lose that could be told."""
     left = file_io.read_or_anew(root / ".trainyard" / NOTE, dict, {})
     for name in task.settings:
         path = root / name
-        if path.is_file() and md5(path) != left.get(name) and changed(root, name):
+        if path.is_file() and md5(path) != left.get(name) and git.differing(root, name):
             raise InputError(
                 f"{path} on {socket.gethostname()} has changes that are not committed, over which a stage from "
                 "elsewhere would write: commit them, or give workers a working copy of their own"
             )
-
-
-def changed(root: Path, name: str) -> bool:
-    """Whether git has it otherwise; a copy without git has nothing to lose that could be told."""
-    try:
-        asked = subprocess.run(["git", "status", "--porcelain", "--", name], cwd=root, capture_output=True)
-    except OSError:
-        return False
-    return asked.returncode == 0 and bool(asked.stdout)
 
 
 def note(root: Path, task: Errand) -> None:
@@ -216,28 +205,6 @@ def note(root: Path, task: Errand) -> None:
     file = root / ".trainyard" / NOTE
     left = file_io.read_or_anew(file, dict, {})
     file_io.write_json(file, left | {name: md5(root / name) for name in task.settings})
-
-
-def dvc(
-    root: Path,
-    processes: Processes,
-    log: Callable[[str], None],
-    *arguments: str,
-    variables: Mapping[str, str] | None = None,
-) -> None:
-    """Raises UnavailableError with DVC's own words where it fails."""
-    site_cache.keep_private(root)
-    lines: deque[str] = deque(maxlen=20)
-    log(f"dvc {arguments[0]}")
-    command = [sys.executable, "-c", WITH_PARENT, "dvc", "--wait-for-lock", *arguments]
-    env = {**os.environ, **(variables or {}), "PYTHONUNBUFFERED": "1"}
-    try:
-        code = processes.run(command, lines.append, cwd=root, env=env, time_limit=LIMIT)
-    except TimeLimitError as error:
-        raise UnavailableError(f"dvc {arguments[0]}: {error}") from None
-    if code:
-        said = [line for line in lines if line.startswith("ERROR")] or [line for line in lines if line.strip()]
-        raise UnavailableError(f"dvc {arguments[0]} failed: {masking.text(' '.join(said))}")
 
 
 # --- Here ----------------------------------------------------------------------------------------------------------

@@ -9,32 +9,32 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from lightning_modules.errors import InputError, unknown
+from flows.project.errors import InputError, unknown
 
 DATASETS = ("digits", "blobs", "mnist", "fashion_mnist", "cifar10", "folder")
 WITH_TEST_SPLIT = ("mnist", "fashion_mnist", "cifar10")
 WITHOUT_TEST_SPLIT = ("digits", "blobs")  # `folder` may have one
 MOST_ENTRIES = 2000  # of a list or mapping
-# Names that a member cannot have: its files would lie where others lie.
+# Names that a member cannot have: its files would overwrite others.
 RESERVED = ("ensemble", "members")
 MEMBER_NAME = r"[a-z][a-z0-9_-]*"
 
 
 def no_boolean(value: Any) -> Any:
-    """Python takes true for 1."""
+    """Refuses true and false, which Python takes for 1 and 0."""
     if isinstance(value, bool):
         raise PydanticCustomError("number", "a number")
     return value
 
 
-def few_enough(value: Any) -> Any:
-    """Before each entry is looked at: a megabyte of wrong ones would take seconds to be told."""
+def limit_entries(value: Any) -> Any:
+    """Refuses too many entries before each is checked: the errors of a megabyte of wrong ones would take seconds."""
     if isinstance(value, (dict, list)) and len(value) > MOST_ENTRIES:
         raise InputError(f"{len(value):,} entries are too many: {MOST_ENTRIES:,} at most")
     return value
 
 
-# Behind the bounds, which pydantic leaves out of the JSON Schema where they come after it.
+# Has to stand after the bounds: pydantic leaves bounds that follow it out of the JSON Schema.
 NUMBER = BeforeValidator(no_boolean)
 Fraction = Annotated[float, Field(gt=0, lt=1), NUMBER]
 Share = Annotated[float, Field(ge=0, lt=1), NUMBER]
@@ -65,7 +65,7 @@ def member_name(name: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """Annotates a name out of a table: any other is refused with the known ones, which the JSON Schema lists."""
+    """Annotates a name from a table. Other names are refused with a list of the known ones, also in the JSON Schema."""
 
     kind: str
     names: Collection[str]
@@ -87,12 +87,12 @@ class Section(BaseModel):
 
 
 def names_one_of(table: dict, given: Any) -> bool:
-    """Whether it is a mapping whose `name` is in the table; else the fields' own types say what it should be."""
+    """Whether `given` is a mapping whose `name` is in the table. If not, the fields' types report what is wrong."""
     return isinstance(given, dict) and isinstance(given.get("name"), str) and given["name"] in table
 
 
 def number(value: Any) -> float | int | None:
-    """None for what is no finite number. YAML reads 1e-8 as a string."""
+    """The value as a number, also from a string: YAML reads 1e-8 as one. None where it is no finite number."""
     if isinstance(value, bool):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The one reader of params.yaml: frozen typed models that refuse what cannot work, before anything runs."""
+"""The only reader of params.yaml: checks it against frozen typed models before anything runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,23 +7,23 @@ from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, mo
 
 from flows.params import fields, recipes, sections
 from flows.project import paths
+from flows.project.errors import InputError, counted, quoted, shown, unknown
 from flows.untrusted import bounded_yaml
-from lightning_modules.errors import InputError, counted, quoted, shown, unknown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-MOST_TOLD = 10  # mistakes of one file
+MOST_TOLD = 10  # mistakes that one message reports
 
 
 class Params(fields.Section):
     seed: Annotated[int, Field(ge=0, lt=2**32), fields.NUMBER]
-    """Of the validation split, initial weights, batch order, dropout and augmentation."""
+    """Seed of the validation split, initial weights, batch order, dropout and augmentation."""
     dataset: Annotated[str, fields.OneOf("dataset", fields.DATASETS)]
     """Which block of `data` is used."""
     data: Annotated[
         dict[Annotated[str, fields.OneOf("dataset", fields.DATASETS)], sections.Feed],
-        BeforeValidator(fields.few_enough),
+        BeforeValidator(fields.limit_entries),
     ]
     """How each dataset is split and fed."""
     training: sections.Training
@@ -31,17 +31,17 @@ class Params(fields.Section):
     members: Annotated[
         dict[Annotated[str, PlainValidator(fields.member_name)], recipes.Member],
         Field(min_length=1),
-        BeforeValidator(fields.few_enough),
+        BeforeValidator(fields.limit_entries),
     ]
     """Who is trained: a recipe, a DVC stage and a folder of models each."""
     ensemble: sections.Ensemble
-    """The ways to vote that are compared, and by what."""
+    """The ensemble methods that are compared, and the score that chooses one."""
     gate: sections.Gate = sections.Gate()
-    """When a challenger replaces the champion. Turning it makes no stage stale."""
+    """When a challenger replaces the champion. A change makes no stage stale."""
     drift: sections.Drift = sections.Drift()
-    """When incoming images count as others than those known. Turning it makes no stage stale."""
-    limits: sections.Limits = sections.BY_DEFAULT
-    """How large a file from outside may be, by what it claims. Turning it makes no stage stale."""
+    """When incoming images count as drifted. A change makes no stage stale."""
+    limits: sections.Limits = sections.DEFAULT_LIMITS
+    """How large a file from outside may be. A change makes no stage stale."""
 
     @model_validator(mode="after")
     def across_sections(self) -> "Params":
@@ -76,7 +76,7 @@ class Params(fields.Section):
         return self.data[self.dataset]
 
     def settings(self, name: str) -> dict:
-        """How a member is trained, apart from its recipe: epochs, batch_size, augment, and what `training` says."""
+        """How a member is trained, apart from its recipe: epochs, batch_size, augment, and the values of `training`."""
         member = self.member(name)
         general = {
             "epochs": self.feed.epochs,
@@ -90,21 +90,25 @@ class Params(fields.Section):
         return general | {key: value for key, value in own.items() if value is not None}
 
     def member(self, name: str) -> recipes.Member:
-        """Raises InputError for a name that params.yaml does not have."""
+        """The member of that name. Raises InputError where params.yaml has none."""
         if name not in self.members:
             raise unknown("member", name, self.members)
         return self.members[name]
 
 
 def parse(content: Any, source: str = "params.yaml") -> Params:
-    """Raises InputError with one sentence a mistake: the key, what it is, what it has to be."""
+    """The checked content of params.yaml.
+
+    Raises:
+        InputError: says for each mistake the key, its value, and what it has to be.
+    """
     if not isinstance(content, dict):
         raise InputError(f"{source} is empty or no mapping of keys to values")
     try:
         return Params.model_validate(content)
     except ValidationError as error:
         problems = error.errors()
-    # What lies under a key that has to go is no mistake of its own.
+    # Mistakes below an unknown key are not reported.
     wrong = {problem["loc"][:-1] for problem in problems if problem["loc"][-1:] == ("[key]",)}
     told = [
         problem
@@ -116,7 +120,7 @@ def parse(content: Any, source: str = "params.yaml") -> Params:
     raise InputError("; ".join(explain(source, problem) for problem in told[:MOST_TOLD]) + more)
 
 
-# What pydantic says about the Python type, in words of the file.
+# Pydantic's errors about Python types, in the words of YAML.
 WORDS = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
@@ -133,7 +137,7 @@ WORDS = {
 
 
 def explain(source: str, problem: "ErrorDetails") -> str:
-    """One mistake as a sentence."""
+    """One of pydantic's errors as a sentence."""
     place = [shown(str(part)) for part in problem["loc"] if part != "[key]"]
     key = ".".join(place)
     if problem["type"] in ("extra_forbidden", "invalid_key"):
@@ -160,7 +164,7 @@ def read(path: Path | None = None) -> Params:
     """Reads and checks params.yaml.
 
     Raises:
-        InputError: the file is missing, no YAML, or holds what cannot work.
+        InputError: the file is missing, no valid YAML, or holds a mistake.
     """
     path = path or paths.root() / "params.yaml"
     return parse(bounded_yaml.read(path), path.name)

@@ -5,16 +5,16 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flows.params import fields
+from flows.project.errors import InputError, quoted, unknown
 from lightning_modules import names
-from lightning_modules.errors import InputError, quoted, unknown
 
 
 class Network(BaseModel):
-    """A network's name and its own settings, completed with their defaults."""
+    """A network's name and its own sizes, completed with their defaults."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     name: Annotated[str, fields.OneOf("network", names.NETWORKS)]
-    """The network, which fits itself to the size and number of classes of the images."""
+    """The network, which adapts to the size of the images and the number of classes."""
 
     @model_validator(mode="before")
     @classmethod
@@ -32,11 +32,13 @@ class Network(BaseModel):
 
 
 def check_sizes(key: str, value: Any, like: Any) -> None:
-    """A size is a positive integer, or a list of them where the default is one; `hidden` is null for no layer at all,
-    not an empty list, which DVC leaves out of a stage's command: it would not see the change."""
+    """Raises InputError unless a size is like its default: a positive integer, or a list of positive integers.
+
+    No hidden layer is `hidden: null`. DVC leaves an empty list out of a stage's command, and would miss the change.
+    """
     if value is None and key == "hidden" and isinstance(like, list):
         return
-    sizes = fields.few_enough(value) if isinstance(like, list) else [value]
+    sizes = fields.limit_entries(value) if isinstance(like, list) else [value]
     if not sizes or not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
         want = "a list of positive integers" if isinstance(like, list) else "a positive integer"
         none = ", or null for none" if key == "hidden" and isinstance(like, list) else ""
@@ -50,26 +52,26 @@ class Optimizer(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
     name: Annotated[str, fields.OneOf("optimizer", names.OPTIMIZERS)]
-    """torch.optim's by their names in lower case; momentum and nag are variants of its SGD; and muon."""
+    """One of torch.optim by its name in lower case, momentum or nag, which are variants of its SGD, or muon."""
     lr: fields.Positive
-    """The learning rate that the schedule starts from."""
+    """The learning rate at the start of the schedule."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False), fields.NUMBER] = 0.0
-    """Of all weights, biases and batch normalisation's too."""
+    """Weight decay of all parameters, including biases and batch normalisation."""
 
     @model_validator(mode="before")
     @classmethod
-    def own_settings(cls, given: Any) -> Any:
+    def own_hyper_parameters(cls, given: Any) -> Any:
         if not fields.names_one_of(names.OPTIMIZERS, given):
             return given
         own = names.OPTIMIZERS[given["name"]]
         for key in given:
             if key not in ("name", "lr", "weight_decay", *own):
                 raise unknown(f"setting of optimizer {given['name']}", key, ("lr", "weight_decay", *own))
-        return {key: setting(key, value, own[key]) if key in own else value for key, value in given.items()}
+        return {key: hyper_parameter(key, value, own[key]) if key in own else value for key, value in given.items()}
 
 
-def setting(key: str, value: Any, like: Any) -> Any:
-    """A hyper-parameter is what its default is: true or false, a number, or a list of as many numbers."""
+def hyper_parameter(key: str, value: Any, like: Any) -> Any:
+    """A hyper-parameter's value, which has to be like its default: a boolean, a number, or a list of equal length."""
     if isinstance(like, bool):
         if not isinstance(value, bool):
             raise InputError(f"{key} is {quoted(value)}, but has to be true or false")
@@ -87,7 +89,7 @@ def setting(key: str, value: Any, like: Any) -> Any:
     return fields.number(value)
 
 
-# A member's own values of these go before those of its dataset's block and of `training`.
+# A member's own values of these override those of its dataset's block and of `training`.
 OVERRIDES = ("epochs", "batch_size", "augment", "threads")
 
 
@@ -97,31 +99,31 @@ class Member(fields.Section):
     network: Network
     """The network and its sizes."""
     activation: Annotated[str, fields.OneOf("activation", names.ACTIVATIONS)] = names.DEFAULTS["activation"]
-    """Between the layers."""
+    """Activation between the layers."""
     initializer: Annotated[str, fields.OneOf("initializer", names.INITIALIZERS)] = names.DEFAULTS["initializer"]
-    """Of the weights that are trained."""
+    """Initializer of the trained weights."""
     dropout: fields.Share = names.DEFAULTS["dropout"]
-    """Share of activations that a training step drops, rounded to 1/256."""
+    """Fraction of activations that a training step drops, rounded to 1/256."""
     label_smoothing: fields.Share = names.DEFAULTS["label_smoothing"]
-    """Share of the probability that is spread over all classes in the loss."""
+    """Fraction of the target probability that the loss spreads over all classes."""
     optimizer: Optimizer
     """The optimizer and its hyper-parameters."""
     schedule: Annotated[str, fields.OneOf("schedule", names.SCHEDULES)] = names.DEFAULTS["schedule"]
-    """Of the learning rate over the epochs."""
+    """Schedule of the learning rate over the epochs."""
     test_time_views: Annotated[str, fields.OneOf("test-time views", names.VIEWS)] = names.DEFAULTS["test_time_views"]
-    """Views of an image over which logits are averaged, never in training."""
+    """Views of an image whose logits are averaged when predicting, never in training."""
     replicas: Annotated[int, Field(ge=1, le=1000), fields.NUMBER] = names.DEFAULTS["replicas"]
-    """Networks of this recipe that differ in their seed alone."""
+    """Number of networks of this recipe, which differ only in their seed."""
     batch_size: fields.Count | None = None
-    """Instead of the dataset's."""
+    """Overrides the dataset's."""
     epochs: fields.Count | None = None
-    """Instead of the dataset's."""
+    """Overrides the dataset's."""
     augment: Annotated[str, fields.OneOf("augmentation", names.AUGMENTATIONS)] | None = None
-    """Instead of the dataset's."""
+    """Overrides the dataset's."""
     threads: fields.Count | None = None
-    """Instead of training's."""
+    """Overrides the value in training."""
 
     @property
     def recipe(self) -> dict:
-        """What makes its networks, as plain JSON types."""
+        """What determines its networks, as plain JSON types."""
         return self.model_dump(exclude=set(OVERRIDES))

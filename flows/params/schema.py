@@ -1,10 +1,10 @@
-"""The JSON Schema of params.yaml, by which an editor underlines a mistake while one types.
+"""The JSON Schema of params.yaml, with which an editor underlines mistakes while one types.
 
 Reads   the models in flows/params/ and the tables in lightning_modules/names.py
 Makes   params.schema.json, which the first line of params.yaml names: `python -m flows.commands.params_schema`
 
-Pydantic makes the schema of the models; the rules that they hold in code are added here. The reader of params.yaml
-stays the judge: the schema takes no number in quotes, and does not know that a batch is divided among processes.
+Pydantic makes the schema of the models; this module adds the rules that they check in code. The reader of params.yaml
+decides: the schema refuses numbers in quotes, and does not know that a batch is divided among processes.
 """
 
 import ast
@@ -19,13 +19,13 @@ from flows.params import fields, params_file, recipes, sections
 from lightning_modules import names
 
 FILE = "params.schema.json"
-DRAFT = "http://json-schema.org/draft-07/schema#"  # a name, not an address: the newest that all editors know
+DRAFT = "http://json-schema.org/draft-07/schema#"  # a name, not a URL to fetch; the newest draft that all editors know
 FRACTION = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
 SIZE = {"type": "integer", "minimum": 1}
 
 
 def schema() -> dict:
-    """As plain JSON types."""
+    """The schema as plain JSON types."""
     made = params_file.Params.model_json_schema(ref_template="#/definitions/{model}")
     models = made.pop("$defs")
     described(made, params_file.Params)
@@ -41,7 +41,7 @@ def schema() -> dict:
 
 
 def described(made: dict, model: type[BaseModel]) -> None:
-    """Adds what the model's source says below each field."""
+    """Adds the docstring below each field of the model as its description."""
     [written] = ast.parse(inspect.getsource(model)).body
     assert isinstance(written, ast.ClassDef)
     for field, said in pairwise(written.body):
@@ -50,7 +50,7 @@ def described(made: dict, model: type[BaseModel]) -> None:
 
 
 def networks(made: dict) -> None:
-    """Each network's own sizes: those that `recipes.check_sizes` lets through."""
+    """Adds each network's own sizes: those that `recipes.check_sizes` accepts."""
 
     def sizes(key: str, like: Any) -> dict:
         if not isinstance(like, list):
@@ -64,7 +64,7 @@ def networks(made: dict) -> None:
 
 
 def optimizers(made: dict) -> None:
-    """Each optimizer's own hyper-parameters: those that `recipes.setting` lets through."""
+    """Adds each optimizer's own hyper-parameters: those that `recipes.hyper_parameter` accepts."""
 
     def like_default(like: Any) -> dict:
         if isinstance(like, bool):
@@ -79,7 +79,7 @@ def optimizers(made: dict) -> None:
 
 
 def by_name(made: dict, tables: dict[str, dict[str, dict]]) -> None:
-    """Besides what all have in common, each name has the settings in its table, and no others."""
+    """Allows each name the keys in its table and the common keys, and no others."""
     common = dict.fromkeys(made["properties"], True)
     made["allOf"] = [
         when("name", name, {"properties": common | own, "additionalProperties": False}) for name, own in tables.items()
@@ -87,17 +87,17 @@ def by_name(made: dict, tables: dict[str, dict[str, dict]]) -> None:
 
 
 def when(key: str, value: str, then: dict) -> dict:
-    """What holds for a mapping in which the key has the value."""
+    """The rule that `then` holds for a mapping in which the key has the value."""
     return {"if": {"properties": {key: {"const": value}}, "required": [key]}, "then": then}
 
 
 def several_nodes(made: dict) -> None:
-    """They need strategy ddp."""
+    """Adds the rule that several nodes need strategy ddp."""
     made["allOf"] = [when("strategy", "auto", {"properties": {"num_nodes": {"maximum": 1}}})]
 
 
 def datasets(made: dict, feed: dict) -> None:
-    """A block for each dataset, of which the chosen one has to be there; some have a test split, others need one."""
+    """Adds a block for each dataset, of which the chosen one is required, and whether its test split is official."""
     official = {"const": "official"}
     either: dict[str, Any] = {"anyOf": [official, FRACTION]}
     tests: dict[str, dict[str, Any]] = dict.fromkeys(fields.DATASETS, either)
@@ -116,17 +116,17 @@ def datasets(made: dict, feed: dict) -> None:
 
 
 def members(made: dict) -> None:
-    """Their names are names of files."""
+    """Restricts the names of members to names of files."""
     made["propertyNames"] = {"pattern": f"^{fields.MEMBER_NAME}$", "not": {"enum": list(fields.RESERVED)}}
 
 
 def without_titles(made: Any) -> Any:
-    """Pydantic's titles say a key once more."""
+    """The schema without pydantic's titles, which repeat the keys."""
     if isinstance(made, dict):
         return {key: without_titles(value) for key, value in made.items() if (key, type(value)) != ("title", str)}
     return [without_titles(value) for value in made] if isinstance(made, list) else made
 
 
 def text() -> str:
-    """The file's content."""
+    """The content of params.schema.json."""
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"

@@ -1,1 +1,1 @@
-"""The project's own folder: where things lie, files that are written whole, git."""
+"""The project's own folder: its paths, files that are written atomically, git, errors."""

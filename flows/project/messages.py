@@ -1,4 +1,4 @@
-"""What is said on standard error, beside the result."""
+"""Warnings on standard error."""
 
 import functools
 import sys

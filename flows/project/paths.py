@@ -1,4 +1,4 @@
-"""Where things lie: the project's root, its store and state, and the files that stages exchange."""
+"""Paths: the project's root, its store and state, and the files that stages exchange."""
 
 import contextlib
 import functools
@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 
 from flows.project import private_files
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 SPLITS = ("validation", "test")
 
 
 def root() -> Path:
-    """The nearest folder from here upwards that holds params.yaml and dvc.yaml.
+    """The nearest folder, from the current one upwards, that holds params.yaml and dvc.yaml.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such folder.
     """
     here = Path.cwd()
     for folder in (here, *here.parents):
@@ -25,13 +25,16 @@ def root() -> Path:
 
 
 def home() -> Path:
-    """The folder that keeps MLflow's store and the archives: the root, or for a queued experiment,
-    which DVC runs in a copy below `.dvc/tmp/exps` and then deletes, the project it was queued in."""
+    """The folder with MLflow's store and the archives.
+
+    It is the root. For a queued experiment, which DVC runs in a copy below `.dvc/tmp/exps` and then deletes, it is the
+    project in which the experiment was queued.
+    """
     return home_of(root())
 
 
 def home_of(folder: Path) -> Path:
-    """The same of a working copy other than this one."""
+    """The `home` of the working copy in `folder`."""
     for parent in folder.parents:
         if parent.parts[-3:] == (".dvc", "tmp", "exps"):
             return parent.parents[2]
@@ -39,21 +42,23 @@ def home_of(folder: Path) -> Path:
 
 
 def state_folder() -> Path:
-    """Git-ignored, outside every DVC `out`: archives, timings, passwords, Prefect's own files. Others see nothing of
-    it, whoever makes it first."""
+    """.trainyard: archives, timings, passwords, Prefect's own files. Git ignores it, and it is outside every DVC `out`.
+
+    It is made here, closed to other users, whichever command needs it first.
+    """
     folder = home() / ".trainyard"
     make_private(folder)
     return folder
 
 
-@functools.cache  # once a process will do
+@functools.cache  # once a process is enough
 def make_private(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # where nothing can be written, who needs a file there says so
+    with contextlib.suppress(OSError):  # in a read-only project whoever writes a file there reports it
         private_files.make_folder(folder)
 
 
 def unfinished_folder(dataset: str) -> Path:
-    """What interrupted trainings need to go on, by member. A queued experiment has its own: DVC may run two at once."""
+    """The state of interrupted trainings, by member. A queued experiment has its own: DVC may run two at once."""
     state = root() / ".trainyard"
     make_private(state)
     return state / "unfinished" / dataset
@@ -70,22 +75,22 @@ def incoming_folder() -> Path:
 
 
 def rejected_folder() -> Path:
-    """What of them was refused, and reasons.csv."""
+    """Incoming images that were refused, and reasons.csv."""
     return root() / "data" / "rejected"
 
 
 def checked_file() -> Path:
-    """Says that params.yaml was found valid."""
+    """Written by stage `check` when params.yaml is valid."""
     return root() / "settings" / "checked"
 
 
 def settings_file(dataset: str) -> Path:
-    """What all trainings on the dataset depend on alike."""
+    """The values and code that all trainings on the dataset depend on."""
     return root() / "settings" / f"{dataset}.json"
 
 
 def code_file(stage: str) -> Path:
-    """The digest of the code that a stage runs."""
+    """The digest of the code of a stage."""
     return root() / "settings" / f"{stage}.code"
 
 
@@ -105,7 +110,7 @@ def replica_scores_file(dataset: str) -> Path:
 
 
 def member_metrics_file(dataset: str, member: str) -> Path:
-    """Means and deviations over the member's replicas; a file each, so that `dvc metrics show` has a row each."""
+    """Means and deviations over the member's replicas. One file a member, so that `dvc metrics show` has a row each."""
     return root() / "metrics" / dataset / "members" / f"{member}.json"
 
 
@@ -114,7 +119,7 @@ def ensemble_metrics_file(dataset: str) -> Path:
 
 
 def ensemble_file(dataset: str) -> Path:
-    """All that the ensemble is made of."""
+    """What the ensemble is made of; see `flows.ensembles.record`."""
     return root() / "ensembles" / f"{dataset}.json"
 
 
@@ -123,27 +128,27 @@ def plots_folder(dataset: str) -> Path:
 
 
 def drift_folder(dataset: str) -> Path:
-    """drift.json and drift.png of the last look at incoming images."""
+    """drift.json and drift.png of the last drift check."""
     return plots_folder(dataset) / "drift"
 
 
 def seconds_file(dataset: str, member: str) -> Path:
-    """How long the training on this machine took. A time is never the same twice, so it is no part of an `out`."""
+    """The seconds that the training took on this machine. They differ every time, so they are no part of an `out`."""
     return state_folder() / "seconds" / dataset / f"{member}.json"
 
 
 def shown(path: Path) -> Path:
-    """A path for a person to read: from the project's root, where it lies in there."""
+    """A path for a person: relative to the project's root, where it is inside."""
     with contextlib.suppress(ValueError, InputError):
         return path.relative_to(root())
     return path
 
 
 def refuse_links(*names: str) -> None:
-    """Refuses a project of which one of these folders is a link, which DVC finds out only after a stage's work.
+    """Refuses a project in which one of these folders is a link: DVC would find out only after a stage's work.
 
     Raises:
-        InputError: one is.
+        InputError: a folder, or one above it in the project, is a link.
     """
     for name in names:
         place = root() / name

@@ -1,7 +1,6 @@
-"""Files that hold secrets: for the eyes of this user alone.
+"""Files that hold secrets: this user alone can read them.
 
-A folder with the setgid bit (`chmod g+s`) is one that people share on purpose: what lies in it its group may go on
-using as it may.
+People share a folder with the setgid bit (`chmod g+s`) on purpose: its group keeps its rights to what lies in it.
 """
 
 import contextlib
@@ -10,29 +9,14 @@ import stat
 from pathlib import Path
 
 
-def write_private(path: Path, text: str) -> None:
-    """A file that this user alone can read, whole or not at all; so is the folder that it makes for it."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(f"{text}\n")
-            file.flush()
-            os.fsync(file.fileno())  # a power failure would leave it empty
-        os.replace(temporary, path)
-    except OSError:  # the disk is full, say: a part of a secret must not stay
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def create(path: Path) -> None:
-    """A new, empty file; one that is there is left as it is. SQLite gives the files beside a database its rights."""
+    """Makes a private, empty file, unless it exists. SQLite gives a database's rights to the files beside it."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o660 if is_shared(path.parent) else 0o600))
 
 
 def make_folder(path: Path) -> None:
-    """Or takes from others what they may do with the one that is there. One through which they may only pass stays."""
+    """Makes a private folder. An existing one loses other users' rights, unless they may only pass through it."""
     try:
         path.mkdir(mode=0o770 if is_shared(path.parent) else 0o700)
     except FileExistsError:
@@ -41,7 +25,7 @@ def make_folder(path: Path) -> None:
 
 
 def tighten(path: Path) -> None:
-    """Takes from others what they may do with a file or folder, where it is this user's."""
+    """Removes other users' rights to a file or folder, where it belongs to this user."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -57,5 +41,5 @@ def is_shared(folder: Path) -> bool:
 
 
 def is_private(path: Path) -> bool:
-    """Whether nobody else may do anything with it."""
+    """Whether no other user has any right to it."""
     return not path.stat().st_mode & 0o077

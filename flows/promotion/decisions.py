@@ -1,7 +1,7 @@
-"""The gate's decisions on the same test images: how many there were, and what that asks of the next one.
+"""The gate's decisions on the same test images: how many there were, and what the next one needs.
 
-Each decision is noted in a tag of the registered model, so that it counts also after its versions are deleted. Those
-that were made before there were such tags count by what their versions' tags say.
+Each decision is a tag of the registered model, so that it counts even after its versions are deleted. Decisions of old
+versions of this project, without such tags, are read from the tags of the models' versions.
 """
 
 import itertools
@@ -9,12 +9,12 @@ import json
 import statistics
 from typing import Any
 
+from flows.project.errors import UnavailableError
 from flows.statistics import paired
 from flows.tracking.registry import Registry
-from lightning_modules.errors import UnavailableError
 
-DECISION = "trainyard.gate.decision"  # tag of a version: all of the last decision on it
-NOTE = "trainyard.gate.on."  # start of a tag of the model for each decision: the test images' digest and its number
+DECISION = "trainyard.gate.decision"  # tag of a version: the last decision on it, in full
+NOTE = "trainyard.gate.on."  # prefix of a tag of the model, one per decision: the test images' digest, and its number
 DIGITS = 16  # of the digest
 
 
@@ -25,8 +25,8 @@ def on(registry: Registry, digest: str) -> list[dict]:
         digest: of the test images.
 
     Returns:
-        Of each its number, from 1; challenger and champion; images, of the test split; differing, how many of them one
-        of the two alone had right.
+        A dict per decision: number (from 1), challenger, champion, images (of the test split), and differing (images
+        that only one of the two has right).
 
     Raises:
         UnavailableError: MLflow does not answer.
@@ -42,13 +42,13 @@ def on(registry: Registry, digest: str) -> list[dict]:
             entry = note_of(decision)
             if (entry["challenger"], entry["champion"]) not in pairs:
                 before.append((decision["decided_at"], entry))
-    # Older ones have no number of their own.
+    # Old decisions have no number: they are counted by time.
     counted = [entry | {"number": place} for place, (_, entry) in enumerate(sorted(before, key=lambda one: one[0]), 1)]
     return sorted([*counted, *noted], key=lambda entry: entry["number"])
 
 
 def compared(decision: dict) -> bool:
-    """Whether both models were asked."""
+    """Whether the decision compared two models."""
     return "p_exact" in decision["numbers"]
 
 
@@ -64,20 +64,20 @@ def note_of(decision: dict) -> dict:
 
 
 def number_of(registry: Registry, digest: str, challenger: str, champion: str | None) -> int:
-    """Of a decision that is about to be made: asked again, the same two have the number that they had."""
+    """The number of a decision that is about to be made. The same two models keep the number that they had."""
     entries = on(registry, digest)
     for entry in entries:
         if (entry["challenger"], entry["champion"]) == (challenger, champion):
             return entry["number"]
-    return following(entries)
+    return next_number(entries)
 
 
-def following(entries: list[dict]) -> int:
+def next_number(entries: list[dict]) -> int:
     return max([len(entries), *(entry["number"] for entry in entries)]) + 1
 
 
 def note(registry: Registry, decision: dict) -> None:
-    """Notes a decision, where it compared two models.
+    """Records a decision, if it compared two models.
 
     Raises:
         UnavailableError: another decision took its number meanwhile, or MLflow does not answer.
@@ -90,23 +90,25 @@ def note(registry: Registry, decision: dict) -> None:
         raise UnavailableError(
             f"another decision on the test images of {registry.dataset} was recorded at the same moment: try again"
         )
-    registry.note(name, json.dumps(entry))
+    registry.set_tag(name, json.dumps(entry))
 
 
 def outlook(entries: list[dict], alpha: float) -> dict:
-    """What the next decision on the test images of these ones needs.
+    """What the next decision on the same test images needs.
 
     Args:
-        entries: see `on`.
+        entries: the decisions so far, see `on`.
         alpha: gate.alpha.
 
     Returns:
-        decisions, how many there were; number of the next one and its alpha; where there was one before, images and
-        differing of the last one, and wins, how many of as many differing images the next challenger has to have
-        right, None where all are too few; fewest, how many differing images are enough where it wins them all; worn,
-        whether a gain has to be twice as large by now as at the first decision to be found.
+        decisions: how many there were.
+        number, alpha: of the next decision.
+        worn: whether a gain now has to be twice as large to be found as at the first decision.
+        After the first decision also images and differing, of the last one;
+        wins: how many of as many differing images the next challenger has to win; None if even all are too few;
+        fewest: the number of differing images that is enough if it wins them all.
     """
-    number = following(entries)
+    number = next_number(entries)
     share = paired.share_of_alpha(alpha, number)
     found: dict[str, Any] = {"decisions": len(entries), "number": number, "alpha": share, "worn": worn(alpha, number)}
     if entries:
@@ -119,7 +121,7 @@ def outlook(entries: list[dict], alpha: float) -> dict:
 
 def worn(alpha: float, number: int) -> bool:
     def needed(number: int) -> float:
-        """Standard errors that a gain has to have."""
+        """The gain that is needed, in standard errors."""
         return -statistics.NormalDist().inv_cdf(paired.share_of_alpha(alpha, number) / 2)
 
     return needed(number) > 2 * needed(1)

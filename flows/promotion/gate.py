@@ -1,10 +1,10 @@
-"""The gate: whether the challenger may replace the champion, both asked for the same pinned test images.
+"""The gate: decides whether the challenger may replace the champion, by their predictions on the pinned test images.
 
-Reads   data/<dataset>/ and both models, from MLflow's registry, as anybody gets them who is served by them
+Reads   data/<dataset>/, and both models from MLflow's registry, as they are served
 Writes  nothing: `flows.promotion.promoting` records the decision and moves the aliases
 
-A challenger passes that is right on more images than the champion, more than chance would have it, and exceeds none
-of the limits in params.yaml. A tie, other test images, a number that is missing or not one: the champion stays.
+A challenger passes if it is right on more images than the champion, on more than chance would explain, and exceeds none
+of the limits in params.yaml. After a tie, with other test images, or with a missing or NaN metric the champion stays.
 """
 
 import math
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from flows.params.params_file import Params
 from flows.params.sections import Gate
+from flows.project.errors import InputError, our_mistake
 from flows.promotion import decisions, promoting
 from flows.statistics import paired
 from flows.tracking.loading import load_version
@@ -22,53 +23,55 @@ from flows.tracking.mlflow_store import shown_store
 from flows.tracking.registration import SCORES
 from flows.tracking.registry import CHALLENGER, CHAMPION, Registry
 from flows.untrusted.masking import sentence
-from lightning_modules.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from flows.models.served_ensemble import ServedEnsemble
-    from flows.tracking.loading import Foreign
+    from flows.tracking.loading import ForeignModel
 
 
-BATCH, REPEATS = 100, 5  # of the latency's measurement
-# By which the accuracy that a model has now may differ from that in its run, if it is more than an image: hardware
-# rounds differently.
+BATCH, REPEATS = 100, 5  # images and repetitions of the latency measurement
+# Largest difference between a model's accuracy now and in its run; one image may always differ. Hardware rounds
+# differently.
 SAME = 0.005
 ROUNDING = 1e-6  # of a probability in single precision
 
 
-def decide(dataset: str, settings: Params) -> dict:
+def decide(dataset: str, params: Params) -> dict:
     """Judges the challenger against the champion.
 
     Returns:
-        dataset; verdict, "promote", "refuse" or "nothing" (the challenger is the champion already); promote, whether
-        it is the first of these; reasons, sentences; challenger and champion, the versions' numbers as strings, the
-        champion's None where there is none yet; test_sha256; limits, as params.yaml has them; decided_at, ISO 8601;
-        numbers, see `judge`, empty where the models were not asked. All of it plain JSON types.
+        A decision, of plain JSON types:
+        verdict: "promote", "refuse", or "nothing" if the challenger is the champion already.
+        promote: whether the verdict is "promote".
+        reasons: sentences.
+        challenger, champion: versions, as strings; champion is None if there is none yet.
+        numbers: see `judge`; empty if the models were not compared.
+        dataset, test_sha256, limits (of params.yaml), decided_at (ISO 8601).
 
     Raises:
-        InputError: no model is registered, or the data is not there, or damaged.
+        InputError: no model is registered, or the data is missing or damaged.
         UnavailableError: MLflow does not answer, or a model cannot be loaded. Nothing is decided then.
     """
-    decision = undecided(dataset, settings)
+    decision = undecided(dataset, params)
     challenger, champion = decision["challenger"], decision["champion"]
     if challenger == champion:
         said = f"version {champion} is the champion already: there is nothing to decide"
         return decision | {"reasons": [said]}
     registry = Registry(dataset)
     sides = {"challenger": challenger} | ({"champion": champion} if champion else {})
-    decision |= compare(registry, sides, settings.gate)
+    decision |= compare(registry, sides, params.gate)
     _, tags = registry.describe()
-    if promoting.took_back(promoting.record_of(tags, champion), challenger):
+    if promoting.is_taken_back(promoting.record_of(tags, champion), challenger):
         against = decision["reasons"] if decision["verdict"] == "refuse" else []
         said = f"somebody took version {challenger} back for version {champion}: only --force promotes it again"
         decision |= {"verdict": "refuse", "reasons": [said, *against]}
     return decision | {"promote": decision["verdict"] == "promote"}
 
 
-def undecided(dataset: str, settings: Params, *reasons: str) -> dict:
-    """A decision before the models were compared, which refuses the challenger; see `decide`."""
+def undecided(dataset: str, params: Params, *reasons: str) -> dict:
+    """A decision that refuses the challenger without a comparison, for these reasons. For its keys see `decide`."""
     aliases = Registry(dataset).aliases()
     challenger, champion = aliases.get(CHALLENGER), aliases.get(CHAMPION)
     if challenger is None:
@@ -84,24 +87,24 @@ def undecided(dataset: str, settings: Params, *reasons: str) -> dict:
         "challenger": challenger,
         "champion": champion,
         "test_sha256": None,
-        "limits": settings.gate.model_dump(),
+        "limits": params.gate.model_dump(),
         "decided_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "numbers": {},
     }
 
 
 def compare(registry: Registry, sides: dict[str, str], limits: Gate) -> dict:
-    """The verdict on the versions, its reasons and numbers, and the digest of the test data.
+    """Compares the versions. Returns verdict, reasons, numbers and test_sha256 of a decision, see `decide`.
 
     Args:
-        sides: the version of the "challenger", and of the "champion" where there is one.
+        sides: the version of the "challenger", and of the "champion" if there is one.
     """
     from flows.data import dataset
-    from flows.data.dataset import pin
+    from flows.data.dataset import digest_of_test_data
 
     data = dataset.load(registry.dataset)
     images, labels = data.split("test")
-    digest = pin(images, labels)
+    digest = digest_of_test_data(images, labels)
     versions = {side: registry.version(number) for side, number in sides.items()}
     problems = [
         f"version {version['version']} was made with other test data than that in data/{registry.dataset} "
@@ -140,17 +143,19 @@ def compare(registry: Registry, sides: dict[str, str], limits: Gate) -> dict:
     return {"verdict": "promote", "reasons": [passed(numbers)], "numbers": numbers, "test_sha256": digest}
 
 
-def probabilities(model: "ServedEnsemble | Foreign", images: "np.ndarray", class_names: list[str]) -> "np.ndarray":
-    """What a served model answers, float64, images × classes.
+def probabilities(model: "ServedEnsemble | ForeignModel", images: "np.ndarray", class_names: list[str]) -> "np.ndarray":
+    """The probabilities that a served model predicts: float64, images × classes.
 
     Raises:
-        ValueError: it has other classes, does not take these images, or an answer is no probability.
+        ValueError: it has other classes, refuses these images, or predicts something that is no probability.
     """
     import numpy as np
 
     try:
         frame = model.predict(images)
-    except Exception as error:  # MLflow's, torch's or the model's own
+    except Exception as error:  # of MLflow, torch or the model's own code
+        if our_mistake(error):
+            raise
         raise ValueError(sentence(error)) from None
     names = [str(name) for name in frame.columns if name != "label"]
     if names != list(class_names):
@@ -158,7 +163,7 @@ def probabilities(model: "ServedEnsemble | Foreign", images: "np.ndarray", class
     answers = frame[class_names].to_numpy(np.float64)
     if answers.shape[0] != len(images):
         raise ValueError(f"{answers.shape[0]} answers for {len(images)} images")
-    # A comparison with NaN is false. Rounded, a certain answer may end above 1.
+    # Written so that NaN is wrong: a comparison with it is false. By rounding, a probability may be above 1.
     wrong = ~(((answers >= 0) & (answers <= 1 + ROUNDING)).all(1) & (abs(answers.sum(1) - 1) < 1e-3))
     if wrong.any():
         raise ValueError(f"on {wrong.sum():,} of {len(images):,} images its probabilities are none, NaN for example")
@@ -166,9 +171,10 @@ def probabilities(model: "ServedEnsemble | Foreign", images: "np.ndarray", class
 
 
 def latencies(models: dict, images: "np.ndarray") -> dict[str, float]:
-    """Milliseconds that each model takes per image, as a caller of `predict` waits for them: on the CPU, with as many
-    threads as torch takes there, in a batch of 100 images (or all, where there are fewer): the fastest of five after
-    one to warm up, since other work on the machine only ever adds. The models take turns.
+    """Milliseconds per image that a caller of `predict` waits for each model.
+
+    Measured on the CPU with torch's default number of threads, in a batch of at most 100 images: the fastest of five
+    calls after a warm-up, because other work on the machine only ever adds time. The models take turns.
     """
     batch = images[:BATCH]
     seconds: dict[str, list[float]] = {side: [] for side in models}
@@ -188,28 +194,33 @@ def judge(
     limits: Gate,
     number: int = 1,
 ) -> tuple[dict, list[str]]:
-    """Compares what the models answered.
+    """Compares the models' predictions.
 
     Args:
-        answers: probabilities, images × classes, of the "challenger", and of the "champion" where there is one.
+        answers: probabilities, images × classes, of the "challenger", and of the "champion" if there is one.
         labels: int64, images.
-        latency: milliseconds per image, by side.
+        latency: milliseconds per image, of each.
         number: of this decision among those on the same test images, from 1; see `paired.share_of_alpha`.
 
     Returns:
-        The numbers: test_images; by side accuracy, nll, ece (0 to 1 but nll, see `scores.score`) and latency_ms.
-        With a champion also: number; alpha, this decision's share of gate.alpha; wins and losses, the images that the
-        challenger, or the champion, alone has right; difference, in accuracy, and interval, in which it lies at the
-        level 1 - alpha, see `paired.score_interval`; p_exact, see `paired.mcnemar`; ece_increase; classes, see
-        `paired.by_class`, the challenger first; worst_class.
-        And the reasons against the challenger, sentences; none where it passes.
+        Two values. The second is a list of reasons against the challenger, sentences; empty if it passes. The first
+        has these numbers:
+        test_images: their count.
+        accuracy, nll, ece (see `scores.score`), latency_ms: each by "challenger" and "champion".
+        With a champion also:
+        number, alpha: this decision's number, and its share of gate.alpha.
+        wins, losses: images that only the challenger, or only the champion, has right.
+        difference, interval: of accuracy, and its interval at the level 1 - alpha, see `paired.score_interval`.
+        p_exact: see `paired.mcnemar`.
+        ece_increase: of the challenger over the champion.
+        classes, worst_class: see `paired.accuracy_by_class`, with the challenger first.
     """
     import numpy as np
     import torch
 
     from lightning_modules import scores
 
-    smallest = np.finfo(np.float32).tiny  # of which there is a logarithm
+    smallest = np.finfo(np.float32).tiny  # instead of 0, which has no logarithm
     truth = torch.from_numpy(labels)
     scored = {
         side: scores.score(torch.from_numpy(np.log(np.maximum(answer, smallest))), truth)
@@ -236,7 +247,7 @@ def judge(
     difference = (wins - losses) / len(labels)
     alpha = paired.share_of_alpha(limits.alpha, number)
     low, high = paired.score_interval(wins, losses, len(labels), 1 - alpha)
-    classes = paired.by_class(right["challenger"], right["champion"], labels, class_names)
+    classes = paired.accuracy_by_class(right["challenger"], right["champion"], labels, class_names)
     worst = min(classes, key=lambda name: classes[name]["difference"])
     increase = scored["challenger"]["ece"] - scored["champion"]["ece"]
     numbers |= {
@@ -256,7 +267,7 @@ def judge(
 
 
 def not_better(numbers: dict, limits: Gate) -> list[str]:
-    """Why a difference in accuracy does not count as better; nothing where it does."""
+    """Why a difference in accuracy does not count as better; empty if it does."""
     counted = f"{numbers['wins']} won, {numbers['losses']} lost of {numbers['test_images']:,} images"
     if numbers["difference"] == 0:
         return [f"a tie: {counted}"]
@@ -264,17 +275,18 @@ def not_better(numbers: dict, limits: Gate) -> list[str]:
         return [f"it is worse by {-numbers['difference'] * 100:.2f} points: {counted}"]
     if not numbers["p_exact"] < numbers["alpha"]:
         low, high = numbers["interval"]
+        level = paired.confidence_text(numbers["alpha"])
         return [
             f"better by {numbers['difference'] * 100:.2f} points, but chance would do that too: {counted}, McNemar's "
             f"exact p = {numbers['p_exact']:.3g} is not below {numbers['alpha']:.2g}, the share of gate.alpha "
             f"({limits.alpha:g}) that decision {numbers['number']} on these test images has; the difference lies "
-            f"between {low * 100:+.2f} and {high * 100:+.2f} points ({paired.level(numbers['alpha'])} interval)"
+            f"between {low * 100:+.2f} and {high * 100:+.2f} points ({level} interval)"
         ]
     return []
 
 
 def passed(numbers: dict) -> str:
-    """Why the challenger passed."""
+    """A sentence that says why the challenger passed."""
     accuracy = numbers["accuracy"]
     if "champion" not in accuracy:
         return f"there is no champion yet, and it has {accuracy['challenger']:.2%} of the test images right"
@@ -283,6 +295,6 @@ def passed(numbers: dict) -> str:
         f"better by {numbers['difference'] * 100:.2f} points ({accuracy['challenger']:.2%}, not "
         f"{accuracy['champion']:.2%}): {numbers['wins']} won, {numbers['losses']} lost of "
         f"{numbers['test_images']:,} images, McNemar's exact p = {numbers['p_exact']:.2g}, "
-        f"{paired.level(numbers['alpha'])} interval {low * 100:+.2f} to {high * 100:+.2f} points, "
+        f"{paired.confidence_text(numbers['alpha'])} interval {low * 100:+.2f} to {high * 100:+.2f} points, "
         f"decision {numbers['number']} on these test images"
     )

@@ -1,49 +1,49 @@
-"""Moves a dataset's champion: to the version that the gate let pass, or back to the one before.
+"""Moves a dataset's champion: to the version that passed the gate, or back to the previous one.
 
-The registry knows no transaction over several writes, so one is built from single ones, each of which it does whole:
+The registry has no transactions. So one is built from single writes, each of which is atomic:
 
-1. the decision is recorded with the challenger: an artifact of its run, tags of the version;
+1. the decision is recorded with the challenger, as an artifact of its run and as tags of the version;
 2. the move is announced in a tag of the model: from which aliases to which, and why;
-3. `previous_champion` is set, then `champion`; each reader finds a whole champion at every moment, the old or the new;
-4. a tag records since when and why it is champion, and the announcement goes.
+3. `previous_champion` is set, then `champion`; at every moment a reader finds a champion, the old or the new one;
+4. a tag records since when and why the version is champion, and the announcement is deleted.
 
-An error or an interrupt in 2 to 4 is undone. What neither ends nor is undone, since the power or the registry is gone,
-is found by the announcement, and the next promotion or rollback finishes it first; before 2 nothing has moved.
+An error or an interrupt in steps 2 to 4 is undone. If the power or the registry fails, the announcement stays, and the
+next promotion or rollback finishes the move first. Before step 2 nothing has moved.
 
-Two on one machine take turns by a lock. The registry has no conditional write that would hold off another machine. So
-each first sets a tag of its own, its intent, and only then looks for those of others: of two at once, one at least sees
-the other, and withdraws. Both may; never do both go on. The intent goes before the announcement, which holds off
-others as well, so that whoever finds neither finds the aliases as they stay.
+On one machine a lock lets one process move at a time. For several machines the registry would need a conditional write,
+and has none. So each process first sets a tag of its own, its intent, and only then reads the others' intents: of two
+processes at once, at least one sees the other and withdraws. Both may withdraw, but never do both go on. The intent is
+deleted before the announcement, which blocks others as well: a process that finds neither finds the final aliases.
 """
 
 import json
 
+from flows.project.errors import InputError
 from flows.promotion import alias_moves, decisions
 from flows.tracking.mlflow_runs import TEST
 from flows.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
-from lightning_modules.errors import InputError
 
-MOST = 50_000  # characters of a tag; a MySQL database takes 65,535
+MOST = 50_000  # characters in a tag; a MySQL database takes 65,535
 
 
 def promote(dataset: str, decision: dict) -> dict[str, str]:
-    """Records the decision with the challenger and, where it says so, makes that the champion.
+    """Records the decision with the challenger and, if it says so, makes the challenger champion.
 
-    Asked again with the same decision it finishes what was interrupted, and otherwise changes nothing.
+    A second call with the same decision finishes an interrupted move, and otherwise changes nothing.
 
     Args:
-        decision: see `gate.decide`. With `forced`, the reason of whoever wants it, the challenger is promoted
-            although the gate refused it.
+        decision: see `gate.decide`. With the key `forced`, a person's reason, the challenger is promoted even if the
+            gate refused it.
 
     Returns:
-        The version by alias: champion, previous_champion, challenger, as far as there are any.
+        The version by alias: champion, previous_champion, challenger, those that exist.
 
     Raises:
         InputError: the champion is no longer the one that the decision was made against.
         UnavailableError: MLflow does not answer, or another promotion is under way.
     """
     wanted, against = decision["challenger"], decision["champion"]
-    with alias_moves.at_work(dataset) as (registry, _):
+    with alias_moves.locked_registry(dataset) as (registry, _):
         now = registry.aliases()
         if now.get(CHAMPION) == wanted:
             return now
@@ -56,16 +56,16 @@ def promote(dataset: str, decision: dict) -> dict[str, str]:
 
 
 def rollback(dataset: str) -> dict[str, str]:
-    """Lets champion and previous champion change places. An interrupted rollback is finished, not turned round.
+    """Exchanges champion and previous champion. An interrupted rollback is finished, not reversed.
 
     Returns:
-        As `promote`.
+        As for `promote`.
 
     Raises:
         InputError: there is no previous champion.
-        UnavailableError: see `promote`.
+        UnavailableError: as for `promote`.
     """
-    with alias_moves.at_work(dataset) as (registry, finished):
+    with alias_moves.locked_registry(dataset) as (registry, finished):
         now = registry.aliases()
         if finished == "rollback":
             return now
@@ -83,14 +83,16 @@ def rollback(dataset: str) -> dict[str, str]:
 
 
 def standing(dataset: str) -> dict:
-    """Who is champion, and what waits. Reads only.
+    """The state of champion and challenger. Reads only.
 
     Returns:
-        champion, previous_champion and challenger: versions, or None; record: since, why ("gate", "force",
-        "rollback"), because and instead_of, None for a champion that nobody promoted here, such as the first;
-        decision: the last one on the champion, or None; waiting: whether the challenger is not champion and was not
-        judged against this champion; taken_back: whether this champion is there because somebody took the challenger
-        out of service; interrupted: the announcement of a move that did not end, or None.
+        champion, previous_champion, challenger: versions, or None.
+        record: since, why ("gate", "force", "rollback"), because and instead_of, of the champion; None if it was not
+            promoted here, as the first one.
+        decision: the last one on the champion, or None.
+        waiting: whether the challenger is not the champion and was not judged against it.
+        taken_back: whether a rollback replaced the challenger by this champion.
+        interrupted: the announcement of an interrupted move, or None.
 
     Raises:
         UnavailableError: MLflow does not answer.
@@ -110,31 +112,36 @@ def standing(dataset: str) -> dict:
         "record": record,
         "decision": decision_on(registry, champion) if champion else None,
         "waiting": waiting,
-        "taken_back": challenger is not None and took_back(record, challenger),
+        "taken_back": challenger is not None and is_taken_back(record, challenger),
         "interrupted": alias_moves.announcement(tags),
     }
 
 
 def outlook(dataset: str, champion: str, alpha: float) -> dict:
-    """What the test images of the champion, a version, have served for: see `decisions.outlook`. Reads only."""
+    """What the next decision on the champion's test images needs, see `decisions.outlook`. Reads only.
+
+    Args:
+        champion: a version.
+        alpha: gate.alpha.
+    """
     registry = Registry(dataset)
     digest = registry.version(champion)["tags"].get(TEST, "none")
     return decisions.outlook(decisions.on(registry, digest), alpha)
 
 
 def record_of(tags: dict[str, str], champion: str | None) -> dict | None:
-    """Since when and why the version is champion, by the model's tags; None where it was made so elsewhere."""
+    """Since when and why the version is champion, from the model's tags; None if it was not promoted here."""
     record = json.loads(tags.get(alias_moves.RECORD, "null"))
     return record if record and record["version"] == champion else None
 
 
-def took_back(record: dict | None, version: str) -> bool:
-    """Whether a champion with this record is there because somebody took that version out of service."""
+def is_taken_back(record: dict | None, version: str) -> bool:
+    """Whether the champion of this record is champion because of a rollback of `version`."""
     return record is not None and record["why"] == "rollback" and record["instead_of"] == version
 
 
 def decision_on(registry: Registry, version: str) -> dict | None:
-    """The last decision on a version."""
+    """The last decision on a version, or None."""
     return json.loads(registry.version(version)["tags"].get(decisions.DECISION, "null"))
 
 
@@ -144,7 +151,7 @@ def because(decision: dict) -> str:
 
 
 def refuse_late(dataset: str, champion: str | None, against: str | None) -> None:
-    """Raises InputError unless the champion is the one that a decision was made against."""
+    """Raises InputError if the champion is not the one that the decision was made against."""
     if champion != against:
         was = f"version {against}" if against else "none"
         now = f"version {champion}" if champion else "none"
@@ -155,22 +162,24 @@ def refuse_late(dataset: str, champion: str | None, against: str | None) -> None
 
 
 def record_decision(registry: Registry, decision: dict) -> None:
-    """Writes the decision to the challenger's version and run. The tag that holds all of it comes last."""
+    """Writes the decision to the challenger's version and run. The tag with the whole decision comes last."""
     decisions.note(registry, decision)
     version = decision["challenger"]
     stamp = decision["decided_at"].replace(":", "").replace("+0000", "Z")
-    registry.attach(registry.version(version)["run_id"], f"gate/{stamp}-against-{decision['champion']}.json", decision)
+    registry.log_json(
+        registry.version(version)["run_id"], f"gate/{stamp}-against-{decision['champion']}.json", decision
+    )
     for name, value in tags_of(decision).items():
-        registry.tag(version, f"trainyard.gate.{name}", value)
+        registry.set_version_tag(version, f"trainyard.gate.{name}", value)
     whole = json.dumps(decision, ensure_ascii=False)
-    if len(whole) > MOST:  # hundreds of classes: they are in the artifact
+    if len(whole) > MOST:  # there are hundreds of classes; the artifact has them all
         numbers = {name: value for name, value in decision["numbers"].items() if name != "classes"}
         whole = json.dumps(decision | {"numbers": numbers}, ensure_ascii=False)
-    registry.tag(version, decisions.DECISION, whole)
+    registry.set_version_tag(version, decisions.DECISION, whole)
 
 
 def tags_of(decision: dict) -> dict[str, str]:
-    """What a person wants to see, or search for, in a version's tags."""
+    """The parts of a decision that a person wants to see in a version's tags, or to search for."""
     numbers = decision["numbers"]
     accuracy = numbers.get("accuracy", {})
     found = {

@@ -1,1 +1,1 @@
-"""Tables of what was measured, for terminals and plots."""
+"""Tables of results, for terminals and plots."""

@@ -1,4 +1,4 @@
-"""The tables that `dvc plots` draws: one row per point, the network that it belongs to in each."""
+"""The tables that `dvc plots` draws: one row a point, with the name of its network."""
 
 import csv
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def curves(member: str, history: Iterable[dict]) -> Iterable[dict]:
-    """The rows of a member's history.csv, under the name of each replica."""
+    """The rows of a member's history.csv, with the replica's name as `network`."""
     for row in history:
         yield {"network": f"{member}-{row.pop('replica')}", **row}
 
@@ -23,15 +23,17 @@ def per_class(network: str, measures: dict[str, dict[str, float]]) -> list[dict]
 
 
 def confusion(network: str, log_probabilities: "Tensor", labels: "Tensor", class_names: list[str]) -> Iterable[dict]:
-    """One row per image: the template counts them."""
+    """One row an image, which the plot's template counts."""
     names = [in_plot(name) for name in class_names]
     for actual, predicted in zip(labels.tolist(), log_probabilities.argmax(1).tolist()):
         yield {"network": network, "actual": names[actual], "predicted": names[predicted]}
 
 
 class Tables:
-    """The files <folder>/<table>.csv, to which rows are added as they are made: those of a thousand members, one for
-    each image, would not fit into memory. To be used in a `with`, which closes the files."""
+    """Writes the files <folder>/<table>.csv row by row: a thousand members' rows, one an image, do not fit into memory.
+
+    Use it in a `with`, which closes the files.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,7 +48,7 @@ class Tables:
         self.files.close()
 
     def add(self, table: str, rows: Iterable[dict]) -> None:
-        """The columns of a table are those of its first row."""
+        """Adds rows to a table, whose columns are the keys of its first row."""
         for row in rows:
             if table not in self.writers:
                 path = self.folder / f"{table}.csv"

@@ -1,4 +1,4 @@
-"""The table of members and ensembles, as evaluate and ensemble measured them."""
+"""The table of results: members and ensemble methods, with the scores from stages evaluate and ensemble."""
 
 import csv
 
@@ -10,8 +10,8 @@ from flows.graph import healing
 from flows.models import measurements
 from flows.params.params_file import Params
 from flows.project import file_io, paths
-from flows.statistics.replicates import mean_and_std, wilson
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
+from flows.statistics.replicates import accuracy_text, wilson_interval
 
 HEADINGS = (
     "", "replicas", "parameters", "validation accuracy", "validation nll", "test accuracy", "95% interval", "test nll",
@@ -25,10 +25,10 @@ LEGEND = (
 
 
 def rows(params: Params) -> list[tuple[str, ...]]:
-    """The table's rows: each member, then each way to vote, of which the chosen one alone has test scores.
+    """The table's rows: each member, then each ensemble method. Only the chosen method has test scores.
 
     Raises:
-        InputError: nothing is measured yet.
+        InputError: there are no results yet.
     """
     from flows.data import dataset  # numpy
 
@@ -46,30 +46,30 @@ def rows(params: Params) -> list[tuple[str, ...]]:
     for name, numbers in members.items():
         validation, test = numbers["validation"], numbers["test"]
         size = (str(numbers["replicas"]), f"{numbers['parameters']:,}")
-        chosen_on = (mean_and_std(validation), f"{validation['nll']:.4f}")
-        measured = (mean_and_std(test), *tested(test, images))
+        chosen_on = (accuracy_text(validation), f"{validation['nll']:.4f}")
+        measured = (accuracy_text(test), *score_columns(test, images))
         table.append((name, *size, *chosen_on, *measured, seconds(params.dataset, name)))
     test = ensemble["test"]
     for numbers in methods:
         chosen = numbers["method"] == ensemble["method"]
         size = (str(ensemble["networks"]), f"{ensemble['parameters']:,}")
         chosen_on = (f"{float(numbers['accuracy']):.2%}", f"{float(numbers['nll']):.4f}")
-        measured = (f"{test['accuracy']:.2%}", *tested(test, images)) if chosen else ("",) * 4
+        measured = (f"{test['accuracy']:.2%}", *score_columns(test, images)) if chosen else ("",) * 4
         table.append((f"{numbers['method']}{' *' if chosen else ''}", *size, *chosen_on, *measured, ""))
     return table
 
 
-def tested(test: dict[str, float], images: int) -> tuple[str, str, str]:
-    """Behind an accuracy on test: its interval, NLL and ECE."""
-    low, high = wilson(test["accuracy"], images)
+def score_columns(test: dict[str, float], images: int) -> tuple[str, str, str]:
+    """The columns after the test accuracy: its interval, NLL and ECE."""
+    low, high = wilson_interval(test["accuracy"], images)
     return f"{low:.1%} to {high:.1%}", f"{test['nll']:.4f}", f"{test['ece']:.4f}"
 
 
 def seconds(dataset: str, member: str) -> str:
-    """How long the training took, where it was trained on this machine; empty where the weights came from a cache."""
+    """The seconds that the training took; empty where the weights were not trained on this machine."""
     from flows.models import trained_members  # numpy
 
-    # A note that is damaged tells no more than none.
+    # A damaged note counts as none.
     noted = file_io.read_or_anew(
         paths.seconds_file(dataset, member),
         lambda found: (found["weights_sha256"], f"{found['seconds']:.1f}"), None, say=False,
@@ -97,7 +97,7 @@ def show(params: Params, markdown: bool = False) -> None:
     if not console.is_terminal:
         console = Console(width=160)
     console.print(table)
-    # Not wrapped by rich: a log may be any width.
+    # Not printed by rich, which would wrap it: a log has no width.
     click.echo(
         f"{LEGEND} The way to vote (*) was chosen by its validation "
         f"{'NLL' if params.ensemble.select_by == 'nll' else 'accuracy'} and scored once on test."

@@ -24,11 +24,11 @@ from datetime import datetime
 from pathlib import Path
 
 from flows.params.params_file import Params
-from flows.params.sections import BY_DEFAULT, Limits
+from flows.params.sections import DEFAULT_LIMITS, Limits
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.retraining import incoming_files
 from flows.untrusted.escaping import in_csv, printable
-from lightning_modules.errors import InputError
 
 MOST_NAMES = 20  # of known classes in a reason
 SETTLING = 10.0  # seconds for which a file is left alone after it was written to: it may be half copied
@@ -144,12 +144,12 @@ def decide(settings: Params, files: list[str], fatal: list | None = None) -> dic
 
     fatal: the identity of the file over which the last run was killed, which is refused.
     """
-    from flows.data import added, sources
+    from flows.data import added, image_file, sources
 
     dataset = settings.dataset
     images = added.join(dataset, sources.read(dataset, settings.feed.test, settings.limits), settings.limits)
     shape = images.train_images.shape[1:]
-    if shape[-1] not in added.MODES:
+    if shape[-1] not in image_file.MODES:
         raise InputError(f"{dataset} has images of {shape[-1]} channels: image files of 1 or 3 alone can be taken in")
     classes = added.class_folders(images.class_names)
     seen: dict[str, str] = {}
@@ -207,7 +207,7 @@ def class_of(there: incoming_files.Waiting, classes: dict[str, str]) -> str:
     return folders[0]
 
 
-def carry_out(batch: dict, limits: Limits = BY_DEFAULT, fatal: list | None = None) -> None:
+def carry_out(batch: dict, limits: Limits = DEFAULT_LIMITS, fatal: list | None = None) -> None:
     """Moves the files of a batch, or those that are left of it."""
     for entry in batch["accepted"]:
         accept(batch["dataset"], tuple(batch["shape"]), entry, limits, fatal)
@@ -224,7 +224,7 @@ def carry_out(batch: dict, limits: Limits = BY_DEFAULT, fatal: list | None = Non
 
 
 def accept(dataset: str, shape: tuple[int, ...], entry: dict, limits: Limits, fatal: list | None) -> None:
-    from flows.data import added
+    from flows.data import added, image_file
 
     folder = added.folder(dataset) / entry["class"]
     target, unfinished = folder / f"{entry['digest']}.png", folder / f".{entry['digest']}.part"
@@ -238,14 +238,8 @@ def accept(dataset: str, shape: tuple[int, ...], entry: dict, limits: Limits, fa
             if added.digest(image) != entry["digest"]:
                 return
             if not target.is_file():
-                folder.mkdir(parents=True, exist_ok=True)
-                try:
-                    added.encode(image, unfinished)
-                    file_io.sync(unfinished)
-                    os.replace(unfinished, target)
-                except OSError:  # the disk is full, say
-                    unfinished.unlink(missing_ok=True)
-                    raise
+                with file_io.whole(target, unfinished, synced=True):  # DVC versions the folder: no other name may stay
+                    image_file.encode(image, unfinished)
             for place in (target, folder, folder.parent):
                 file_io.sync(place)
             there.remove()

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from flows.params.sections import Limits
 from flows.project import file_io, paths
+from flows.project.errors import InputError
 from flows.untrusted import plain_files
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,13 +60,13 @@ class Waiting:
         return [self.path, self.found.st_ino, self.found.st_size, self.found.st_mtime_ns]
 
     def pixels(self, shape: tuple[int, ...], limits: Limits) -> "np.ndarray":
-        """As `added.decode`, and meanwhile noted as being looked at. Raises InputError with a sentence about "it"."""
-        from flows.data import added
+        """As `image_file.decode`, and meanwhile noted as looked at. Raises InputError with a sentence about "it"."""
+        from flows.data import image_file
 
         note_of_look().parent.mkdir(parents=True, exist_ok=True)
         note_of_look().write_text(json.dumps(self.identity))
         try:
-            return added.decode(self.name, shape, limits, self.folder)
+            return image_file.decode(self.name, shape, limits, self.folder)
         except InputError as error:
             raise InputError(f"it {error}") from None
         finally:  # what interrupts a run with an exception is nothing that the file has done
@@ -129,23 +129,22 @@ def move(there: Waiting, target: Path) -> None:
         else:
             put_right(there, target)
             return
-    unfinished = target.with_name(f".{target.name}.part")
     try:
-        if there.is_plain:
-            with opened(there) as source, unfinished.open("wb") as copy:
-                shutil.copyfileobj(source, copy)
-        else:
-            unfinished.write_text(said_of(there), encoding="utf-8")
-        file_io.sync(unfinished)
-        os.replace(unfinished, target)
+        with file_io.whole(target, part(target), synced=True) as unfinished:
+            if there.is_plain:
+                with opened(there) as source, unfinished.open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
+            else:
+                unfinished.write_text(said_of(there), encoding="utf-8")
     except (FileNotFoundError, InputError):  # it is another one, or gone
-        unfinished.unlink(missing_ok=True)
         return
-    except OSError:  # the disk is full, say
-        unfinished.unlink(missing_ok=True)
-        raise
     file_io.sync(target)
     there.remove()
+
+
+def part(target: Path) -> Path:
+    """The one name under which a refused file is written: the next run takes it where this one is killed."""
+    return target.with_name(f".{target.name}.part")
 
 
 def put_right(there: Waiting, target: Path) -> None:
@@ -156,10 +155,9 @@ def put_right(there: Waiting, target: Path) -> None:
         with contextlib.suppress(OSError):  # there is a third one by now
             os.rename(target, there.name, dst_dir_fd=there.folder)
     elif not stat.S_ISREG(mode):
-        unfinished = target.with_name(f".{target.name}.part")
         to = os.readlink(target) if stat.S_ISLNK(mode) else None
-        unfinished.write_text(said(mode, to), encoding="utf-8")
-        os.replace(unfinished, target)
+        with file_io.whole(target, part(target)) as unfinished:
+            unfinished.write_text(said(mode, to), encoding="utf-8")
 
 
 def opened(there: Waiting) -> BufferedReader:

@@ -13,7 +13,7 @@ from pathlib import Path
 from flows.graph import working_copy
 from flows.params import params_file
 from flows.project import file_io, paths
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 
 @dataclass

@@ -15,10 +15,10 @@ from flows.graph.repro import Outcome
 from flows.orchestration import dask_options
 from flows.params import params_file
 from flows.project import paths
+from flows.project.errors import InputError, counted, exhausted, our_mistake
 from flows.retraining import committing, incoming
 from flows.retraining.place import Place, Round
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, counted, exhausted
 
 FAILED, BUSY, SKIPPED, COMPLETED = "failed", "busy", "skipped", "completed"
 
@@ -245,11 +245,7 @@ def push(place: Place, options: Options, _: str) -> list[str]:
 
 def keep_in_git(place: Place, options: Options, message: str) -> list[str]:
     """Commits where that is asked for, and else says what is not committed. Raises InputError where git refuses."""
-    names = (
-        committing.uncommitted(place.root, place.dataset)
-        if place.is_project and committing.is_possible(place.root)
-        else []
-    )
+    names = committing.uncommitted(place.root, place.dataset) if place.is_project else []
     if not names:
         return []
     if options.commit:
@@ -317,7 +313,9 @@ def pages() -> Mapping:
 
     try:
         return page_links.pages()
-    except Exception:  # each kind of store fails in a way of its own
+    except Exception as error:  # each kind of store, and each plugin, fails in a way of its own
+        if our_mistake(error):
+            raise
         return {}
 
 

@@ -1,1 +1,1 @@
-"""Servers that this project brings up, Prefect's, PostgreSQL's and S3's among them, and how they end."""
+"""Servers that this project starts and ends: Prefect's, MLflow's, PostgreSQL and an S3 store."""

@@ -1,4 +1,4 @@
-"""Processes of servers that are brought up together, and end together."""
+"""Server processes that start together and end together."""
 
 import os
 import queue
@@ -13,27 +13,32 @@ from pathlib import Path
 from typing import TextIO, overload
 
 from flows.machine.processes import ClosedError, Processes
+from flows.project.errors import UnavailableError
 from flows.project.private_files import tighten
 from flows.untrusted import masking
-from lightning_modules.errors import UnavailableError
 
-PATIENCE = 120  # seconds, for each part to answer; on a busy machine a new database takes 20
-LOG_SIZE = 10_000_000  # bytes of a log at which a start begins another one
-GRACE = 6.0  # seconds that each part is given to end
+PATIENCE = 120  # seconds for each part to answer; on a busy machine a new database takes 20
+LOG_SIZE = 10_000_000  # bytes; a start rotates a larger log
+GRACE = 6.0  # seconds for each part to end
 
 
 class Stop(Exception):
-    """Ctrl-C, SIGTERM, or a terminal that was closed."""
+    """Ctrl-C, SIGTERM, or the terminal was closed."""
 
 
 @dataclass
 class Part:
-    """One of the commands that make up what is served."""
+    """One of the processes that are served together, with its log.
+
+    Attributes:
+        lines: the last lines of its output.
+        up: set when it has printed `sign`.
+    """
 
     name: str
     log: Path
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=15))
-    up: threading.Event = field(default_factory=threading.Event)  # it has printed `sign`
+    up: threading.Event = field(default_factory=threading.Event)
     sign: str | None = None
 
     def keep(self, line: str, file: TextIO) -> None:
@@ -45,18 +50,18 @@ class Part:
 
 
 class Parts:
-    """Starts the parts, waits for them, and says which one ended. All end with it, as a context."""
+    """Starts the parts, waits for them, and says which one has ended. As a context manager it ends them all on exit."""
 
     def __init__(self, logs: Path) -> None:
         self.logs = logs
         self.processes = Processes(grace=GRACE)
-        # (part, exit code) as parts end, and (None, number) for a signal. Unlike an exception of a handler, which may
-        # come at any moment, an event is taken where it can be dealt with.
+        # (part, exit code) when a part ends, (None, number) for a signal. An exception of a signal handler could come
+        # at any moment; an event is read where it can be handled.
         self.events: queue.SimpleQueue[tuple[Part | None, int]] = queue.SimpleQueue()
 
     def __enter__(self) -> "Parts":
         self.before = {number: signal.signal(number, self.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        # Of a terminal that is closed; nohup has it ignored.
+        # SIGHUP: the terminal was closed. Under nohup it is ignored, and stays so.
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             self.before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self.on_signal)
         return self
@@ -71,7 +76,7 @@ class Parts:
 
     def start(self, name: str, command: list[str], env: dict[str, str], sign: str | None = None) -> Part:
         part = Part(name, self.logs / f"{name.split()[-1].lower()}.log", sign=sign)
-        # A daemon: one that never ends must not keep this process from ending.
+        # A daemon thread: a part that never ends must not keep this process from ending.
         threading.Thread(target=self.follow, args=(part, command, env), daemon=True).start()
         return part
 
@@ -86,14 +91,15 @@ class Parts:
     def wait(
         self, condition: Callable[[], object], what: str, ends: Part | None = None, advice: str | None = None
     ) -> None:
-        """Returns when the condition holds or the part `ends` has ended well.
+        """Waits until the condition holds, or the part `ends` has ended with exit code 0.
 
         Args:
-            advice: for where that takes too long.
+            what: the subject of the error's message.
+            advice: what to do if it takes too long, for the message.
 
         Raises:
-            Stop: by a signal.
-            UnavailableError: a part ended, or the condition does not come true in time.
+            Stop: a signal came.
+            UnavailableError: a part ended, or PATIENCE is over.
         """
         deadline = time.monotonic() + PATIENCE
         while not condition():
@@ -114,7 +120,7 @@ class Parts:
     def next(self, timeout: float) -> Part | None: ...
 
     def next(self, timeout: float | None = None) -> Part | None:
-        """The part that has ended with 0, or None when the time is over. Raises like `wait`."""
+        """The next part that ends with exit code 0; None after the timeout. Raises as `wait` does."""
         try:
             part, code = self.events.get(timeout=timeout)
         except queue.Empty:
@@ -129,7 +135,7 @@ class Parts:
 
 
 def open_log(path: Path) -> TextIO:
-    """To write behind what is there: it may say why an earlier start ended, which systemd has followed by this one."""
+    """Opens a log to append to: it may say why an earlier start ended, after which systemd has started this one."""
     if path.exists() and path.stat().st_size > LOG_SIZE:
         os.replace(path, path.with_name(f"{path.name}.1"))
     file = path.open("a", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""All that retraining on a schedule takes, on this machine."""
+"""`trainyard serve`: starts Prefect's server, the deployments, a worker and MLflow's pages on this machine."""
 
 import os
 import shlex
@@ -16,23 +16,23 @@ from flows.machine import ports
 from flows.machine.orphans import WITH_PARENT
 from flows.params.params_file import read
 from flows.project import file_io
+from flows.project.errors import InputError, UnavailableError
 from flows.servers import children, prefect_server, temporary_server
 from flows.untrusted import masking
-from lightning_modules.errors import InputError, UnavailableError
 
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 
 
 def serve(root: Path, prefect_port: int | None, mlflow_port: int | None) -> int:
-    """Returns the exit code when it has been stopped.
+    """Serves until Ctrl-C or SIGTERM, then returns the exit code.
 
     Raises:
         InputError: there is no prefect.yaml, or a port that was asked for is taken.
-        UnavailableError: a part does not come up or ends, or is served already.
+        UnavailableError: a part does not start, or ends by itself, or the project is served already.
     """
     if not (root / "prefect.yaml").is_file():
         raise InputError(f"{root / 'prefect.yaml'} does not exist: it says what runs when")
-    with only_one(), children.Parts(running_servers.folder()) as parts:
+    with serving_lock(), children.Parts(running_servers.folder()) as parts:
         try:
             bring_up(root, parts, prefect_port, mlflow_port)
             part = parts.next()
@@ -47,10 +47,11 @@ def serve(root: Path, prefect_port: int | None, mlflow_port: int | None) -> int:
 def bring_up(
     root: Path, parts: children.Parts, prefect_port: int | None, mlflow_port: int | None, *, started_here: bool = False
 ) -> None:
-    """Starts everything and prints each address when it answers, those of the pages as links that let in once.
+    """Starts all parts, and prints each address when it answers. Addresses of pages are one-time links.
 
     Args:
-        started_here: whether the servers that the environment names, if any, are this command's own and not the user's.
+        started_here: whether this command has started the servers that the environment names, so that they are not the
+            user's.
     """
     started = time.monotonic()
     env = environment()
@@ -64,9 +65,9 @@ def bring_up(
         api = f"http://127.0.0.1:{port}/api"
         database = temporary_server.Database()
         parts.wait(database.may_start, "another command that makes Prefect's database", advice="end it")
-        of_server = prefect_server.lasting(port) | login.for_links()
+        of_server = prefect_server.permanent(port) | login.link_variables()
         parts.start("Prefect's server", prefect_server.command(port), env | of_server)
-        env["PREFECT_API_AUTH_STRING"] = login.basic()
+        env["PREFECT_API_AUTH_STRING"] = login.credentials()
     else:
         prefect_server.check_address()
         api = os.environ["PREFECT_API_URL"].rstrip("/")
@@ -89,7 +90,7 @@ def bring_up(
     shown = masking.address(mlflow)
     running_servers.note(api, shown, ours, own_mlflow or started_here)
     if own_prefect:
-        running_servers.tell({name: env[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")})
+        running_servers.write_variables({name: env[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")})
     own = ["--own-server"] if ours else []
     deployed = parts.start("prefect deploy", [sys.executable, "-m", "flows.deploy", *own], env)
     parts.wait(lambda: False, "prefect deploy --all", ends=deployed)
@@ -106,7 +107,7 @@ def bring_up(
     click.echo("new images   go into data/incoming/<class>/")
     if own_prefect:
         click.echo(
-            f"In other terminals, before commands of Prefect's own: . {shlex.quote(str(running_servers.variables()))}"
+            f"In other terminals, before commands of Prefect's own: . {shlex.quote(str(running_servers.env_file()))}"
         )
     click.echo(
         f"Ready after {time.monotonic() - started:.1f} s. Logs are in {running_servers.folder()}. Ctrl-C ends it all."
@@ -114,24 +115,24 @@ def bring_up(
 
 
 def answers(address: str, own: bool) -> bool:
-    """Whether a server answers; of one of our own, whether it is that which listens there."""
+    """Whether a server answers at an address; for one of our own, also whether this user's process listens there."""
     return (ports.is_ours(address) or not own) and ports.answers(f"{address}/health")
 
 
 def environment() -> dict[str, str]:
-    """Of every part: Prefect's settings, and this very Python for what the worker runs."""
+    """The environment of every part: Prefect's variables, and this Python first in PATH, for what the worker runs."""
     given = os.environ.get("PREFECT_API_URL")
     level = os.environ.get("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
     prefect_server.configure()
-    if not given:  # nor is another server's secret for one that is started here
+    if not given:  # the secret of another server is not for one that is started here
         for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
             os.environ.pop(name, None)
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     return {
-        # By itself the worker asks the server every ten seconds, and a person who presses Run waits as long.
+        # By default the worker polls every ten seconds, and a person who presses Run waits that long.
         "PREFECT_WORKER_QUERY_SECONDS": "3",
         **os.environ,
-        # `configure` leaves no more than a terminal needs, and not why a server did not come up.
+        # `configure` silences Prefect's logs, which would say why a server did not start.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": level,
         "PATH": path,
         "PYTHONUNBUFFERED": "1",
@@ -141,12 +142,16 @@ def environment() -> dict[str, str]:
 
 
 def choose(what: str, wanted: int | None, default: int, option: str) -> int:
-    """The port that was asked for, or the default one, or another where that is taken."""
+    """The wanted port, or the default one, or a free one if the default is taken.
+
+    Raises:
+        InputError: the wanted port cannot be used.
+    """
     if wanted:
-        if reason := ports.why_not("127.0.0.1", wanted):
+        if reason := ports.why_not_free("127.0.0.1", wanted):
             raise InputError(f"{option} {wanted} cannot be used ({reason}): choose another, or none for a free one")
         return wanted
-    if ports.why_not("127.0.0.1", default) is None:
+    if ports.why_not_free("127.0.0.1", default) is None:
         return default
     port = ports.free_port()
     click.echo(f"port {default} is taken: {what} gets {port}")
@@ -168,7 +173,7 @@ def deployments(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def links() -> None:
-    """Prints links to the pages of what is served here. Raises UnavailableError where nothing is."""
+    """Prints new links to the pages that are served. Raises UnavailableError if nothing is served."""
     there = running_servers.addresses()
     if there is None:
         raise UnavailableError("nothing is served here: trainyard serve does")
@@ -178,8 +183,8 @@ def links() -> None:
 
 
 @contextmanager
-def only_one() -> Iterator[None]:
-    """Holds the lock on serving this project. Raises UnavailableError, saying where, if another process has it."""
+def serving_lock() -> Iterator[None]:
+    """Holds the lock on serving this project. Raises UnavailableError, with the addresses, if it is served already."""
     from filelock import FileLock, Timeout
 
     running_servers.folder().mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""A PostgreSQL of this project alone: its cluster in .trainyard/postgres, on the loopback, behind a password.
+"""A PostgreSQL server for this project alone: its cluster in .trainyard/postgres, on the loopback, with a password.
 
-PostgreSQL's own programs do the work, of Debian's package `postgresql` or any other; it refuses to run as root, and
-then does as the user `postgres` that the package makes.
+It uses PostgreSQL's own programs, from Debian's package `postgresql` or elsewhere. PostgreSQL refuses to run as root:
+then it runs as the user `postgres`, which the package creates.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.project import paths, private_files
-from lightning_modules.errors import InputError, UnavailableError
+from flows.project.errors import InputError, UnavailableError
 
 USER = "trainyard"
 DATABASES = ("mlflow", "prefect")
@@ -27,12 +27,13 @@ def cluster() -> Path:
 
 
 def program(name: str, version: str | None = None) -> Path:
-    """Path of one of PostgreSQL's programs: in PATH, or where Debian keeps them, of this major version or the newest.
+    """The path of one of PostgreSQL's programs: Debian's of this major version, else the one in PATH, else Debian's
+    newest.
 
     Raises:
         InputError: it is not installed, or not in this version.
     """
-    # Debian installs several versions side by side, and none of these programs into PATH.
+    # Debian installs several versions side by side, and does not put these programs into PATH.
     found = {folder.name: folder / "bin" / name for folder in DEBIAN.glob("*") if (folder / "bin" / name).is_file()}
     if version in found:
         return found[version]
@@ -49,10 +50,10 @@ def program(name: str, version: str | None = None) -> Path:
 
 
 def owner() -> list[str]:
-    """The options of setpriv with which a command runs as another user, where it must not run as root.
+    """The options of setpriv by which root runs a command as the user `postgres`; empty if this process is not root's.
 
     Raises:
-        InputError: this process is root's, and there is no user to change to.
+        InputError: there is no such user.
     """
     if os.geteuid():
         return []
@@ -64,25 +65,25 @@ def owner() -> list[str]:
 
 
 def as_owner() -> list[str]:
-    """What stands before a command that must not run as root."""
+    """The start of a command line that must not run as root."""
     return ["setpriv", *options, "--"] if (options := owner()) else []
 
 
-def give(path: Path) -> None:
-    """To the user that `owner` names."""
+def chown(path: Path) -> None:
+    """Makes the user `postgres` the path's owner, if this process is root's."""
     if not os.geteuid():
         shutil.chown(path, WHEN_ROOT, WHEN_ROOT)
 
 
 def create(password: str) -> None:
-    """Makes the cluster where there is none.
+    """Creates the cluster unless it exists.
 
     Raises:
         InputError: PostgreSQL is not installed, or may not write there.
-        UnavailableError: initdb failed, for the reason that it gives.
+        UnavailableError: initdb failed; the message has its reason.
     """
     target = cluster()
-    if not os.geteuid():  # whoever may not see what lies there has to pass
+    if not os.geteuid():  # the user postgres has to enter this folder, and must not read what else is in it
         target.parent.chmod(0o711)
         for other in target.parent.iterdir():
             if other != target:
@@ -90,11 +91,12 @@ def create(password: str) -> None:
     if target.exists():
         return
     initdb = program("initdb")
-    # Renamed when it is whole: initdb may be killed.
+    # Created under another name and renamed, because initdb may be killed. Not by `whole_folder`, which would take the
+    # place of a cluster that another process has made meanwhile.
     unfinished = target.with_name(".postgres.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True, mode=0o700)
-    give(unfinished)
+    chown(unfinished)
     if subprocess.run([*as_owner(), "test", "-w", unfinished], stderr=subprocess.DEVNULL).returncode:
         raise InputError(
             f"PostgreSQL refuses to run as root, and the user {WHEN_ROOT} cannot get into {target.parent}: run this "
@@ -103,8 +105,8 @@ def create(password: str) -> None:
     with tempfile.NamedTemporaryFile("w") as file:
         file.write(password)
         file.flush()
-        give(Path(file.name))
-        # The rules of C for order and case, and UTF-8: MLflow and Prefect sort nothing for people to read.
+        chown(Path(file.name))
+        # The C locale sorts by code point, which is enough: MLflow and Prefect sort nothing for people to read.
         options = ["--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256", "--data-checksums"]
         command = [*as_owner(), str(initdb), f"--pgdata={unfinished}", f"--username={USER}", f"--pwfile={file.name}"]
         made = subprocess.run([*command, *options], capture_output=True, text=True, cwd="/")
@@ -114,27 +116,27 @@ def create(password: str) -> None:
 
 
 def command(port: int) -> list[str]:
-    """That runs the server, until a signal or the end of the process that starts it."""
+    """The command that runs the server until a signal, or until the process that started it ends."""
     version = (cluster() / "PG_VERSION").read_text(encoding="utf-8").strip()
     server = [str(program("postgres", version)), "-D", str(cluster())]
-    # Without a socket in the file system, whose folder another user may own.
-    settings = [f"-cport={port}", "-clisten_addresses=127.0.0.1", "-cunix_socket_directories="]
-    # INT ends it at once. TERM would wait until all clients have gone.
-    return [*with_parent("INT", *owner()), *server, *settings]
+    # No Unix socket: another user may own its folder.
+    options = [f"-cport={port}", "-clisten_addresses=127.0.0.1", "-cunix_socket_directories="]
+    # SIGINT ends it at once. SIGTERM would wait until all clients have disconnected.
+    return [*with_parent("INT", *owner()), *server, *options]
 
 
 def with_parent(signal: str, *options: str) -> list[str]:
-    """What stands before a program that would outlive us, to be sent the signal when we are gone. Linux only."""
+    """The start of a command line whose process gets the signal when this process ends. Empty except on Linux."""
     return ["setpriv", f"--pdeathsig={signal}", *options, "--"] if shutil.which("setpriv") else []
 
 
 def url(driver: str, password: str, address: str, database: str) -> str:
-    """As SQLAlchemy takes it."""
+    """The database's URL for SQLAlchemy."""
     return f"postgresql+{driver}://{USER}:{password}@{address}/{database}"
 
 
 def connect(password: str, port: int, database: str = "postgres") -> Any:
-    """A connection. Raises psycopg2.OperationalError where there is none to be had."""
+    """A new connection. Raises psycopg2.OperationalError if the server refuses it."""
     import psycopg2
 
     return psycopg2.connect(
@@ -143,10 +145,10 @@ def connect(password: str, port: int, database: str = "postgres") -> Any:
 
 
 def answers(password: str, port: int) -> bool:
-    """Whether the server takes connections yet.
+    """Whether the server accepts connections.
 
     Raises:
-        InputError: it does, but not with this password.
+        InputError: it refuses this password.
     """
     import psycopg2
 
@@ -160,7 +162,7 @@ def answers(password: str, port: int) -> bool:
 
 
 def create_databases(password: str, port: int) -> None:
-    """Where they are not there yet."""
+    """Creates the databases that do not exist yet."""
     with contextlib.closing(connect(password, port)) as connection:
         connection.autocommit = True  # CREATE DATABASE cannot be part of a transaction
         with connection.cursor() as cursor:

@@ -1,4 +1,4 @@
-"""Prefect's server around a flow: a temporary one where there is no other, and what is said when it goes away."""
+"""Prefect's server while a flow runs: a temporary one if there is no other, and an error if it goes away."""
 
 import contextlib
 import os
@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 
 import click
 
+from flows.project.errors import UnavailableError
 from flows.servers import prefect_server, temporary_server, watch_server
 from flows.untrusted.masking import sentence
-from lightning_modules.errors import UnavailableError
 
 
 def server_if_none() -> temporary_server.TemporaryServer | None:
-    """Makes Prefect's settings, and a temporary server, to be started, where there is no other.
+    """Configures Prefect. Returns a temporary server, not yet started, if there is no other server; else None.
 
     Raises:
-        UnavailableError: there is one, and it does not answer.
+        UnavailableError: there is a server, and it does not answer.
     """
     named = bool(os.environ.get("PREFECT_API_URL"))
     prefect_server.configure()
@@ -32,11 +32,14 @@ def server_if_none() -> temporary_server.TemporaryServer | None:
 
 
 @contextlib.contextmanager
-def server_stays(last_words: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Around a flow. Raises UnavailableError where Prefect's server has gone away, after a minute of tries.
+def watched_server(last_words: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Watches Prefect's server while a flow runs.
 
     Args:
         last_words: see `watch_server.Watch`.
+
+    Raises:
+        UnavailableError: the server has not answered for a minute, or has refused a request.
     """
     import httpx  # Prefect's client, loaded by now
 
@@ -64,8 +67,11 @@ def server_stays(last_words: Callable[[], object] = lambda: None) -> Iterator[No
 
 @contextlib.contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """The signal's default action would skip what ends the children and Prefect's temporary server. A terminal that is
-    closed ends nothing: the work goes on, and Prefect's log has what it says."""
+    """Exits with 143 on SIGTERM, and ignores SIGHUP.
+
+    SIGTERM's default action would skip the cleanup that ends child processes and Prefect's temporary server. When the
+    terminal is closed, the work goes on; Prefect's log has its output.
+    """
     before = {
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number)),
         signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_IGN),

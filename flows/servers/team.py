@@ -1,4 +1,4 @@
-"""The same on PostgreSQL and an S3 store, as a team would have it."""
+"""`trainyard serve-postgres`: what `local` serves, on PostgreSQL and an S3 store, as a team would have it."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from flows.access import door, login, running_servers
 from flows.machine import ports
 from flows.machine.orphans import WITH_PARENT
 from flows.project import file_io, paths
-from flows.project.private_files import write_private
+from flows.project.errors import InputError, UnavailableError
+from flows.project.file_io import write_private
 from flows.servers import children, local, postgres, prefect_server
-from lightning_modules.errors import InputError, UnavailableError
 
 POSTGRES_PORT, S3_PORT = 5433, 9000
-STORES_GRACE = 30.0  # seconds: PostgreSQL writes all that it holds to disk
+STORES_GRACE = 30.0  # seconds for a store to end: PostgreSQL first writes its memory to disk
 BUCKETS = ("mlflow", "dvc")
-MODULES = ("boto3", "psycopg2", "asyncpg")  # of the extra `servers`, and what Prefect brings
+MODULES = ("boto3", "psycopg2", "asyncpg")  # packages of the extra `servers`, and one that Prefect brings
 
 S3 = ["rclone", "serve", "s3", "store:"]
 MLFLOW = ["flows.tracking.mlflow_server"]
@@ -29,7 +29,7 @@ PREFECT = ["uvicorn", "--factory", prefect_server.APP]
 
 
 def folder() -> Path:
-    """Passwords and what is made of them: for the eyes of this user."""
+    """The folder of passwords and of files that contain them, which only this user may read."""
     return paths.state_folder() / "servers"
 
 
@@ -38,10 +38,10 @@ def objects() -> Path:
 
 
 def keys() -> dict[str, str]:
-    """postgres_password, s3_key and s3_secret: made once, and kept."""
+    """The passwords postgres_password, s3_key and s3_secret, drawn on the first call and then kept in a file."""
     file = folder() / "keys.json"
     if not file.exists():
-        # Letters and digits alone: they go into addresses, and into rclone's list, which commas part.
+        # Only hex digits: they become part of URLs, and of rclone's comma-separated list.
         made = {"postgres_password": secrets.token_hex(16), "s3_key": secrets.token_hex(10)}
         write_private(file, json.dumps({**made, "s3_secret": secrets.token_hex(20)}, indent=2))
     names = ("postgres_password", "s3_key", "s3_secret")
@@ -50,7 +50,7 @@ def keys() -> dict[str, str]:
 
 def s3_variables(keys: dict, port: int) -> dict[str, str]:
     return {
-        "RCLONE_CONFIG": "",  # else it would read the user's
+        "RCLONE_CONFIG": "",  # by default it reads the user's
         "RCLONE_CONFIG_STORE_TYPE": "alias",
         "RCLONE_CONFIG_STORE_REMOTE": str(objects()),
         "RCLONE_ADDR": f"127.0.0.1:{port}",
@@ -68,12 +68,12 @@ def mlflow_variables(keys: dict, database: str, s3: str, port: int) -> dict[str,
         "AWS_DEFAULT_REGION": "us-east-1",
         "MLFLOW_HOST": "127.0.0.1",
         "MLFLOW_PORT": str(port),
-        # Other names are refused, and pages of other addresses, so that a stranger's cannot ask in a browser's name.
-        # Behind a proxy it is asked by the proxy's name.
+        # Other host names and origins are refused, so that a stranger's page cannot send requests from a browser.
+        # Behind a proxy, the user sets the proxy's name.
         "MLFLOW_SERVER_ALLOWED_HOSTS": os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS") or door.HOSTS,
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": os.environ.get("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS")
         or f"http://localhost:{port}",
-        "MLFLOW_WORKERS": "2",  # processes: a second one answers while the first takes in a model
+        "MLFLOW_WORKERS": "2",  # processes: the second one answers while the first receives a model
         # Jobs are for MLflow's chat features: without them it starts in half the time.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "TRAINYARD_PASSWORD": login.password(),
@@ -88,12 +88,12 @@ def prefect_variables(keys: dict, database: str, port: int) -> dict[str, str]:
         "UVICORN_PORT": str(port),
         "UVICORN_LOG_LEVEL": "error",
         "UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN": "2",
-        **prefect_server.lasting(port),
+        **prefect_server.permanent(port),
     }
 
 
 def check_installed() -> None:
-    """Raises InputError, saying how to install what is not."""
+    """Raises InputError if something is not installed. The message says how to install it."""
     import importlib.util
 
     postgres.program("initdb")
@@ -105,24 +105,28 @@ def check_installed() -> None:
 
 
 def rclone() -> str | None:
-    """Its path: that of the extra `servers`, which lies beside Python, first. Before 1.65 it cannot serve S3."""
+    """The path of rclone: of the extra `servers`, beside Python, else in PATH. Before 1.65 rclone cannot serve S3."""
     here = os.path.dirname(sys.executable)
     return shutil.which(S3[0], path=os.pathsep.join([here, os.environ.get("PATH", os.defpath)]))
 
 
 def serve_postgres(root: Path, wanted: dict[str, int | None], servers_only: bool) -> int:
-    """Returns the exit code when it has been stopped. `wanted` ports by postgres, s3, mlflow and prefect.
+    """Serves until Ctrl-C or SIGTERM, then returns the exit code.
+
+    Args:
+        wanted: ports of postgres, s3, mlflow and prefect; None for the default or a free one.
+        servers_only: start no deployments and no worker.
 
     Raises:
         InputError: something is not installed, there is no prefect.yaml, or a port that was asked for is taken.
-        UnavailableError: a part does not come up or ends, or is served already.
+        UnavailableError: a part does not start, or ends by itself, or the project is served already.
     """
     if not servers_only and not (root / "prefect.yaml").is_file():
         raise InputError(f"{root / 'prefect.yaml'} does not exist: it says what runs when")
     check_installed()
     # The servers end before the stores that they write to.
     with (
-        local.only_one(),
+        local.serving_lock(),
         children.Parts(running_servers.folder()) as stores,
         children.Parts(running_servers.folder()) as servers,
     ):
@@ -132,7 +136,7 @@ def serve_postgres(root: Path, wanted: dict[str, int | None], servers_only: bool
         try:
             where = bring_up(stores, servers, wanted)
             os.environ.update(variables(where))
-            # By which their secret is known.
+            # The note tells commands that these servers know this project's secret.
             running_servers.note(where["prefect"], where["mlflow"], own=True, own_mlflow=True)
             if servers_only:
                 click.echo(f"Prefect      {login.link(where['prefect'].removesuffix('/api'))}")
@@ -151,7 +155,7 @@ def serve_postgres(root: Path, wanted: dict[str, int | None], servers_only: bool
 
 
 def bring_up(stores: children.Parts, servers: children.Parts, wanted: dict[str, int | None]) -> dict[str, str]:
-    """Starts the four servers; returns the addresses of prefect, mlflow and s3 when all answer."""
+    """Starts the four servers. Returns the addresses of prefect, mlflow and s3 when all answer."""
     own = keys()
     password = own["postgres_password"]
     database_port = local.choose("PostgreSQL", wanted["postgres"], POSTGRES_PORT, "--postgres-port")
@@ -161,11 +165,11 @@ def bring_up(stores: children.Parts, servers: children.Parts, wanted: dict[str, 
     database, s3 = f"127.0.0.1:{database_port}", f"http://127.0.0.1:{s3_port}"
     where = {"prefect": f"http://127.0.0.1:{prefect_port}/api", "mlflow": f"http://127.0.0.1:{mlflow_port}", "s3": s3}
 
-    # They are what these servers will be, who have the registry, too.
+    # These servers take the place of those that the environment names, and MLflow's registry is one of them.
     for name in (*variables(where), "MLFLOW_REGISTRY_URI"):
         os.environ.pop(name, None)
     env = local.environment()
-    objects().mkdir(mode=0o700, parents=True, exist_ok=True)  # which anybody on this machine could read and change
+    objects().mkdir(mode=0o700, parents=True, exist_ok=True)  # else anybody on this machine could enter it
     for bucket in BUCKETS:
         (objects() / bucket).mkdir(parents=True, exist_ok=True)
     postgres.create(password)
@@ -180,9 +184,9 @@ def bring_up(stores: children.Parts, servers: children.Parts, wanted: dict[str, 
 
     python = [sys.executable, "-c", WITH_PARENT]
     source = {"UVICORN_APP_DIR": str(Path(__file__).parents[2])}
-    env_of_prefect = env | source | login.for_links() | prefect_variables(own, database, prefect_port)
+    env_of_prefect = env | source | login.link_variables() | prefect_variables(own, database, prefect_port)
     servers.start("Prefect's server", [*python, *PREFECT], env_of_prefect)
-    env_of_mlflow = env | login.for_mlflow_server() | mlflow_variables(own, database, s3, mlflow_port)
+    env_of_mlflow = env | login.mlflow_server_variables() | mlflow_variables(own, database, s3, mlflow_port)
     servers.start("MLflow", [*python, *MLFLOW], env_of_mlflow)
     servers.wait(lambda: local.answers(where["prefect"], own=True), f"Prefect's server at {where['prefect']}")
     servers.wait(lambda: local.answers(where["mlflow"], own=True), f"MLflow at {where['mlflow']}")
@@ -191,17 +195,17 @@ def bring_up(stores: children.Parts, servers: children.Parts, wanted: dict[str, 
 
 
 def variables(where: dict[str, str]) -> dict[str, str]:
-    """Of clients of the servers."""
+    """Environment variables for clients of the servers."""
     return {
         "PREFECT_API_URL": where["prefect"],
-        "PREFECT_API_AUTH_STRING": login.basic(),
+        "PREFECT_API_AUTH_STRING": login.credentials(),
         "MLFLOW_TRACKING_URI": where["mlflow"],
-        **login.for_mlflow(),
+        **login.mlflow_client_variables(),
     }
 
 
 def tell(keys: dict, where: dict[str, str]) -> None:
-    """Writes what other terminals and DVC need to find the servers."""
-    running_servers.tell(variables(where), folder() / "env")
+    """Writes the files by which other terminals and DVC find the servers."""
+    running_servers.write_variables(variables(where), folder() / "env")
     profile = ["[default]", f"aws_access_key_id = {keys['s3_key']}", f"aws_secret_access_key = {keys['s3_secret']}"]
     write_private(folder() / "credentials", "\n".join(profile))

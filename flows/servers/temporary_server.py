@@ -1,4 +1,4 @@
-"""A Prefect server of one command, on a database of its own, where there is no other."""
+"""A Prefect server for the time of one command, if there is no other."""
 
 import atexit
 import importlib.metadata
@@ -16,23 +16,25 @@ from flows.machine import ports
 from flows.machine.environment_variables import QUIET
 from flows.machine.processes import ClosedError, Processes
 from flows.project import paths, private_files
+from flows.project.errors import UnavailableError
 from flows.servers import prefect_server
-from lightning_modules.errors import UnavailableError
 
 PATIENCE = 120  # seconds; on a busy machine with a new database it takes 20
 
 
 class Database:
-    """Prefect's database in PREFECT_HOME, a file of SQLite: two servers that begin with none, or with that of an older
-    Prefect, would make it at the same time, and one or both fail.
+    """Prefect's SQLite database in PREFECT_HOME, and the lock on preparing it.
+
+    Two servers that start without a database, or with that of an older Prefect, would both prepare it, and one or both
+    would fail.
     """
 
     def __init__(self) -> None:
         from filelock import FileLock
 
         self.folder = Path(os.environ["PREFECT_HOME"])
-        self.mark = self.folder / ".prepared"  # by which version
-        # One thread takes it, another one gives it back.
+        self.mark = self.folder / ".prepared"  # holds the version of Prefect that prepared it
+        # One thread acquires it, another one releases it.
         self.lock = FileLock(self.folder / ".preparing.lock", thread_local=False)
 
     def is_prepared(self) -> bool:
@@ -45,7 +47,7 @@ class Database:
         return importlib.metadata.version("prefect")
 
     def may_start(self) -> bool:
-        """Whether a server may start on it: it is prepared, or this process alone prepares it from now on."""
+        """Whether a server may start: the database is prepared, or this process has got the lock to prepare it."""
         from filelock import Timeout
 
         if not self.is_prepared():
@@ -54,12 +56,12 @@ class Database:
             except Timeout:
                 return False
         private_files.create(self.folder / "prefect.db")
-        if self.folder == paths.state_folder() / "prefect":  # else it is the user's, as it is
+        if self.folder == paths.state_folder() / "prefect":  # the user's own folder stays as it is
             private_files.tighten(self.folder / "prefect.db")
         return True
 
     def prepared(self) -> None:
-        """A server answers, which it does when it has made what it needs."""
+        """Marks the database as prepared. Called when a server answers, since that is after it has prepared it."""
         self.mark.write_text(self.version())
         self.release()
 
@@ -68,7 +70,7 @@ class Database:
 
 
 class TemporaryServer:
-    """Prefect's API on a free port of this machine, for as long as this process lives."""
+    """A Prefect API on a free port of this machine, which ends with this process."""
 
     def __init__(self) -> None:
         self.processes = Processes(grace=2)
@@ -78,30 +80,30 @@ class TemporaryServer:
         self.secret = f"temporary:{secrets.token_hex(24)}"  # nobody needs it when the server is gone
         self.database = Database()
         self.started = threading.Event()
-        # A daemon: Python waits for all other threads before it calls what is registered with atexit.
+        # A daemon thread: Python waits for all others before it calls the functions registered with atexit.
         self.thread = threading.Thread(target=self.serve, daemon=True)
 
     def start(self) -> None:
-        """Starts it and makes it Prefect's server in this process; to be called before Prefect is imported."""
+        """Starts it and makes it Prefect's server in this process. Call it before Prefect is imported."""
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{self.port}/api"
         os.environ["PREFECT_API_AUTH_STRING"] = self.secret
-        # Of another server; Prefect cannot even be imported with one that it does not understand.
+        # Settings of another server. Prefect cannot even be imported with one that it does not understand.
         for name in [name for name in os.environ if name.startswith("PREFECT_SERVER_") and name not in QUIET]:
             del os.environ[name]
-        # Registered before Prefect's own: so it is called after them, when all has been sent.
+        # Registered before Prefect's own functions, so called after them, when Prefect has sent everything.
         atexit.register(self.processes.end_all)
         self.thread.start()
 
     def serve(self) -> None:
-        # In Prefect's folder, lest it reads the .env of the one from which the command was called.
+        # Runs in Prefect's folder: it would read a .env in the folder where the command was called.
         folder = Path(os.environ["PREFECT_HOME"]).absolute()
         try:
             while not self.database.may_start():
                 if self.processes.closed.wait(0.2):
                     return
             self.started.set()
-            # No browser knows its secret, and each token takes a request more.
-            env = temporary(folder) | prefect_server.closed(self.secret, self.port) | {prefect_server.CSRF: "false"}
+            # Without CSRF tokens, each of which takes another request: no browser has this server's secret.
+            env = temporary(folder) | prefect_server.protected(self.secret, self.port) | {prefect_server.CSRF: "false"}
             self.code = self.processes.run(prefect_server.command(self.port), self.lines.append, cwd=folder, env=env)
         except ClosedError:
             return
@@ -111,7 +113,7 @@ class TemporaryServer:
             self.started.set()
 
     def wait(self) -> None:
-        """Returns when it answers.
+        """Waits until it answers.
 
         Raises:
             UnavailableError: it ended, or does not answer in time.
@@ -148,7 +150,7 @@ class TemporaryServer:
 
 
 def temporary(home: Path) -> dict[str, str]:
-    """The environment of a temporary server: without settings of another one, such as where its database is."""
+    """The environment of a temporary server, without settings of another server, such as its database."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_") or name in QUIET}
     return {
         **ours,

@@ -13,29 +13,34 @@ from flows.machine import ports
 from flows.servers import prefect_server
 
 GONE_AFTER = 60.0  # seconds without an answer from the server after which a command ends
-GRACE = 15.0  # seconds that it is then given to end by itself: Prefect's client would try on for minutes
-INTERVAL = 2.0  # seconds between two looks at whether the server answers
+GRACE = 15.0  # seconds that the command then has to end by itself: Prefect's client would retry for minutes
+INTERVAL = 2.0  # seconds between two checks
 
-# Set while Prefect's server does not answer: each call would hold its caller up for a minute.
+# Set while Prefect's server does not answer, so that nobody calls it: each call would take a minute.
 away = threading.Event()
 
 
 class Watch:
-    """Ends this process where Prefect's server has gone for good: as SIGTERM does, so that stages are ended and keep
-    what they have, and if it does not end by itself, at once.
+    """Ends this process when Prefect's server has not answered for too long.
+
+    First by SIGTERM, so that stages end and keep what they have; then, if the process has not ended, at once.
 
     Args:
         gone_after: seconds without an answer.
-        last_words: called before the latter.
+        last_words: called before the process is ended at once.
+
+    Attributes:
+        lost: whether the server has not answered for too long.
+        told: whether the user knows; set it to keep the watch from printing the message.
     """
 
     def __init__(self, gone_after: float, last_words: Callable[[], object] = lambda: None) -> None:
         self.gone_after, self.last_words = gone_after, last_words
-        # None: it may be that only Prefect's own client gets there.
+        # None if it has never answered: perhaps only Prefect's own client can reach it.
         self.answered = time.monotonic() if ports.answers(prefect_server.health(), timeout=10) else None
         self.lost = False
-        self.told = False  # of it, the user
-        self.over = False  # the process is about to end by itself
+        self.told = False
+        self.over = False  # whether the process is about to end by itself
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self.look, name="watch-server", daemon=True)
 
@@ -43,7 +48,7 @@ class Watch:
         self.thread.start()
 
     def stop(self) -> None:
-        """Goes on where the server is away: what Prefect does as a process exits would keep trying, too."""
+        """Stops the watch, but not while the server does not answer: as the process exits, Prefect would retry long."""
         self.over = True
         if not away.is_set():
             self.stopped.set()

@@ -1,33 +1,32 @@
-"""Means and standard deviations over replicas, and what a test set of some size says of an accuracy."""
+"""Means and standard deviations over replicas, and the confidence interval of an accuracy."""
 
 import math
 import statistics
 
 
-def spread(replicas: list[dict[str, float]]) -> dict[str, float]:
-    """Each number's mean over the replicas and, where there are several, its standard deviation as `<name>_std`."""
+def summarize(replicas: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each score over the replicas and, for two or more, its sample standard deviation, `<name>_std`."""
     result = {}
     for name in replicas[0]:
         values = [replica[name] for replica in replicas]
         result[name] = statistics.fmean(values)
         if len(values) > 1:
-            # Of a NaN, a score that could not be measured, statistics makes an error.
+            # A score that could not be measured is NaN, for which statistics.stdev raises.
             known = all(map(math.isfinite, values))
             result[f"{name}_std"] = statistics.stdev(values) if known else math.nan
     return result
 
 
-def mean_and_std(numbers: dict[str, float]) -> str:
-    """The accuracy for a person; that of a single replica has no deviation."""
+def accuracy_text(numbers: dict[str, float]) -> str:
+    """The accuracy as text: 97.50% ± 0.40%; without the deviation for a single replica."""
     deviation = f" ± {numbers['accuracy_std']:.2%}" if "accuracy_std" in numbers else ""
     return f"{numbers['accuracy']:.2%}{deviation}"
 
 
-def wilson(accuracy: float, images: int, level: float = 0.95) -> tuple[float, float]:
-    """The interval in which an accuracy lies that was measured on so many images, all from 0 to 1.
+def wilson_interval(accuracy: float, images: int, level: float = 0.95) -> tuple[float, float]:
+    """The confidence interval, within 0 to 1, of an accuracy measured on so many images; two NaN for NaN.
 
-    What replicas differ by is not in it: it says how much other test images would change the number. Of NaN nothing is
-    known.
+    It says how much other test images would change the number, and nothing about how replicas differ.
 
     Source: Wilson, Probable inference, the law of succession, and statistical inference, 1927 (the score interval).
     """

@@ -1,1 +1,1 @@
-"""MLflow, which no other room imports: its store, runs, registry, and loading what is registered."""
+"""MLflow, which no other room imports: its store, runs and registry, and loading registered models."""

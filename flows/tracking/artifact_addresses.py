@@ -1,11 +1,11 @@
-"""Keeps MLflow's addresses of artifacts right when a project is moved, renamed, copied or restored elsewhere.
+"""Corrects MLflow's artifact URIs when a project is moved, renamed, copied or restored elsewhere.
 
-MLflow notes absolute addresses: of experiments, of runs, of logged models, of a model's versions. So a store notes
-beside them which folder it lay in, its home. Where it lies in another one now, the addresses inside that home are
-rewritten to be inside this one: a copy uses its own files, though those of the original still exist, and nothing is
-written to the old place. Addresses of anything outside stay as they are.
+MLflow stores absolute URIs for experiments, runs, logged models and model versions. So the store also notes its home:
+the folder in which these URIs are right. Where the store is in another folder now, the URIs inside its home are
+rewritten to that folder. So a copy uses its own files although the original's still exist, and writes nothing to the
+old place. URIs outside the home stay as they are.
 
-MLflow has no call for this, hence SQL. Its own tables are changed in nothing but these addresses.
+MLflow has no call for this, hence SQL, which changes nothing else in MLflow's tables.
 """
 
 import os
@@ -16,8 +16,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 ARTIFACTS = "mlartifacts"  # the folder beside the store
-NOTE = "trainyard_home"  # a table of one row: the folder in which the addresses are right
-# Table, column with addresses, and which rows.
+NOTE = "trainyard_home"  # a table of one row: the store's home
+# Table, column with URIs, and condition on the rows.
 ADDRESSES = (
     ("experiments", "artifact_location", "true"),
     ("runs", "artifact_uri", "true"),
@@ -26,26 +26,25 @@ ADDRESSES = (
     ("model_versions", "storage_location", "true"),
     ("trace_tags", "value", "key = 'mlflow.artifactLocation'"),
 )
-PATIENCE = 60.0  # seconds that another process may keep the store to itself
+PATIENCE = 60.0  # seconds that another process may lock the store
 
 
-def follow(store: Path) -> None:
-    """Makes the addresses in a SQLite store of MLflow right for the folder that it lies in. Costs a millisecond where
-    it has not moved.
+def update_addresses(store: Path) -> None:
+    """Corrects the artifact URIs in a SQLite store for the folder that it is in. Takes a millisecond if unmoved.
 
     Args:
-        store: the file, in which MLflow has made its tables. The caller holds the lock on opening it.
+        store: the file, with MLflow's tables. The caller holds the lock for opening it.
 
     Raises:
-        sqlite3.Error: it has moved, and cannot be written.
+        sqlite3.Error: it was moved, and cannot be written.
     """
     here = store.parent
     with closing(sqlite3.connect(store, timeout=PATIENCE, isolation_level=None)) as database:
         home = home_of(database)
-        if home and (home == here or same(home, here)):
+        if home and (home == here or is_same_folder(home, here)):
             return
-        database.execute("begin immediate")  # closed before the commit, all is as it was
-        if before := home or guess(database, here):
+        database.execute("begin immediate")  # without the commit, everything is as before
+        if before := home or guess_home(database, here):
             rewrite(database, before, here)
         database.execute(f"create table if not exists {NOTE} (address text not null)")
         database.execute(f"delete from {NOTE}")
@@ -54,7 +53,7 @@ def follow(store: Path) -> None:
 
 
 def home_of(database: sqlite3.Connection) -> Path | None:
-    """The folder in which the addresses are right, or None in a store that has no note of it."""
+    """The store's home; None in a store that has not noted one."""
     try:
         row = database.execute(f"select address from {NOTE}").fetchone()
     except sqlite3.OperationalError as error:
@@ -64,9 +63,12 @@ def home_of(database: sqlite3.Connection) -> Path | None:
     return path_of(row[0]) if row else None
 
 
-def guess(database: sqlite3.Connection, here: Path) -> Path | None:
-    """The home of a store that was made before homes were noted: what the experiments of this project, each in its
-    folder below mlartifacts/, are addressed by. One whose folder is there still, and not here, is in use there."""
+def guess_home(database: sqlite3.Connection, here: Path) -> Path | None:
+    """The home of a store that has not noted one, from the URIs of this project's experiments; None where unknown.
+
+    Their URIs are <home>/mlartifacts/<name>. An experiment whose folder still exists there, and not here, is in use
+    there, and tells nothing.
+    """
     for name, address in database.execute("select name, artifact_location from experiments"):
         path = path_of(address or "")
         if not path or path.name != name or path.parent.name != ARTIFACTS or path.parent.parent == here:
@@ -76,8 +78,8 @@ def guess(database: sqlite3.Connection, here: Path) -> Path | None:
     return None
 
 
-def same(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one folder, by a link or a mount: then the addresses by either are right."""
+def is_same_folder(one: Path, other: Path) -> bool:
+    """Whether two paths lead to the same folder, by a link or a mount: then URIs with either are right."""
     try:
         return os.path.samefile(one, other)
     except OSError:
@@ -94,7 +96,7 @@ def rewrite(database: sqlite3.Connection, before: Path, here: Path) -> None:
 
 
 def mover(before: Path, here: Path) -> Callable[[str | None], str | None]:
-    """What makes of an address inside the one folder that inside the other, and leaves all else alone."""
+    """A function that moves a URI from one folder to the other, and returns all other URIs unchanged."""
 
     def moved(address: str | None) -> str | None:
         path = path_of(address or "")
@@ -107,7 +109,7 @@ def mover(before: Path, here: Path) -> Callable[[str | None], str | None]:
 
 
 def path_of(address: str) -> Path | None:
-    """The local path of an address, which MLflow notes as file:///... or as it is; None for any other."""
+    """The local path of a URI, which MLflow stores as file:///... or as a path; None for any other URI."""
     if address.startswith("file:"):
         return Path(unquote(urlsplit(address).path, errors="surrogateescape"))
     return Path(address) if address.startswith("/") else None

@@ -1,5 +1,4 @@
-"""What MLflow's pages say in words of a dataset's experiment and its models, the result first; and which columns the
-list of runs has where a link of this project opens it.
+"""Descriptions of a dataset's experiment and models for MLflow's pages, and the columns of the list of runs.
 
 MLflow shows the first line of an experiment's description above its runs, so the verdict is that line.
 """
@@ -8,26 +7,28 @@ import json
 
 from flows.params.params_file import Params
 from flows.project import file_io, paths
-from flows.statistics.replicates import wilson
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
+from flows.statistics.replicates import wilson_interval
 
-MOST = 5000  # characters that MLflow keeps of a description
-VIEW = "trainyard"  # the view's name in links
+MOST = 5000  # characters of a description that MLflow keeps
+VIEW = "trainyard"  # the name of the view in links
 COLUMNS = (
     "metrics.`test_accuracy`", "metrics.`test_nll`", "metrics.`test_ece`", "attributes.`Dataset`",
 )  # fmt: skip
-# Of the table of `trainyard results`.
+# The columns of `trainyard results` that a description has.
 SHOWN = ("", "replicas", "validation accuracy", "test accuracy", "95% interval", "test nll", "test ece")
 
 
-def view() -> dict[str, str]:
-    """The tag of an experiment by which a link with viewStateShareKey=trainyard has these columns. MLflow itself shows
-    no metric until somebody chooses some."""
+def columns_tag() -> dict[str, str]:
+    """The tag of an experiment that gives links with viewStateShareKey=trainyard these columns.
+
+    MLflow itself shows no metric until somebody chooses some.
+    """
     return {f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": COLUMNS, "columnOrder": COLUMNS})}
 
 
 def verdict(dataset: str, card: dict) -> str:
-    """Whether the ensemble is good, in a line. `card` as `registration.Registrar.register` takes it."""
+    """One line that says how good the ensemble is. For `card` see `registration.Registrar.register`."""
     accuracy, gain = card["metrics"].get("test_accuracy"), card["metrics"].get("gain_accuracy")
     who = f"{card['method']} of {card['networks']} networks ({card['members']})"
     if accuracy is None or accuracy != accuracy:  # NaN
@@ -35,14 +36,14 @@ def verdict(dataset: str, card: dict) -> str:
     counts = data_card(dataset).get("counts")
     interval = ""
     if counts:
-        low, high = wilson(accuracy, counts["test"])
+        low, high = wilson_interval(accuracy, counts["test"])
         interval = f" of {counts['test']:,} test images (95% interval {low:.1%} to {high:.1%})"
     over = f", {gain * 100:+.2f} points over the best member" if gain is not None else ""
     return f"**{accuracy:.2%}**{interval} of {dataset} are right{over}: {who}"
 
 
 def table(params: Params) -> str:
-    """The results as a markdown table; empty where they are not there."""
+    """The results as a markdown table; empty where there are none."""
     from flows.reporting import results  # rich
 
     try:
@@ -55,8 +56,8 @@ def table(params: Params) -> str:
     return "\n".join([*rows, "", f"{results.LEGEND} The way to vote (*) was chosen on validation images."])
 
 
-def made_by(tags: dict[str, str]) -> str:
-    """The code, data and machine of a run, by its tags."""
+def provenance_sentence(tags: dict[str, str]) -> str:
+    """A sentence on the code, data and machine of a run, from its tags."""
     changed = ", with changes that are not committed" if tags["trainyard.git_dirty"] == "true" else ""
     return (
         f"Made from commit `{tags['mlflow.source.git.commit'][:12]}`{changed} and data `{tags['trainyard.data_hash']}` "
@@ -65,8 +66,8 @@ def made_by(tags: dict[str, str]) -> str:
     )
 
 
-def use(dataset: str, which: str, shape: list[int], store: str) -> str:
-    """How to load and serve a model: which is a version, as "/3", or an alias, as "@champion"."""
+def usage(dataset: str, which: str, shape: list[int], store: str) -> str:
+    """How to load and serve a model. `which` is a version, such as "/3", or an alias, such as "@champion"."""
     given = f"N×{'×'.join(map(str, shape))}"
     first = f"numpy.load('data/{dataset}/test_images.npy')[:1].tolist()"
     one = f"import json, numpy; print(json.dumps({{'inputs': {first}}}))"
@@ -87,9 +88,8 @@ python -c "{one}" \\
 ```"""
 
 
-def together(*parts: str) -> str:
-    """The parts one below the other. Of a table that makes them too long, for a thousand members, the end is left
-    out."""
+def joined(*parts: str) -> str:
+    """The parts, separated by blank lines. Where they are too long, the last rows of the table are left out."""
     text = "\n\n".join(part for part in parts if part)
     while len(text) > MOST:
         lines = text.split("\n")
@@ -103,7 +103,7 @@ def together(*parts: str) -> str:
 
 
 def data_card(dataset: str) -> dict:
-    """What data/<dataset>/dataset.json says; empty where there is none, for a model that was made elsewhere."""
+    """The content of data/<dataset>/dataset.json; empty where there is none, as for a model made elsewhere."""
     try:
         return file_io.read_json(paths.data_folder(dataset) / "dataset.json")
     except FileNotFoundError:

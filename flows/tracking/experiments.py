@@ -9,11 +9,11 @@ from flows.tracking import descriptions, mlflow_store
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # opens on the pages of trainings, not of chat models
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # pages for trainings, not for chat models
 
 
 def experiment(client: "MlflowClient", dataset: str) -> str:
-    """The id of the dataset's experiment, which is created where there is none."""
+    """The id of the dataset's experiment, which is created where it does not exist."""
     from filelock import FileLock
     from mlflow.exceptions import MlflowException
 
@@ -30,10 +30,10 @@ def experiment(client: "MlflowClient", dataset: str) -> str:
         root = mlflow_store.artifacts_address()
         try:
             created = client.create_experiment(
-                dataset, artifact_location=root and f"{root}/{quote(dataset)}", tags=KIND | descriptions.view()
+                dataset, artifact_location=root and f"{root}/{quote(dataset)}", tags=KIND | descriptions.columns_tag()
             )
         except MlflowException:
-            # Another machine was faster: the lock is this one's alone.
+            # Another machine was faster: the lock holds on this machine only.
             if found := client.get_experiment_by_name(dataset):
                 return found.experiment_id
             raise
@@ -42,15 +42,14 @@ def experiment(client: "MlflowClient", dataset: str) -> str:
         return created
 
 
-def tidy(client: "MlflowClient") -> None:
-    """Before the pages of a store are shown: no empty experiment beside this project's."""
+def remove_empty_default(client: "MlflowClient") -> None:
+    """Removes MLflow's empty default experiment from a local store, before its pages are shown."""
     if mlflow_store.store_file() and len(client.search_experiments(max_results=2)) > 1:
         remove_default(client)
 
 
 def remove_default(client: "MlflowClient") -> None:
-    """Deletes the experiment that MLflow makes in each new store, where nothing is in it: beside the dataset's it only
-    makes a visitor look twice."""
+    """Deletes the experiment "Default", which MLflow makes in each new store, where it is empty: it only distracts."""
     from mlflow.entities import ViewType
 
     found = client.get_experiment_by_name("Default")
@@ -66,16 +65,16 @@ def remove_default(client: "MlflowClient") -> None:
 
 
 def prepare() -> None:
-    """Creates store and experiment once, before stages fan out. Raises ConnectionError like `connect`."""
+    """Creates store and experiment, once, before stages run in parallel. Raises ConnectionError like `connect`."""
     from flows.params.params_file import read
 
     experiment(mlflow_store.connect(), read().dataset)
 
 
-def shown_experiment(client: "MlflowClient", dataset: str) -> str:
-    """The id of the dataset's experiment, with its columns: one that was made elsewhere, or long ago, may lack them."""
+def experiment_with_columns(client: "MlflowClient", dataset: str) -> str:
+    """The id of the dataset's experiment. Sets the columns of its list of runs, which an older one may lack."""
     own = experiment(client, dataset)
-    for key, value in descriptions.view().items():
+    for key, value in descriptions.columns_tag().items():
         if client.get_experiment(own).tags.get(key) != value:
             client.set_experiment_tag(own, key, value)
     return own

@@ -1,4 +1,4 @@
-"""Loads registered models, after checking that this project trusts them and that they are what was registered."""
+"""Loads registered models, after checking that this project trusts them and that their files are unchanged."""
 
 import sys
 import tempfile
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from flows.project.errors import InputError, UnavailableError, our_mistake
 from flows.tracking import mlflow_store, registration, registry, trusted_models
 from flows.untrusted import bounded_yaml, masking
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def champion(dataset: str) -> dict | None:
-    """Name, version, run_id, alias and tags of the dataset's champion, or None.
+    """name, version, run_id, alias and tags of the dataset's champion; None where there is none.
 
     Raises:
         ConnectionError: the store's server does not answer.
@@ -44,22 +44,24 @@ def champion(dataset: str) -> dict | None:
     }  # fmt: skip
 
 
-def load_champion(dataset: str) -> tuple["ServedEnsemble | Foreign", dict]:
-    """The champion, as `load_version` has it, and its card.
+def load_champion(dataset: str) -> tuple["ServedEnsemble | ForeignModel", dict]:
+    """The champion's model, as from `load_version`, and what `champion` says of it.
 
     Raises:
-        InputError: there is no champion, or it may not be loaded: see `trusted_models`.
-        UnavailableError: the store does not answer, or the champion cannot be loaded.
+        InputError: there is no champion, or it is not trusted, see `trusted_models`.
+        UnavailableError: the store does not answer, or the model cannot be loaded.
     """
-    found = champion_or_refuse(dataset)
+    found = require_champion(dataset)
     return load_version(dataset, found["version"], f"the champion, {dataset} version {found['version']},"), found
 
 
-def champion_or_refuse(dataset: str) -> dict:
-    """What `champion` finds. Raises InputError where there is none, UnavailableError where the store is away."""
+def require_champion(dataset: str) -> dict:
+    """Like `champion`. Raises InputError where there is none, UnavailableError where the store does not answer."""
     try:
         found = champion(dataset)
-    except Exception as error:  # each kind of store fails in a way of its own
+    except Exception as error:  # each kind of store, and each plugin, raises its own errors
+        if our_mistake(error):
+            raise
         raise UnavailableError(
             f"MLflow at {mlflow_store.shown_store()} cannot be used: {masking.sentence(error)}"
         ) from None
@@ -71,16 +73,15 @@ def champion_or_refuse(dataset: str) -> dict:
     return found
 
 
-def load_version(dataset: str, number: str, called: str = "") -> "ServedEnsemble | Foreign":
-    """A version of the dataset's model, in memory: a `ServedEnsemble`, or for one of another kind that is trusted, what
-    has its `predict` and `shape`.
+def load_version(dataset: str, number: str, called: str = "") -> "ServedEnsemble | ForeignModel":
+    """A version of the dataset's model, in memory: a `ServedEnsemble`, or a `ForeignModel` used in the same way.
 
     Args:
-        called: what it is to a person, in a message.
+        called: the model's name in a message.
 
     Raises:
-        InputError: this project neither registered nor trusts it; nothing of it is read then.
-        UnavailableError: its files cannot be had, or cannot be loaded.
+        InputError: this project neither registered nor trusts it; then nothing of it is loaded.
+        UnavailableError: its files cannot be downloaded or loaded.
     """
     copy = tempfile.TemporaryDirectory(prefix="trainyard-")
     with ExitStack() as until_loaded, loading(called or f"{dataset} version {number}"):
@@ -91,55 +92,59 @@ def load_version(dataset: str, number: str, called: str = "") -> "ServedEnsemble
             from flows.models.served_ensemble import ServedEnsemble
 
             return ServedEnsemble(data)
-        model = Foreign(folder, copy)
+        model = ForeignModel(folder, copy)
         until_loaded.pop_all()
         return model
 
 
 @contextmanager
 def loading(called: str) -> Iterator[None]:
-    """Makes a sentence of what goes wrong while a model is loaded or asked, whoever made it and however long ago."""
+    """Turns any error while a model is loaded or predicts into an UnavailableError of one sentence."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # MLflow's, torch's or the model's own
+        if our_mistake(error):
+            raise
         raise UnavailableError(f"{called} cannot be loaded: {masking.sentence(error)}") from None
 
 
 def fetch(dataset: str, number: str, place: Path) -> tuple[Path, Path | None]:
-    """Copies a version's model to below a place, without looking into it.
+    """Downloads a version's model to a folder below `place`, without loading anything.
 
     Returns:
-        Its folder, and the part of it that `served_ensemble` loads; None in a model that says it is loaded otherwise.
+        The model's folder, and the folder in it that `served_ensemble` loads; None for a model of another kind.
     """
     client = mlflow_store.connect()
     import mlflow
 
-    source = files_of(client, dataset, number)
-    refuse_elsewhere(source, f"{dataset} version {number}")
+    source = artifact_uri(client, dataset, number)
+    refuse_other_server(source, f"{dataset} version {number}")
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{dataset}/{number}", dst_path=str(place))).resolve()
-    (folder / "registered_model_meta").unlink(missing_ok=True)  # MLflow's, of this download
+    (folder / "registered_model_meta").unlink(missing_ok=True)  # MLflow writes it with each download
     try:
         flavor = bounded_yaml.read(folder / "MLmodel")["flavors"]["python_function"]
-    except InputError as error:  # which would be one of this user
+    except InputError as error:  # not an InputError: the mistake is not this user's
         raise ValueError(str(error)) from None
     data = (folder / str(flavor.get("data", ""))).resolve()
     ours = flavor.get("loader_module") == registration.LOADER and data != folder and data.is_relative_to(folder)
     return folder, data if ours else None
 
 
-def files_of(client: "MlflowClient", dataset: str, number: str) -> str:
-    """The address of a version's files."""
+def artifact_uri(client: "MlflowClient", dataset: str, number: str) -> str:
+    """The URI of a version's files."""
     address = client.get_model_version_download_uri(dataset, number)
     if address.startswith("models:/"):
         return client.get_logged_model(address.removeprefix("models:/").strip("/")).artifact_location
     return address
 
 
-def refuse_elsewhere(address: str, called: str) -> None:
-    """Raises InputError for the address of files that another server than the store's has. Whoever may write to the
-    store chooses it, and MLflow's client would send the store's password there."""
+def refuse_other_server(address: str, called: str) -> None:
+    """Raises InputError for a URI on another server than the store's.
+
+    Whoever may write to the store chooses the URI, and MLflow's client would send the store's password there.
+    """
     parts, own = urlsplit(address), urlsplit(mlflow_store.store())
     if parts.scheme in ("http", "https", "mlflow-artifacts") and parts.netloc not in ("", own.netloc):
         raise InputError(
@@ -148,12 +153,12 @@ def refuse_elsewhere(address: str, called: str) -> None:
         )
 
 
-class Foreign:
-    """A trusted model of another kind than those that are registered here; its code is run by MLflow.
+class ForeignModel:
+    """A trusted model of another kind than this project's; MLflow runs its code.
 
     Args:
-        folder: with all that belongs to it.
-        copy: what removes the folder when the model goes.
+        folder: the model's folder.
+        copy: the temporary folder that holds it, which is removed with this object.
     """
 
     def __init__(self, folder: Path, copy: tempfile.TemporaryDirectory) -> None:
@@ -163,7 +168,7 @@ class Foreign:
         try:
             self.model = mlflow.pyfunc.load_model(str(folder), suppress_warnings=True)
         finally:
-            # Two models may bring code under one name: Python would give the second one the code of the first.
+            # Two models may have modules of the same name: Python would give the second model those of the first.
             for name in set(sys.modules) - before:
                 if str(getattr(sys.modules[name], "__file__", None)).startswith(str(folder)):
                     del sys.modules[name]

@@ -1,14 +1,16 @@
-"""Logs the training of a member, and what evaluate measured of it."""
+"""Logs the training of a member, and the scores from stage evaluate."""
 
 import csv
-import os
+import functools
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import psutil
-
-from flows.project import file_io, paths
-from flows.statistics.replicates import spread
+from flows.machine import identity
+from flows.project import file_io, messages, paths
+from flows.project.errors import MISTAKES
+from flows.statistics.replicates import summarize
 from flows.tracking import artifact_addresses, experiments, mlflow_runs, mlflow_store, provenance
 from flows.untrusted import masking
 
@@ -16,17 +18,35 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from torch import nn
 
-MONITORED = "validation_nll"  # which every epoch has
-MOST_METRICS = 1000  # that MLflow takes at once
+MONITORED = "validation_nll"  # a metric that every epoch has
+MOST_METRICS = 1000  # in one call to MLflow
+
+
+def after_training(method: Callable) -> Callable:
+    """Keeps a mistake of ours in a method for `Tracker.finish` to raise, when the weights are written: they are worth
+    more. It is told where it comes up."""
+
+    @functools.wraps(method)
+    def call(self: "Tracker", *arguments: Any) -> None:
+        try:
+            method(self, *arguments)
+        except MISTAKES as error:
+            self.mistake = self.mistake or error
+            sys.excepthook(type(error), error, error.__traceback__)
+            messages.warn("this is a mistake in Trainyard itself: nothing more is logged, and the training goes on")
+
+    return call
 
 
 class Tracker:
-    """The runs of one member: one for its training, one per replica below it.
+    """The runs of one member: a parent run for its training, and a child run for each replica.
+
+    Neither a store that fails nor a mistake of ours costs a training: the first is said, the second raised by `finish`.
 
     Args:
-        card: the content of member.json, of which `replicas` may still be empty.
-        seeds: of the replicas.
-        work: keeps the ids of the runs, so that an interrupted training goes on in them.
+        card: the content of member.json; `replicas` may still be empty.
+        seeds: the seeds of the replicas.
+        work: the folder that keeps the ids of the runs, so that an interrupted training resumes them.
     """
 
     client: "MlflowClient"  # once connected
@@ -35,13 +55,18 @@ class Tracker:
         self.card, self.seeds = card, seeds
         self.ids_file = work / "runs.json" if work else None
         self.lost = False
+        self.mistake: Exception | None = None
         self.connected = False
         self.ids: dict[str, str] = {}
-        self.logged: dict[str, dict[int, float]] = {}  # by run, what is there, also of before an interruption
+        self.logged: dict[str, dict[int, float]] = {}  # by run: the epochs in the store, with their MONITORED
 
-    @mlflow_runs.unless_unreachable
+    @after_training
+    @mlflow_runs.best_effort
     def start(self) -> None:
-        self.client = mlflow_store.connect()  # may take as long as another process needs to make the store
+        self.open()
+
+    def open(self) -> None:
+        self.client = mlflow_store.connect()  # may wait for another process that creates the store
         self.connected = True
         self.begin()
 
@@ -69,12 +94,12 @@ class Tracker:
             file_io.write_json(self.ids_file, self.ids)
 
     def reopen(self) -> None:
-        """Finds the runs of an interrupted training, as far as they are in this store, and sets them running again."""
+        """Finds the runs of an interrupted training, if they are in this store, and sets their status to RUNNING."""
         import mlflow
 
         if not (self.ids_file and self.ids_file.exists()):
             return
-        ids = file_io.read_or_anew(self.ids_file, dict, {})  # the runs of a damaged note are ended by `trainyard track`
+        ids = file_io.read_or_anew(self.ids_file, dict, {})  # `trainyard track` ends the runs of a damaged note
         wanted = [key for key in ("member", *map(str, range(len(self.seeds)))) if key in ids]
         try:
             runs = {key: self.client.get_run(ids[key]) for key in wanted}
@@ -85,8 +110,8 @@ class Tracker:
             if key != "member":
                 self.logged[key] = self.epochs(key)
             self.client.update_run(run.info.run_id, status="RUNNING")
-            self.client.set_tag(run.info.run_id, "trainyard.pid", str(os.getpid()))
-            self.client.set_tag(run.info.run_id, "trainyard.process_started", str(psutil.Process().create_time()))
+            for tag, value in identity.this_process(provenance.TAG).items():
+                self.client.set_tag(run.info.run_id, tag, value)
             if mlflow_runs.ERROR in run.data.tags:
                 self.client.delete_tag(run.info.run_id, mlflow_runs.ERROR)
 
@@ -98,21 +123,25 @@ class Tracker:
         mlflow_runs.log_dataset(self.client, run, self.card["dataset"], "training")
         return run
 
-    @mlflow_runs.unless_unreachable
+    @after_training
+    @mlflow_runs.best_effort
     @mlflow_store.uninterrupted()
     def epoch(self, number: int, row: dict) -> None:
-        """Logs one row of a replica's history, unless it is there: a training goes on from its last checkpoint, and
-        comes to the same epochs again."""
+        """Logs one row of a replica's history, unless it is there already.
+
+        A training resumes from its last checkpoint, and repeats the epochs after it.
+        """
         logged = self.logged.setdefault(str(number), {})
         if logged.get(row["epoch"]) == row[MONITORED]:
             return
         self.log(str(number), {key: value for key, value in row.items() if key != "epoch"}, row["epoch"])
-        logged[row["epoch"]] = row[MONITORED]  # a replica whose process was killed comes to it again, too
+        logged[row["epoch"]] = row[MONITORED]  # a retried replica, whose process was killed, repeats it too
 
     def log(self, key: str, metrics: dict[str, float], step: int = 0) -> None:
-        self.client.log_batch(self.ids[key], metrics=mlflow_runs.entities(metrics, step))
+        self.client.log_batch(self.ids[key], metrics=mlflow_runs.metric_entities(metrics, step))
 
-    @mlflow_runs.unless_unreachable
+    @after_training
+    @mlflow_runs.best_effort
     @mlflow_store.uninterrupted()
     def fail(self, error: BaseException) -> None:
         """Ends the runs: FAILED with the reason, or KILLED where the process was asked to stop."""
@@ -124,50 +153,60 @@ class Tracker:
             self.client.set_tag(run, mlflow_runs.ERROR, masking.text(reason)[:5000])
             self.client.set_terminated(run, status)
 
-    @mlflow_runs.unless_unreachable
     def finish(self, folder: Path, seconds: float | None = None) -> None:
-        """Logs each replica's model and best epoch, and their mean and deviation to the member's run; and the
-        epochs that were not logged when they ended, before an interruption or without a store."""
+        """Logs each replica's model and best epoch, and mean and deviation of the best epochs to the member's run.
+
+        Also logs epochs that are missing, because of an interruption or since the store could not be reached.
+
+        Raises:
+            MISTAKES: what an earlier method kept: see `after_training`.
+        """
+        if self.mistake:
+            raise self.mistake
+        self.log_result(folder, seconds)
+
+    @mlflow_runs.best_effort
+    def log_result(self, folder: Path, seconds: float | None) -> None:
         from lightning_modules import weights
 
         if not self.connected:
-            self.start()
-            if self.lost:
-                return
+            self.open()
         if file := mlflow_store.store_file():
-            artifact_addresses.follow(file)  # the project may have moved while it trained
+            artifact_addresses.update_addresses(file)  # the project may have moved while it trained
         card, predictors = weights.load(folder)
-        # The best epoch's scores come from evaluate, which computes in float32 whatever the training did.
+        # Stage evaluate logs the best epoch's scores: it computes in float32, whatever the training's precision.
         best = [{"best_epoch": replica["best_epoch"]} for replica in card["replicas"]]
         self.complete(folder / "history.csv")
         for number, (replica, predictor) in enumerate(zip(card["replicas"], predictors)):
             run = self.client.get_run(self.ids[str(number)])
             mlflow_runs.log_once(self.client, run, best[number])
-            # Else it is there since before an interruption.
+            # Unless it was logged before an interruption.
             if run.data.tags.get(mlflow_runs.WEIGHTS) != replica["weights_sha256"]:
                 log_network(run.info.run_id, predictor, card)
                 self.client.set_tag(run.info.run_id, mlflow_runs.WEIGHTS, replica["weights_sha256"])
             self.client.set_terminated(run.info.run_id)
         member = self.client.get_run(self.ids["member"])
-        mlflow_runs.log_once(self.client, member, spread(best) | ({"seconds": seconds} if seconds else {}))
+        mlflow_runs.log_once(self.client, member, summarize(best) | ({"seconds": seconds} if seconds else {}))
         self.client.log_artifact(self.ids["member"], str(folder / "history.csv"))
         self.client.log_artifact(self.ids["member"], str(folder / "member.json"))
         self.client.set_terminated(self.ids["member"])
 
     def epochs(self, key: str) -> dict[int, float]:
-        """What of a run's epochs is in the store: the value of one of their numbers by epoch."""
+        """The value of MONITORED by epoch, for each epoch of a run that is in the store."""
         history = self.client.get_metric_history(self.ids[key], MONITORED)
         return {metric.step: metric.value for metric in history}
 
     def complete(self, history: Path) -> None:
-        """Logs those rows of a history file that are not in the runs yet."""
+        """Logs the rows of a history.csv that the runs lack."""
         logged = {key: self.epochs(key) for key in self.ids}
         missing: dict[str, list] = {key: [] for key in self.ids}
         with history.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 number, epoch = row.pop("replica"), int(row.pop("epoch"))
                 if epoch not in logged[number]:
-                    missing[number] += mlflow_runs.entities({name: float(value) for name, value in row.items()}, epoch)
+                    missing[number] += mlflow_runs.metric_entities(
+                        {name: float(value) for name, value in row.items()}, epoch
+                    )
         for key, metrics in missing.items():
             for start in range(0, len(metrics), MOST_METRICS):
                 self.client.log_batch(self.ids[key], metrics=metrics[start : start + MOST_METRICS])
@@ -193,13 +232,13 @@ def log_network(run: str, predictor: "nn.Module", card: dict) -> None:
             # A batch of one would be frozen into the exported program.
             input_example=np.zeros((2, *card["shape"]), np.uint8),
             serialization_format="pt2",
-            # Without it MLflow installs and imports the model in a process of its own to find out: 15 s.
+            # Without it MLflow loads the model in a process of its own to find out: 15 s.
             pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
         )
 
 
 class Scores:
-    """Brings what `evaluate` measured to the runs of the replicas that it measured."""
+    """Logs the scores from stage evaluate to the runs of a dataset's replicas."""
 
     client: "MlflowClient"
 
@@ -207,16 +246,16 @@ class Scores:
         self.dataset, self.lost = dataset, False
         self.place = ""  # the id of the dataset's experiment, once the client is connected
 
-    @mlflow_runs.unless_unreachable
+    @mlflow_runs.best_effort
     def log(self, member: str, card: dict, replicas: list[dict[str, float]]) -> None:
-        """Logs one dict of metrics to each replica's run, their mean and deviation to the member's.
+        """Logs each replica's metrics to its run, and their mean and deviation to the member's run.
 
-        Runs that do not exist, since MLflow could not be reached or the weights came from DVC's cache, are made now.
+        Makes runs that do not exist, because MLflow could not be reached or the weights came from DVC's cache.
         """
         if not self.place:
             self.client = mlflow_store.connect()
             self.place = experiments.experiment(self.client, self.dataset)
-        with mlflow_runs.alone_with_runs():
+        with mlflow_runs.runs_lock():
             runs = mlflow_runs.find_replicas(self.client, self.place, card)
             if runs is None:
                 tracker = Tracker(card, [replica["seed"] for replica in card["replicas"]])
@@ -225,5 +264,5 @@ class Scores:
                     self.lost = True
                     return
                 runs = mlflow_runs.find_replicas(self.client, self.place, card)
-            for run, metrics in zip(runs or (), [spread(replicas), *replicas], strict=True):
+            for run, metrics in zip(runs or (), [summarize(replicas), *replicas], strict=True):
                 mlflow_runs.log_once(self.client, run, metrics)

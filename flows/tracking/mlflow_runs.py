@@ -1,22 +1,21 @@
-"""Runs in MLflow: found by the digest of what they trained, logged to once, ended where their process is gone."""
+"""MLflow's runs: finds them by the digest of their weights, logs to them once, ends those whose process is gone."""
 
 import functools
 import hashlib
 import json
 import math
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
+from flows.machine import identity
 from flows.project import paths
+from flows.project.errors import DamagedError, our_mistake
 from flows.tracking import descriptions, mlflow_store, provenance
+from flows.tracking.provenance import TAG
 from flows.untrusted import masking
-from lightning_modules.errors import DamagedError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,14 +26,16 @@ ENSEMBLE = "trainyard.ensemble_sha256"
 TEST = "trainyard.test_sha256"
 MEMBER = "trainyard.member"
 ERROR = "trainyard.error"
-PATIENCE = 1200  # seconds that another process may take to log a member: its networks may be a thousand
+PATIENCE = 1200  # seconds that another process may take to log a member, which may have a thousand networks
 
 
 @contextmanager
-def alone_with_runs() -> Iterator[None]:
-    """Holds the lock under which runs, and versions of models, are looked for and made where there are none. It lies
-    beside a SQLite store; for a server it is this project's, and two machines that log one training at the same moment
-    may each make its runs."""
+def runs_lock() -> Iterator[None]:
+    """Holds the lock for looking up, and creating where missing, runs and model versions.
+
+    The lock is beside a SQLite store. For a server it is this project's: two machines that log the same training at
+    the same time may both create its runs.
+    """
     from filelock import FileLock
 
     file = mlflow_store.store_file()
@@ -44,16 +45,20 @@ def alone_with_runs() -> Iterator[None]:
         yield
 
 
-def flatten(settings: dict, prefix: str = "") -> dict[str, str]:
-    """Nested settings as MLflow's params: {"optimizer.lr": "0.001"}."""
+def flatten(nested: dict, prefix: str = "") -> dict[str, str]:
+    """A nested dict as MLflow's params: {"optimizer.lr": "0.001"}."""
     flat: dict[str, str] = {}
-    for key, value in settings.items():
+    for key, value in nested.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
     return flat
 
 
-def unless_unreachable(method: Callable) -> Callable:
-    """Makes a Tracker's method say a failure once and turns it, and all calls after it, into nothing."""
+def best_effort(method: Callable) -> Callable:
+    """Decorates a method that logs: reports its first failure, sets `self.lost`, and skips it and all later calls.
+
+    Training goes on without MLflow. What is not the store's failure is raised: a DamagedError, which is about a file
+    of this project, and a mistake in our own code.
+    """
 
     @functools.wraps(method)
     def call(self: Any, *arguments: Any) -> Any:
@@ -61,10 +66,12 @@ def unless_unreachable(method: Callable) -> Callable:
             return None
         try:
             return method(self, *arguments)
-        except DamagedError:  # a file here, and not the store
+        except DamagedError:  # about a file of this project, not the store
             raise
-        except Exception as error:  # whatever the store's trouble is, the training is worth more
+        except Exception as error:  # whatever the store's trouble is, or a plugin's, the training is worth more
             self.lost = True
+            if our_mistake(error):
+                raise
             print(
                 f"trainyard: MLflow at {mlflow_store.shown_store()} cannot be used ({masking.sentence(error)}). "
                 "The work goes on without it; `trainyard track` logs it later",
@@ -75,8 +82,8 @@ def unless_unreachable(method: Callable) -> Callable:
     return call
 
 
-def entities(metrics: dict[str, float], step: int = 0) -> list:
-    """Numbers of one epoch as MLflow takes them."""
+def metric_entities(metrics: dict[str, float], step: int = 0) -> list:
+    """The metrics of one step as MLflow's entities."""
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
@@ -84,7 +91,7 @@ def entities(metrics: dict[str, float], step: int = 0) -> list:
 
 
 def log_dataset(client: "MlflowClient", run: str, dataset: str, context: str) -> None:
-    """Notes in a run which data it saw: its name, a digest, and how many images and classes there are."""
+    """Logs the dataset of a run: its name, a digest, and the numbers of images and classes."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     card = descriptions.data_card(dataset)
@@ -105,22 +112,24 @@ def log_dataset(client: "MlflowClient", run: str, dataset: str, context: str) ->
 
 
 def log_once(client: "MlflowClient", run: "Run", metrics: dict[str, float]) -> None:
-    """Logs those numbers that a run, as it was read just now, does not have already: MLflow would append each again."""
+    """Logs the metrics that a run, which was read just now, does not have: MLflow would append them again."""
     known = run.data.metrics
     if new := {name: value for name, value in metrics.items() if name not in known or differ(known[name], value)}:
-        client.log_batch(run.info.run_id, metrics=entities(new))
+        client.log_batch(run.info.run_id, metrics=metric_entities(new))
 
 
 def differ(kept: float, value: float) -> bool:
-    """Whether a number is another one than the store has kept, in which infinity is the largest number."""
+    """Whether a value differs from the one in the store, which keeps infinity as the largest float."""
     if math.isnan(kept) or math.isnan(value):
         return math.isnan(kept) != math.isnan(value)
     return kept != min(max(value, -sys.float_info.max), sys.float_info.max)
 
 
 def find_replicas(client: "MlflowClient", place: str, card: dict) -> list | None:
-    """The run of the member's training and those of its replicas, the newest ones, or None if one is missing from the
-    experiment `place`."""
+    """The newest runs of a member's training, first, and of its replicas, in the experiment `place`.
+
+    None if one of them is missing.
+    """
     runs = []
     for replica in card["replicas"]:
         found = client.search_runs([place], f"tags.`{WEIGHTS}` = '{replica['weights_sha256']}'", max_results=1)
@@ -132,28 +141,20 @@ def find_replicas(client: "MlflowClient", place: str, card: dict) -> list | None
 
 
 def end_stale_runs() -> list[str]:
-    """Ends runs whose process on this machine is gone and that still say RUNNING. Returns their names."""
+    """Ends RUNNING runs of this machine whose process is gone, as KILLED. Returns their names."""
     client = mlflow_store.connect()
     ended = []
     everywhere = [found.experiment_id for found in client.search_experiments()]
     running: list[Run] = []
     token: str | None = ""
-    while token is not None:  # a page holds a thousand, and so many replicas may have been killed together
+    while token is not None:  # a page holds a thousand runs; more replicas may have been killed together
         page = client.search_runs(everywhere, "attributes.status = 'RUNNING'", page_token=token or None)
         running += page
         token = page.token or None
     for run in running:
         tags = run.data.tags
-        if tags.get("trainyard.host") == socket.gethostname() and not alive(tags):
+        ours = f"{TAG}{identity.HOST}" in tags
+        if ours and identity.is_of_this_machine(tags, TAG) and not identity.is_alive(tags, TAG):
             client.set_terminated(run.info.run_id, "KILLED")
             ended.append(run.info.run_name)
     return ended
-
-
-def alive(tags: dict[str, str]) -> bool:
-    """Whether the process that a run's tags name still runs; a number that another one got since does not count."""
-    try:
-        started = psutil.Process(int(tags["trainyard.pid"])).create_time()
-    except psutil.NoSuchProcess:
-        return False
-    return abs(started - float(tags["trainyard.process_started"])) < 1

@@ -1,9 +1,9 @@
-"""MLflow's server behind a login: `mlflow server` with its own options and variables, and an owner.
+"""MLflow's server with a login: `mlflow server`, with the same options and variables.
 
 Run     TRAINYARD_PASSWORD=... python -m flows.tracking.mlflow_server
 
-Beside MLflow's variables: TRAINYARD_PASSWORD is the password of the user `trainyard`, TRAINYARD_LINKS the folder of
-links that are good once, without which there are none, and TRAINYARD_START the page that they open.
+Its own variables: TRAINYARD_PASSWORD is the password of the user `trainyard`, TRAINYARD_LINKS the folder of one-time
+links (without it there are none), and TRAINYARD_START the page that they open.
 """
 
 import os
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 USER = "trainyard"
 PASSWORD, LINKS, START = "TRAINYARD_PASSWORD", "TRAINYARD_LINKS", "TRAINYARD_START"
-# Of MLflow's two sets of pages: the other one opens, by default, on traces of chat models.
+# MLflow has two sets of pages. Its default is the other one, for traces of chat models.
 EXPERIMENTS = "/experiments?workflowType=machine_learning"
 
 
 def create() -> "Door":
-    """What each process of the server runs."""
+    """The ASGI application of each process of the server."""
     from mlflow.server.fastapi_app import app
 
-    from flows.access.basic_authentication import Locked, page
+    from flows.access.basic_authentication import BasicAuthentication, page
     from flows.access.door import HOSTS, Door
     from flows.access.one_time_links import Links
 
     password, folder = os.environ[PASSWORD], os.environ.get(LINKS)
     return Door(
-        Locked(app, USER, password),
+        BasicAuthentication(app, USER, password),
         (os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS") or HOSTS).split(","),
         Links(Path(folder)) if folder else None,
         lambda: ({"user": USER, "password": password}, []),
@@ -40,7 +40,7 @@ def create() -> "Door":
 
 
 class Plugin(metadata.Distribution):
-    """MLflow finds apps among the entry points of installed packages, and this project need not be installed."""
+    """A fake package: MLflow looks for apps in the entry points of installed packages, and ours may not be one."""
 
     def read_text(self, filename: str) -> str | None:
         return {

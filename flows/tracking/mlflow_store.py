@@ -1,4 +1,4 @@
-"""MLflow's store: which it is, and a client of it."""
+"""MLflow's store: its tracking URI, and a client for it."""
 
 import functools
 import os
@@ -30,42 +30,42 @@ def in_sqlite() -> bool:
 
 
 def store_file() -> Path | None:
-    """That of a SQLite store, and None for any other: its artifacts lie beside it."""
+    """The file of a SQLite store, beside which its artifacts are; None for any other store."""
     uri = store()
-    # What follows ? are options of the database's driver.
+    # The part after ? is for the database driver.
     return Path.cwd() / uri.removeprefix("sqlite:///").partition("?")[0] if uri.startswith("sqlite:///") else None
 
 
 def artifacts_address() -> str | None:
-    """Of the folder for the artifacts of new experiments; None where the store's server says where they go."""
+    """The URI of the folder for artifacts of new experiments; None where the store's server chooses it."""
     file = store_file()
     return (file.parent / artifact_addresses.ARTIFACTS).as_uri() if file else None
 
 
 def shown_store() -> str:
-    """The tracking URI for a person to read."""
+    """The tracking URI for a person, with secrets masked."""
     return masking.address(store())
 
 
 def store_exists() -> bool:
-    """Whether there is anything to ask without creating it."""
+    """Whether there is a store. Asking a SQLite store that does not exist would create it."""
     return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (paths.home() / "mlflow.db").exists()
 
 
 def writable() -> bool:
-    """Whether the store is anything else than a file that cannot be written to, with its lock and journal beside it."""
+    """Whether the store can be written to: it is no file, or the file and its folder are writable."""
     file = store_file()
     return not file or not file.exists() or (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
 
 
 def connect() -> "MlflowClient":
-    """A client of the store, which is created where it does not exist yet.
+    """A client for the store, which is created where it does not exist.
 
     Raises:
         ConnectionError: a server does not answer within seconds.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # MLflow's own defaults try for minutes.
+    # By default MLflow retries for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -74,9 +74,9 @@ def connect() -> "MlflowClient":
     if uri.startswith(("http://", "https://")):
         import requests
 
-        # Never to a server of somebody else that has the registry: MLflow's client has one login for both.
+        # Not where another server has the registry: MLflow's client would send it the same password.
         if is_served_here() and (os.environ.get("MLFLOW_REGISTRY_URI") or uri).rstrip("/") == uri.rstrip("/"):
-            for name, value in login.for_mlflow().items():
+            for name, value in login.mlflow_client_variables().items():
                 os.environ.setdefault(name, value)
         try:
             answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5, verify=certificates())
@@ -86,12 +86,12 @@ def connect() -> "MlflowClient":
             said = printable(f"{answer.status_code} {answer.reason}"[:100])
             raise ConnectionError(f"{shown_store()} answers {said}")
     elif not in_sqlite():
-        refuse_silence(uri)
+        require_answer(uri)
     import logging
 
     import mlflow
 
-    # Its chatter about migrations and models would drown a stage's own lines.
+    # MLflow's messages about migrations and models would drown a stage's own lines.
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(uri)
@@ -102,30 +102,30 @@ def connect() -> "MlflowClient":
     from filelock import FileLock
 
     if not writable():
-        return mlflow.MlflowClient()  # which only reads; SQLite opens such a file for that alone
-    # Several processes that open a new SQLite store at once trip over each other's migrations.
+        return mlflow.MlflowClient()  # SQLite opens such a file for reading
+    # Migrations fail where several processes open a new SQLite store at once.
     with FileLock(f"{file}.lock"):
         if file == paths.home() / "mlflow.db":
             keep_private(file)
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
-        if file.is_file():  # MLflow keeps one open that was deleted under it
-            artifact_addresses.follow(file)
+        if file.is_file():  # MLflow keeps a deleted store open
+            artifact_addresses.update_addresses(file)
     return client
 
 
-@functools.cache  # once a process: of a store that was deleted since, MLflow would go on with what it has open
+@functools.cache  # once a process: MLflow keeps using the store that it has open, even if the file was deleted since
 def keep_private(file: Path) -> None:
-    """Lets other users neither read nor change the project's own store, which is made where there is none."""
+    """Closes the project's own store, which is created where missing, to other users."""
     private_files.create(file)
-    # With the locks, which who may read may hold.
+    # The locks too: whoever can read one could hold it.
     for more in ("", "-wal", "-shm", "-journal", ".lock", ".runs.lock"):
         private_files.tighten(file.with_name(f"{file.name}{more}"))
     private_files.make_folder(file.parent / artifact_addresses.ARTIFACTS)
 
 
-def refuse_silence(uri: str) -> None:
-    """Raises ConnectionError where the database server of the address does not answer: MLflow tries for minutes."""
+def require_answer(uri: str) -> None:
+    """Raises ConnectionError where a database server does not answer: MLflow would retry for minutes."""
     try:
         parts = urlsplit(uri)
         port = parts.port
@@ -140,14 +140,14 @@ def refuse_silence(uri: str) -> None:
 
 
 def certificates() -> bool | str:
-    """What a server's certificate is checked against, as MLflow's own variables say."""
+    """How to check a server's certificate, from MLflow's own variables: requests' `verify`."""
     if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
         return False
     return os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True
 
 
 def is_served_here() -> bool:
-    """Whether the store is the server that this project has brought up for itself."""
+    """Whether the store is a server that this project has started for itself."""
     there = running_servers.addresses()
     if not there or not there.get("own_mlflow", False):
         return False
@@ -156,16 +156,16 @@ def is_served_here() -> bool:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Lets an interrupt wait while SQLite is asked.
+    """Postpones interrupts inside the `with` for a SQLite store.
 
-    A query that Python interrupts stays open in this process, and with it a lock that lets nobody write: the run
-    could not even be ended as killed. A server may take minutes to answer, and has no such lock.
+    An interrupted query stays open in this process, with a lock that lets nobody write: the run could not even be
+    ended as killed. A server has no such lock, and may take minutes to answer.
     """
-    with processes.postponed() if in_sqlite() else nullcontext():
+    with processes.signals_postponed() if in_sqlite() else nullcontext():
         yield
 
 
-def described_store() -> str:
-    """The store's address in a description, which has to stay true when the project moves."""
+def portable_uri() -> str:
+    """The tracking URI for a description. It stays right when the project is moved."""
     file = store_file()
     return f"sqlite:///{file.name}" if file == paths.home() / "mlflow.db" else shown_store()

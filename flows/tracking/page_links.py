@@ -3,20 +3,20 @@
 from typing import TYPE_CHECKING
 
 from flows.access import running_servers
+from flows.project.errors import InputError
 from flows.tracking import descriptions, experiments, mlflow_runs, mlflow_store
 from flows.untrusted import masking
-from lightning_modules.errors import InputError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# Of MLflow's two sets of pages: the other one opens, by default, on traces of chat models.
+# MLflow has two sets of pages. Its default is the other one, for traces of chat models.
 TRAINING = "workflowType=machine_learning"
 
 
 def pages_address() -> str:
-    """Where MLflow's pages are: the server that is the store, what `trainyard serve` has brought up, or else what
-    `trainyard ui` opens when it is asked for no other port."""
+    """The URL of MLflow's pages: the store where it is a server, else the server that `trainyard serve` started, else
+    the default address of `trainyard ui`."""
     uri = mlflow_store.store()
     if uri.startswith(("http://", "https://")):
         return masking.address(uri).rstrip("/")
@@ -25,8 +25,10 @@ def pages_address() -> str:
 
 
 def pages() -> dict:
-    """Links into MLflow's pages for the dataset in params.yaml: `experiment`, `runs` (by member, and "ensemble"; the
-    newest of each) and, where one is registered, `model`, its newest version.
+    """Links into MLflow's pages for the dataset in params.yaml.
+
+    Returns:
+        `experiment`; `runs`, the newest run by member, and of "ensemble"; `model`, its newest version if registered.
 
     Raises:
         ConnectionError: the store's server does not answer.
@@ -35,7 +37,7 @@ def pages() -> dict:
 
     params = read()
     address, client = pages_address(), mlflow_store.connect()
-    own = experiments.shown_experiment(client, params.dataset)
+    own = experiments.experiment_with_columns(client, params.dataset)
     place = f"{address}/#/experiments/{own}/runs"
     runs = {}
     for name in (*params.members, "ensemble"):
@@ -53,15 +55,16 @@ def pages() -> dict:
 
 
 def runs_page(experiment: str) -> str:
-    """The list of an experiment's runs, with this project's columns: what follows # in its address."""
+    """The fragment (after #) of the URL of an experiment's list of runs, with this project's columns."""
     return f"/experiments/{experiment}/runs?{TRAINING}&viewStateShareKey={descriptions.VIEW}"
 
 
 def start_page(client: "MlflowClient") -> str:
-    """Where a visitor of the pages begins: at the runs on the dataset in params.yaml, which may be wrong just now."""
+    """The fragment of the page that opens first: the runs on the dataset in params.yaml, or, where that is invalid, the
+    list of experiments."""
     from flows.params.params_file import read
 
     try:
-        return runs_page(experiments.shown_experiment(client, read().dataset))
+        return runs_page(experiments.experiment_with_columns(client, read().dataset))
     except InputError:
         return f"/experiments?{TRAINING}"

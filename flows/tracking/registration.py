@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models.model import ModelInfo
 
-# What the run of a registered ensemble has to say of it before it can be champion.
+# The metrics that the run of a registered ensemble needs before it can be champion.
 SCORES = ("test_accuracy", "test_nll", "test_brier", "test_ece")
 NOTE = "mlflow.note.content"  # the description that MLflow's pages show
-NOTED = "trainyard.note_sha256"  # of the description that is this project's: one that a person has edited stays
-LOADER = "trainyard_ensemble"  # the module that travels with each registered model
+NOTED = "trainyard.note_sha256"  # of the description that this project wrote: one that a person edited is kept
+LOADER = "trainyard_ensemble"  # the module that each registered model contains
 
 
 def sha256(text: str) -> str:
@@ -26,30 +26,31 @@ def sha256(text: str) -> str:
 
 
 class Registrar:
-    """Logs an ensemble and registers it as the dataset's challenger, and as champion where there is none yet.
+    """Logs an ensemble and registers it as the dataset's challenger, and as champion where there is none.
 
-    With nobody to compare it with the gate is not asked. What has no number for a score is left a challenger.
+    The first champion does not pass the gate: there is none to compare it with. But an ensemble without a finite
+    number for a score stays a challenger.
     """
 
     def __init__(self, dataset: str) -> None:
         self.dataset, self.lost = dataset, False
 
-    @mlflow_runs.unless_unreachable
+    @mlflow_runs.best_effort
     def register(self, digest: str, card: dict, files: Path) -> dict:
-        """Registers the ensemble, unless its digest is registered already, and sets its aliases.
+        """Registers the ensemble, unless its digest is already registered, and sets its aliases.
 
         Args:
-            digest: of all that makes the ensemble: networks, method, vote weights, test data.
+            digest: of everything that determines the ensemble: networks, method, vote weights, test data.
             card: shape, class_names, method, members, test_sha256, metrics (numbers to log).
             files: the folder that `served_ensemble` loads.
 
         Returns:
-            name, version and aliases of the version, the version that is champion, None where there is none, and the
-            names of the scores that this version has no number for.
+            name, version, aliases; champion: the champion's version, None where there is none; unknown: the scores
+            for which this version has no finite number.
         """
         client = mlflow_store.connect()
-        trusted_models.note(self.dataset, files)  # also of one that is registered already: where the record was lost
-        with mlflow_runs.alone_with_runs():
+        trusted_models.note(self.dataset, files)  # also for a registered ensemble: its record may be lost
+        with mlflow_runs.runs_lock():
             known = registry.versions_of(client, self.dataset, digest)
             version = known[0].version if known else self.add(client, digest, card, files)
         client.set_registered_model_alias(self.dataset, registry.CHALLENGER, version)
@@ -59,7 +60,7 @@ class Registrar:
         return self.describe(client, version) | {"unknown": unknown}
 
     def add(self, client: "MlflowClient", digest: str, card: dict, files: Path) -> str:
-        """Logs the run and the model, and makes it a version of the registered model."""
+        """Logs a run and the model, and makes a version of the registered model. Returns the version."""
         from mlflow.entities import Param
 
         tags = provenance.provenance(self.dataset) | {
@@ -74,13 +75,13 @@ class Registrar:
             ).info.run_id
             client.log_batch(
                 run,
-                metrics=mlflow_runs.entities(card["metrics"]),
+                metrics=mlflow_runs.metric_entities(card["metrics"]),
                 params=[Param(name, str(value)[:6000]) for name, value in params.items()],
             )
             mlflow_runs.log_dataset(client, run, self.dataset, "evaluation")
         try:
             model = self.log_model(run, card, files)
-        except BaseException as error:
+        except BaseException as error:  # an interrupt as well; raised again
             with mlflow_store.uninterrupted():
                 client.set_tag(run, mlflow_runs.ERROR, masking.text(str(error))[:5000])
                 client.set_terminated(run, "FAILED")
@@ -98,22 +99,22 @@ class Registrar:
     def describe_in_words(
         self, client: "MlflowClient", run: str, version: str, tags: dict[str, str], card: dict
     ) -> None:
-        """Gives the version and its run, the model and the experiment their descriptions."""
+        """Writes the descriptions of the version, its run, the model and the experiment."""
         from flows.params.params_file import read
 
-        address = mlflow_store.described_store()
+        address = mlflow_store.portable_uri()
         said = descriptions.verdict(self.dataset, card)
-        results, made = descriptions.table(read()), descriptions.made_by(tags)
-        own = descriptions.together(
-            said, results, made, descriptions.use(self.dataset, f"/{version}", card["shape"], address)
+        results, made = descriptions.table(read()), descriptions.provenance_sentence(tags)
+        own = descriptions.joined(
+            said, results, made, descriptions.usage(self.dataset, f"/{version}", card["shape"], address)
         )
         client.update_model_version(self.dataset, version, own)
         client.set_tag(run, NOTE, own)
-        use = descriptions.use(self.dataset, f"@{registry.CHAMPION}", card["shape"], address)
+        use = descriptions.usage(self.dataset, f"@{registry.CHAMPION}", card["shape"], address)
         if not client.get_registered_model(self.dataset).description:
-            client.update_registered_model(self.dataset, descriptions.together(use))
+            client.update_registered_model(self.dataset, descriptions.joined(use))
         place = client.get_experiment(client.get_run(run).info.experiment_id)
-        whole = descriptions.together(said, results, made, use)
+        whole = descriptions.joined(said, results, made, use)
         if place.tags.get(NOTED) == sha256(place.tags.get(NOTE, "")) or not place.tags.get(NOTE):
             client.set_experiment_tag(place.experiment_id, NOTE, whole)
             client.set_experiment_tag(place.experiment_id, NOTED, sha256(whole))

@@ -1,6 +1,6 @@
-"""What MLflow's registry holds of a dataset's model: its versions, their tags, and the aliases that name them.
+"""A dataset's model in MLflow's registry: its versions, their tags and aliases.
 
-Small reads and writes, each of which the registry does whole or not at all; their order is up to `flows.promotion`.
+Each read or write is atomic. `flows.promotion` decides on their order.
 """
 
 import functools
@@ -8,9 +8,9 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from flows.project.errors import InputError, UnavailableError, our_mistake
 from flows.tracking import mlflow_runs, mlflow_store
 from flows.untrusted.masking import sentence
-from lightning_modules.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -19,12 +19,12 @@ PREVIOUS = "previous_champion"
 
 
 def absent(error: Exception) -> bool:
-    """Whether MLflow says that there is no such thing."""
+    """Whether an error of MLflow says that the entity does not exist."""
     return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
 
 
 def or_unavailable(method: Callable) -> Callable:
-    """Makes whatever trouble the store has an UnavailableError of one sentence."""
+    """Decorates a method: any error of the store becomes an UnavailableError of one sentence."""
 
     @functools.wraps(method)
     def call(self: Any, *arguments: Any) -> Any:
@@ -33,7 +33,9 @@ def or_unavailable(method: Callable) -> Callable:
                 return method(self, *arguments)
         except InputError:
             raise
-        except Exception as error:  # each kind of store fails in a way of its own
+        except Exception as error:  # each kind of store, and each plugin, raises its own errors
+            if our_mistake(error):
+                raise
             raise UnavailableError(
                 f"MLflow at {mlflow_store.shown_store()} cannot be used: {sentence(error)}"
             ) from None
@@ -44,7 +46,7 @@ def or_unavailable(method: Callable) -> Callable:
 class Registry:
     """The registered model of a dataset.
 
-    Every method raises UnavailableError where the store does not answer, or cannot write.
+    Every method raises UnavailableError where the store does not answer, or cannot be written.
     """
 
     def __init__(self, dataset: str) -> None:
@@ -56,12 +58,14 @@ class Registry:
 
     @or_unavailable
     def describe(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Aliases (the version by its alias) and tags of the model, read at one moment; both empty without a model."""
+        """(aliases, tags) of the model, from one read; both empty without a model. aliases: the version by alias."""
         if not mlflow_store.store_exists():
             return {}, {}  # asking would create it
+        from mlflow.exceptions import MlflowException
+
         try:
             model = self.client.get_registered_model(self.dataset)
-        except Exception as error:
+        except MlflowException as error:
             if absent(error):
                 return {}, {}
             raise
@@ -72,14 +76,16 @@ class Registry:
 
     @or_unavailable
     def version(self, number: str) -> dict:
-        """version, run_id and tags.
+        """version, run_id and tags of a version.
 
         Raises:
             InputError: there is no such version.
         """
+        from mlflow.exceptions import MlflowException
+
         try:
             found = self.client.get_model_version(self.dataset, number)
-        except Exception as error:
+        except MlflowException as error:
             if absent(error):
                 raise InputError(
                     f"there is no version {number} of {self.dataset} in {mlflow_store.shown_store()}"
@@ -100,43 +106,45 @@ class Registry:
         return found
 
     @or_unavailable
-    def knows(self, digest: str) -> bool:
-        """Whether a version is the ensemble of this digest."""
+    def has_ensemble(self, digest: str) -> bool:
+        """Whether the ensemble with this digest is registered."""
         return bool(versions_of(self.client, self.dataset, digest))
 
     @or_unavailable
     def metrics(self, run: str) -> dict[str, float]:
-        """What a run logged last; empty where the run was deleted."""
+        """The last values of a run's metrics; empty where the run was deleted."""
+        from mlflow.exceptions import MlflowException
+
         try:
             return dict(self.client.get_run(run).data.metrics)
-        except Exception as error:
+        except MlflowException as error:
             if absent(error):
                 return {}
             raise
 
     @or_unavailable
-    def point(self, alias: str, version: str | None) -> None:
-        """Lets an alias name another version; None takes the alias away."""
+    def set_alias(self, alias: str, version: str | None) -> None:
+        """Sets an alias to a version; None removes the alias."""
         if version is None:
             self.client.delete_registered_model_alias(self.dataset, alias)
         else:
             self.client.set_registered_model_alias(self.dataset, alias, version)
 
     @or_unavailable
-    def note(self, key: str, value: str | None) -> None:
-        """Sets a tag of the model, of at most 5000 characters; None takes it away."""
+    def set_tag(self, key: str, value: str | None) -> None:
+        """Sets a tag of the model, at most 5000 characters; None removes it."""
         if value is None:
             self.client.delete_registered_model_tag(self.dataset, key)
         else:
             self.client.set_registered_model_tag(self.dataset, key, value)
 
     @or_unavailable
-    def tag(self, version: str, key: str, value: str) -> None:
+    def set_version_tag(self, version: str, key: str, value: str) -> None:
         """Sets a tag of a version."""
         self.client.set_model_version_tag(self.dataset, version, key, value)
 
     @or_unavailable
-    def attach(self, run: str, file: str, content: dict) -> None:
+    def log_json(self, run: str, file: str, content: dict) -> None:
         """Writes JSON as an artifact of a run."""
         self.client.log_text(run, json.dumps(content, indent=2, ensure_ascii=False) + "\n", file)
 
@@ -145,5 +153,5 @@ CHALLENGER, CHAMPION = "challenger", "champion"
 
 
 def versions_of(client: "MlflowClient", dataset: str, digest: str) -> list:
-    """The versions of the dataset's model that are the ensemble of this digest."""
+    """The versions of the dataset's model that are the ensemble with this digest."""
     return client.search_model_versions(f"name = '{dataset}' and tags.`{mlflow_runs.ENSEMBLE}` = '{digest}'")

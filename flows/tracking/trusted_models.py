@@ -1,8 +1,8 @@
-"""Which registered models this project may load: those that it registered itself, and those that were trusted by name.
+"""The registered models that this project may load: those it registered itself, and those its user trusts.
 
-A model that MLflow hands out may bring programs and code of its own, and whoever may write to MLflow can put another
-one in the place of ours. So the SHA-256 of what is registered here is noted in .trainyard/registered/, where this user
-alone writes, and is looked up before anything of a model is loaded.
+A model from MLflow may contain programs and code, and whoever may write to MLflow can replace ours. So this project
+records the SHA-256 of the models it registers in .trainyard/registered/, where only this user can write, and looks it
+up before it loads anything of a model.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.project import file_io, paths
-from flows.project.private_files import write_private
+from flows.project.errors import InputError
+from flows.project.file_io import write_private
 from flows.untrusted.escaping import printable
-from lightning_modules.errors import InputError
 
 REGISTERED, TRUSTED = "registered", "trusted"
 
@@ -26,7 +26,7 @@ def record_file(dataset: str) -> Path:
 
 
 def record(dataset: str) -> dict[str, dict[str, dict]]:
-    """By REGISTERED and TRUSTED what is noted of each digest."""
+    """The record: REGISTERED and TRUSTED, each with a note for each digest."""
 
     def check(content: dict) -> dict:
         return {kind: dict(content[kind]) for kind in (REGISTERED, TRUSTED)}
@@ -35,8 +35,8 @@ def record(dataset: str) -> dict[str, dict[str, dict]]:
 
 
 @contextmanager
-def changed(dataset: str) -> Iterator[dict]:
-    """The record, to be changed: others wait."""
+def record_for_update(dataset: str) -> Iterator[dict]:
+    """Yields the record, to be changed, under a lock; saves it at the end."""
     from filelock import FileLock
 
     file = record_file(dataset)
@@ -48,26 +48,28 @@ def changed(dataset: str) -> Iterator[dict]:
 
 
 def note(dataset: str, folder: Path) -> None:
-    """Notes that this project registers, or has registered, the files in a folder."""
+    """Records that this project registers, or has registered, the files in a folder."""
     known = digest(folder)
     if known not in record(dataset)[REGISTERED]:
-        with changed(dataset) as now:
-            now[REGISTERED][known] = {"noted_at": moment()}
+        with record_for_update(dataset) as now:
+            now[REGISTERED][known] = {"noted_at": timestamp()}
 
 
 def trust(dataset: str, version: str, folder: Path) -> str:
-    """Notes that a version of somebody else's may be loaded, for as long as its files stay as they are in the folder.
-    Returns their digest."""
+    """Records that a version from elsewhere may be loaded, as long as its files stay as they are in the folder.
+
+    Returns their digest.
+    """
     known = digest(folder)
-    with changed(dataset) as now:
+    with record_for_update(dataset) as now:
         versions = {*now[TRUSTED].get(known, {}).get("versions", []), version}
-        now[TRUSTED][known] = {"versions": sorted(versions), "noted_at": moment()}
+        now[TRUSTED][known] = {"versions": sorted(versions), "noted_at": timestamp()}
     return known
 
 
 def distrust(dataset: str, version: str) -> bool:
-    """Takes that back; whether there was anything to be taken back."""
-    with changed(dataset) as now:
+    """Removes the trust in a version. Returns whether it was trusted."""
+    with record_for_update(dataset) as now:
         found = [known for known, about in now[TRUSTED].items() if version in about["versions"]]
         for known in found:
             del now[TRUSTED][known]
@@ -75,14 +77,14 @@ def distrust(dataset: str, version: str) -> bool:
 
 
 def check(dataset: str, version: str, folder: Path, data: Path | None) -> None:
-    """Before anything of a version is loaded.
+    """Checks that a version may be loaded. Has to be called before anything of it is loaded.
 
     Args:
-        folder: of the model.
-        data: the part of it that `served_ensemble` loads, None in a model without one.
+        folder: the model's folder.
+        data: the folder in it that `served_ensemble` loads; None in a model without one.
 
     Raises:
-        InputError: it was neither registered by this project nor trusted.
+        InputError: the version was neither registered by this project nor trusted.
     """
     known = record(dataset)
     if data and data.is_dir() and digest(data) in known[REGISTERED]:
@@ -98,10 +100,10 @@ def check(dataset: str, version: str, folder: Path, data: Path | None) -> None:
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 of the names and contents of all files in a folder and below it.
+    """SHA-256 of the names and contents of all files in a folder and its subfolders.
 
     Raises:
-        InputError: there is something else than files and folders, such as a link, that leads to what it does not know.
+        InputError: there is something other than files and folders, such as a link, whose target has no digest.
     """
     whole, left, files = hashlib.sha256(), [folder], []
     while left:
@@ -119,5 +121,5 @@ def digest(folder: Path) -> str:
     return whole.hexdigest()
 
 
-def moment() -> str:
+def timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")

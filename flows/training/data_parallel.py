@@ -1,7 +1,7 @@
 """Trains the replicas of a member one after another, each by several processes that divide its mini-batches.
 
-The first process of all tells the others what to train, reports and writes; the command that has started it listens,
-shows and logs. The commands on other nodes only watch over their processes.
+Rank 0 tells the other processes what to train, reports and writes. The command that started rank 0 leads: it receives
+the reports, shows and logs them. The commands on other nodes only watch their processes.
 """
 
 import os
@@ -13,15 +13,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from flows.machine import hardware
+from flows.project.errors import InputError
 from flows.training.allocation import unfinished_portions
 from flows.training.kept_results import checkpoint_file, read_result, write_result
 from flows.training.launch import Launch
 from flows.training.observers import Clock, Tracker
 from flows.training.progress import Board
-from flows.training.replicas import tell_beginning
+from flows.training.replicas import show_resumed
 from flows.training.worker_pool import End, failed, heard, workers
 from flows.training.worker_process import die_with_parent, failure, given_to_fit, train_portion
-from lightning_modules.errors import InputError
 from lightning_modules.fit import Fitted
 
 
@@ -34,25 +34,25 @@ def train_divided(
     tracker: Tracker | None = None,
     clock: Clock | None = None,
 ) -> list[Fitted]:
-    """Trains one network per seed. Where another command leads, nothing is returned.
+    """Trains one network per seed. Returns the results, or an empty list if another command leads.
 
     Args:
         card, seeds, work: as for `replicas.train_replicas`; `work` is the same folder for all nodes.
-        launch: the part of this command.
-        tracker, clock: told of every epoch, by the command that leads.
+        launch: which processes this command starts.
+        tracker, clock: notified of every epoch, in the command that leads.
 
     Raises:
-        InputError, DivergedError: as `fit` does.
-        WorkerError: one of the processes ended because of an error that it printed, or was killed: for the second time,
-            where this command starts all of them.
+        InputError, DivergedError: as for `fit`.
+        WorkerError: a process ended because of an error that it printed, or was killed; if this command starts all
+            processes, for the second time.
     """
     member, replicas = card["member"], len(seeds)
-    # Who starts all of them can start them again, from the last checkpoint.
+    # A command that starts all processes can start them again, from the last checkpoint.
     tries = 2 if not launch.by and launch.nodes == 1 else 1
     board = Board(member, replicas, card["settings"]["epochs"]) if launch.leads else None
     with board or nullcontext():
         for number in range(1, tries + 1):
-            end = once(card, seeds, work, launch, board, tracker, clock, first=number == 1)
+            end = attempt(card, seeds, work, launch, board, tracker, clock, first=number == 1)
             if end is None:
                 break
             if not end.killed or number == tries:
@@ -62,7 +62,7 @@ def train_divided(
     return [read_result(work, number) for number in range(replicas)] if launch.leads else []
 
 
-def once(
+def attempt(
     card: dict,
     seeds: list[int],
     work: Path,
@@ -73,22 +73,22 @@ def once(
     *,
     first: bool,
 ) -> End | None:
-    """Trains what is not finished; returns how a process ended that did not come to its end.
+    """Trains the unfinished portions once. Returns how a process ended too early; None if all have finished.
 
     Args:
-        first: whether nothing was tried before.
+        first: whether this is the first try.
     """
     member, replicas = card["member"], len(seeds)
     left = unfinished_portions(card, replicas, work) if launch.leads else []
     count = len(launch.local_ranks)
     with (
         meeting_place(launch) as meeting,
-        workers(count, take_part, card, seeds, work, left, launch, meeting, again=not first) as crew,
+        workers(count, process_main, card, seeds, work, left, launch, meeting, again=not first) as pool,
     ):
-        training = crew.connections
+        training = pool.connections
         if board and tracker:
             for number in set(range(replicas)) - {number for numbers in left for number in numbers}:
-                board.already(number)
+                board.finished_before(number)
             if first:
                 tracker.start()
         while training:
@@ -96,9 +96,9 @@ def once(
                 try:
                     event = connection.recv()
                 except (EOFError, OSError):
-                    ends = [crew.buried(connection)]
-                    # One that is killed takes the others along, some of which may be the first to be heard of.
-                    ends += [crew.buried(other) for other in crew.connections if crew.is_dead(other)]
+                    ends = [pool.reap(connection)]
+                    # A killed process takes the others along, and their ends may be noticed before its own.
+                    ends += [pool.reap(other) for other in pool.connections if pool.is_dead(other)]
                     return next((end for end in ends if end.killed), ends[0])
                 if "free" in event:
                     training.remove(connection)
@@ -107,7 +107,7 @@ def once(
                 elif not (board and tracker and clock):
                     raise AssertionError(f"only the command that leads hears from the first process: {event}")
                 elif "aside" in event:
-                    tell_beginning(board, event["replica"], event["aside"])
+                    show_resumed(board, event["replica"], event["aside"])
                 else:
                     board.show(event["replica"], event)
                     if "row" in event:
@@ -118,8 +118,10 @@ def once(
 
 @contextmanager
 def meeting_place(launch: Launch) -> Iterator[Path | None]:
-    """A file by which processes that this command alone starts find each other, in a folder on this machine's own disk
-    that only this user can enter; None where others start some of them."""
+    """The file by which the processes find each other, see `ProcessGroup`; None if other commands start some of them.
+
+    It lies in a folder on this machine's own disk that only this user can enter.
+    """
     if launch.by or launch.nodes > 1:
         yield None
         return
@@ -127,7 +129,7 @@ def meeting_place(launch: Launch) -> Iterator[Path | None]:
         yield Path(folder, "meeting")
 
 
-def take_part(
+def process_main(
     connection: Connection,
     place: int,
     card: dict,
@@ -137,7 +139,14 @@ def take_part(
     launch: Launch,
     meeting: Path | None,
 ) -> None:
-    """The life of one of the processes. `meeting`: see `ProcessGroup`."""
+    """The main function of one of the processes.
+
+    Args:
+        connection: to the command that started it.
+        place: index of this process among those that the command starts.
+        left: the portions to train; only the command that leads knows them.
+        meeting: see `ProcessGroup`.
+    """
     import signal
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -175,7 +184,7 @@ def take_part(
                     write_result(work, numbers[position], result)
                     tell({"finished": True, "best_epoch": result.best_epoch, "replica": position})
                 given["checkpoint"].unlink(missing_ok=True)
-    except Exception as error:
+    except Exception as error:  # `failure` raises it again, unless it can be said in a sentence
         tell(failure(error))
         return
     group.leave()

@@ -1,4 +1,4 @@
-"""What an interrupted training leaves behind, and who may go on with it."""
+"""Interrupted trainings: whether one can be resumed, its lock, and when it is deleted."""
 
 import hashlib
 import shutil
@@ -9,14 +9,17 @@ from pathlib import Path
 
 from flows.graph import code_digest
 from flows.project import file_io
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
-# How long an interrupted training can be gone on with, once the member has been trained by another recipe.
+# How long an interrupted training is kept, once the member has been trained with another recipe.
 KEPT_DAYS = 30
 
 
 def fingerprint(*parts: object) -> str:
-    """Of everything that a result depends on: work that carries another fingerprint cannot be gone on with."""
+    """16 hex digits of the SHA-256 of all that a result depends on: `parts` and the code of train.
+
+    An interrupted training with another fingerprint cannot be resumed.
+    """
     digest = hashlib.sha256()
     for part in parts:
         digest.update(repr(part).encode())
@@ -25,7 +28,7 @@ def fingerprint(*parts: object) -> str:
 
 
 class Clock:
-    """Seconds of training, those of interrupted runs included: kept in a file beside the checkpoints."""
+    """Counts seconds of training, including those of interrupted runs, in a file beside the checkpoints."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -39,18 +42,18 @@ class Clock:
         file_io.write_json(self.file, {"seconds": self.seconds()})
 
 
-def forget_old(unfinished: Path) -> None:
-    """Drops what other recipes of this member left when they were interrupted, a month ago or more."""
+def delete_old(unfinished: Path) -> None:
+    """Deletes interrupted trainings of this member, with other recipes, that are older than KEPT_DAYS."""
     for work in unfinished.iterdir():
         if time.time() - work.stat().st_mtime > KEPT_DAYS * 86400:
             shutil.rmtree(work)
-    with suppress(OSError):  # something is left in it
+    with suppress(OSError):  # the folder is not empty
         unfinished.rmdir()
 
 
 @contextmanager
-def only_one(unfinished: Path) -> Iterator[None]:
-    """Holds the lock on the training of one member. Raises InputError where another process has it."""
+def training_lock(unfinished: Path) -> Iterator[None]:
+    """Holds the lock on the training of one member. Raises InputError if another process holds it."""
     from filelock import FileLock, Timeout
 
     unfinished.parent.mkdir(parents=True, exist_ok=True)

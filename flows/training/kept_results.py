@@ -1,12 +1,12 @@
-"""What interrupted trainings keep: checkpoints, and results of replicas that have finished."""
+"""Files of an interrupted training: checkpoints, and the results of replicas that have finished."""
 
 import json
 import os
 from pathlib import Path
 
-from flows.project import messages, paths
+from flows.project import file_io, messages, paths
+from flows.project.errors import DamagedError
 from lightning_modules import sealed
-from lightning_modules.errors import DamagedError
 from lightning_modules.fit import Fitted
 
 
@@ -21,16 +21,10 @@ def result_file(work: Path, number: int) -> Path:
 def write_result(work: Path, number: int, result: Fitted) -> None:
     from safetensors.torch import save_file
 
-    target = result_file(work, number)
-    temporary = target.with_suffix(f".{os.getpid()}")
     about = {"history": json.dumps(result.history), "best_epoch": str(result.best_epoch)}
     about["sha256"] = digest_of(about, result.state)
-    try:
+    with file_io.whole(result_file(work, number)) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in result.state.items()}, temporary, about)
-        os.replace(temporary, target)
-    except BaseException:  # the disk is full, say
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def digest_of(about: dict[str, str], state: dict) -> str:
@@ -41,7 +35,7 @@ def digest_of(about: dict[str, str], state: dict) -> str:
 
 
 def read_result(work: Path, number: int) -> Fitted:
-    """Raises DamagedError for a file that is not what was written."""
+    """Reads a replica's result. Raises DamagedError if the file is not what was written."""
     from safetensors import SafetensorError, safe_open
 
     path = result_file(work, number)
@@ -57,7 +51,8 @@ def read_result(work: Path, number: int) -> Fitted:
 
 
 def is_finished(work: Path, number: int) -> bool:
-    """Whether the result of a replica is there. One that is damaged is put aside, which is said, and made again."""
+    """Whether a replica's result exists. A damaged one is renamed to <its name>.damaged, with a warning, and does not
+    count."""
     try:
         read_result(work, number)
     except FileNotFoundError:

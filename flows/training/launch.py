@@ -1,5 +1,6 @@
-"""Which of the processes that divide each mini-batch among them (`training.strategy: ddp`) this command has to start:
-those of its node, or, where torchrun or srun has started one command for each of them, its own.
+"""Which processes this command has to start, where several divide each mini-batch (`training.strategy: ddp`).
+
+Those are all of its node, or a single one if torchrun or srun starts one command per process.
 """
 
 import os
@@ -7,24 +8,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flows.params.sections import Training
-from lightning_modules.errors import InputError, counted
+from flows.project.errors import InputError, counted
 
-# In these jobs of SLURM a person types the commands; Lightning takes their names for the same.
+# Names of interactive SLURM jobs, in which a person types the commands. Lightning goes by the same names.
 INTERACTIVE = ("bash", "interactive")
 BY_HAND = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 
 
 @dataclass(frozen=True)
 class Launch:
-    """The part of this command in a training.
+    """The processes of a training, and those that this command starts.
 
     Attributes:
-        by: "torchrun" or "srun", which start a command for each process, or "" where this command starts those of its
-            node.
-        devices, nodes: processes on each node, and nodes.
-        local_ranks: of the processes that it has to start: their numbers on the node.
-        leads: whether the first process of all is among them. Only this command writes files and tells MLflow.
-        variables: of the environment, for Lightning's plugins to read in each of the processes, beside LOCAL_RANK.
+        by: the launcher: "torchrun" or "srun", which start one command per process, or "" if this command starts all
+            processes of its node.
+        devices, nodes: number of processes per node, and of nodes.
+        local_ranks: ranks on this node of the processes that this command starts.
+        leads: whether rank 0 is among them. Only the command that leads writes files and logs to MLflow.
+        variables: environment variables of each process for Lightning's plugins, beside LOCAL_RANK.
     """
 
     by: str
@@ -36,10 +37,10 @@ class Launch:
 
 
 def launch(training: Training) -> Launch | None:
-    """None where each replica trains in one process.
+    """The processes to start; None if each replica trains in one process.
 
     Raises:
-        InputError: what torchrun, SLURM or the environment says does not agree with params.yaml.
+        InputError: torchrun, SLURM or the environment disagrees with params.yaml.
     """
     by = launcher()
     devices, nodes = training.devices, training.num_nodes
@@ -48,9 +49,9 @@ def launch(training: Training) -> Launch | None:
     if training.processes == 1:
         return None
     if by == "torchrun":
-        return Launch(by, devices, nodes, (whole("LOCAL_RANK"),), whole("RANK") == 0, {})
+        return Launch(by, devices, nodes, (whole_number("LOCAL_RANK"),), whole_number("RANK") == 0, {})
     if by == "srun":
-        return Launch(by, devices, nodes, (whole("SLURM_LOCALID"),), whole("SLURM_PROCID") == 0, {})
+        return Launch(by, devices, nodes, (whole_number("SLURM_LOCALID"),), whole_number("SLURM_PROCID") == 0, {})
     ranks = tuple(range(devices))
     if nodes == 1:
         return Launch("", devices, 1, ranks, True, {"NODE_RANK": "0"})
@@ -59,7 +60,7 @@ def launch(training: Training) -> Launch | None:
             f"params.yaml: training.num_nodes is {nodes}, so start this on every node: by torchrun or srun, or by hand "
             f"with {', '.join(BY_HAND)} set, of which {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not"
         )
-    node = whole("NODE_RANK")
+    node = whole_number("NODE_RANK")
     if node >= nodes:
         raise InputError(f"NODE_RANK is {node}, but with training.num_nodes {nodes} the nodes are 0 to {nodes - 1}")
     return Launch("", devices, nodes, ranks, node == 0, {name: os.environ[name] for name in BY_HAND})
@@ -68,19 +69,19 @@ def launch(training: Training) -> Launch | None:
 def launcher() -> str:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "torchrun"
-    # A job's script has no step, or one with a number near 2**32.
+    # The script of a job has no step, or one whose id is near 2**32.
     step = os.environ.get("SLURM_STEP_ID", "")
     in_step = step.isdecimal() and int(step) < 2**31
     return "srun" if in_step and os.environ.get("SLURM_JOB_NAME") not in INTERACTIVE else ""
 
 
 def agree(by: str, training: Training) -> None:
-    """Raises InputError where another number of processes was started than params.yaml wants."""
+    """Raises InputError if the launcher started another number of processes than params.yaml says."""
     if by == "torchrun":
-        processes, here = whole("WORLD_SIZE"), whole("LOCAL_WORLD_SIZE")
+        processes, here = whole_number("WORLD_SIZE"), whole_number("LOCAL_WORLD_SIZE")
         how = "torchrun --nnodes {} --nproc-per-node {}"
     else:
-        processes, here = whole("SLURM_NTASKS"), whole("SLURM_NTASKS_PER_NODE", "0")
+        processes, here = whole_number("SLURM_NTASKS"), whole_number("SLURM_NTASKS_PER_NODE", "0")
         how = "srun --nodes={} --ntasks-per-node={}"
     if processes == training.processes == 1:
         return
@@ -98,8 +99,8 @@ def agree(by: str, training: Training) -> None:
         )
 
 
-def whole(name: str, default: str | None = None) -> int:
-    """A variable of the environment as a number. Raises InputError where it is none."""
+def whole_number(name: str, default: str | None = None) -> int:
+    """An environment variable as a whole number. Raises InputError if it is not one."""
     given = os.environ.get(name, default)
     if given is None or not given.isdecimal():
         raise InputError(f"{name} is {given!r}, but has to be a whole number")

@@ -1,4 +1,4 @@
-"""models/<dataset>/<member>/, written whole: weights, card and history."""
+"""Writes models/<dataset>/<member>/: weights, card and history."""
 
 import csv
 from pathlib import Path
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def about(seed: int, result: "Fitted") -> dict:
-    """What member.json says of a replica."""
+    """The entry of a replica in member.json."""
     from lightning_modules import weights
 
     best = result.history[result.best_epoch - 1]
@@ -26,13 +26,13 @@ def about(seed: int, result: "Fitted") -> dict:
 
 
 def write(target: Path, card: dict, seeds: list[int], fitted: "list[Fitted]") -> dict:
-    """DVC takes what lies in models/<dataset> for results: the folder appears there whole, or not at all.
+    """Writes the folder whole or not at all: DVC takes whatever is in models/<dataset> for results.
 
     Args:
-        card: that of the training, which goes into member.json with what came out.
+        card: the training's, see `Resolved.card`.
 
     Returns:
-        The content of member.json: with history_sha256 and `replicas`, what is said of each.
+        The content of member.json: the card with history_sha256, and with `replicas`, an entry for each.
     """
     from flows.data import dataset
     from lightning_modules import weights

@@ -1,4 +1,4 @@
-"""What a person sees of a training: a bar for each replica on a terminal, now and then a line in a log."""
+"""Shows the progress of a training: a bar for each replica on a terminal, now and then a line in a log."""
 
 import sys
 import time
@@ -47,19 +47,19 @@ class Board:
         if self.bars:
             self.bars.stop()
 
-    def already(self, number: int) -> None:
+    def finished_before(self, number: int) -> None:
         """Replica `number` was finished by an earlier run."""
         if self.bars:
             self.bars.update(self.rows[number], completed=self.epochs, epoch=self.epochs, numbers="done before")
         else:
             print(f"{self.member}-{number}: finished before", flush=True)
 
-    def goes_on(self, number: int) -> None:
-        """Replica `number` was interrupted, and starts behind its last checkpoint."""
+    def resumes(self, number: int) -> None:
+        """Replica `number` was interrupted, and resumes from its last checkpoint."""
         self.tell(f"{self.member}-{number}: going on with a training that was interrupted")
 
-    def begins_anew(self, number: int, aside: Path) -> None:
-        """The checkpoint of replica `number` was damaged, and is put aside."""
+    def restarts(self, number: int, aside: Path) -> None:
+        """The checkpoint of replica `number` was damaged, and is now the file `aside`."""
         self.tell(
             f"{self.member}-{number}: its checkpoint was damaged, and is put aside as {aside}: the training begins anew"
         )

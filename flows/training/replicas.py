@@ -1,9 +1,8 @@
-"""Trains the replicas of a member side by side: worker processes that train, and this process, which listens,
-shows and logs what they report.
+"""Trains the replicas of a member side by side in worker processes. This process shows and logs what they report.
 
-A worker trains one replica at a time (`training.parallel` is processes), or several as one stacked computation. Where
-that would leave workers idle at the end, they take turns of some epochs at each. What a worker that was killed had in
-hand is tried once more, from its checkpoint.
+A worker trains one replica at a time (`training.parallel` is processes), or several as one stacked computation. If
+workers would be idle at the end, replicas are trained in turns of some epochs. The replicas of a worker that was killed
+are tried once more, from their checkpoint.
 """
 
 import math
@@ -23,28 +22,28 @@ def train_replicas(
     """Trains one network per seed, `jobs` at a time.
 
     Args:
-        card: member, dataset, recipe, settings, class_names, mean and std.
+        card: with member, dataset, recipe, settings, class_names, mean and std.
+        work: folder of the replicas' checkpoints and results.
         jobs: replicas, or stacks of them, that train at a time.
-        work: keeps what each replica needs to go on, and its result once it has one.
-        tracker: told of every epoch.
-        clock: kept at every epoch.
+        tracker: notified of every epoch.
+        clock: saved at every epoch.
 
     Raises:
-        InputError, DivergedError: as `fit` does, naming member and replica.
+        InputError, DivergedError: as for `fit`, with member and replica in the message.
         WorkerError: a worker process ended because of an error that it printed, or two were killed at the same replica.
     """
     member = card["member"]
     work_left = allocation.unfinished_portions(card, len(seeds), work)
-    begun: set[int] = set()  # in this run, be it for one turn
+    begun: set[int] = set()  # replicas that have trained in this run, if only for a turn
     epochs = card["settings"]["epochs"]
     turn = math.ceil(epochs / allocation.turns(len(work_left), jobs, epochs))
     with (
-        worker_pool.workers(min(jobs, len(work_left)), worker_process.serve, card, seeds, work, devices, turn) as crew,
+        worker_pool.workers(min(jobs, len(work_left)), worker_process.serve, card, seeds, work, devices, turn) as pool,
         Board(member, len(seeds), epochs) as board,
     ):
-        idle = list(crew.connections)
+        idle = list(pool.connections)
         for number in set(range(len(seeds))) - {number for numbers in work_left for number in numbers}:
-            board.already(number)
+            board.finished_before(number)
         running: dict[Connection, list[int]] = {}
         again: list[list[int]] = []
 
@@ -54,24 +53,24 @@ def train_replicas(
                 running[connection] = numbers
                 try:
                     connection.send(numbers)
-                except OSError:  # killed while it waited
+                except OSError:  # the worker was killed while it waited
                     lost(connection)
 
         def lost(connection: Connection) -> None:
             numbers = running.pop(connection)
-            end = crew.buried(connection)
+            end = pool.reap(connection)
             if not end.killed or numbers in again:
                 raise worker_pool.failed(names(member, numbers), end, twice=numbers in again)
             board.tell(f"the process that trained {names(member, numbers)} {end.how}: it is tried once more")
             again.append(numbers)
-            # After the others, and with one process fewer where there are others: it may be for want of memory.
+            # Last in the queue, and without a new process if others are left: the reason may be a lack of memory.
             work_left.append(numbers)
             begun.difference_update(numbers)
-            if not crew.connections:
-                idle.append(crew.start())
+            if not pool.connections:
+                idle.append(pool.start())
 
         hand_out()
-        tracker.start()  # the replicas train while MLflow loads: a second, and more where it makes a new store
+        tracker.start()  # after the workers, which train while MLflow loads: a second, or more to make a new store
         while running:
             for connection in worker_pool.heard(running):
                 try:
@@ -90,7 +89,7 @@ def train_replicas(
                     raise event["failed"](f"{member}, replica {number}: {event['message']}")
                 if "aside" in event:
                     if event["aside"] or number not in begun:
-                        tell_beginning(board, number, event["aside"])
+                        show_resumed(board, number, event["aside"])
                     continue
                 begun.add(number)
                 board.show(number, event)
@@ -101,12 +100,16 @@ def train_replicas(
     return [kept_results.read_result(work, number) for number in range(len(seeds))]
 
 
-def tell_beginning(board: Board, number: int, aside: Path | None) -> None:
-    """That of a replica for which there was a checkpoint: see `fit.Settings.report`."""
+def show_resumed(board: Board, number: int, aside: Path | None) -> None:
+    """Says that a replica resumes from its checkpoint, or begins anew because the checkpoint was damaged.
+
+    Args:
+        aside: see `fit.Settings.report`.
+    """
     if aside:
-        board.begins_anew(number, paths.shown(aside))
+        board.restarts(number, paths.shown(aside))
     else:
-        board.goes_on(number)
+        board.resumes(number)
 
 
 def names(member: str, numbers: list[int]) -> str:

@@ -1,6 +1,6 @@
-"""How a member is trained, resolved once: what params.yaml says, the data, and this machine.
+"""Resolves how a member is trained, once, from params.yaml, the data's card and this machine.
 
-The frozen object that comes out is what the training, MLflow and the saved weights share.
+The result is a frozen object that the training, MLflow and the saved weights share.
 """
 
 import copy
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from flows.machine import hardware
 from flows.params.params_file import Params
+from flows.project.errors import InputError
 from flows.training.launch import Launch
-from lightning_modules.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class Resolved:
     """The training of one member.
 
     Attributes:
-        seed: that of params.yaml, out of which each replica has its own.
+        seed: that of params.yaml, from which each replica's seed is derived.
         recipe: what makes its networks: network, activation, initializer, dropout, optimizer, schedule, replicas, ...
         settings: how they are trained: epochs, batch_size, augment, accelerator, precision, threads, parallel, ...
-        data: shape (height × width × channels), class_names, and mean and std of each channel.
-        parameters: of one network.
-        jobs: replicas that train at once on this machine. Nothing that is learned depends on it.
+        data: shape (height, width, channels), class_names, and mean and std of each channel.
+        parameters: number of parameters of one network.
+        jobs: replicas that train at once on this machine. Results do not depend on it.
     """
 
     member: str
@@ -38,7 +38,7 @@ class Resolved:
 
     @property
     def card(self) -> dict:
-        """As member.json has it, apart from what came out; plain JSON types, a copy each time."""
+        """The content of member.json before the results, in plain JSON types; a new copy each time."""
         return copy.deepcopy(
             {
                 "member": self.member,
@@ -53,25 +53,26 @@ class Resolved:
 
     @property
     def seeds(self) -> list[int]:
-        """Of the replicas."""
+        """One seed per replica."""
         return [replica_seed(self.seed, self.member, number) for number in range(self.recipe["replicas"])]
 
     @property
-    def of_a_replica(self) -> dict:
-        """All that the result of one replica depends on. Another number of replicas leaves those that are trained as
-        they are."""
+    def replica_inputs(self) -> dict:
+        """All that the result of one replica depends on: the card without the number of replicas, so that a change of
+        that number keeps the trained ones."""
         card = self.card
         del card["recipe"]["replicas"]
         return card
 
 
 def resolve(params: Params, member: str, data_card: Mapping, part: Launch | None) -> Resolved:
-    """Decides by rules what params.yaml leaves open: accelerator, precision and how replicas train. The network
-    and its optimizer are built once, so that what torch refuses is said before anything starts.
+    """Decides by rules what params.yaml leaves open: accelerator, precision and how replicas train.
+
+    Builds the network and its optimizer once, so that torch refuses a bad recipe before anything starts.
 
     Args:
-        data_card: that of the dataset.
-        part: this command's, of a training whose mini-batches are divided among processes.
+        data_card: the dataset's card.
+        part: the processes of this command, if several divide each mini-batch; else None.
 
     Raises:
         InputError: the recipe cannot be used.
@@ -88,9 +89,9 @@ def resolve(params: Params, member: str, data_card: Mapping, part: Launch | None
         "precision": hardware_precision(training.precision, accelerator),
     }
     data = {key: data_card[key] for key in ("shape", "class_names", "mean", "std")}
-    # A pool of threads in this process would hang the first parallel operation of the processes forked from it.
+    # With a thread pool in this process, the first parallel operation in a forked process would hang.
     torch.set_num_threads(1)
-    parameters = try_out({"recipe": recipe, **data})
+    parameters = build_once({"recipe": recipe, **data})
     jobs = side_by_side(recipe["replicas"], settings["threads"], accelerator, training.devices)
     if part and settings["parallel"] == "auto":
         settings["parallel"] = "processes"
@@ -101,12 +102,12 @@ def resolve(params: Params, member: str, data_card: Mapping, part: Launch | None
 
 
 def replica_seed(seed: int, member: str, replica: int) -> int:
-    """Another one for each replica of each member, the same however many there are. 32 bits."""
+    """A 32-bit seed, different for each replica of each member, and independent of how many there are."""
     return zlib.crc32(f"{seed}/{member}/{replica}".encode())
 
 
 def side_by_side(replicas: int, threads: int, accelerator: str, devices: int) -> int:
-    """How many replicas train at once: one per GPU, or as many as the cores have room for."""
+    """The number of replicas that train at once: one per GPU, or as many as the cores have room for."""
     if accelerator == "gpu":
         return min(replicas, devices)
     return max(1, min(replicas, hardware.allotted_cores() // threads))
@@ -115,16 +116,19 @@ def side_by_side(replicas: int, threads: int, accelerator: str, devices: int) ->
 def processes_or_stacked(card: dict, replicas: int, jobs: int) -> str:
     """Resolves `training.parallel`: replicas in processes of their own, or stacked into one computation.
 
-    A rule by network and device, not a measurement, which may come out differently the next time, while the two round
-    differently. Each replica has its process on a CPU or where there are several GPUs. One GPU, far too large for one
-    small network of fully connected layers, trains those, all of which can be, stacked.
+    "auto" is a rule by network and device. A measurement could decide differently the next time, and the two ways round
+    differently. On a CPU, or with several GPUs, each replica has its own process. A single GPU is far too large for one
+    small fully connected network, so it trains these stacked; every mlp can be stacked.
 
     Args:
-        card: recipe, shape, class_names, settings (of which `parallel` may be "auto").
+        card: with recipe, shape, class_names and settings, whose `parallel` may be "auto".
         jobs: processes that may run side by side.
 
+    Returns:
+        "processes" or "stacked".
+
     Raises:
-        InputError: stacked is asked for, and the network cannot be stacked.
+        InputError: params.yaml says stacked, and the network cannot be stacked.
     """
     from lightning_modules import networks
     from lightning_modules.stacked import NotStackableError, stack
@@ -143,9 +147,9 @@ def processes_or_stacked(card: dict, replicas: int, jobs: int) -> str:
     return "stacked"
 
 
-def try_out(card: dict) -> int:
-    """Builds the network and its optimizer once, so that what torch refuses is said before anything starts.
-    Returns the number of parameters."""
+def build_once(card: dict) -> int:
+    """Builds the network and its optimizer once, so that torch refuses a bad recipe before anything starts. Returns the
+    number of parameters."""
     from lightning_modules import networks, optimizers
 
     network = networks.build(card["recipe"], card["shape"], len(card["class_names"]))

@@ -1,4 +1,4 @@
-"""The worker processes of a training, as this process sees them: what they say, and how they end."""
+"""The worker processes of a training, seen from their parent: started, connected, and how they end."""
 
 import multiprocessing
 import signal
@@ -12,9 +12,9 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from flows.machine import hardware
-from lightning_modules.errors import WorkerError
+from flows.project.errors import WorkerError
 
-PATIENCE = 5.0  # seconds for a process whose connection is closed to be gone
+PATIENCE = 5.0  # seconds that a process may take to end after its connection was closed
 MOMENT = 0.5  # seconds
 
 
@@ -26,14 +26,19 @@ def failed(what: str, end: "End", twice: bool) -> WorkerError:
 
 @dataclass(frozen=True)
 class End:
-    """How a worker ended, and what the system had to say of that."""
+    """How a worker ended.
+
+    Attributes:
+        code: exit code, or minus the number of a signal.
+        memory: a note on the system's memory, for a message.
+    """
 
     code: int | None
     memory: str
 
     @property
     def killed(self) -> int:
-        """The number of the signal, or 0. Lightning ends a process that gets one by an exit code of shells."""
+        """The number of the signal that ended the worker, or 0. Lightning exits with 128 + the number, as shells do."""
         code = self.code or 0
         return -code if code < 0 else max(0, code - 128)
 
@@ -52,32 +57,32 @@ def heard(connections: Iterable[Connection]) -> list[Connection]:
     return [one for one in wait(list(connections)) if isinstance(one, Connection)]
 
 
-class Crew:
-    """Worker processes, and a connection to each.
+class WorkerPool:
+    """Worker processes, with a connection to each.
 
     Args:
-        life: what each does: called with its end of a connection, its number, the card and the arguments.
-        again: whether there was another crew in this process.
+        target: the main function of each, called with its end of the connection, its number, the card and `arguments`.
+        again: whether this process had workers before.
     """
 
-    def __init__(self, life: Callable, card: dict, *arguments: Any, again: bool = False) -> None:
-        self.life, self.arguments = life, (card, *arguments)
-        # MLflow may have been loaded since others were started, with its threads.
+    def __init__(self, target: Callable, card: dict, *arguments: Any, again: bool = False) -> None:
+        self.target, self.arguments = target, (card, *arguments)
+        # After the first workers MLflow may have been loaded, whose threads make a fork unsafe.
         self.method = "spawn" if again else start_method(card["settings"]["accelerator"])
         self.processes: dict[Connection, BaseProcess] = {}
         self.started = 0
-        self.kills = hardware.memory_kills()
+        self.kills = hardware.out_of_memory_kills()
 
     @property
     def connections(self) -> list[Connection]:
         return list(self.processes)
 
     def start(self) -> Connection:
-        """One more, whose number is the next one."""
+        """Starts another worker, with the next number, and returns the connection to it."""
         context = multiprocessing.get_context(self.method)
         here, there = context.Pipe()
         process = context.Process(  # type: ignore[attr-defined]  # which each kind of context has
-            target=self.life, args=(there, self.started, *self.arguments), daemon=True
+            target=self.target, args=(there, self.started, *self.arguments), daemon=True
         )
         process.start()
         there.close()
@@ -85,18 +90,18 @@ class Crew:
         self.processes[here] = process
         return here
 
-    def buried(self, connection: Connection) -> End:
-        """How it ended, now that nothing comes from it any more. It is one of the crew no longer."""
+    def reap(self, connection: Connection) -> End:
+        """Removes a worker whose connection was closed, waits for its end, and returns how it ended."""
         process = self.processes.pop(connection)
         process.join(PATIENCE)
         process.kill()
         process.join()
         connection.close()
-        # Who ends the whole stage has sent this process a signal too, which it is to see first.
+        # If the whole stage is being ended, this process has got a signal as well. Let it arrive first.
         time.sleep(MOMENT)
-        self.method = "spawn"  # see above
-        memory = hardware.memory()
-        if hardware.memory_kills() > self.kills:
+        self.method = "spawn"  # see __init__
+        memory = hardware.free_memory()
+        if hardware.out_of_memory_kills() > self.kills:
             memory = f"the system was out of memory and killed for it; {memory}"
         return End(process.exitcode, memory)
 
@@ -105,26 +110,29 @@ class Crew:
 
     def end(self) -> None:
         for process in self.processes.values():
-            process.kill()  # it loses what follows its last checkpoint: files are renamed into place
+            process.kill()  # loses only what follows its last checkpoint: files are renamed into place
         for process in self.processes.values():
             process.join()
 
 
 @contextmanager
-def workers(count: int, life: Callable, card: dict, *arguments: Any, again: bool = False) -> Iterator[Crew]:
-    """Starts `count` processes; ends them whatever happens. For the arguments see `Crew`."""
+def workers(count: int, target: Callable, card: dict, *arguments: Any, again: bool = False) -> Iterator[WorkerPool]:
+    """Starts `count` worker processes, and ends them on exit. For the arguments see `WorkerPool`."""
     sys.stdout.flush()
     sys.stderr.flush()
-    crew = Crew(life, card, *arguments, again=again)
+    pool = WorkerPool(target, card, *arguments, again=again)
     try:
         for _ in range(count):
-            crew.start()
-        yield crew
+            pool.start()
+        yield pool
     finally:
-        crew.end()
+        pool.end()
 
 
 def start_method(accelerator: str) -> str:
-    """A fork where that is safe, so that torch and Lightning, seconds of import, are loaded once: on Linux, in a
-    process that has computed no gradient, and without CUDA, neither of which survives a fork."""
+    """The start method of `multiprocessing`: fork where that is safe, so that torch and Lightning are imported only
+    once, which takes seconds.
+
+    A fork is safe on Linux, without CUDA, and in a process that has computed no gradient.
+    """
     return "fork" if sys.platform == "linux" and accelerator == "cpu" else "spawn"

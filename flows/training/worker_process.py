@@ -1,4 +1,4 @@
-"""The life of a worker process, which trains one replica or a stack of them."""
+"""The main function of a worker process, which trains one replica or a stack of them."""
 
 import multiprocessing
 import os
@@ -9,16 +9,21 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from flows.machine import hardware
+from flows.project.errors import DamagedError, DivergedError, ExhaustedError, InputError, exhausted
 from flows.training import kept_results
-from lightning_modules.errors import DamagedError, DivergedError, ExhaustedError, InputError, exhausted
 from lightning_modules.fit import Fitted, fit, fit_together
 
 
 def serve(
     connection: Connection, place: int, card: dict, seeds: list[int], work: Path, devices: int, turn: int
 ) -> None:
-    """A worker's life: trains the replicas whose numbers it is sent for a turn, as one computation where there are
-    several."""
+    """The main function of a worker. Receives lists of replicas' numbers, and trains each list for a turn, several
+    replicas as one stacked computation.
+
+    Args:
+        place: index of this worker, which selects its GPU.
+        turn: epochs per turn.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
     threading.Thread(target=die_with_parent, daemon=True).start()
@@ -44,14 +49,14 @@ def serve(
                     kept_results.write_result(work, numbers[position], result)
                     tell({"finished": True, "best_epoch": result.best_epoch, "replica": position})
                 checkpoint.unlink(missing_ok=True)
-        except Exception as error:
+        except Exception as error:  # `failure` raises it again, unless it can be said in a sentence
             tell(failure(error))
             return
         tell({"free": True, "finished": finished})
 
 
 def failure(error: Exception) -> dict:
-    """What a worker tells of an error that it can say in a sentence; any other one is raised again."""
+    """The event that reports an error whose message is a sentence. Raises any other error again."""
     if isinstance(error, (InputError, DivergedError)):
         kind = InputError if isinstance(error, DamagedError) else type(error)
         return {"failed": kind, "message": str(error), "replica": getattr(error, "replica", 0)}
@@ -62,13 +67,13 @@ def failure(error: Exception) -> dict:
 
 
 def given_to_fit(card: dict) -> dict:
-    """The data and what the card says of the training, as `fit` takes them."""
+    """The arguments of `fit` that come from the data and the card."""
     from flows.data import dataset
 
     data = dataset.load(card["dataset"], check=False)
     return {
-        "training": data.part("train"),
-        "validation": data.part("validation"),
+        "training": data.split_view("train"),
+        "validation": data.split_view("validation"),
         **{key: card[key] for key in ("class_names", "mean", "std")},
         **{key: value for key, value in card["settings"].items() if key not in ("parallel", "processes")},
     }
@@ -81,8 +86,11 @@ def train_portion(recipe: dict, seeds: list[int], given: dict) -> list[Fitted]:
 
 
 def die_with_parent() -> None:
-    """Ends this process soon after its parent, which, killed, could not do so: it would go on holding the
-    member's lock, and for ever where it waits for work (its forked siblings keep the connection open)."""
+    """Ends this process soon after its parent, which cannot end it when it is killed itself.
+
+    Otherwise this process would keep the member's lock, and even for ever if it waits for work: forked siblings keep
+    its connection open.
+    """
     parent = multiprocessing.parent_process()
     while parent and parent.is_alive():
         time.sleep(0.5)

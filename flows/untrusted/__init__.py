@@ -1,1 +1,1 @@
-"""What somebody else made, rendered harmless: text, files, YAML; and secrets, masked wherever they are quoted."""
+"""Input from other people made harmless: text, files, YAML; and secrets masked wherever they are quoted."""

@@ -1,7 +1,7 @@
-"""YAML that somebody wrote: read within bounds, so that no file takes minutes or gigabytes, or refused in one sentence.
+"""Reads YAML within bounds: no file takes minutes or gigabytes; one that would is refused in one sentence.
 
-PyYAML's safe loader runs no code, but a few lines of aliases stand for billions of values, merged keys copy them, a
-line of brackets is deeper than Python's stack, and a scalar with a wrong tag raises whatever its constructor does.
+PyYAML's safe loader runs no code. But a few lines of aliases stand for billions of values, merged keys copy them, a
+line of brackets is deeper than Python's stack, and a scalar with a wrong tag raises whatever its constructor raises.
 """
 
 import os
@@ -11,22 +11,22 @@ from typing import Any
 
 import yaml
 
-from lightning_modules.errors import InputError, sentence
+from flows.project.errors import InputError, sentence
 
 MOST_BYTES = 1_000_000
-MOST_VALUES = 100_000  # keys and values, each alias counted as all that it stands for
-MOST_LEVELS = 30  # of lists and mappings in each other
+MOST_VALUES = 100_000  # keys and values; an alias counts as all that it stands for
+MOST_LEVELS = 30  # of nested lists and mappings
 
-# PyYAML's loader in Python takes four times as long as that in C, which not every build of it has.
+# PyYAML's C loader, which not every build has, is four times as fast as the one in Python.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# What the constructors of single values raise: int("x"), {}["maybe"], None.groupdict(), ""[0].
+# What the constructors of scalars raise: int("x"), {}["maybe"], None.groupdict(), ""[0].
 WRONG_VALUE = (ValueError, KeyError, AttributeError, IndexError, TypeError, OverflowError)
 
 
 def read(path: Path) -> Any:
-    """As `load`; InputError also for a file that is not there, or no plain file."""
+    """The content of a YAML file, as `load`. Also raises InputError where it does not exist or is no plain file."""
     try:
-        # A pipe would be waited for.
+        # O_NONBLOCK: opening a named pipe would wait for a writer.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise InputError(f"{path} is no plain file")
@@ -41,10 +41,10 @@ def load(content: bytes, source: str) -> Any:
     """The content of a YAML file.
 
     Args:
-        source: what the file is called in an error.
+        source: the name of the file in an error message.
 
     Raises:
-        InputError: it is no YAML, or no such YAML as a person writes.
+        InputError: it is no valid YAML, or exceeds a bound.
     """
     if len(content) > MOST_BYTES:
         raise InputError(f"{source} has more than {MOST_BYTES:,} bytes: so much is not read")
@@ -61,7 +61,7 @@ def load(content: bytes, source: str) -> Any:
 
 
 def refuse_growth(text: str, source: str) -> None:
-    """Counts what the text stands for before anything of it is made."""
+    """Raises InputError for too many values or levels, which are counted before any value is built."""
     open_nodes: list[
         tuple[str | None, int]
     ] = []  # the anchor of each open list and mapping, and the count at its start

@@ -1,8 +1,8 @@
-"""Hides what is secret in addresses, and in text that quotes them, before it is shown, logged, tagged or noted.
+"""Masks secrets in URLs, and in text that quotes them, before they are shown, logged, tagged or saved.
 
-An address may hold a password, a token in the user's place, or keys in its query or behind its #. An error of another
-library may quote any part of it: so what the environment holds in secret is hidden wherever it stands, and beside that
-whatever looks like an address has its secret places hidden.
+A URL may hold a password, a token in the user's place, or keys in its query or fragment. Another library's error may
+quote any part of it. So the secrets of the environment are masked wherever they appear, and the secret parts of
+whatever looks like a URL are masked too.
 """
 
 import functools
@@ -11,57 +11,59 @@ import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
-from lightning_modules import errors
+from flows.project import errors
 
 HIDDEN = "***"
 ADDRESS = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)([^\s\"'<>`|]+)")
 # A path with a query and no host, as urllib3 quotes it.
 PATH = re.compile(r"(?<![\w:/.])(/[^\s\"'<>`|?]*\?)([^\s\"'<>`|]+)")
 PAIR = re.compile(r"([^&;=]*)(=?)([^&;]*)")
-# What is known from these is of no use to anybody: of MLflow's pages, and of how a store is spoken to.
+# Keys of a query whose values are no secret: of MLflow's pages, and of connections to databases.
 HARMLESS = {
     "charset", "check_same_thread", "compareRunsMode", "connect_timeout", "driver", "mode", "region", "sslmode",
     "timeout", "viewStateShareKey", "workflowType",
 }  # fmt: skip
-# In the addresses of databases the user's name is half of what one needs to know. Elsewhere it may be the token.
+# Databases, whose URLs are more useful with the user's name. Elsewhere the user's name may be a token.
 DATABASES = ("mssql", "mysql", "oracle", "postgres", "postgresql", "sqlite")
-# Variables that are secret as a whole; those among them that name a file; and values that are no secret.
+# Names of variables whose whole value is secret; names of those that hold a path; and values that are no secret.
 SECRET = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|ACCESS_?KEY|AUTH_?(STRING|KEY)|CREDENTIAL", re.IGNORECASE)
 FILE = re.compile(r"(FILE|PATH|DIR|FOLDER|CREDENTIALS)$", re.IGNORECASE)
 NO_SECRET = re.compile(r"true|false|none|\d{1,7}", re.IGNORECASE)
-# Passwords that are none: as secrets they would be hidden in all that is said.
+# Default passwords, which are also plain words: masked, they would vanish from every text.
 WORDS = {"mlflow", "prefect", "postgres", "trainyard"}
-SHORTEST, SURE = 5, 8  # signs: fewer stand in any text; from so many on also in the midst of other signs
+# Characters of a secret: a shorter one is not masked, since it may appear in any text; from SURE on a secret is masked
+# also inside a word.
+SHORTEST, SURE = 5, 8
 
 
 def address(given: str) -> str:
-    """An address with *** for all in it that may be secret. A path stays as it is."""
+    """A URL with *** for all parts that may be secret. A path stays as it is."""
     scheme, mark, rest = given.partition("://")
     if mark:
         return f"{scheme}://{without_secrets(scheme, rest)}"
-    if "@" in given and not given.startswith(("/", ".", "~")):  # without its scheme, or with half of one
+    if "@" in given and not given.startswith(("/", ".", "~")):  # a URL without its scheme, or with half of it
         return without_secrets("", f":{given}")
     return given
 
 
 def text(said: str) -> str:
-    """What another library or program says, with *** for secrets."""
-    whole, secrets = known(tuple(os.environ.items()))
+    """The text of another library or program, with *** for secrets."""
+    whole, secrets = environment_secrets(tuple(os.environ.items()))
     for value, shown in whole.items():
         said = said.replace(value, shown)
     said = ADDRESS.sub(lambda found: found[1] + without_secrets(found[1].removesuffix("://"), found[2]), said)
-    said = PATH.sub(lambda found: found[1] + pairs(found[2]), said)
+    said = PATH.sub(lambda found: found[1] + masked_query(found[2]), said)
     return secrets.sub(HIDDEN, said) if secrets else said
 
 
 def sentence(error: BaseException, most: int | None = 300) -> str:
-    """As that of `lightning_modules.errors`, of an error that may quote an address."""
+    """An error as one sentence, like `flows.project.errors.sentence`, with *** for secrets."""
     return text(errors.sentence(error, None))[:most]
 
 
 def output(data: bytes) -> bytes | None:
-    """What a process prints, with *** for secrets of the environment; None where there are none in it."""
-    _, secrets = known(tuple(os.environ.items()), SURE)
+    """The output of a process, with *** for secrets of the environment; None where it holds none."""
+    _, secrets = environment_secrets(tuple(os.environ.items()), SURE)
     if not secrets:
         return None
     said = bytes(data).decode("utf-8", "surrogateescape")
@@ -70,30 +72,30 @@ def output(data: bytes) -> bytes | None:
 
 
 def without_secrets(scheme: str, rest: str) -> str:
-    """What stands behind :// of an address."""
+    """The part of a URL after ://, with *** for secrets."""
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     before = ""
     if "@" in rest and ("@" in authority or ":" in authority):
-        # A password that was not encoded as it should be may hold any sign: all up to the last @.
+        # A password that was not percent-encoded may hold any character, so it ends at the last @.
         user, rest = rest.rsplit("@", 1)
         name, colon, _ = user.partition(":")
         kept = f"{name}:" if colon and scheme.partition("+")[0].lower() in DATABASES else ""
         before = f"{kept}{HIDDEN}@"
     rest, mark, fragment = rest.partition("#")
     place, question, query = rest.partition("?")
-    return f"{before}{place}{question}{pairs(query)}{mark}{of_fragment(fragment)}"
+    return f"{before}{place}{question}{masked_query(query)}{mark}{masked_fragment(fragment)}"
 
 
-def of_fragment(fragment: str) -> str:
-    """Pages of one script keep their own path there, with a query of its own."""
+def masked_fragment(fragment: str) -> str:
+    """A fragment with *** for secrets. Single-page applications keep a path there, with a query of its own."""
     if not fragment.startswith(("/", "!/")):
-        return pairs(fragment)
+        return masked_query(fragment)
     place, question, query = fragment.partition("?")
-    return f"{place}{question}{pairs(query)}"
+    return f"{place}{question}{masked_query(query)}"
 
 
-def pairs(query: str) -> str:
-    """key=value&key=value, with *** for the values, and for a word that is no pair."""
+def masked_query(query: str) -> str:
+    """A query, key=value&key=value, with *** for each value, and for each word without a key."""
 
     def hide(found: re.Match) -> str:
         key, equals, value = found.groups()
@@ -105,11 +107,15 @@ def pairs(query: str) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def known(
+def environment_secrets(
     environment: tuple[tuple[str, str], ...], shortest: int = SHORTEST
 ) -> tuple[dict[str, str], re.Pattern | None]:
-    """Of the environment: addresses with secrets in them, each with how it is shown, the longest first; and a pattern
-    of all secrets of at least so many signs."""
+    """The secrets of the environment, to be masked in text.
+
+    Returns:
+        URLs that hold secrets, each with its masked form, the longest first; and a pattern of all secrets of at least
+        `shortest` characters, None where there are none.
+    """
     whole, secrets = {}, set()
     for name, value in environment:
         value = value.strip()
@@ -123,7 +129,7 @@ def known(
 
 
 def pattern(secrets: Iterable[str], shortest: int) -> re.Pattern | None:
-    """Of all the forms in which they may be quoted; None where there are none."""
+    """A pattern of all forms, plain or percent-encoded, in which the secrets may be quoted; None without secrets."""
     forms = {
         form
         for secret in secrets
@@ -138,7 +144,7 @@ def pattern(secrets: Iterable[str], shortest: int) -> re.Pattern | None:
 
 
 def secrets_of(given: str) -> Iterator[str]:
-    """The secret parts of an address."""
+    """The secret parts of a URL."""
     scheme, _, rest = given.rpartition("://")
     if "@" in rest:
         user, rest = rest.rsplit("@", 1)

@@ -1,11 +1,11 @@
-"""Opens files that somebody else put there: plain ones alone, of a size that is allowed, and never waiting for one."""
+"""Opens files from other people: only plain files, only up to a size, and without ever waiting for one."""
 
 import os
 import stat
 from io import BufferedReader
 from pathlib import Path
 
-from lightning_modules.errors import InputError
+from flows.project.errors import InputError
 
 KINDS = {
     stat.S_IFBLK: "a device",
@@ -18,50 +18,49 @@ KINDS = {
 
 
 def kind(mode: int) -> str:
-    """What a file is that is no plain one, in words."""
+    """The kind of a file that is no plain file, in words."""
     return KINDS.get(stat.S_IFMT(mode), "something else")
 
 
-def opened(
-    file: Path | str, most: int, folder: int | None = None, setting: str = "limits.image_bytes"
-) -> BufferedReader:
+def opened(file: Path | str, most: int, folder: int | None = None, key: str = "limits.image_bytes") -> BufferedReader:
     """The file, open for reading.
 
     Args:
-        most: bytes that it may have. A file with holes claims more than it takes on the disk: what it claims counts.
-        folder: the open folder that `file` is a name in, which then is followed to no other place. Without it links
-            are followed, as DVC makes them too.
-        setting: the key of params.yaml that `most` comes from.
+        most: the largest allowed size in bytes. The size that the file claims counts: a file with holes takes less on
+            the disk.
+        folder: descriptor of the open folder that `file` is a name in; links are then refused. Without it links are
+            followed, since DVC makes them too.
+        key: the key of params.yaml that `most` comes from.
 
     Raises:
-        InputError: it is no plain file, or larger; the message goes on after the file's name, or "it".
-        OSError: it is not there, or may not be read.
+        InputError: it is no plain file, or too large; the message continues the file's name, or "it".
+        OSError: it does not exist, or may not be read.
     """
-    check(os.stat(file, dir_fd=folder, follow_symlinks=folder is None), most, setting)
-    # What is there may be another one by now. A named pipe would hold up a plain open until somebody writes to it.
+    check(os.stat(file, dir_fd=folder, follow_symlinks=folder is None), most, key)
+    # The file may have been replaced since. Opening a named pipe without O_NONBLOCK would wait for a writer.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | (0 if folder is None else os.O_NOFOLLOW)
     descriptor = os.open(file, flags, dir_fd=folder)
     try:
-        check(os.fstat(descriptor), most, setting)
+        check(os.fstat(descriptor), most, key)
         return os.fdopen(descriptor, "rb")
-    except BaseException:
+    except BaseException:  # an interrupt as well
         os.close(descriptor)
         raise
 
 
-def check(found: os.stat_result, most: int, setting: str) -> None:
+def check(found: os.stat_result, most: int, key: str) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise InputError(f"is {kind(found.st_mode)}, and no plain file")
     if found.st_size > most:
-        raise too_large(f"{found.st_size:,}", most, setting)
+        raise too_large(f"{found.st_size:,}", most, key)
 
 
-def too_large(size: str, most: int, setting: str) -> InputError:
-    return InputError(f"has {size} bytes, and {setting} in params.yaml allows {most:,}")
+def too_large(size: str, most: int, key: str) -> InputError:
+    return InputError(f"has {size} bytes, and {key} in params.yaml allows {most:,}")
 
 
 def content(file: Path | str, most: int, folder: int | None = None) -> bytes:
-    """All of it. Raises as `opened` does."""
+    """All bytes of a file. See `opened` for `folder` and what it raises."""
     with opened(file, most, folder) as stream:
         found = stream.read(most + 1)
     if len(found) > most:  # it grew meanwhile

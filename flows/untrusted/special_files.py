@@ -1,14 +1,15 @@
-"""Refuses named pipes and devices where DVC looks for files: it opens what it finds there, and would wait for ever."""
+"""Refuses named pipes and devices in folders that DVC reads: DVC opens every file there, and would wait for ever."""
 
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows.project.errors import InputError, shown
 from flows.untrusted import plain_files
-from lightning_modules.errors import InputError, shown
 
-# What stages read and write. DVC does not look at what has just come in, which `flows.retraining.incoming` refuses.
+# Folders that stages read and write. DVC does not read the folders of incoming images, where
+# `flows.retraining.incoming` refuses such files.
 FOLDERS = (
     "data", "ensembles", "flows", "lightning_modules", "metrics", "models", "plots", "predictions", "settings",
     "sources",
@@ -17,10 +18,10 @@ OTHERS = ("data/incoming", "data/rejected")
 
 
 def refuse(root: Path) -> None:
-    """To be called before DVC is.
+    """Has to be called before DVC is.
 
     Raises:
-        InputError: there is one.
+        InputError: there is a named pipe, a device or a socket.
     """
     for place, mode in special(root):
         raise InputError(
@@ -30,7 +31,7 @@ def refuse(root: Path) -> None:
 
 
 def special(root: Path) -> Iterator[tuple[str, int]]:
-    """The place in the project and the mode of each file that is none. Links are followed, as DVC does."""
+    """The path in the project and the mode of each file that is no plain file. Links are followed, as DVC does."""
     seen: set[tuple[int, int]] = set()  # folders behind links, which may lead round in circles
     left = [name for name in FOLDERS if (root / name).is_dir()]
     while left:
@@ -39,11 +40,11 @@ def special(root: Path) -> Iterator[tuple[str, int]]:
             entries = sorted(found, key=lambda entry: entry.name)
         for entry in entries:
             place = os.path.join(folder, entry.name)
-            if entry.is_file(follow_symlinks=False):  # known without asking the disk once more
+            if entry.is_file(follow_symlinks=False):  # known from the folder's listing, without another system call
                 continue
             try:
                 about = entry.stat()
-            except OSError:  # a link to nothing, which DVC names itself
+            except OSError:  # a broken link, which DVC reports itself
                 continue
             if not stat.S_ISDIR(about.st_mode):
                 if not stat.S_ISREG(about.st_mode):

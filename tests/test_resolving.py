@@ -10,10 +10,10 @@ from conftest import edit, environment, shrink
 from flows import train
 from flows.params.params_file import Params
 from flows.project import paths
+from flows.project.errors import InputError
 from flows.training import allocation, resolving
 from flows.training.allocation import MOST_TURNS, portions, turns
 from lightning_modules import weights
-from lightning_modules.errors import InputError
 
 AIRBENCH = {"name": "airbench", "widths": [4, 4], "depth": 2}
 
