@@ -479,7 +479,7 @@ def test_an_end_without_a_message_is_told_by_its_name(monkeypatch):
     """Such as that of a run that somebody cancels on Prefect's pages."""
     monkeypatch.setattr(steps, "ahead", lambda options: None)
     monkeypatch.setattr(running_server, "server_if_none", lambda: None)
-    monkeypatch.setattr(running_server, "server_stays", contextlib.nullcontext)
+    monkeypatch.setattr(running_server, "watched_server", contextlib.nullcontext)
     monkeypatch.setattr("flows.retrain_flow.retrain", lambda **given: Cancelled())
     done = CliRunner().invoke(retrain.command, [], standalone_mode=False)
     assert (done.output, done.return_value) == ("Cancelled\n", 1)
