@@ -93,7 +93,7 @@ lint: setup ## Check style, format and types
 	@python -m mypy
 
 schema: setup ## Write params.schema.json anew, after params.yaml has got another key or name
-	@python -m flows.commands.params_schema
+	@python -m flows.params.schema
 
 # With an environment of its own: its packages are none of ours.
 audit: setup ## Look up known holes of the pinned packages, where that can be done

@@ -23,7 +23,7 @@ from benchmarks.pipeline import copy, row
 TRAINING = """
 import sys, time
 from flows import train
-from flows.commands.console import run
+from flows.machine.console import run
 from flows.training import resolving
 
 build = resolving.build_once
@@ -61,7 +61,7 @@ STAGES = {
 }
 # What a training loads, in this order, and the code that does it. MLflow is loaded while the replicas already train.
 ITEMS = {
-    "Python and the stage's own code": "import gc, flows.train; from flows.commands import console; "
+    "Python and the stage's own code": "import gc, flows.train; from flows.machine import console; "
     "gc.set_threshold(console.YOUNG)",
     "torch": "import torch",
     "torch's compiler, which its optimizers import": "import torch._dynamo",

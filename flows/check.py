@@ -13,8 +13,8 @@ import os
 
 import click
 
-from flows.commands.console import run
 from flows.graph import site_cache
+from flows.machine.console import run
 from flows.params.params_file import Params, parse, read
 from flows.project import file_io, paths
 from flows.project.errors import InputError

@@ -4,7 +4,7 @@ import importlib
 
 import click
 
-from flows.commands.console import run
+from flows.machine.console import run
 
 COMMANDS = {
     "check": ("flows.check", "Check params.yaml (a DVC stage)."),

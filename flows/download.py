@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from flows.commands.console import run
 from flows.data import added, dataset, source_images, sources
+from flows.machine.console import run
 from flows.params import params_file
 from flows.project import file_io, paths
 from lightning_modules import sealed

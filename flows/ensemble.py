@@ -9,10 +9,10 @@ Run     python -m flows.ensemble
 
 import click
 
-from flows.commands.console import run
 from flows.ensembles import record
 from flows.ensembles.combining import Combined, combine
 from flows.ensembles.registering import register
+from flows.machine.console import run
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
 from flows.project.errors import counted

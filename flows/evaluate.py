@@ -13,8 +13,8 @@ Each trained network is scored once on the test images. Every choice is made on 
 import click
 import numpy as np
 
-from flows.commands.console import run
 from flows.machine import hardware
+from flows.machine.console import run
 from flows.models import measurements, trained_members
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths

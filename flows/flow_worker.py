@@ -17,8 +17,8 @@ from pathlib import Path
 
 import click
 
-from flows.commands.console import run
 from flows.deploy import POOL
+from flows.machine.console import run
 from flows.project import file_io, paths
 from flows.project.errors import InputError
 from flows.servers import prefect_server

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.commands.console import run
 from flows.graph import planning
 from flows.graph.planning import Plan
+from flows.machine.console import run
 from flows.orchestration import dask_options, flow_report, notifications
 from flows.orchestration.plan_run import Options, PlanRun
 from flows.orchestration.preparing import prepared

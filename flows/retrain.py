@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from flows.commands.console import run
+from flows.machine.console import run
 from flows.orchestration import dask_options
 from flows.retraining import steps
 from flows.servers import running_server

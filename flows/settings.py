@@ -20,9 +20,9 @@ from typing import Any
 
 import click
 
-from flows.commands.console import run
 from flows.data import dataset
 from flows.graph import code_digest
+from flows.machine.console import run
 from flows.params.params_file import Params, read
 from flows.params.sections import PLACES
 from flows.project import file_io, paths

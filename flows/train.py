@@ -18,7 +18,7 @@ import sys
 
 import click
 
-from flows.commands.console import run
+from flows.machine.console import run
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
 from flows.project.errors import InputError, counted

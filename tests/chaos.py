@@ -547,6 +547,6 @@ def command(kills: int, seed: int | None, only: tuple[int, ...], patience: float
 
 
 if __name__ == "__main__":
-    from flows.commands.console import run as run_command
+    from flows.machine.console import run as run_command
 
     run_command(command)

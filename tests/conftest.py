@@ -332,7 +332,7 @@ def real_mirror():
 
 def refused(capfd, command, *arguments: str, code: int = 2) -> str:
     """Runs a command that has to exit with `code`, and returns the one line that it prints."""
-    from flows.commands.console import run
+    from flows.machine.console import run
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", [command.name, *arguments])

@@ -90,7 +90,7 @@ STAGES_RUN = """
 import contextlib, json, os, sys
 from pathlib import Path
 from flows import download, ensemble, evaluate, train
-from flows.commands.console import run
+from flows.machine.console import run
 import lightning_modules.fit, flows.tracking.loading, flows.training.replicas, flows.models.export
 import lightning_modules.voting
 

@@ -12,8 +12,8 @@ import yaml
 from conftest import ROOT, at_home, edit, made_once, make_project, shrink
 
 from flows.commands import champion, promote, rollback, status
-from flows.commands.console import run
 from flows.data import dataset
+from flows.machine.console import run
 from flows.models.export import export
 from flows.params.params_file import parse, read
 from flows.params.sections import Gate

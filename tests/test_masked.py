@@ -231,7 +231,7 @@ def test_secrets_would_be_found(told, tmp_path):
 def test_what_no_command_foresaw_is_told_without_secrets(project):
     code = """
 import click, os, sys
-from flows.commands.console import run
+from flows.machine.console import run
 
 @click.command()
 def command():

@@ -375,7 +375,7 @@ def test_the_command_outside_of_a_project(tmp_path):
 def test_every_command_ends_bad_input_with_2_and_a_failed_training_with_1(error, code, capsys, monkeypatch):
     import click
 
-    from flows.commands.console import run
+    from flows.machine.console import run
 
     @click.command()
     def command():

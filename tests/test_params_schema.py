@@ -10,7 +10,6 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from flows.commands import params_schema
 from flows.params import params_file
 from flows.params import schema as flows_schema
 from flows.project import paths
@@ -44,7 +43,7 @@ def test_the_file_is_that_of_the_models():
 
 def test_the_command_writes_it(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "root", lambda: tmp_path)
-    assert CliRunner().invoke(params_schema.command).exit_code == 0
+    assert CliRunner().invoke(flows_schema.command).exit_code == 0
     assert (tmp_path / flows_schema.FILE).read_text(encoding="utf-8") == flows_schema.text()
 
 

@@ -70,7 +70,7 @@ def test_the_command_says_a_line_a_file_or_json(digit):
 
 def said(capfd, *arguments: str) -> tuple[int, str, str]:
     """The exit code of the command, and what it prints."""
-    from flows.commands.console import run
+    from flows.machine.console import run
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["predict", *arguments])

@@ -22,7 +22,7 @@ from flows.machine.processes import Processes, TimeLimitError
 WAIT = "time.sleep(3600)\n"  # of the stage, at which tests put something else
 STAGE = """
     import os, sys, time, click
-    from flows.commands.console import run
+    from flows.machine.console import run
 
     @click.command()
     @click.argument("what", nargs=-1)
@@ -310,7 +310,7 @@ def test_ending_it_ends_its_stages(folder, server):
 def test_threads_and_cores_are_those_of_the_stage(folder, monkeypatch):
     look = """
         import os, click, numpy, threadpoolctl
-        from flows.commands.console import run
+        from flows.machine.console import run
 
         @click.command()
         def command():

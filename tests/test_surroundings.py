@@ -154,7 +154,7 @@ def test_the_terminal_is_closed(tmp_path):
 # The same in less time than a minute.
 HURRIED = """
 from flows import pipeline
-from flows.commands.console import run
+from flows.machine.console import run
 from flows.servers import watch_server
 watch_server.GONE_AFTER, watch_server.GRACE, watch_server.INTERVAL = 4, 4, 0.5
 run(pipeline.command)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import click
 
-from flows.commands.console import run
+from flows.machine.console import run
 from flows.params.params_file import read
 from flows.statistics import paired
 

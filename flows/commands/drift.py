@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from flows.commands.console import run
 from flows.drift import judgement
+from flows.machine.console import run
 from flows.params.params_file import read
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.commands.console import run
+from flows.machine.console import run
 from flows.params.params_file import read
 from flows.params.sections import DEFAULT_LIMITS, Limits
 from flows.project.errors import InputError

@@ -6,7 +6,7 @@ Run     python -m flows.commands.promote
 
 import click
 
-from flows.commands.console import run
+from flows.machine.console import run
 from flows.params.params_file import read
 from flows.project.errors import InputError
 

@@ -2,7 +2,7 @@
 
 import click
 
-from flows.commands.console import run
+from flows.machine.console import run
 from flows.params.params_file import read
 from flows.reporting import results
 

@@ -7,7 +7,7 @@ Run     python -m flows.commands.rollback
 
 import click
 
-from flows.commands.console import run
+from flows.machine.console import run
 from flows.params.params_file import read
 
 

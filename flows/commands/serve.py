@@ -8,7 +8,7 @@ import os
 
 import click
 
-from flows.commands.console import run
+from flows.machine.console import run
 from flows.params.params_file import read
 from flows.project import paths
 from flows.servers import local

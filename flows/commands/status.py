@@ -13,8 +13,8 @@ from pathlib import Path
 
 import click
 
-from flows.commands.console import run
 from flows.graph import dvc_graph, site_cache
+from flows.machine.console import run
 from flows.params import params_file
 from flows.project import paths
 from flows.project.errors import UnavailableError, counted, our_mistake

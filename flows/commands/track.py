@@ -2,8 +2,8 @@
 
 import click
 
-from flows.commands.console import run
 from flows.ensembles import late_registration
+from flows.machine.console import run
 from flows.params.params_file import read
 from flows.project import paths
 from flows.project.errors import InputError

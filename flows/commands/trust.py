@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from flows.commands.console import run
+from flows.machine.console import run
 from flows.params.params_file import read
 from flows.project.errors import InputError, counted
 

@@ -9,8 +9,8 @@ import psutil
 from click.core import ParameterSource
 
 from flows.access import door, login, running_servers
-from flows.commands.console import run
 from flows.machine import ports
+from flows.machine.console import run
 from flows.machine.environment_variables import LOOPBACK
 from flows.machine.orphans import WITH_PARENT
 from flows.project import paths

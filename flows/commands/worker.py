@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from flows.commands.console import run
+from flows.machine.console import run
 from flows.orchestration import dask_options
 from flows.project import paths
 from flows.servers import prefect_server

@@ -1,1 +1,1 @@
-"""This machine: cores and GPUs, ports, and processes that leave nothing behind."""
+"""This machine: cores and GPUs, ports, processes that leave nothing behind, and how a command ends."""

@@ -64,7 +64,7 @@ def mlflow_pages(repro: Repro) -> dict:
     """As `page_links.pages`; empty where MLflow cannot be asked. In a process of its own: MLflow takes seconds to
     import."""
     lines: deque[str] = deque(maxlen=1)
-    command, env = [sys.executable, "-m", "flows.commands.pages"], {**os.environ, **repro.variables}
+    command, env = [sys.executable, "-m", "flows.tracking.page_links"], {**os.environ, **repro.variables}
     try:
         code = repro.processes.run(command, lines.append, cwd=repro.root, env=env, time_limit=60)
         return json.loads(lines[0]) if code == 0 else {}

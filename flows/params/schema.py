@@ -1,7 +1,8 @@
 """The JSON Schema of params.yaml, with which an editor underlines mistakes while one types.
 
 Reads   the models in flows/params/ and the tables in lightning_modules/names.py
-Makes   params.schema.json, which the first line of params.yaml names: `python -m flows.commands.params_schema`
+Writes  params.schema.json, which the first line of params.yaml names
+Run     python -m flows.params.schema
 
 Pydantic makes the schema of the models; this module adds the rules that they check in code. The reader of params.yaml
 decides: the schema refuses numbers in quotes, and does not know that a batch is divided among processes.
@@ -13,9 +14,12 @@ import json
 from itertools import pairwise
 from typing import Any
 
+import click
 from pydantic import BaseModel
 
+from flows.machine.console import run
 from flows.params import fields, params_file, recipes, sections
+from flows.project import file_io, paths
 from lightning_modules import names
 
 FILE = "params.schema.json"
@@ -130,3 +134,13 @@ def without_titles(made: Any) -> Any:
 def text() -> str:
     """The content of params.schema.json."""
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+@click.command()
+def command() -> None:
+    """Write params.schema.json, the JSON Schema by which editors check params.yaml."""
+    file_io.write_if_changed(paths.root() / FILE, text())
+
+
+if __name__ == "__main__":
+    run(command)

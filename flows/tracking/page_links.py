@@ -1,8 +1,16 @@
-"""Links into MLflow's pages."""
+"""Links into MLflow's pages. The command prints them as JSON, for a process that has not loaded MLflow: that takes
+seconds.
 
+Run     python -m flows.tracking.page_links
+"""
+
+import json
 from typing import TYPE_CHECKING
 
+import click
+
 from flows.access import running_servers
+from flows.machine.console import run
 from flows.project.errors import InputError
 from flows.tracking import descriptions, experiments, mlflow_runs, mlflow_store
 from flows.untrusted import masking
@@ -68,3 +76,13 @@ def start_page(client: "MlflowClient") -> str:
         return runs_page(experiments.experiment_with_columns(client, read().dataset))
     except InputError:
         return f"/experiments?{TRAINING}"
+
+
+@click.command()
+def command() -> None:
+    """Print the links into MLflow's pages for the dataset in params.yaml, as JSON."""
+    click.echo(json.dumps(pages()))
+
+
+if __name__ == "__main__":
+    run(command, libraries=True)
