@@ -17,9 +17,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from flows.params.sections import DEFAULT_LIMITS, Limits
-from flows.project.errors import InputError, our_mistake, sentence
+from flows.project.errors import InputError
 from flows.untrusted import plain_files
-from flows.untrusted.escaping import printable
 
 # Not Pillow's other readers: some start other programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -216,21 +215,13 @@ def too_many_pixels(where: str, limits: Limits) -> InputError:
 
 @contextmanager
 def as_input_errors() -> Iterator[None]:
-    """Turns any error about a damaged file into an InputError: Pillow's readers raise a dozen kinds."""
+    """Turns any error about a damaged file into an InputError, see `plain_files.as_input_errors`."""
     from PIL import UnidentifiedImageError
 
-    try:
-        yield
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError("does not exist") from None
-    except UnidentifiedImageError:  # its own message names a Python object
-        raise InputError(f"is no readable image (readable are {', '.join(FORMATS)})") from None
-    except MemoryError:
-        raise InputError("needs more memory than there is") from None
-    except Exception as error:  # of any reader, on bytes that a stranger chose
-        if our_mistake(error):
-            raise
-        said = error.strerror if isinstance(error, OSError) and error.strerror else sentence(error, 200)
-        raise InputError(f"is no readable image ({printable(said)})") from None
+    with plain_files.as_input_errors("is no readable image ({})"):
+        try:
+            yield
+        except FileNotFoundError:
+            raise InputError("does not exist") from None
+        except UnidentifiedImageError:  # its own message names a Python object
+            raise InputError(f"is no readable image (readable are {', '.join(FORMATS)})") from None

@@ -19,7 +19,7 @@ import psutil
 from numpy.lib import format as npy
 
 from flows.params.sections import Limits
-from flows.project.errors import InputError, our_mistake, sentence
+from flows.project.errors import InputError
 from flows.untrusted import plain_files
 from flows.untrusted.escaping import printable
 
@@ -27,6 +27,7 @@ CONTENTS = 1 << 20  # bytes of the archive's table of contents; numpy writes abo
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what numpy.savez and savez_compressed write
 ENCRYPTED = 1
+UNREADABLE = "is no .npz file of plain arrays: {}"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Archive:
 
     def __init__(self, stream: BufferedReader, limits: Limits) -> None:
         self.stream, self.begun = stream, os.fstat(stream.fileno())
-        with as_input_errors():
+        with plain_files.as_input_errors(UNREADABLE):
             self.zip = zipfile.ZipFile(Contents(stream))
             members = self.zip.infolist()
             self.headers = {member.filename.removesuffix(".npy"): self.header(member) for member in members}
@@ -93,7 +94,7 @@ class Archive:
             raise InputError(
                 f"has {needed / 2**30:.1f} GiB in array {printable(name)}, and {free / 2**30:.1f} are free in memory"
             )
-        with as_input_errors(), self.zip.open(f"{name}.npy") as file:
+        with plain_files.as_input_errors(UNREADABLE), self.zip.open(f"{name}.npy") as file:
             return npy.read_array(file, allow_pickle=False)
 
     def rows(self, name: str, numbers: np.ndarray) -> np.ndarray:
@@ -103,7 +104,7 @@ class Archive:
             return self.read(name)[numbers]
         found = np.empty((len(numbers), *header.shape[1:]), header.dtype)
         size = header.bytes // header.shape[0]
-        with as_input_errors(), self.zip.open(f"{name}.npy") as file:
+        with plain_files.as_input_errors(UNREADABLE), self.zip.open(f"{name}.npy") as file:
             for row, number in zip(found, numbers.tolist()):
                 file.seek(header.start + number * size)
                 row[...] = np.frombuffer(file.read(size), header.dtype).reshape(header.shape[1:])
@@ -151,22 +152,6 @@ def opened(file: Path, limits: Limits) -> Iterator[Archive]:
         InputError: it is no .npz file of plain arrays within the limits; the message continues the file's name.
     """
     with ExitStack() as closing:
-        with as_input_errors():
+        with plain_files.as_input_errors(UNREADABLE):
             stream = plain_files.opened(file, limits.array_bytes, key="limits.array_bytes")
         yield Archive(closing.enter_context(stream), limits)
-
-
-@contextmanager
-def as_input_errors() -> Iterator[None]:
-    """Turns any error about a damaged file into an InputError: zipfile, zlib and numpy raise a dozen kinds."""
-    try:
-        yield
-    except InputError:
-        raise
-    except MemoryError:
-        raise InputError("needs more memory than there is") from None
-    except Exception as error:  # of any reader, on bytes that a stranger chose
-        if our_mistake(error):
-            raise
-        said = error.strerror if isinstance(error, OSError) and error.strerror else sentence(error, 200)
-        raise InputError(f"is no .npz file of plain arrays: {printable(said)}") from None

@@ -6,12 +6,16 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO, overload
 
+import click
+
+from flows.access import running_servers
 from flows.machine.processes import ClosedError, Processes
 from flows.project.errors import UnavailableError
 from flows.project.private_files import tighten
@@ -142,3 +146,22 @@ def open_log(path: Path) -> TextIO:
     tighten(path)
     print(f"--- started at {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}", file=file, flush=True)
     return file
+
+
+@contextmanager
+def until_one_ends(parts: "Parts", farewell: str) -> Iterator[None]:
+    """Around the start of the parts: waits until one of them ends, or until this command is told to stop, which ends
+    well, with a farewell.
+
+    Raises:
+        UnavailableError: a part has ended by itself.
+    """
+    try:
+        yield
+        part = parts.next()
+    except Stop:
+        click.echo(f"\n{farewell}")
+        return
+    finally:
+        running_servers.forget()
+    raise UnavailableError(f"{part.name} has ended by itself: look into {part.log}")

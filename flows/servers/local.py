@@ -32,16 +32,13 @@ def serve(root: Path, prefect_port: int | None, mlflow_port: int | None) -> int:
     """
     if not (root / "prefect.yaml").is_file():
         raise InputError(f"{root / 'prefect.yaml'} does not exist: it says what runs when")
-    with serving_lock(), children.Parts(running_servers.folder()) as parts:
-        try:
-            bring_up(root, parts, prefect_port, mlflow_port)
-            part = parts.next()
-        except children.Stop:
-            click.echo("\nending the worker and the servers; schedules are kept")
-            return 0
-        finally:
-            running_servers.forget()
-        raise UnavailableError(f"{part.name} has ended by itself: look into {part.log}")
+    with (
+        serving_lock(),
+        children.Parts(running_servers.folder()) as parts,
+        children.until_one_ends(parts, "ending the worker and the servers; schedules are kept"),
+    ):
+        bring_up(root, parts, prefect_port, mlflow_port)
+    return 0
 
 
 def bring_up(

@@ -14,7 +14,7 @@ from flows.access import door, login, running_servers
 from flows.machine import ports
 from flows.machine.orphans import WITH_PARENT
 from flows.project import file_io, paths
-from flows.project.errors import InputError, UnavailableError
+from flows.project.errors import InputError
 from flows.project.file_io import write_private
 from flows.servers import children, local, postgres, prefect_server
 
@@ -133,7 +133,7 @@ def serve_postgres(root: Path, wanted: dict[str, int | None], servers_only: bool
         servers.events = stores.events
         stores.processes.grace = STORES_GRACE
         started = time.monotonic()
-        try:
+        with children.until_one_ends(servers, "ending the servers; what they keep is in .trainyard/"):
             where = bring_up(stores, servers, wanted)
             os.environ.update(variables(where))
             # The note tells commands that these servers know this project's secret.
@@ -145,13 +145,7 @@ def serve_postgres(root: Path, wanted: dict[str, int | None], servers_only: bool
             else:
                 local.bring_up(root, servers, None, None, started_here=True)
             click.echo(f"In other terminals, before the commands of this project: . {folder() / 'env'}")
-            part = servers.next()
-        except children.Stop:
-            click.echo("\nending the servers; what they keep is in .trainyard/")
-            return 0
-        finally:
-            running_servers.forget()
-        raise UnavailableError(f"{part.name} has ended by itself: look into {part.log}")
+    return 0
 
 
 def bring_up(stores: children.Parts, servers: children.Parts, wanted: dict[str, int | None]) -> dict[str, str]:

@@ -57,14 +57,8 @@ def load_champion(dataset: str) -> tuple["ServedEnsemble | ForeignModel", dict]:
 
 def require_champion(dataset: str) -> dict:
     """Like `champion`. Raises InputError where there is none, UnavailableError where the store does not answer."""
-    try:
+    with mlflow_store.or_unavailable():
         found = champion(dataset)
-    except Exception as error:  # each kind of store, and each plugin, raises its own errors
-        if our_mistake(error):
-            raise
-        raise UnavailableError(
-            f"MLflow at {mlflow_store.shown_store()} cannot be used: {masking.sentence(error)}"
-        ) from None
     if found is None:
         raise InputError(
             f"there is no champion for {dataset} in {mlflow_store.shown_store()}: `make repro` trains and registers "

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from flows.access import login, running_servers
 from flows.machine import ports, processes
 from flows.project import paths, private_files
+from flows.project.errors import InputError, UnavailableError, our_mistake
 from flows.tracking import artifact_addresses
 from flows.untrusted import masking
 from flows.untrusted.escaping import printable
@@ -169,3 +170,16 @@ def portable_uri() -> str:
     """The tracking URI for a description. It stays right when the project is moved."""
     file = store_file()
     return f"sqlite:///{file.name}" if file == paths.home() / "mlflow.db" else shown_store()
+
+
+@contextmanager
+def or_unavailable() -> Iterator[None]:
+    """Turns any error of the store into an UnavailableError of one sentence."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # each kind of store, and each plugin, raises its own errors
+        if our_mistake(error):
+            raise
+        raise UnavailableError(f"MLflow at {shown_store()} cannot be used: {masking.sentence(error)}") from None

@@ -5,12 +5,12 @@ Each read or write is atomic. `flows.promotion` decides on their order.
 
 import functools
 import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from flows.project.errors import InputError, UnavailableError, our_mistake
+from flows.project.errors import InputError
 from flows.tracking import mlflow_runs, mlflow_store
-from flows.untrusted.masking import sentence
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,24 +23,11 @@ def absent(error: Exception) -> bool:
     return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
 
 
-def or_unavailable(method: Callable) -> Callable:
-    """Decorates a method: any error of the store becomes an UnavailableError of one sentence."""
-
-    @functools.wraps(method)
-    def call(self: Any, *arguments: Any) -> Any:
-        try:
-            with mlflow_store.uninterrupted():
-                return method(self, *arguments)
-        except InputError:
-            raise
-        except Exception as error:  # each kind of store, and each plugin, raises its own errors
-            if our_mistake(error):
-                raise
-            raise UnavailableError(
-                f"MLflow at {mlflow_store.shown_store()} cannot be used: {sentence(error)}"
-            ) from None
-
-    return call
+@contextmanager
+def asked() -> Iterator[None]:
+    """Around what is asked of the store, whose errors become UnavailableErrors."""
+    with mlflow_store.or_unavailable(), mlflow_store.uninterrupted():
+        yield
 
 
 class Registry:
@@ -56,7 +43,7 @@ class Registry:
     def client(self) -> "MlflowClient":
         return mlflow_store.connect()
 
-    @or_unavailable
+    @asked()
     def describe(self) -> tuple[dict[str, str], dict[str, str]]:
         """(aliases, tags) of the model, from one read; both empty without a model. aliases: the version by alias."""
         if not mlflow_store.store_exists():
@@ -74,7 +61,7 @@ class Registry:
     def aliases(self) -> dict[str, str]:
         return self.describe()[0]
 
-    @or_unavailable
+    @asked()
     def version(self, number: str) -> dict:
         """version, run_id and tags of a version.
 
@@ -93,7 +80,7 @@ class Registry:
             raise
         return {"version": str(found.version), "run_id": found.run_id, "tags": dict(found.tags)}
 
-    @or_unavailable
+    @asked()
     def versions(self) -> list[dict]:
         """version and tags of every version; empty without a model."""
         if not mlflow_store.store_exists():
@@ -105,12 +92,12 @@ class Registry:
             token = page.token or ""
         return found
 
-    @or_unavailable
+    @asked()
     def has_ensemble(self, digest: str) -> bool:
         """Whether the ensemble with this digest is registered."""
         return bool(versions_of(self.client, self.dataset, digest))
 
-    @or_unavailable
+    @asked()
     def metrics(self, run: str) -> dict[str, float]:
         """The last values of a run's metrics; empty where the run was deleted."""
         from mlflow.exceptions import MlflowException
@@ -122,7 +109,7 @@ class Registry:
                 return {}
             raise
 
-    @or_unavailable
+    @asked()
     def set_alias(self, alias: str, version: str | None) -> None:
         """Sets an alias to a version; None removes the alias."""
         if version is None:
@@ -130,7 +117,7 @@ class Registry:
         else:
             self.client.set_registered_model_alias(self.dataset, alias, version)
 
-    @or_unavailable
+    @asked()
     def set_tag(self, key: str, value: str | None) -> None:
         """Sets a tag of the model, at most 5000 characters; None removes it."""
         if value is None:
@@ -138,12 +125,12 @@ class Registry:
         else:
             self.client.set_registered_model_tag(self.dataset, key, value)
 
-    @or_unavailable
+    @asked()
     def set_version_tag(self, version: str, key: str, value: str) -> None:
         """Sets a tag of a version."""
         self.client.set_model_version_tag(self.dataset, version, key, value)
 
-    @or_unavailable
+    @asked()
     def log_json(self, run: str, file: str, content: dict) -> None:
         """Writes JSON as an artifact of a run."""
         self.client.log_text(run, json.dumps(content, indent=2, ensure_ascii=False) + "\n", file)

@@ -6,7 +6,7 @@ The result is a frozen object that the training, MLflow and the saved weights sh
 import copy
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from flows.machine import hardware
 from flows.params.params_file import Params
@@ -34,7 +34,7 @@ class Resolved:
     settings: Mapping
     data: Mapping
     parameters: int
-    jobs: int = field(compare=False)
+    jobs: int
 
     @property
     def card(self) -> dict:

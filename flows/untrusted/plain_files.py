@@ -2,10 +2,13 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
-from flows.project.errors import InputError
+from flows.project.errors import InputError, our_mistake, sentence
+from flows.untrusted.escaping import printable
 
 KINDS = {
     stat.S_IFBLK: "a device",
@@ -66,3 +69,23 @@ def content(file: Path | str, most: int, folder: int | None = None) -> bytes:
     if len(found) > most:  # it grew meanwhile
         raise too_large(f"over {most:,}", most, "limits.image_bytes")
     return found
+
+
+@contextmanager
+def as_input_errors(message: str) -> Iterator[None]:
+    """Turns any error of a library that reads such a file into an InputError: on damaged files it raises a dozen kinds.
+
+    Args:
+        message: continues the file's name, or "it"; {} stands for what the library says.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError("needs more memory than there is") from None
+    except Exception as error:  # of any reader, on bytes that a stranger chose
+        if our_mistake(error):
+            raise
+        said = error.strerror if isinstance(error, OSError) and error.strerror else sentence(error, 200)
+        raise InputError(message.format(printable(said))) from None
