@@ -39,7 +39,7 @@ def download(params: params_file.Params) -> dict:
     Raises:
         InputError: the source is not available or not what it should be, or a class is too small to be split.
     """
-    paths.refuse_links(f"data/{params.dataset}", "models", "predictions", "plots", "metrics", "settings")
+    paths.refuse_links(f"data/{params.dataset}", "models", "predictions", "plots", "metrics", "settings", "ensembles")
     given = sources.read(params.dataset, params.feed.test, params.limits)
     # Split before added images are joined: those are for training only, so that validation scores stay comparable.
     validation = source_images.stratified_sample(

@@ -45,7 +45,10 @@ def retrain(
         A state whose message says why: Completed; Completed with the name Skipped, if there was nothing to do;
         Cancelled, if another retrain is running; Failed.
     """
-    options = Options(dataset, workers, fresh_seed, promote, push, commit, time_limit, dask, remote)
+    options = Options(
+        dataset=dataset, workers=workers, fresh_seed=fresh_seed, promote=promote, push=push, commit=commit,
+        time_limit=time_limit, dask=dask, remote=remote,
+    )  # fmt: skip
     log = get_run_logger()
 
     def say(sentence: str) -> None:
@@ -71,7 +74,9 @@ def retrain(
 
 def run_as_tasks(options: Options, folder: Path, plan: Plan) -> Mapping[str, Outcome]:
     """Runs the stages as tasks of the current flow run. Returns the outcomes by stage."""
-    how = plan_run.Options(options.workers, False, options.time_limit, options.dask, options.remote)
+    how = plan_run.Options(
+        workers=options.workers, time_limit=options.time_limit, dask=options.dask, remote=options.remote
+    )
     with prepared(folder, plan, options.dask) as ready:
         work = plan_run.PlanRun(folder, plan, how, name(), ready)
         work()

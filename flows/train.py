@@ -53,11 +53,15 @@ def train(params: Params, member: str) -> dict:
             f"{params.training.processes} processes (training.devices × training.num_nodes in params.yaml)"
         )
 
+    import torch
+
     from flows.tracking.member_runs import Tracker
     from flows.training.data_parallel import train_divided
     from flows.training.replicas import train_replicas
 
-    resolved = resolving.resolve(params, member, data.card, part)
+    # With a thread pool in this process, the first parallel operation in a forked process would hang.
+    torch.set_num_threads(1)
+    resolved = resolving.resolve(params, member, data.card, divided=part is not None)
     card, seeds = resolved.card, resolved.seeds
     unfinished = paths.unfinished_folder(params.dataset) / member
     work = unfinished / interrupted.fingerprint(resolved.replica_inputs, data.card["files"])

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import copy
+import enum
 import functools
 import os
 import re
@@ -137,6 +138,23 @@ def edit(folder: Path, change: Callable[[dict], object]):
     change(content)
     file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return parse(content)
+
+
+MISSING = enum.Enum("Missing", "MISSING").MISSING  # for `put`; its name is that of the test
+
+
+def put(content: dict, key: str, value: object) -> dict:
+    """The content with another value at a dotted key, or without the key."""
+    content = copy.deepcopy(content)
+    section = content
+    *path, last = key.split(".")
+    for part in path:
+        section = section[part]
+    if value is MISSING:
+        section.pop(last, None)
+    else:
+        section[last] = value
+    return content
 
 
 def shrink(content: dict) -> None:

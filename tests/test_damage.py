@@ -38,7 +38,7 @@ def project(finished_with_store, monkeypatch) -> Path:
 
 def kept(folder: Path) -> list[Path]:
     """All text files that commands leave for others to read."""
-    places = [".trainyard", "metrics", "data/digits", "models", "predictions", "plots", "settings"]
+    places = [".trainyard", "metrics", "data/digits", "models", "predictions", "plots", "settings", "ensembles"]
     files = [file for place in places for file in (folder / place).rglob("*") if file.is_file()]
     return sorted(
         file

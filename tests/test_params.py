@@ -1,7 +1,6 @@
 """params.yaml: what is shipped is right, and whatever is wrong is said in a sentence that tells what would be right."""
 
 import copy
-import enum
 import os
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import LIMIT
+from conftest import LIMIT, MISSING, put
 
 from flows.params import fields, params_file
 from flows.params.params_file import parse
@@ -17,26 +16,11 @@ from flows.project.errors import DivergedError, InputError
 from lightning_modules import names
 
 SHIPPED = Path(__file__).resolve().with_name("params.yaml")
-MISSING = enum.Enum("Missing", "MISSING").MISSING
 
 
 @pytest.fixture
 def content() -> dict:
     return yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
-
-
-def put(content: dict, key: str, value: object) -> dict:
-    """The content with another value at a dotted key, or without the key."""
-    content = copy.deepcopy(content)
-    section = content
-    *path, last = key.split(".")
-    for part in path:
-        section = section[part]
-    if value is MISSING:
-        del section[last]
-    else:
-        section[last] = value
-    return content
 
 
 def refusal(content: dict, key: str, value: object) -> str:

@@ -1,6 +1,5 @@
 """params.schema.json: it is that of the typed models, and an editor refuses by it what they refuse."""
 
-import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ import jsonschema
 import pytest
 import yaml
 from click.testing import CliRunner
+from conftest import MISSING, put
 
 from flows.params import params_file
 from flows.params import schema as flows_schema
@@ -19,10 +19,9 @@ from lightning_modules import names
 ROOT = Path(__file__).resolve().parents[1]
 EDITOR = jsonschema.Draft7Validator(flows_schema.schema())
 
-NOTHING = object()
 # Of every type, in and out of bounds; but for 1.0, which is a whole number to JSON and none to a network's sizes.
 VALUES = (
-    NOTHING, None, True, -1, 0, 1, 2, 200, 10**16, -0.5, 0.5, 1.5, "", "official", "none", "auto", "nll", "relu",
+    MISSING, None, True, -1, 0, 1, 2, 200, 10**16, -0.5, 0.5, 1.5, "", "official", "none", "auto", "nll", "relu",
     [], [1], [0.5, 0.9], [1, 2, 3], [1, -2, 3], [None, 0.1], [1] * 5, ["soft_vote"], ["soft_vote"] * 2, {},
     {"name": "mlp"},
 )  # fmt: skip
@@ -136,25 +135,11 @@ def agree(content: dict, key: str) -> None:
             accepted = False
         if accepted and key == "training.deterministic" and type(value) in (int, float):
             continue  # 1 is taken for true
-        assert right(turned) == accepted, (key, "missing" if value is NOTHING else value)
+        assert right(turned) == accepted, (key, "missing" if value is MISSING else value)
 
 
 def right(content: dict) -> bool:
     return EDITOR.is_valid(content)
-
-
-def put(content: dict, key: str, value: object) -> dict:
-    """The content with another value at a dotted key, or without the key."""
-    content = copy.deepcopy(content)
-    section = content
-    *path, last = key.split(".")
-    for part in path:
-        section = section[part]
-    if value is NOTHING:
-        section.pop(last, None)
-    else:
-        section[last] = value
-    return content
 
 
 def keys(section: dict, above: str = "") -> Iterator[str]:

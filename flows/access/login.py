@@ -16,6 +16,8 @@ from flows.project.errors import InputError
 from flows.project.file_io import write_private
 
 USER = "trainyard"
+# Variables by which a server is given the password, and the folder of one-time links.
+PASSWORD, LINKS = "TRAINYARD_PASSWORD", "TRAINYARD_LINKS"
 BYTES = 24
 
 
@@ -62,12 +64,12 @@ def mlflow_client_variables() -> dict[str, str]:
 
 def link_variables() -> dict[str, str]:
     """The environment variable that tells a server where the one-time links are."""
-    return {"TRAINYARD_LINKS": str(links().folder.absolute())}
+    return {LINKS: str(links().folder.absolute())}
 
 
 def mlflow_server_variables() -> dict[str, str]:
     """The environment variables of `flows.tracking.mlflow_server`."""
-    return {"TRAINYARD_PASSWORD": password(), **link_variables()}
+    return {PASSWORD: password(), **link_variables()}
 
 
 def credentials() -> str:

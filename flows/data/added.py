@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from flows.data import fetch, image_file
+from flows.data.dataset import read_card
 from flows.data.source_images import ADDED, Images, shown
 from flows.params.sections import DEFAULT_LIMITS, Limits
 from flows.project import paths
@@ -92,9 +93,6 @@ def join(dataset: str, images: Images, limits: Limits = DEFAULT_LIMITS) -> Image
 
 def make_folders(dataset: str) -> None:
     """Makes data/incoming/<class>/ for each class, where the dataset was downloaded, for people to put images into."""
-    from flows.data import added
-    from flows.data import dataset as data
-
     if (paths.data_folder(dataset) / "dataset.json").is_file():
-        for name in added.class_folders(data.read_card(dataset)["class_names"]):
+        for name in class_folders(read_card(dataset)["class_names"]):
             (paths.incoming_folder() / name).mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ all new ones would look like drift.
 """
 
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ import click
 
 from flows.drift import ranking
 from flows.params.sections import DEFAULT_LIMITS, Drift, Limits
-from flows.project import file_io, paths
+from flows.project import file_io, messages, paths
 from flows.project.errors import InputError, counted
 from flows.untrusted.escaping import printable
 
@@ -181,7 +180,7 @@ def agree(data: "Dataset", served: "ServedEnsemble", champion: dict) -> None:
         warning = (
             f"the champion, version {champion['version']}, was scored on other test images than data/{dataset} has"
         )
-        print(f"trainyard: {warning}: what is said of its predictions may be too strict", file=sys.stderr)
+        messages.warn(f"{warning}: what is said of its predictions may be too strict")
 
 
 def held_out(data: "Dataset", most: int, seed: int) -> tuple["np.ndarray", "np.ndarray"]:

@@ -96,13 +96,13 @@ def combine(params: Params) -> Combined:
         Record(
             dataset=name,
             method=method,
-            weights=None if weights is None else tuple(weights.tolist()),
+            weights=None if weights is None else weights.tolist(),
             networks={
-                member: tuple(replica["weights_sha256"] for replica in trained_members.card(name, member)["replicas"])
+                member: [replica["weights_sha256"] for replica in trained_members.card(name, member)["replicas"]]
                 for member in params.members
             },
-            shape=tuple(data.card["shape"]),
-            class_names=tuple(class_names),
+            shape=data.card["shape"],
+            class_names=class_names,
             test_sha256=data.card["test_sha256"],
             metrics={
                 # The names are those of the members' scores, so that MLflow can compare them.

@@ -27,10 +27,10 @@ class Record:
 
     dataset: str
     method: str
-    weights: tuple[float, ...] | None
-    networks: Mapping[str, tuple[str, ...]]
-    shape: tuple[int, ...]
-    class_names: tuple[str, ...]
+    weights: list[float] | None
+    networks: Mapping[str, list[str]]
+    shape: list[int]
+    class_names: list[str]
     test_sha256: str
     metrics: Mapping[str, float]
 
@@ -38,8 +38,7 @@ class Record:
     def digest(self) -> str:
         """SHA-256 of all that makes the ensemble, by which the registry knows it."""
         networks = [digest for replicas in self.networks.values() for digest in replicas]
-        weights = None if self.weights is None else list(self.weights)
-        made_of = {"method": self.method, "weights": weights, "networks": networks, "test": self.test_sha256}
+        made_of = {"method": self.method, "weights": self.weights, "networks": networks, "test": self.test_sha256}
         return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
     @property
@@ -61,12 +60,4 @@ def read(dataset: str) -> Record:
         raise InputError(f"{paths.shown(file)} does not exist: run dvc repro ensemble") from None
     except DamagedError as error:
         raise file_io.damaged(file, error.reason, healing.heal(file, "ensemble")) from None
-    return Record(
-        **found
-        | {
-            "weights": None if found["weights"] is None else tuple(found["weights"]),
-            "networks": {member: tuple(digests) for member, digests in found["networks"].items()},
-            "shape": tuple(found["shape"]),
-            "class_names": tuple(found["class_names"]),
-        }
-    )
+    return Record(**found)

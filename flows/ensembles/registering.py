@@ -27,13 +27,13 @@ def register(dataset: str) -> None:
     predictors = [predictor for member in made.networks for predictor in networks(made, member)]
     weights = None if made.weights is None else torch.tensor(made.weights)
     with tempfile.TemporaryDirectory() as folder:
-        export(predictors, voting.Vote(made.method, weights), list(made.shape), list(made.class_names), Path(folder))
+        export(predictors, voting.Vote(made.method, weights), made.shape, made.class_names, Path(folder))
         card = {
             "method": made.method,
             "members": ", ".join(made.networks),
             "networks": made.size,
-            "shape": list(made.shape),
-            "class_names": list(made.class_names),
+            "shape": made.shape,
+            "class_names": made.class_names,
             "test_sha256": made.test_sha256,
             "metrics": made.metrics,
         }
@@ -51,7 +51,7 @@ def register(dataset: str) -> None:
 def networks(made: Record, member: str) -> list:
     """The predictors of a member. Raises InputError if they are not the ones that the ensemble was made of."""
     card, predictors = trained_members.load(made.dataset, member)
-    if tuple(replica["weights_sha256"] for replica in card["replicas"]) != made.networks[member]:
+    if [replica["weights_sha256"] for replica in card["replicas"]] != made.networks[member]:
         raise InputError(
             f"models/{made.dataset}/{member} holds other networks than the ensemble was made of: run dvc repro ensemble"
         )

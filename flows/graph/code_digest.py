@@ -67,8 +67,10 @@ def imported(file: Path, root: Path) -> Iterator[Path]:
             continue
         for name in names:
             if name.partition(".")[0] in PACKAGES:
-                place = root.joinpath(*name.split("."))
-                yield from (path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file())
+                parts = name.split(".")
+                for end in range(1, len(parts) + 1):  # the packages on the way are imported, too
+                    place = root.joinpath(*parts[:end])
+                    yield from (path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file())
 
 
 def bare(source: str) -> str:

@@ -39,7 +39,7 @@ def run(
     arguments: Iterable[str],
     on_line: Callable[[str], None],
     *,
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str],
     time_limit: float | None = None,
 ) -> int:
     """Runs a command of DVC's that may take long; returns and raises as `Processes.run` does.
@@ -51,7 +51,7 @@ def run(
     """
     site_cache.keep_private(root)
     command = [sys.executable, "-c", WITH_PARENT, "dvc", PATIENT, *arguments]
-    return processes.run(command, on_line, cwd=root, env=env or environment(), time_limit=time_limit)
+    return processes.run(command, on_line, cwd=root, env=env, time_limit=time_limit)
 
 
 def transfer(

@@ -64,16 +64,12 @@ def plan(root: Path, targets: Sequence[str] = (), force: bool = False) -> Plan:
     Raises:
         InputError: a target is unknown, or DVC cannot read the project.
     """
-    # Reading the graph takes as long as asking what is stale, and is not needed where nothing is.
-    needs = dvc_graph.stages(root) if targets or force else {}
-    selected = dvc_graph.select(needs, targets or (dvc_graph.MAIN,)) if needs else []
     stale = dvc_graph.stale(root)
-    if not force and not any(
-        dvc_graph.belongs(stage, dvc_graph.MAIN) or needs or stage.endswith(".dvc") for stage in stale
-    ):
-        return Plan()
-    needs = needs or dvc_graph.stages(root)
-    selected = selected or dvc_graph.select(needs)
+    main = any(dvc_graph.belongs(stage, dvc_graph.MAIN) or stage.endswith(".dvc") for stage in stale)
+    if not (targets or force or main):
+        return Plan()  # reading the graph takes as long as asking what is stale
+    needs = dvc_graph.stages(root)
+    selected = dvc_graph.select(needs, targets or (dvc_graph.MAIN,))
     stages = selected if force else dvc_graph.must_run(needs, selected, stale)
     why = {stage: stale.get(stage, ["forced"] if force else []) for stage in stages}
     return Plan(needs, stages, why, [stage for stage in selected if stage not in why and not stage.endswith(".dvc")])

@@ -12,6 +12,8 @@ import struct
 import sys
 from typing import TextIO
 
+from flows.project import messages
+
 ADDRESS = "TRAINYARD_PRELOADED"  # the variable with the name of the socket, in Linux's abstract namespace
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -60,7 +62,7 @@ def wait_for(fork: int, answers: TextIO) -> int:
         signal.signal(number, handler)
     if not code:
         signal_group(fork, signal.SIGKILL)  # the fork has ended, but not the processes that it started
-        print("trainyard: the process that had loaded the stage's libraries was killed", file=sys.stderr)
+        messages.warn("the process that had loaded the stage's libraries was killed")
         return 1
     if int(code) < 0:
         with contextlib.suppress(OSError):  # SIGKILL cannot have a handler

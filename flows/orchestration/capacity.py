@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from flows.machine import hardware
 from flows.params.params_file import Params
 
-# Stages that compute on a GPU where there is one, with the number of GPUs; `train` takes as many as `devices` says.
+# Stages that compute on a GPU where there is one: evaluate on one, train on as many as `devices` says.
 ON_GPU = {"train", "evaluate"}
 # Stages that compute next to nothing: no other flow has to wait while one of them waits for a mirror, for example.
 LIGHT = {"check", "settings", "download"}

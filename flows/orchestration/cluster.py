@@ -190,8 +190,8 @@ def dvc_stage_on_worker(
                 back = remote_stage.run(errand, root, processes, log, variables)
             else:
                 cores = max(1, hardware.cores() // worker.state.nthreads)
-                options |= {"jobs": {stage: cores}, "variables": variables}
-                back = run_in_shared(root / folder, stage, mark, processes, log, **options)
+                more = {"jobs": {stage: cores}, "variables": variables}
+                back = run_in_shared(root / folder, stage, mark, processes, log, **options, **more)
         finally:
             RUNNING.get(mark, set()).discard(processes)  # which `end_running` may have taken
     if back.outcome.problem:

@@ -11,9 +11,9 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from flows.project.errors import InputError, unknown
 
-DATASETS = ("digits", "blobs", "mnist", "fashion_mnist", "cifar10", "folder")
+WITHOUT_TEST_SPLIT = ("digits", "blobs")
 WITH_TEST_SPLIT = ("mnist", "fashion_mnist", "cifar10")
-WITHOUT_TEST_SPLIT = ("digits", "blobs")  # `folder` may have one
+DATASETS = (*WITHOUT_TEST_SPLIT, *WITH_TEST_SPLIT, "folder")  # which may have one
 MOST_ENTRIES = 2000  # of a list or mapping
 # Names that a member cannot have: its files would overwrite others.
 RESERVED = ("ensemble", "members")

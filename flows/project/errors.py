@@ -117,7 +117,8 @@ def our_mistake(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next
-    line = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    # Of a module that was started by `python -m` the name is __main__; its package is the same.
+    line = (trace.tb_frame.f_globals.get("__package__") or "") if trace else ""
     return isinstance(error, MISTAKES) and line.partition(".")[0] in OURS
 
 

@@ -101,8 +101,8 @@ def standing(dataset: str) -> dict:
     aliases, tags = registry.describe()
     champion, challenger = aliases.get(CHAMPION), aliases.get(CHALLENGER)
     record = record_of(tags, champion)
-    waiting = challenger is not None and challenger != champion
-    if waiting:
+    waiting = False
+    if challenger is not None and challenger != champion:
         judged = decision_on(registry, challenger)
         waiting = not judged or judged["champion"] != champion
     return {

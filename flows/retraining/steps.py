@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,18 +124,24 @@ def steps(place: Place, options: Options, say: Callable[[str], None], run_stages
         said, troubles, decision = judge(place, options)
         # Data and models are safe here, but somebody who relies on the copy elsewhere has to hear of it, night after
         # night if need be: a run that is green over a failed push is found out when the copy is needed.
-        for step in (push, keep_in_git):
-            try:
-                said += step(place, options, commit_message(place, now, batches, said))
-            except InputError as error:
-                troubles.append(str(error))
+        with telling(troubles):
+            said += push(place, options)
+        with telling(troubles):
+            said += keep_in_git(place, options, commit_message(place, now, batches, said))
         return report(place, now, batches, outcomes, said, troubles, decision)
+
+
+@contextlib.contextmanager
+def telling(troubles: list[str]) -> Iterator[None]:
+    """Adds what goes wrong in a sentence, and lets the rest go on."""
+    try:
+        yield
+    except InputError as error:
+        troubles.append(str(error))
 
 
 def take_in(place: Place, say: Callable[[str], None]) -> list[dict]:
     """What `incoming.take_in` did, versioned with DVC."""
-    from flows.data import added
-
     batches = incoming.take_in(place.settings) if place.takes_in else []
     for batch in batches:
         say(came_in([batch]))
@@ -230,10 +236,8 @@ def register(place: Place) -> str | None:
     )
 
 
-def push(place: Place, options: Options, _: str) -> list[str]:
+def push(place: Place, options: Options) -> list[str]:
     """Pushes to DVC's default remote, if there is one. Raises InputError where that fails."""
-    from flows.data import added
-
     remote = versioning.remote(place.root) if options.push else None
     if remote is None:
         return []

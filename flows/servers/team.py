@@ -76,7 +76,7 @@ def mlflow_variables(keys: dict, database: str, s3: str, port: int) -> dict[str,
         "MLFLOW_WORKERS": "2",  # processes: the second one answers while the first receives a model
         # Jobs are for MLflow's chat features: without them it starts in half the time.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "TRAINYARD_PASSWORD": login.password(),
+        login.PASSWORD: login.password(),
     }
 
 

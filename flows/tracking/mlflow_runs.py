@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from flows.machine import identity
-from flows.project import paths
+from flows.project import messages, paths
 from flows.project.errors import DamagedError, our_mistake
 from flows.tracking import descriptions, mlflow_store, provenance
 from flows.tracking.provenance import TAG
@@ -72,11 +72,10 @@ def best_effort(method: Callable) -> Callable:
             self.lost = True
             if our_mistake(error):
                 raise
-            print(
-                f"trainyard: MLflow at {mlflow_store.shown_store()} cannot be used ({masking.sentence(error)}). "
-                "The work goes on without it; `trainyard track` logs it later",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+            messages.warn(
+                f"MLflow at {mlflow_store.shown_store()} cannot be used ({masking.sentence(error)}). "
+                "The work goes on without it; `trainyard track` logs it later"
+            )
             return None
 
     return call

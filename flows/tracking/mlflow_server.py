@@ -12,13 +12,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.access.login import LINKS, PASSWORD, USER
+
 if TYPE_CHECKING:
     from flows.access.door import Door
 
-USER = "trainyard"
-PASSWORD, LINKS, START = "TRAINYARD_PASSWORD", "TRAINYARD_LINKS", "TRAINYARD_START"
+START = "TRAINYARD_START"
 # MLflow has two sets of pages. Its default is the other one, for traces of chat models.
-EXPERIMENTS = "/experiments?workflowType=machine_learning"
+TRAINING = "workflowType=machine_learning"
+EXPERIMENTS = f"/experiments?{TRAINING}"
 
 
 def create() -> "Door":

@@ -13,13 +13,11 @@ from flows.access import running_servers
 from flows.machine.console import run
 from flows.project.errors import InputError
 from flows.tracking import descriptions, experiments, mlflow_runs, mlflow_store
+from flows.tracking.mlflow_server import EXPERIMENTS, TRAINING
 from flows.untrusted import masking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-# MLflow has two sets of pages. Its default is the other one, for traces of chat models.
-TRAINING = "workflowType=machine_learning"
 
 
 def pages_address() -> str:
@@ -75,7 +73,7 @@ def start_page(client: "MlflowClient") -> str:
     try:
         return runs_page(experiments.experiment_with_columns(client, read().dataset))
     except InputError:
-        return f"/experiments?{TRAINING}"
+        return EXPERIMENTS
 
 
 @click.command()

@@ -36,7 +36,7 @@ class Registrar:
         self.dataset, self.lost = dataset, False
 
     @mlflow_runs.best_effort
-    def register(self, digest: str, card: dict, files: Path) -> dict:
+    def register(self, digest: str, card: dict, files: Path) -> dict | None:
         """Registers the ensemble, unless its digest is already registered, and sets its aliases.
 
         Args:
@@ -45,8 +45,8 @@ class Registrar:
             files: the folder that `served_ensemble` loads.
 
         Returns:
-            name, version, aliases; champion: the champion's version, None where there is none; unknown: the scores
-            for which this version has no finite number.
+            None where MLflow cannot be used. Else name, version, aliases; champion: the champion's version, None where
+            there is none; unknown: the scores for which this version has no finite number.
         """
         client = mlflow_store.connect()
         trusted_models.note(self.dataset, files)  # also for a registered ensemble: its record may be lost
@@ -151,9 +151,9 @@ class Registrar:
                 )  # fmt: skip
 
     def describe(self, client: "MlflowClient", version: str) -> dict:
-        aliases = [alias for alias, number in client.get_registered_model(self.dataset).aliases.items()
-                   if str(number) == str(version)]  # fmt: skip
-        champion = client.get_registered_model(self.dataset).aliases.get(registry.CHAMPION)
+        found = client.get_registered_model(self.dataset).aliases
+        aliases = [alias for alias, number in found.items() if str(number) == str(version)]
+        champion = found.get(registry.CHAMPION)
         return {
             "name": self.dataset, "version": str(version), "aliases": sorted(aliases),
             "champion": str(champion) if champion else None,

@@ -15,7 +15,7 @@ from flows.tracking import mlflow_runs, mlflow_store
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PREVIOUS = "previous_champion"
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous_champion"  # aliases
 
 
 def absent(error: Exception) -> bool:
@@ -134,9 +134,6 @@ class Registry:
     def log_json(self, run: str, file: str, content: dict) -> None:
         """Writes JSON as an artifact of a run."""
         self.client.log_text(run, json.dumps(content, indent=2, ensure_ascii=False) + "\n", file)
-
-
-CHALLENGER, CHAMPION = "challenger", "champion"
 
 
 def versions_of(client: "MlflowClient", dataset: str, digest: str) -> list:

@@ -11,18 +11,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.machine import hardware
 from flows.project.errors import InputError
 from flows.training.allocation import unfinished_portions
 from flows.training.kept_results import checkpoint_file, read_result, write_result
 from flows.training.launch import Launch
-from flows.training.observers import Clock, Tracker
 from flows.training.progress import Board
 from flows.training.replicas import show_resumed
 from flows.training.worker_pool import End, failed, heard, workers
 from flows.training.worker_process import die_with_parent, failure, given_to_fit, train_portion
 from lightning_modules.fit import Fitted
+
+if TYPE_CHECKING:
+    from flows.tracking.member_runs import Tracker
+    from flows.training.interrupted import Clock
 
 
 def train_divided(
@@ -31,8 +35,8 @@ def train_divided(
     work: Path,
     *,
     launch: Launch,
-    tracker: Tracker | None = None,
-    clock: Clock | None = None,
+    tracker: "Tracker | None" = None,
+    clock: "Clock | None" = None,
 ) -> list[Fitted]:
     """Trains one network per seed. Returns the results, or an empty list if another command leads.
 
@@ -68,8 +72,8 @@ def attempt(
     work: Path,
     launch: Launch,
     board: Board | None,
-    tracker: Tracker | None,
-    clock: Clock | None,
+    tracker: "Tracker | None",
+    clock: "Clock | None",
     *,
     first: bool,
 ) -> End | None:

@@ -8,16 +8,20 @@ are tried once more, from their checkpoint.
 import math
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.project import paths
 from flows.training import allocation, kept_results, worker_pool, worker_process
-from flows.training.observers import Clock, Tracker
 from flows.training.progress import Board
 from lightning_modules.fit import Fitted
 
+if TYPE_CHECKING:
+    from flows.tracking.member_runs import Tracker
+    from flows.training.interrupted import Clock
+
 
 def train_replicas(
-    card: dict, seeds: list[int], work: Path, *, jobs: int, devices: int, tracker: Tracker, clock: Clock
+    card: dict, seeds: list[int], work: Path, *, jobs: int, devices: int, tracker: "Tracker", clock: "Clock"
 ) -> list[Fitted]:
     """Trains one network per seed, `jobs` at a time.
 

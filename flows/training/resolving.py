@@ -1,9 +1,8 @@
 """Resolves how a member is trained, once, from params.yaml, the data's card and this machine.
 
-The result is a frozen object that the training, MLflow and the saved weights share.
+The result is frozen, and so is what training, MLflow and the saved weights get of it: its card, made once.
 """
 
-import copy
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from flows.machine import hardware
 from flows.params.params_file import Params
 from flows.project.errors import InputError
-from flows.training.launch import Launch
 
 
 @dataclass(frozen=True)
@@ -38,18 +36,16 @@ class Resolved:
 
     @property
     def card(self) -> dict:
-        """The content of member.json before the results, in plain JSON types; a new copy each time."""
-        return copy.deepcopy(
-            {
-                "member": self.member,
-                "dataset": self.dataset,
-                "seed": self.seed,
-                "recipe": dict(self.recipe),
-                "settings": dict(self.settings),
-                **self.data,
-                "parameters": self.parameters,
-            }
-        )
+        """The content of member.json before the results, in plain JSON types."""
+        return {
+            "member": self.member,
+            "dataset": self.dataset,
+            "seed": self.seed,
+            "recipe": dict(self.recipe),
+            "settings": dict(self.settings),
+            **self.data,
+            "parameters": self.parameters,
+        }
 
     @property
     def seeds(self) -> list[int]:
@@ -60,25 +56,21 @@ class Resolved:
     def replica_inputs(self) -> dict:
         """All that the result of one replica depends on: the card without the number of replicas, so that a change of
         that number keeps the trained ones."""
-        card = self.card
-        del card["recipe"]["replicas"]
-        return card
+        return self.card | {"recipe": {key: value for key, value in self.recipe.items() if key != "replicas"}}
 
 
-def resolve(params: Params, member: str, data_card: Mapping, part: Launch | None) -> Resolved:
+def resolve(params: Params, member: str, data_card: Mapping, *, divided: bool) -> Resolved:
     """Decides by rules what params.yaml leaves open: accelerator, precision and how replicas train.
 
     Builds the network and its optimizer once, so that torch refuses a bad recipe before anything starts.
 
     Args:
         data_card: the dataset's card.
-        part: the processes of this command, if several divide each mini-batch; else None.
+        divided: whether several processes divide each mini-batch.
 
     Raises:
         InputError: the recipe cannot be used.
     """
-    import torch
-
     from lightning_modules.fit import hardware_precision
 
     recipe, training = params.member(member).recipe, params.training
@@ -89,15 +81,10 @@ def resolve(params: Params, member: str, data_card: Mapping, part: Launch | None
         "precision": hardware_precision(training.precision, accelerator),
     }
     data = {key: data_card[key] for key in ("shape", "class_names", "mean", "std")}
-    # With a thread pool in this process, the first parallel operation in a forked process would hang.
-    torch.set_num_threads(1)
     parameters = build_once({"recipe": recipe, **data})
     jobs = side_by_side(recipe["replicas"], settings["threads"], accelerator, training.devices)
-    if part and settings["parallel"] == "auto":
-        settings["parallel"] = "processes"
-    settings["parallel"] = processes_or_stacked(
-        {"recipe": recipe, "settings": settings, **data}, recipe["replicas"], jobs
-    )
+    card = {"recipe": recipe, "settings": settings, **data}
+    settings["parallel"] = processes_or_stacked(card, recipe["replicas"], jobs, divided=divided)
     return Resolved(member, params.dataset, params.seed, recipe, settings, data, parameters, jobs)
 
 
@@ -113,7 +100,7 @@ def side_by_side(replicas: int, threads: int, accelerator: str, devices: int) ->
     return max(1, min(replicas, hardware.allotted_cores() // threads))
 
 
-def processes_or_stacked(card: dict, replicas: int, jobs: int) -> str:
+def processes_or_stacked(card: dict, replicas: int, jobs: int, *, divided: bool = False) -> str:
     """Resolves `training.parallel`: replicas in processes of their own, or stacked into one computation.
 
     "auto" is a rule by network and device. A measurement could decide differently the next time, and the two ways round
@@ -123,6 +110,7 @@ def processes_or_stacked(card: dict, replicas: int, jobs: int) -> str:
     Args:
         card: with recipe, shape, class_names and settings, whose `parallel` may be "auto".
         jobs: processes that may run side by side.
+        divided: whether several processes divide each mini-batch.
 
     Returns:
         "processes" or "stacked".
@@ -137,7 +125,8 @@ def processes_or_stacked(card: dict, replicas: int, jobs: int) -> str:
     if settings["parallel"] == "processes" or replicas == 1:
         return "processes"
     if settings["parallel"] == "auto":
-        return "stacked" if settings["accelerator"] == "gpu" and name == "mlp" and jobs == 1 else "processes"
+        small = settings["accelerator"] == "gpu" and name == "mlp" and jobs == 1 and not divided
+        return "stacked" if small else "processes"
     try:
         stack([networks.build(card["recipe"], card["shape"], len(card["class_names"]))])
     except NotStackableError as error:
