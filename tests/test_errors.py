@@ -55,8 +55,8 @@ def test_a_mistake_is_ours_where_our_line_made_it():
     assert not our_mistake(caught(lambda: counted()))  # that of who called it: here this test
     assert not our_mistake(OfLibrary())
     started = {"__name__": "__main__", "__package__": "flows"}  # as by `python -m flows.train`
-    assert our_mistake(caught(lambda: exec("[][0]", started)))
-    assert not our_mistake(caught(lambda: exec("[][0]", started | {"__package__": ""})))
+    assert our_mistake(caught(lambda: exec("len(1)", started)))
+    assert not our_mistake(caught(lambda: exec("len(1)", started | {"__package__": ""})))
 
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/a file")
