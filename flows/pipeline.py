@@ -19,6 +19,7 @@ import click
 
 from flows.graph import planning
 from flows.graph.planning import Plan
+from flows.machine import processes
 from flows.machine.console import run
 from flows.orchestration import dask_options, flow_report, notifications
 from flows.orchestration.plan_run import Options, PlanRun
@@ -89,7 +90,7 @@ def execute(root: Path, plan: Plan, options: Options) -> int:
     """
     server = running_server.server_if_none()
     name = flow_report.run_name()
-    with running_server.exit_on_sigterm(), prepared(root, plan, options.dask) as ready:
+    with processes.exit_on_sigterm(), prepared(root, plan, options.dask) as ready:
         if server:
             server.start()
         work = PlanRun(root, plan, options, name, ready)

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from flows.machine import processes
 from flows.machine.console import run
 from flows.orchestration import dask_options
 from flows.retraining import steps
@@ -48,7 +49,7 @@ def command(dry: bool, **given: Any) -> int:
     if ended:
         click.echo(printable(ended.message), err=ended.kind != steps.SKIPPED)
         return 0 if ended.kind == steps.SKIPPED else 1
-    with running_server.exit_on_sigterm():
+    with processes.exit_on_sigterm():
         if server := running_server.server_if_none():
             server.start()
         from flows.retrain_flow import retrain

@@ -13,11 +13,10 @@ interrupted training is kept in .trainyard/unfinished, and the next run resumes 
 """
 
 import shutil
-import signal
-import sys
 
 import click
 
+from flows.machine import processes
 from flows.machine.console import run
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
@@ -102,14 +101,12 @@ def train(params: Params, member: str) -> dict:
 @click.argument("member")
 def command(member: str) -> None:
     """Train the replicas of MEMBER, a name under `members` in params.yaml."""
-    # Python's default would end this process without its `finally` blocks, and leave the replicas running.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal was closed; if that ends DVC, this process ends too
     if launcher():  # a launcher that is killed leaves the commands that it has started running
         from flows.machine.orphans import die_with_parent
 
         die_with_parent()
-    card = train(read(), member)
+    with processes.exit_on_sigterm():  # Python's default would leave the replicas running
+        card = train(read(), member)
     if "replicas" not in card:
         return
     best = [f"{replica['validation_accuracy']:.2%}" for replica in card["replicas"]]

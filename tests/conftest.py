@@ -91,6 +91,18 @@ def no_store_of_others(monkeypatch):
     forget_stores(monkeypatch)
 
 
+@pytest.fixture(autouse=True)
+def signals_as_they_were():
+    """A test that leaves a signal handled differently fails, instead of one that comes after it in its process."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    after = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, before[number])
+    assert after == before
+
+
 @pytest.fixture(scope="session", autouse=True)
 def clean_workers():
     """Starts workers from a fork server instead of this process, in which tests compute gradients: after that it cannot

@@ -10,6 +10,7 @@ import os
 import selectors
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -154,6 +155,24 @@ def end(sessions: Sequence[Session], grace: float) -> None:
     # Repeated, because a member may have started another process meanwhile.
     while any(session.send(signal.SIGKILL) for session in sessions):
         time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Exits with 143 on SIGTERM, and ignores SIGHUP, inside the `with`.
+
+    SIGTERM's default action would skip the cleanup that ends child processes and temporary servers. When the terminal
+    is closed, the work goes on; if that ends a parent which the work is for, the parent ends it.
+    """
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number)),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

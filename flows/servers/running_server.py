@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import signal
-import sys
 from collections.abc import Callable, Iterator
 
 import click
@@ -63,21 +61,3 @@ def watched_server(last_words: Callable[[], object] = lambda: None) -> Iterator[
         raise UnavailableError(watch_server.gone()) from None
     finally:
         watch.stop()
-
-
-@contextlib.contextmanager
-def exit_on_sigterm() -> Iterator[None]:
-    """Exits with 143 on SIGTERM, and ignores SIGHUP.
-
-    SIGTERM's default action would skip the cleanup that ends child processes and Prefect's temporary server. When the
-    terminal is closed, the work goes on; Prefect's log has its output.
-    """
-    before = {
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number)),
-        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_IGN),
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
