@@ -148,12 +148,11 @@ def test_a_loss_that_is_no_number_ends_the_training(tiny, store):
 
 
 def workers(process: subprocess.Popen, but: Collection[psutil.Process] = ()) -> list[psutil.Process]:
-    """Of a training; beside them there are children of a moment, such as git."""
+    """Of a training: they have a second thread. Its other children, such as git, look like it until they execute."""
     found = []
     for child in psutil.Process(process.pid).children():
         with suppress(psutil.Error):
-            command = " ".join(child.cmdline())
-            if child not in but and ("flows.train" in command or "spawn_main" in command):
+            if child not in but and child.num_threads() > 1 and "python" in child.name():
                 found.append(child)
     return found
 
