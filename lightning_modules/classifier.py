@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_modules import networks, optimizers
-from lightning_modules.dropout import Dropout
 from lightning_modules.errors import DivergedError
 from lightning_modules.images import Blocks, Images
 from lightning_modules.lightning import pl
+from lightning_modules.regularization.dropout import Dropout
 
 if TYPE_CHECKING:
     from lightning_modules.distributed import ProcessGroup

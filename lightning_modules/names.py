@@ -8,6 +8,7 @@ from typing import Any
 # Values that a member has unless params.yaml sets them.
 DEFAULTS: dict[str, Any] = {
     "activation": "relu",
+    "loss": "cross_entropy",
     "initializer": "he_normal",
     "dropout": 0.0,
     "label_smoothing": 0.0,
@@ -16,15 +17,46 @@ DEFAULTS: dict[str, Any] = {
     "replicas": 1,
 }
 
-ACTIVATIONS = (
-    "celu", "elu", "gelu", "hardswish", "identity", "leaky_relu", "mish", "relu", "relu6", "selu", "sigmoid",
-    "silu", "softplus", "softsign", "tanh",
-)  # fmt: skip
+# Each activation's, initializer's, loss's and schedule's own hyper-parameters and their defaults. A name without any is
+# written as a string, one with some as a mapping, such as {name: prelu, init: 0.25}, or by its name alone for the
+# defaults.
+ACTIVATIONS: dict[str, dict[str, Any]] = {
+    "celu": {},
+    "elu": {},
+    "gelu": {},
+    "hardswish": {},
+    "identity": {},
+    "leaky_relu": {},
+    "mish": {},
+    "relu": {},
+    "relu6": {},
+    "selu": {},
+    "sigmoid": {},
+    "silu": {},
+    "softplus": {},
+    "softsign": {},
+    "tanh": {},
+}
 
-INITIALIZERS = (
-    "dirac", "he_normal", "he_uniform", "lecun_normal", "lecun_uniform", "normal", "ones", "orthogonal",
-    "truncated_normal", "uniform", "xavier_normal", "xavier_uniform", "zeros",
-)  # fmt: skip
+INITIALIZERS: dict[str, dict[str, Any]] = {
+    "dirac": {},
+    "he_normal": {},
+    "he_uniform": {},
+    "lecun_normal": {},
+    "lecun_uniform": {},
+    "normal": {},
+    "ones": {},
+    "orthogonal": {},
+    "truncated_normal": {},
+    "uniform": {},
+    "xavier_normal": {},
+    "xavier_uniform": {},
+    "zeros": {},
+}
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "cross_entropy": {},
+}
 
 # Each network's hyper-parameters and their defaults.
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -60,7 +92,11 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"momentum": 0.0, "dampening": 0.0, "nesterov": False},
 }
 
-SCHEDULES = ("constant", "cosine", "linear")
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "constant": {},
+    "cosine": {},
+    "linear": {},
+}
 
 AUGMENTATIONS = (
     "altflip", "flip", "none", "nudge_altflip", "shift", "shift_altflip", "shift_altflip_cutout", "shift_flip",
@@ -70,3 +106,13 @@ VOTES = ("hard_vote", "soft_vote", "weighted_vote")
 
 # Test-time views.
 VIEWS = ("mirror", "mirror_shift", "none")
+
+
+def completed(given: str | dict, table: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A name and all its hyper-parameters, from a name alone or from a mapping with some of them.
+
+    Raises:
+        KeyError: the table does not have the name.
+    """
+    named = {"name": given} if isinstance(given, str) else dict(given)
+    return {"name": named["name"], **table[named["name"]], **named}

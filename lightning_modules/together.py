@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from lightning_modules import networks, optimizers
 from lightning_modules.classifier import EVALUATION_BATCH, Classifier, epoch_seed
 from lightning_modules.images import Blocks
-from lightning_modules.stacked import stack, unstack
+from lightning_modules.networks.stacking import stack, unstack
 
 # The keys in which recipes of networks that train together may differ.
 FREE = ("dropout", "label_smoothing", "optimizer.lr", "optimizer.weight_decay")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lightning_modules import names, networks, optimizers
-from lightning_modules.airbench import Airbench, Block, Norm, Whitening
+from lightning_modules.networks.airbench import Airbench, Block, Norm, Whitening
 
 
 def correlated(count: int = 200, side: int = 12, channels: int = 3) -> torch.Tensor:

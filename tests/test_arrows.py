@@ -187,6 +187,6 @@ def test_what_is_reached_by_a_stage_counts_for_it():
             if room(file) in code_digest.ROOMS and name_of(file) not in code_digest.NO_RESULT:
                 direct = any(file in arrows(ROOT / other) for other in counted)
                 assert (name_of(file) in counted) == direct, (name, file)
-    assert {"lightning_modules/networks.py", "lightning_modules/names.py", "lightning_modules/fit.py"} <= set(
+    assert {"lightning_modules/networks/building.py", "lightning_modules/names.py", "lightning_modules/fit.py"} <= set(
         code_digest.by_file("train")
     )

@@ -14,10 +14,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lightning_modules import dropout, optimizers
+from lightning_modules import optimizers
 from lightning_modules.classifier import Classifier
 from lightning_modules.images import Images
 from lightning_modules.optimizers import OPTIMIZERS
+from lightning_modules.regularization import dropout
 from lightning_modules.together import Together
 
 SIDE, CLASSES, BATCH = 8, 3, 6

@@ -28,8 +28,8 @@ from flows.tracking import experiments, mlflow_store
 from flows.training.launch import Launch, launch
 from lightning_modules import distributed, sealed
 from lightning_modules.distributed import ProcessGroup
-from lightning_modules.dropout import Dropout
 from lightning_modules.fit import Fitted, fit
+from lightning_modules.regularization.dropout import Dropout
 
 # Of 1,222 training images: the last mini-batch has one, so that of two processes one has none.
 BATCH_SIZE = 111

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_modules.dropout import STEPS, Dropout
+from lightning_modules.regularization.dropout import STEPS, Dropout
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -14,10 +14,10 @@ from conftest import environment
 
 from lightning_modules import classifier, networks, sealed, weights
 from lightning_modules import fit as fit_module
-from lightning_modules.airbench import Whitening
 from lightning_modules.errors import DivergedError, InputError
 from lightning_modules.fit import Fitted, SaveLast, fit, hardware_precision
 from lightning_modules.images import Images
+from lightning_modules.networks.airbench import Whitening
 
 CLASSES = ["left", "middle", "right"]
 MLP = {

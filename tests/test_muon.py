@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.muon import Muon, orthogonal
+from lightning_modules.optimizers.muon import Muon, orthogonal
 
 
 def network() -> nn.Sequential:

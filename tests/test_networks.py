@@ -12,7 +12,7 @@ from lightning_modules import names, networks
 from lightning_modules.activations import ACTIVATIONS
 from lightning_modules.initializers import INITIALIZERS
 from lightning_modules.networks import NETWORKS
-from lightning_modules.stacked import stack
+from lightning_modules.networks.stacking import stack
 
 # Height, width and channels: blobs, digits, MNIST, CIFAR-10, an upright photograph, and two odd ones.
 SHAPES = [(1, 2, 1), (8, 8, 1), (28, 28, 1), (32, 32, 3), (64, 48, 3), (5, 40, 2), (1, 1, 1)]

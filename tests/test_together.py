@@ -8,7 +8,7 @@ from lightning_modules import classifier, networks
 from lightning_modules.errors import DivergedError, InputError
 from lightning_modules.fit import Fitted, fit_together
 from lightning_modules.names import NETWORKS, OPTIMIZERS
-from lightning_modules.stacked import NotStackableError, stack, unstack
+from lightning_modules.networks.stacking import NotStackableError, stack, unstack
 
 SEEDS = [5, 6, 7]
 SMALL = {
@@ -170,7 +170,7 @@ def test_one_that_has_stopped_may_diverge(monkeypatch):
 
 @pytest.mark.parametrize("draw", [1, 700, 2**22])
 def test_masks_do_not_depend_on_how_many_train_together(monkeypatch, draw):
-    monkeypatch.setattr("lightning_modules.dropout.LARGEST_DRAW", draw)
+    monkeypatch.setattr("lightning_modules.regularization.dropout.LARGEST_DRAW", draw)
     one = recipe(dropout=0.5)
     for seed, fitted in zip(SEEDS, train_together([one] * 3)):
         assert_alike(train(one, seed=seed), fitted)

@@ -1,8 +1,10 @@
 """A member of params.yaml: its network, its optimizer and how many replicas it has."""
 
+import dataclasses
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema, core_schema
 
 from flows.params import fields
 from flows.project.errors import InputError, quoted, unknown
@@ -89,6 +91,39 @@ def hyper_parameter(key: str, value: Any, like: Any) -> Any:
     return fields.number(value)
 
 
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """Annotates a name from a table, alone or in a mapping with hyper-parameters of its own.
+
+    The value is the name where it has no hyper-parameters, else a mapping with all of them.
+    """
+
+    kind: str
+    table: dict[str, dict[str, Any]]
+
+    def check(self, given: Any) -> str | dict[str, Any]:
+        if isinstance(given, str):
+            given = {"name": given}
+        if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+            raise InputError(f"{quoted(given)} is no {self.kind}: give its name, or a mapping with `name`")
+        name = given["name"]
+        if name not in self.table:
+            raise unknown(self.kind, name, self.table)
+        own = self.table[name]
+        for key in given:
+            if key != "name" and key not in own:
+                raise unknown(f"setting of {self.kind} {name}", key, own)
+        if not own:
+            return name
+        return {"name": name} | {key: hyper_parameter(key, given.get(key, like), like) for key, like in own.items()}
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict:
+        return {"named": self.kind}  # flows/params/schema.py fills it in
+
+
 # A member's own values of these override those of its dataset's block and of `training`.
 OVERRIDES = ("epochs", "batch_size", "augment", "threads")
 
@@ -98,17 +133,19 @@ class Member(fields.Section):
 
     network: Network
     """The network and its sizes."""
-    activation: Annotated[str, fields.OneOf("activation", names.ACTIVATIONS)] = names.DEFAULTS["activation"]
+    activation: Annotated[str | dict, Named("activation", names.ACTIVATIONS)] = names.DEFAULTS["activation"]
     """Activation between the layers."""
-    initializer: Annotated[str, fields.OneOf("initializer", names.INITIALIZERS)] = names.DEFAULTS["initializer"]
+    initializer: Annotated[str | dict, Named("initializer", names.INITIALIZERS)] = names.DEFAULTS["initializer"]
     """Initializer of the trained weights."""
     dropout: fields.Share = names.DEFAULTS["dropout"]
     """Fraction of activations that a training step drops, rounded to 1/256."""
+    loss: Annotated[str | dict, Named("loss", names.LOSSES)] = names.DEFAULTS["loss"]
+    """What training minimises."""
     label_smoothing: fields.Share = names.DEFAULTS["label_smoothing"]
     """Fraction of the target probability that the loss spreads over all classes."""
     optimizer: Optimizer
     """The optimizer and its hyper-parameters."""
-    schedule: Annotated[str, fields.OneOf("schedule", names.SCHEDULES)] = names.DEFAULTS["schedule"]
+    schedule: Annotated[str | dict, Named("schedule", names.SCHEDULES)] = names.DEFAULTS["schedule"]
     """Schedule of the learning rate over the epochs."""
     test_time_views: Annotated[str, fields.OneOf("test-time views", names.VIEWS)] = names.DEFAULTS["test_time_views"]
     """Views of an image whose logits are averaged when predicting, never in training."""

@@ -37,6 +37,7 @@ def schema() -> dict:
         described(model, getattr(recipes if hasattr(recipes, name) else sections, name))
     networks(models["Network"])
     optimizers(models["Optimizer"])
+    named(models["Member"])
     several_nodes(models["Training"])
     models["Ensemble"]["properties"]["methods"]["uniqueItems"] = True
     datasets(made, models["Feed"])
@@ -67,19 +68,43 @@ def networks(made: dict) -> None:
     by_name(made, tables)
 
 
+def like_default(like: Any) -> dict:
+    """The values that `recipes.hyper_parameter` accepts."""
+    if isinstance(like, bool):
+        return {"type": "boolean", "default": like}
+    if isinstance(like, list):
+        items = [{"type": ["number", "null"] if default is None else "number"} for default in like]
+        return {"type": "array", "items": items, "minItems": len(like), "maxItems": len(like), "default": like}
+    return {"type": "number", "default": like}
+
+
 def optimizers(made: dict) -> None:
     """Adds each optimizer's own hyper-parameters: those that `recipes.hyper_parameter` accepts."""
 
-    def like_default(like: Any) -> dict:
-        if isinstance(like, bool):
-            return {"type": "boolean", "default": like}
-        if isinstance(like, list):
-            items = [{"type": ["number", "null"] if default is None else "number"} for default in like]
-            return {"type": "array", "items": items, "minItems": len(like), "maxItems": len(like), "default": like}
-        return {"type": "number", "default": like}
-
     tables = {name: {key: like_default(like) for key, like in own.items()} for name, own in names.OPTIMIZERS.items()}
     by_name(made, tables)
+
+
+def named(member: dict) -> None:
+    """Allows a name alone or with its own hyper-parameters where `recipes.Named` does."""
+    tables = {
+        "activation": names.ACTIVATIONS,
+        "initializer": names.INITIALIZERS,
+        "loss": names.LOSSES,
+        "schedule": names.SCHEDULES,
+    }
+    for key, table in tables.items():
+        value = member["properties"][key]
+        assert value.pop("named") == key
+        bare = sorted(name for name, own in table.items() if not own)
+        choices: list[dict] = [{"enum": sorted(table)}]
+        for name, own in [(bare, {}), *((name, own) for name, own in sorted(table.items()) if own)]:
+            called = {"const": name} if isinstance(name, str) else {"enum": name}
+            properties = {"name": called} | {at: like_default(like) for at, like in own.items()}
+            choices.append(
+                {"type": "object", "properties": properties, "required": ["name"], "additionalProperties": False}
+            )
+        value["anyOf"] = choices
 
 
 def by_name(made: dict, tables: dict[str, dict[str, dict]]) -> None:

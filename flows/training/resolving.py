@@ -119,7 +119,7 @@ def processes_or_stacked(card: dict, replicas: int, jobs: int, *, divided: bool 
         InputError: params.yaml says stacked, and the network cannot be stacked.
     """
     from lightning_modules import networks
-    from lightning_modules.stacked import NotStackableError, stack
+    from lightning_modules.networks.stacking import NotStackableError, stack
 
     settings, name = card["settings"], card["recipe"]["network"]["name"]
     if settings["parallel"] == "processes" or replicas == 1:

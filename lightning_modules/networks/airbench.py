@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_modules.dropout import Dropout
+from lightning_modules.networks.interface import Activation
+from lightning_modules.regularization.dropout import Dropout
 
 # Constants of the published programs.
 NORM_MOMENTUM = 0.4  # momentum of BatchNorm's running statistics: training is too short for torch's 0.1
@@ -81,9 +82,7 @@ def convolution(inputs: int, outputs: int) -> nn.Conv2d:
 class Block(nn.Module):
     """A convolution and a pooling, then `depth` - 1 more convolutions, with a skip connection around two or more."""
 
-    def __init__(
-        self, inputs: int, outputs: int, depth: int, pool: tuple[int, int], activation: type[nn.Module]
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, depth: int, pool: tuple[int, int], activation: Activation) -> None:
         super().__init__()
         # Pooling comes before normalisation, which leaves a quarter of the work.
         self.entrance = nn.Sequential(convolution(inputs, outputs), nn.MaxPool2d(pool), Norm(outputs), activation())
@@ -108,7 +107,7 @@ class Airbench(nn.Module):
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], classes: int, activation: type[nn.Module], dropout: float,
+        self, shape: tuple[int, int, int], classes: int, activation: Activation, dropout: float,
         widths: Sequence[int], depth: int,
     ) -> None:  # fmt: skip
         super().__init__()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_modules.activations import ACTIVATIONS
-from lightning_modules.dropout import Dropout
+from lightning_modules.regularization.dropout import Dropout
 
 # Layers without parameters that treat each value or channel independently, so that they work on stacks as they are.
 ALIKE = (*ACTIVATIONS.values(), nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d)

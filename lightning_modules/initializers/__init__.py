@@ -7,6 +7,8 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import init
 
+from lightning_modules import names
+
 # 0.8796..., the standard deviation of a standard normal distribution cut at ±2: sqrt(1 - 4 pdf(2) / (2 cdf(2) - 1)).
 UNCUT = 0.05 / 0.87962566103423978
 
@@ -58,10 +60,16 @@ INITIALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def initialize(network: nn.Module, name: str) -> None:
-    """Sets the weights of every linear and convolutional layer in place, drawing from torch's global generator."""
+def initialize(network: nn.Module, given: str | dict) -> None:
+    """Sets the weights of every linear and convolutional layer in place, drawing from torch's global generator.
+
+    Args:
+        given: a recipe's `initializer`: a name, or a mapping with its hyper-parameters.
+    """
+    settings = names.completed(given, names.INITIALIZERS)
+    fill = partial(INITIALIZERS[settings.pop("name")], **settings)
     for layer in network.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
-            INITIALIZERS[name](layer.weight)
+            fill(layer.weight)
             if layer.bias is not None:
                 init.zeros_(layer.bias)

@@ -1,0 +1,51 @@
+"""Builds the network of a recipe, and what a training needs to know of it."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from lightning_modules import activations
+from lightning_modules.initializers import initialize
+from lightning_modules.networks.airbench import Airbench
+from lightning_modules.networks.cnn import cnn
+from lightning_modules.networks.mlp import mlp
+from lightning_modules.networks.resnet import resnet
+
+# Number of training images that `prepare` gives to a network.
+PREPARED = 5000
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "airbench": Airbench}
+
+
+def build(recipe: dict, shape: Sequence[int], classes: int) -> nn.Module:
+    """Builds and initialises the network of a member's recipe, drawing from torch's global generator.
+
+    Args:
+        recipe: a member of params.yaml: network (name and hyper-parameters), activation, initializer, dropout.
+        shape: height, width and channels of an image.
+        classes: number of logits.
+    """
+    settings = dict(recipe["network"])
+    network = NETWORKS[settings.pop("name")](
+        tuple(shape), classes, activations.build(recipe["activation"]), recipe["dropout"], **settings
+    )
+    initialize(network, recipe["initializer"])
+    return network
+
+
+def prepare(network: nn.Module, first: Callable[[int], Tensor]) -> None:
+    """Runs the network's own `prepare` on training images, if it has one. Called once, before training.
+
+    Args:
+        first: returns the first N training images, normalised, N×C×H×W; only called if the network needs them.
+    """
+    if prepared := getattr(network, "prepare", None):
+        prepared(first(PREPARED))
+
+
+def groups(network: nn.Module) -> list[dict]:
+    """The parameter groups for an optimizer: one group, and one more for each parameter that is frozen early, with the
+    share of the training after which it is as `until`."""
+    ending: dict[nn.Parameter, float] = getattr(network, "ending", dict)()
+    rest = [parameter for parameter in network.parameters() if parameter not in ending]
+    return [{"params": rest}, *({"params": [parameter], "until": until} for parameter, until in ending.items())]
