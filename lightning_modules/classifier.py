@@ -40,6 +40,7 @@ class Classifier(pl.LightningModule):
     Attributes:
         numbers: the last epoch's training_loss, validation_nll and validation_accuracy, one dict per network.
         finished: indices of the networks that early stopping has ended, while others go on.
+        diverged: indices of those whose loss became NaN or infinite, where that is noted, not raised.
     """
 
     # Given by `attach`.
@@ -55,6 +56,7 @@ class Classifier(pl.LightningModule):
         self.group: ProcessGroup | None = None
         self.numbers: list[dict[str, float]] = []
         self.finished: set[int] = set()
+        self.diverged: set[int] | None = None
         # One per network; None is torch's global generator.
         self.seeds: list[int] = [seed]
         self.generators: list[torch.Generator | None] = [None]
@@ -103,6 +105,10 @@ class Classifier(pl.LightningModule):
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
         return optimizer, scheduler
+
+    def last_rates(self) -> list[float]:
+        """The learning rate of the last step, one per network: that of its first group of parameters."""
+        return optimizers.last_rates(self.built()[1])[:1]
 
     # An epoch's random numbers depend on the seed and the epoch alone, so that an interrupted training resumes to the
     # same bits. They are seeded one hook early: Lightning draws the batch order before on_train_epoch_start.
@@ -179,12 +185,16 @@ class Classifier(pl.LightningModule):
         """Sets `numbers`.
 
         Raises:
-            DivergedError: a loss of this epoch is NaN or infinite; its `replica` is the network's index.
+            DivergedError: a loss of this epoch is NaN or infinite, and `diverged` is None; its `replica` is the
+                network's index.
         """
         self.numbers = self.measured()
         for number, numbers in enumerate(self.numbers):
             for name, value in numbers.items():
                 if number not in self.finished and not math.isfinite(value):
+                    if self.diverged is not None:
+                        self.diverged.add(number)
+                        continue
                     reason = f"{name.replace('_', ' ')} became {value} in epoch {self.current_epoch + 1}"
                     raise DivergedError(reason, number)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_modules import memory, networks, optimizers, sealed
+from lightning_modules import memory, networks, sealed
 from lightning_modules.classifier import Classifier
 from lightning_modules.errors import InputError
 from lightning_modules.images import Images
@@ -39,12 +39,15 @@ class Fitted:
         history: one row of numbers per epoch; `epoch` counts from 1, `lr` is that of the epoch's last step.
         best_epoch: from 1.
         finished: whether all epochs are done or early stopping ended them. False: only the turn is over.
+        diverged: whether a loss became NaN or infinite, which ended the training; the best epoch was before. A network
+            that diverged in its first epoch has no state, and best_epoch is 0.
     """
 
     state: dict[str, Tensor]
     history: list[dict]
     best_epoch: int
     finished: bool = True
+    diverged: bool = False
 
 
 class Progress(pl.Callback):
@@ -63,14 +66,18 @@ class Progress(pl.Callback):
         self.patience, self.left, self.report = patience, turn, report
         self.histories: list[list[dict]] = [[] for _ in range(networks)]
         self.best: list[dict] = [{} for _ in range(networks)]
+        self.diverged: set[int] = set()
 
     def state_dict(self) -> dict:
-        return {"histories": self.histories, "best": self.best}
+        return {"histories": self.histories, "best": self.best, "diverged": sorted(self.diverged)}
 
     def load_state_dict(self, state: dict) -> None:
         self.histories, self.best = state["histories"], state["best"]
+        self.diverged = set(state["diverged"])
 
     def stopped(self, number: int) -> bool:
+        if number in self.diverged:
+            return True
         if not self.patience or not self.histories[number]:
             return False
         return self.histories[number][-1]["epoch"] - self.best[number]["epoch"] >= self.patience
@@ -93,13 +100,13 @@ class Progress(pl.Callback):
                 self.report({"replica": number, "epoch": trainer.current_epoch + 1, "done": done})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:  # type: ignore[override]
-        epoch, rates = trainer.current_epoch + 1, optimizers.last_rates(module.built()[1])
+        epoch, rates = trainer.current_epoch + 1, module.last_rates()
         rows = {}
+        self.diverged |= module.diverged or set()
         for number, numbers in enumerate(module.numbers):
-            if number in module.finished:
+            if number in module.finished or number in self.diverged:
                 continue
-            # There is one group of parameters for all networks, or an equal number of groups for each.
-            rows[number] = {"epoch": epoch, **numbers, "lr": rates[number * len(rates) // len(self.best)]}
+            rows[number] = {"epoch": epoch, **numbers, "lr": rates[number]}
             self.histories[number].append(rows[number])
             value = self.sign * numbers[self.key]
             if not self.best[number] or value < self.best[number]["value"]:
@@ -200,6 +207,8 @@ class Settings:
             {replica, aside}: the path of the damaged checkpoint, or None.
         group: the processes that train the networks together. Each calls `fit` with the same arguments, and they divide
             each mini-batch among themselves; only rank 0 writes and reports.
+        note_divergence: a network whose loss becomes NaN or infinite stops and is `Fitted.diverged`, instead of ending
+            all by a DivergedError.
     """
 
     mean: list[float]
@@ -219,6 +228,7 @@ class Settings:
     checkpoint: Path | None = None
     report: Callable[[dict], None] = lambda event: None
     group: "ProcessGroup | None" = None
+    note_divergence: bool = False
 
     def __post_init__(self) -> None:
         if self.turn is not None and (self.turn < 1 or self.checkpoint is None):
@@ -306,6 +316,8 @@ def train(module: Classifier, count: int, training: tuple, validation: tuple, se
     group = settings.group
     module.attach(images(training, settings, settings.augment), images(validation, settings), group)
     networks.prepare(module.network, module.training_images.first)
+    if settings.note_divergence:
+        module.diverged = set()
     first = not group or group.rank == 0
     report = settings.report if first else lambda event: None
     progress = Progress(settings.monitor, settings.early_stopping, settings.turn, count, report)
@@ -354,6 +366,12 @@ def train(module: Classifier, count: int, training: tuple, validation: tuple, se
         # Lightning ends a terminated fit as if it were finished.
         raise SystemExit(143)
     return [
-        Fitted(best["state"], history, best["epoch"], len(history) == settings.epochs or progress.stopped(number))
+        Fitted(
+            best.get("state", {}),
+            history,
+            best.get("epoch", 0),
+            finished=len(history) == settings.epochs or progress.stopped(number),
+            diverged=number in progress.diverged,
+        )
         for number, (best, history) in enumerate(zip(progress.best, progress.histories))
     ]

@@ -10,14 +10,14 @@ from lightning_modules.images import Blocks
 from lightning_modules.networks.stacking import stack, unstack
 
 # The keys in which recipes of networks that train together may differ.
-FREE = ("dropout", "label_smoothing", "optimizer.lr", "optimizer.weight_decay")
+FREE = ("dropout", "label_smoothing", "optimizer")
 
 
 class Together(Classifier):
     """R networks, each of which learns what a `Classifier` with its recipe and seed would, up to rounding.
 
-    Each has its own initial weights, batch order, augmentation, dropout masks, learning rate and weight decay, and
-    learns independently of the others.
+    Each has its own initial weights, batch order, augmentation, dropout masks and optimizer, and learns independently
+    of the others.
 
     Args:
         recipes: one per network; they may differ in the keys that `FREE` names.
@@ -63,6 +63,12 @@ class Together(Classifier):
             [recipe["optimizer"] for recipe in self.hparams["recipes"]], list(self.network.parameters())
         )
 
+    def last_rates(self) -> list[float]:
+        optimizer, scheduler = self.built()
+        assert isinstance(optimizer, optimizers.StackedOptimizer)
+        [factor] = optimizers.last_rates(scheduler)
+        return [factor * rate for rate in optimizer.rates]
+
     def reseed(self, epoch: int) -> None:
         # New generators each time: one on a GPU also counts what it has drawn, and reseeding would have to undo that.
         self.generators = [torch.Generator(self.device).manual_seed(epoch_seed(seed, epoch)) for seed in self.seeds]
@@ -83,7 +89,4 @@ class Together(Classifier):
 
 def shared(recipe: dict) -> dict:
     """The part of a recipe that networks that train together share: all but `replicas` and what `FREE` names."""
-    optimizer = {key: value for key, value in recipe["optimizer"].items() if key not in ("lr", "weight_decay")}
-    return {key: value for key, value in recipe.items() if key not in ("dropout", "label_smoothing", "replicas")} | {
-        "optimizer": optimizer
-    }
+    return {key: value for key, value in recipe.items() if key not in (*FREE, "replicas")}

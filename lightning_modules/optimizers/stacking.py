@@ -1,39 +1,215 @@
-"""One optimizer for stacked networks."""
+"""One optimizer for stacked networks, each of which has an optimizer, a learning rate and a weight decay of its own.
+
+The weights of all networks lie in one matrix, a row a network, so that an operation of an optimizer is one operation
+for all networks that it trains, not one for each of their layers.
+
+Most updates are proportional to the learning rate. There torch's own step is made at rate 1, and each network adds its
+row of the result times its own rate.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import optim
+from torch import Tensor, nn, optim
 
 from lightning_modules.optimizers.building import build
 
-# Optimizers whose update of one weight depends on other weights of the same tensor.
+# Optimizers whose update is proportional to the learning rate, and of one weight independent of the others.
+PROPORTIONAL = (
+    "adadelta", "adagrad", "adam", "adamax", "adamw", "gradient_descent", "lion", "momentum", "nadam", "nag", "radam",
+    "rmsprop", "rmsprop_tf", "sgd",
+)  # fmt: skip
+# Those that take a tensor of learning rates.
+TENSOR_RATES = ("adagrad_da", "ftrl", "proximal_adagrad", "proximal_sgd")
+# Those whose update of one weight depends on other weights of the same tensor.
 NOT_ELEMENTWISE = ("adafactor", "muon")
+# Those that decay weights apart from the gradient.
+DECOUPLED = ("adamw", "lion")
 
 
-def build_stacked(settings: list[dict], parameters: list[torch.nn.Parameter]) -> optim.Optimizer:
-    """Builds one optimizer for stacked networks. It updates each network as if it were alone.
+def build_stacked(settings: Sequence[dict], parameters: Sequence[nn.Parameter]) -> "StackedOptimizer":
+    """Builds one optimizer for stacked networks. It updates each network as if it were alone, up to rounding.
 
     Args:
-        settings: the `optimizer` of each network's recipe; they may differ in lr and weight_decay.
-        parameters: stacked: the first dimension of each is over the networks.
+        settings: the `optimizer` of each network's recipe.
+        parameters: stacked: the first dimension of each is over the networks. They are moved in memory.
+
+    Raises:
+        InputError: torch refuses the hyper-parameters.
     """
-    if all(given == settings[0] for given in settings) and settings[0]["name"] not in NOT_ELEMENTWISE:
-        return build(settings[0], parameters)
-    groups = [[parameter.detach()[number] for parameter in parameters] for number in range(len(settings))]
-    optimizer = build(settings[0], groups[0])
-    for given, group in zip(settings[1:], groups[1:]):
-        for own in build(given, group).param_groups:
-            optimizer.add_param_group(own)
+    return StackedOptimizer(settings, parameters)
 
-    # Views share memory with the stacked weights at all times, and with their gradients only during a step.
-    def share_gradients(*_: object) -> None:
-        for number, group in enumerate(groups):
-            for view, parameter in zip(group, parameters):
-                view.grad = None if parameter.grad is None else parameter.grad[number]
 
-    def drop_gradients(*_: object) -> None:
-        for parameter in parameters:
-            parameter.grad = None
+class StackedOptimizer(optim.Optimizer):
+    """See `build_stacked`. The learning rate of its only group is a factor on those of the networks.
 
-    optimizer.register_step_pre_hook(share_gradients)
-    optimizer.register_step_post_hook(drop_gradients)
-    return optimizer
+    Attributes:
+        rates: the learning rate of each network.
+    """
+
+    def __init__(self, settings: Sequence[dict], parameters: Sequence[nn.Parameter]) -> None:
+        for given in settings:  # what a part does itself, torch does not see: it would not refuse it
+            build(given, [nn.Parameter(torch.zeros(1, 1))])
+        super().__init__(parameters, {"lr": 1.0})
+        self.parameters = list(parameters)
+        self.rates: list[float] = [given["lr"] for given in settings]
+        self.weights = in_one_matrix(self.parameters)
+        self.gradients = torch.zeros_like(self.weights)
+        self.parts: list[Part] = []
+        for _, group in itertools.groupby(range(len(settings)), lambda number: without_rates(settings[number])):
+            numbers = list(group)
+            rows = slice(numbers[0], numbers[-1] + 1)
+            self.parts.append(part(settings[rows], self, rows))
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is ever given
+        [group] = self.param_groups
+        torch.cat([gradient_of(parameter).flatten(1) for parameter in self.parameters], 1, out=self.gradients)
+        for part in self.parts:
+            part.step(group["lr"])
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        super().load_state_dict({name: value for name, value in state_dict.items() if name != "parts"})
+
+
+def in_one_matrix(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Moves stacked parameters into one matrix, networks × weights of a network, of which they become views."""
+    matrix = torch.cat([parameter.detach().flatten(1) for parameter in parameters], 1)
+    start = 0
+    for parameter in parameters:
+        size = parameter[0].numel()
+        parameter.data = matrix[:, start : start + size].unflatten(1, parameter.shape[1:])
+        start += size
+    return matrix
+
+
+def gradient_of(parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def without_rates(settings: dict) -> dict:
+    return {key: value for key, value in settings.items() if key not in ("lr", "weight_decay")}
+
+
+def part(settings: Sequence[dict], whole: StackedOptimizer, rows: slice) -> "Part":
+    """The optimizer of consecutive networks, which differ in learning rate and weight decay alone."""
+    name = settings[0]["name"]
+    if name in PROPORTIONAL:
+        return Proportional(settings, whole.weights[rows], whole.gradients[rows])
+    if name in TENSOR_RATES and not any(given["weight_decay"] for given in settings):
+        return TensorRates(settings, whole.weights[rows], whole.gradients[rows])
+    return Separate(settings, whole, rows)
+
+
+class Part:
+    """The optimizers inside, and their state.
+
+    Args:
+        inner: torch's optimizers.
+    """
+
+    inner: list[optim.Optimizer]
+
+    def step(self, factor: float) -> None:
+        """Updates the weights.
+
+        Args:
+            factor: on the learning rate, by the schedule.
+        """
+        raise NotImplementedError
+
+    def state_dict(self) -> list[dict]:
+        return [optimizer.state_dict() for optimizer in self.inner]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        for optimizer, state in zip(self.inner, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+def column(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
+
+
+class Proportional(Part):
+    """Networks whose updates are proportional to the learning rate: one step at rate 1, times each network's rate.
+
+    The step is made on zeros, which become the update: on the weights it would be rounded to their precision.
+    """
+
+    def __init__(self, settings: Sequence[dict], weights: Tensor, gradients: Tensor) -> None:
+        self.weights, self.gradients = weights, gradients
+        self.rates = column([given["lr"] for given in settings], weights)
+        decays = [given["weight_decay"] for given in settings]
+        self.decays = column(decays, weights) if any(decays) else None
+        self.decoupled = settings[0]["name"] in DECOUPLED or settings[0].get("decoupled_weight_decay", False)
+        self.update = nn.Parameter(torch.zeros_like(weights))
+        self.update.grad = gradients
+        self.inner = [build(settings[0] | {"lr": 1.0, "weight_decay": 0.0}, [self.update])]
+
+    def step(self, factor: float) -> None:
+        if self.decays is not None:
+            if self.decoupled:
+                self.weights.mul_(1 - factor * self.rates * self.decays)
+            else:
+                self.gradients.addcmul_(self.decays, self.weights)
+        [inner] = self.inner
+        inner.param_groups[0]["lr"] = factor
+        self.update.zero_()
+        inner.step()
+        self.weights.addcmul_(self.rates, self.update)
+
+
+class TensorRates(Part):
+    """Networks whose optimizer takes a tensor of learning rates."""
+
+    def __init__(self, settings: Sequence[dict], weights: Tensor, gradients: Tensor) -> None:
+        self.rates = column([given["lr"] for given in settings], weights)
+        parameter = nn.Parameter(weights)
+        parameter.grad = gradients
+        self.inner = [build(settings[0], [parameter])]
+
+    def step(self, factor: float) -> None:
+        [inner] = self.inner
+        inner.param_groups[0]["lr"] = self.rates * factor
+        inner.step()
+
+
+class Separate(Part):
+    """An optimizer for each network."""
+
+    def __init__(self, settings: Sequence[dict], whole: StackedOptimizer, rows: slice) -> None:
+        self.inner, self.share = [], []
+        for given, number in zip(settings, range(rows.start, rows.stop)):
+            if given["name"] in NOT_ELEMENTWISE:
+                own = [nn.Parameter(parameter.detach()[number]) for parameter in whole.parameters]
+                self.share.append(views(own, whole.parameters, number))
+            else:
+                own = [nn.Parameter(whole.weights[number])]
+                own[0].grad = whole.gradients[number]
+            self.inner.append(build(given, own))
+        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.inner]
+
+    def step(self, factor: float) -> None:
+        for share in self.share:
+            share()
+        for optimizer, rates in zip(self.inner, self.rates):
+            for group, rate in zip(optimizer.param_groups, rates):
+                group["lr"] = rate * factor
+            optimizer.step()
+
+
+def views(own: list[nn.Parameter], stacked: list[nn.Parameter], number: int) -> Callable[[], None]:
+    """What makes the gradients of one network's parameters views of the stacked ones."""
+
+    def share() -> None:
+        for view, parameter in zip(own, stacked):
+            view.grad = None if parameter.grad is None else parameter.grad[number]
+
+    return share
