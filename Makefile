@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK ?= 1
 export DVC_NO_ANALYTICS ?= true
 
-.PHONY: help setup repro exp pipeline results status test test-all test-long test-avx2 lint audit schema bench ui serve serve-postgres setup-servers
+.PHONY: help setup repro exp pipeline results study status test test-all test-long test-avx2 lint audit schema bench ui serve serve-postgres setup-servers
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -51,6 +51,9 @@ pipeline: setup ## Run every stage that is stale in parallel, with Prefect
 
 results: setup ## Print the table of members and ensembles
 	@python -m flows.commands.results
+
+study: setup ## Run a study and print its verdicts: make study NAME=optimizers; all of them without NAME
+	@python -m flows.commands.study $(or $(NAME),--all)
 
 status: setup ## Say what is stale and why, and what is champion
 	@python -m flows.commands.status

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.data_path import write_like_mnist
-from flows import download
-from flows.data import dataset, sources
+from flows.data import dataset, plain_arrays, sources
 from flows.project.errors import InputError
 
 # Height, width and channels; number of training and of held-out images.
@@ -73,7 +72,7 @@ def lay_out(data: Data, validation: np.ndarray, root: Path) -> None:
         validation: sorted indices of those training images that are validation images.
     """
     images, labels = data.training
-    mean, std = download.mean_and_std(np.delete(images, validation, axis=0))
+    mean, std = plain_arrays.mean_and_std(np.delete(images, validation, axis=0))
     arrays = {
         "train_images": images, "train_labels": labels,
         "test_images": data.held_out[0], "test_labels": data.held_out[1], "validation_indices": validation,
@@ -85,7 +84,7 @@ def lay_out(data: Data, validation: np.ndarray, root: Path) -> None:
         },
         "test_sha256": dataset.digest_of_test_data(*data.held_out),
     }  # fmt: skip
-    download.write(root / "data" / data.dataset, arrays, card, [])
+    plain_arrays.write(root / "data" / data.dataset, arrays, card, [])
 
 
 def held_out_as_validation(data: Data) -> tuple[Data, np.ndarray]:
@@ -106,5 +105,5 @@ def for_rivals(data: Data, folder: Path) -> dict:
         np.save(folder / f"{name}_labels.npy", labels, allow_pickle=False)
     if data.shape[2] == 1:
         write_like_mnist(folder, data.training, data.held_out)
-    mean, std = download.mean_and_std(data.training[0])
+    mean, std = plain_arrays.mean_and_std(data.training[0])
     return {"folder": str(folder), "shape": data.shape, "classes": len(data.class_names), "mean": mean, "std": std}

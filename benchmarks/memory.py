@@ -29,8 +29,8 @@ import psutil
 import yaml
 
 from benchmarks.pipeline import copy
-from flows import download
 from flows.data import dataset as dataset_files
+from flows.data import plain_arrays
 from flows.data.fetch import MIRROR
 
 INTERVAL = 0.02  # seconds between two samples
@@ -148,7 +148,7 @@ def write(folder: Path, dataset: str, arrays: dict[str, np.ndarray], validation:
         "test_sha256": dataset_files.digest_of_test_data(arrays["test_images"], arrays["test_labels"]),
     }
     indices = np.arange(train - validation, train)
-    download.write(folder / "data" / dataset, arrays | {"validation_indices": indices}, card, [])
+    plain_arrays.write(folder / "data" / dataset, arrays | {"validation_indices": indices}, card, [])
 
 
 def size(arrays: dict[str, np.ndarray]) -> int:

@@ -15,6 +15,7 @@ COMMANDS = {
     "ensemble": ("flows.ensemble", "Combine the members, choose on validation, score once, register (a DVC stage)."),
     "pipeline": ("flows.pipeline", "Run the stale stages in parallel with Prefect."),
     "retrain": ("flows.retrain", "Take in new images, run what is stale, promote what is better."),
+    "study": ("flows.commands.study", "Compare optimizers, dropout, networks, ... fairly, and say what is better."),
     "results": ("flows.commands.results", "Print the table of members and ensembles."),
     "status": ("flows.commands.status", "What is stale and why, what is unfinished, what is champion."),
     "champion": ("flows.commands.champion", "Who is champion, since when and why."),

@@ -6,21 +6,16 @@ Run     python -m flows.download
 """
 
 import hashlib
-import math
-from collections.abc import Sequence
-from pathlib import Path
 
 import click
 import numpy as np
 
-from flows.data import added, dataset, source_images, sources
+from flows.data import added, dataset, plain_arrays, source_images, sources
 from flows.machine.console import run
 from flows.params import params_file
-from flows.project import file_io, paths
-from lightning_modules import sealed
+from flows.project import paths
 
 WORDS = {"train": "training", "validation": "validation"}
-PIECE = 1000  # images counted at a time: numpy's bincount makes 64-bit integers of their bytes
 
 
 def download(params: params_file.Params) -> dict:
@@ -46,7 +41,7 @@ def download(params: params_file.Params) -> dict:
         given.train_labels, params.feed.validation, params.seed, given.class_names, "the validation split"
     )
     images = added.join(params.dataset, given, params.limits)
-    mean, std = mean_and_std(images.train_images, validation)
+    mean, std = plain_arrays.mean_and_std(images.train_images, validation)
     arrays = {
         "train_images": images.train_images,
         "train_labels": images.train_labels,
@@ -68,7 +63,7 @@ def download(params: params_file.Params) -> dict:
         "std": std,
         "test_sha256": dataset.digest_of_test_data(images.test_images, images.test_labels),
     }
-    return write(paths.data_folder(params.dataset), arrays, card, images.provenance)
+    return plain_arrays.write(paths.data_folder(params.dataset), arrays, card, images.provenance)
 
 
 def duplicates(images: source_images.Images, validation: np.ndarray) -> dict[str, int]:
@@ -87,42 +82,6 @@ def duplicates(images: source_images.Images, validation: np.ndarray) -> dict[str
         "test_in_train": sum(digest in learned_from for digest in tests),
         "test_in_validation": sum(digest in chosen_on for digest in tests),
     }
-
-
-def mean_and_std(images: np.ndarray, left_out: np.ndarray | Sequence[int] = ()) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel, of intensities 0 to 1, without the images at the indices `left_out`.
-
-    Sums are integers, so the result is the same on every machine.
-    """
-    counts = np.zeros((images.shape[-1], 256), np.int64)
-    count = np.ones(len(images), bool)
-    count[np.asarray(left_out, int)] = False
-    for start in range(0, len(images), PIECE):
-        piece = images[start : start + PIECE][count[start : start + PIECE]]
-        for channel, histogram in enumerate(counts):
-            histogram += np.bincount(piece[..., channel].ravel(), minlength=256)
-    mean, std = [], []
-    for levels in counts.tolist():
-        number = sum(levels)
-        first = sum(level * count for level, count in enumerate(levels))
-        second = sum(level**2 * count for level, count in enumerate(levels))
-        mean.append(first / number / 255)
-        std.append(math.sqrt((second * number - first**2) / number**2) / 255)
-    return mean, std
-
-
-def write(folder: Path, arrays: dict[str, np.ndarray], card: dict, provenance: list[dict]) -> dict:
-    """Writes the files beside `folder` and renames: a folder that exists is whole. Returns the complete card."""
-    files = {}
-    with file_io.whole_folder(folder) as unfinished:
-        for name, array in arrays.items():
-            file = unfinished / f"{name}.npy"
-            np.save(file, array, allow_pickle=False)
-            with file.open("rb") as stream:
-                files[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-        card = card | {"files": files, "provenance": provenance}
-        file_io.write_json(unfinished / "dataset.json", sealed.sealed(card))
-    return card
 
 
 def summary(card: dict) -> str:

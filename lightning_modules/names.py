@@ -108,6 +108,33 @@ VOTES = ("hard_vote", "soft_vote", "weighted_vote")
 VIEWS = ("mirror", "mirror_shift", "none")
 
 
+# The learning rate that each optimizer's authors or its library give as default: around it studies look for the best.
+LEARNING_RATES = {
+    "adadelta": 1.0,
+    "adafactor": 0.01,
+    "adagrad": 0.01,
+    "adagrad_da": 0.01,
+    "adam": 0.001,
+    "adamax": 0.002,
+    "adamw": 0.001,
+    "asgd": 0.01,
+    "ftrl": 0.1,
+    "gradient_descent": 0.1,
+    "lion": 0.0001,
+    "momentum": 0.01,
+    "muon": 0.02,
+    "nadam": 0.002,
+    "nag": 0.01,
+    "proximal_adagrad": 0.01,
+    "proximal_sgd": 0.01,
+    "radam": 0.001,
+    "rmsprop": 0.001,
+    "rmsprop_tf": 0.001,
+    "rprop": 0.01,
+    "sgd": 0.01,
+}
+
+
 def completed(given: str | dict, table: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """A name and all its hyper-parameters, from a name alone or from a mapping with some of them.
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from lightning_modules import networks, optimizers
 from lightning_modules.classifier import EVALUATION_BATCH, Classifier, epoch_seed
-from lightning_modules.images import Blocks
+from lightning_modules.images import Blocks, Images
 from lightning_modules.networks.stacking import stack, unstack
 
 # The keys in which recipes of networks that train together may differ.
@@ -90,3 +90,28 @@ class Together(Classifier):
 def shared(recipe: dict) -> dict:
     """The part of a recipe that networks that train together share: all but `replicas` and what `FREE` names."""
     return {key: value for key, value in recipe.items() if key not in (*FREE, "replicas")}
+
+
+@torch.inference_mode()
+def log_probabilities(
+    recipes: list[dict], states: list[dict[str, Tensor]], shape: list[int], classes: int, images: Images
+) -> Tensor:
+    """What trained networks of one shape say of the same images: networks × images × classes, on the CPU.
+
+    Args:
+        recipes, states: one per network, its state_dict.
+        shape: height, width and channels of an image.
+    """
+    alone = []
+    for recipe, state in zip(recipes, states):
+        network = networks.build(recipe, shape, classes)
+        network.load_state_dict(state)
+        alone.append(network.to(images.device).eval())
+    count = len(alone)
+    whole = stack(alone) if count > 1 else alone[0]
+    found = []
+    for index in torch.arange(len(images), device=images.device).split(max(100, 4 * EVALUATION_BATCH // count)):
+        batch, _ = images.batch(index)
+        logits = whole(batch.expand(count, *batch.shape)) if count > 1 else whole(batch)[None]
+        found.append(logits.float().log_softmax(-1).cpu())
+    return torch.cat(found, 1)

@@ -19,7 +19,8 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
 
 from flows.data import dataset, fetch, published, source_images
-from flows.download import download, mean_and_std, summary
+from flows.data.plain_arrays import mean_and_std
+from flows.download import download, summary
 from flows.params import params_file
 from flows.project.errors import InputError
 

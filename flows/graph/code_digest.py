@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("flows", "lightning_modules")
 # The rooms of flows/ whose code affects results. The others decide how a stage is run, reported and stored. For
 # example, DVC compares the values of params.yaml, so the code that reads them does not count.
-ROOMS = ("data", "ensembles", "models", "reporting", "statistics", "training")
+ROOMS = ("data", "ensembles", "models", "reporting", "statistics", "studies", "training")
 # Files in those rooms, or in lightning_modules/, that affect no result: errors, loading a library, progress bars.
 NO_RESULT = ("flows/training/progress.py", "lightning_modules/errors.py", "lightning_modules/lightning.py")
 # Files that count although the stage does not import them: here the defaults of what params.yaml does not say.

@@ -33,6 +33,21 @@ def ask(root: Path, *arguments: str) -> str:
     return asked.stdout
 
 
+def foreground(root: Path, *arguments: str) -> int:
+    """Runs a command of DVC's on this terminal, with its colours and bars, and returns its exit code.
+
+    It ends with this process, were that killed. Ctrl-C reaches both.
+    """
+    site_cache.keep_private(root)
+    command = [sys.executable, "-c", WITH_PARENT, "dvc", PATIENT, *arguments]
+    with subprocess.Popen(command, cwd=root, env=environment()) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+
+
 def run(
     root: Path,
     processes: Processes,

@@ -1,0 +1,54 @@
+"""Which trials train together as one stacked computation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flows.studies.trials import Trial
+
+# Networks made of fully connected layers alone. Convolutions gain nothing from stacking on a CPU.
+DENSE = ("mlp", "shallow")
+MOST = 32  # networks in a stack
+# Weights of all networks in a stack on a CPU. With gradients and an optimizer's state they fit into a core's cache.
+LARGEST = 2**18
+
+
+def size(recipe: Mapping[str, Any], weights: int, accelerator: str) -> int:
+    """The number of networks in a stack: a rule by shape and device, never a measurement, so that the bits of a study
+    depend on nothing else.
+
+    Args:
+        weights: parameters of one network.
+    """
+    if accelerator == "gpu":
+        return MOST
+    if recipe["network"]["name"] not in DENSE:
+        return 1
+    return max(1, min(MOST, LARGEST // weights))
+
+
+def alike(trial: Trial, free: Sequence[str]) -> str:
+    """Trials for which this is the same can train together.
+
+    Args:
+        free: the keys in which recipes of networks that train together may differ.
+    """
+    shared = {key: value for key, value in trial.recipe.items() if key not in (*free, "replicas")}
+    return repr((shared, sorted(trial.settings.items())))
+
+
+def stacks(trials: Sequence[Trial], most: int) -> list[list[Trial]]:
+    """The trials of one round in stacks of nearly equal size, of at most `most` networks; an even number of stacks
+    where there are enough, so that two cores end together. A trial is never divided."""
+    networks = [len(trial.seeds) for trial in trials]
+    count = -(-sum(networks) // most)
+    if count % 2 and count < len(trials):
+        count += 1
+    share = sum(networks) / count
+    found: list[list[Trial]] = [[]]
+    filled = 0
+    for trial, number in zip(trials, networks):
+        if found[-1] and filled + number / 2 > share * len(found):
+            found.append([])
+        found[-1].append(trial)
+        filled += number
+    return found

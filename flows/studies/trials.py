@@ -1,0 +1,129 @@
+"""The trainings of a study, in rounds: tuning and defaults, wider grids, then the tuned values on fresh seeds."""
+
+import math
+import statistics
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flows.studies import specification
+from flows.studies.variants import Variant, half_decades, put
+
+WIDENINGS = 2  # how often a grid is extended by two values beyond the edge at which its optimum is
+TUNING, DEFAULT, TUNED = "tuning", "default", "tuned"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training, or for a variant with several replicas one soft vote of as many.
+
+    Attributes:
+        setting: "tuning", or on a fresh seed "default" or "tuned".
+        value: of what is tuned; None where nothing is.
+    """
+
+    variant: str
+    setting: str
+    value: float | None
+    seed: int
+    recipe: Mapping[str, Any]
+    settings: Mapping[str, Any]
+
+    @property
+    def seeds(self) -> list[int]:
+        """One for each replica. Votes of different sizes share their first networks."""
+        return [self.seed, *(seed_of(self.seed, "replica", number) for number in range(1, self.recipe["replicas"]))]
+
+
+def seed_of(seed: int, purpose: str, number: int) -> int:
+    return zlib.crc32(f"{seed}/{purpose}/{number}".encode())
+
+
+@dataclass
+class Tuning:
+    """What is known of one variant's tuning.
+
+    Attributes:
+        scores: by value, the mean validation accuracy and minus the mean validation nll; worst where a trial diverged.
+    """
+
+    study: specification.Study
+    variant: Variant
+    scores: dict[float, tuple[float, float]] = field(default_factory=dict)
+
+    def trial(self, setting: str, value: float | None, seed: int) -> Trial:
+        recipe: dict[str, Any] = dict(self.variant.recipe)
+        settings: dict[str, Any] = dict(self.variant.settings)
+        if (key := self.study.tuned_key) and value is not None:
+            put(settings if key in settings else recipe, key, value)
+        return Trial(self.variant.name, setting, value, seed, recipe, settings)
+
+    def tuning(self, values: Sequence[float]) -> list[Trial]:
+        seeds = [seed_of(self.study.seed, "tuning", number) for number in range(self.study.tuning_seeds)]
+        return [self.trial(TUNING, value, seed) for value in values for seed in seeds]
+
+    def fresh(self, setting: str, value: float | None) -> list[Trial]:
+        seeds = [seed_of(self.study.seed, "fresh", number) for number in range(self.study.seeds)]
+        return [self.trial(setting, value, seed) for seed in seeds]
+
+    def first(self) -> list[Trial]:
+        return self.tuning(self.variant.grid) + self.fresh(DEFAULT, self.variant.default)
+
+    def learn(self, trials: Sequence[Trial], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Notes the scores of tuning trials."""
+        by_value: dict[float, list[Mapping[str, Any]]] = {}
+        for trial, row in zip(trials, rows):
+            if trial.setting == TUNING and trial.variant == self.variant.name and trial.value is not None:
+                by_value.setdefault(trial.value, []).append(row)
+        for value, found in by_value.items():
+            if any(row["diverged"] for row in found):
+                self.scores[value] = -math.inf, -math.inf
+            else:
+                accuracy = statistics.fmean(row["validation_accuracy"] for row in found)
+                self.scores[value] = accuracy, -statistics.fmean(row["validation_nll"] for row in found)
+
+    def best(self) -> float | None:
+        """The value that validation chooses, the default among equals; None where nothing is tuned."""
+        order = (1, 0) if self.study.select_by == "nll" else (0, 1)
+        default = self.variant.default
+        return max(
+            self.scores,
+            key=lambda value: (*(self.scores[value][place] for place in order), value == default),
+            default=None,
+        )
+
+    def wider(self) -> list[float]:
+        """Two values beyond the edge at which the optimum is; none where it is bracketed, or the grid is the user's."""
+        key, best = self.study.tuned_key, self.best()
+        if not key or best is None or self.study.tune[key] != specification.DEFAULT:
+            return []
+        assert self.variant.default is not None
+        steps = [round(2 * math.log10(value / self.variant.default)) for value in (min(self.scores), max(self.scores))]
+        if best == min(self.scores):
+            return [half_decades(self.variant.default, steps[0] - further) for further in (1, 2)]
+        if best == max(self.scores):
+            return [half_decades(self.variant.default, steps[1] + further) for further in (1, 2)]
+        return []
+
+    def bracketed(self) -> bool:
+        """Whether values on both sides of the best one were tried."""
+        best = self.best()
+        return best is not None and min(self.scores) < best < max(self.scores)
+
+
+def rounds(tunings: Sequence[Tuning]) -> Iterator[list[Trial]]:
+    """Yields the trials of one round after another; scores of a round are to be noted before the next is asked for."""
+    yield [trial for tuning in tunings for trial in tuning.first()]
+    for _ in range(WIDENINGS):
+        if wider := [trial for tuning in tunings for trial in tuning.tuning(tuning.wider())]:
+            yield wider
+    # The default's trainings on the fresh seeds are there already.
+    last = [tuning for tuning in tunings if tuning.best() not in (None, tuning.variant.default)]
+    if tuned := [trial for tuning in last for trial in tuning.fresh(TUNED, tuning.best())]:
+        yield tuned
+
+
+def planned(tunings: Sequence[Tuning]) -> int:
+    """The number of trials that are certain or likely: without wider grids."""
+    return sum(len(tuning.first()) + (tuning.study.seeds if tuning.study.tuned_key else 0) for tuning in tunings)

@@ -1,0 +1,287 @@
+"""Studies: what varies is put into the member, trials are paired and tuned fairly, and what is interrupted goes on."""
+
+import copy
+import math
+
+import pytest
+import yaml
+
+from flows import study
+from flows.project.errors import InputError
+from flows.studies import data, engine, specification, stacks, trials
+from flows.studies.trials import Tuning
+from flows.studies.variants import variants
+from lightning_modules import names
+
+MEMBER = {
+    "network": {"name": "mlp", "hidden": [8]},
+    "optimizer": {"name": "adam", "lr": 0.01},
+    "epochs": 2,
+    "batch_size": 64,
+}
+TINY = {
+    "about": "A test?",
+    "dataset": "digits",
+    "member": MEMBER,
+    "vary": {"optimizer.name": ["sgd", "adam"]},
+    "tune": {"optimizer.lr": "default"},
+    "baseline": "sgd",
+    "seeds": 2,
+}
+
+
+def given(**changes) -> specification.Study:
+    return specification.Study.model_validate(copy.deepcopy(TINY) | changes)
+
+
+@pytest.fixture
+def place(project):
+    """A project with the data of studies on digits, and one study, `tiny`."""
+    (project / "studies").mkdir()
+    write(project, TINY)
+    data.write("digits", 0.2)
+    return project
+
+
+def write(project, content: dict) -> None:
+    whole = {"data": {"digits": {"test": 0.2}}, "studies": {"tiny": content}}
+    (project / "studies" / "studies.yaml").write_text(yaml.safe_dump(whole), encoding="utf-8")
+
+
+def without_seconds(rows: list[dict]) -> list[str]:
+    """As text, in which NaN equals NaN."""
+    return [repr({key: value for key, value in row.items() if "seconds" not in key}) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"vary": {"optimizer.nam": ["sgd"]}}, r"unknown setting of optimizer adam \"nam\""),
+        ({"vary": {"dropuot": [0.1, 0.2]}, "baseline": "0.1"}, r"unknown key \"dropuot\".*Did you mean \"dropout\""),
+        ({"vary": {"optimizer.name": ["sgd", "adamm"]}}, r"variant 'adamm': .*unknown optimizer \"adamm\".*\"adam\""),
+        ({"vary": {"optimizer.lr": [0.1, 0.2]}, "baseline": "0.1"}, r"optimizer.lr is both varied and tuned"),
+        ({"seeds": 1}, r"1 is too few: the seed is the unit of comparison"),
+        ({"baseline": "adamw"}, r"unknown variant \"adamw\".*Known: adam, sgd"),
+        ({"vary": {"optimizer.name": ["sgd"]}}, r"a comparison needs two or more"),
+        ({"vary": {"optimizer.name": ["sgd", "sgd"]}}, r"two variants are called 'sgd'"),
+        ({"vary": {}}, r"give either `vary`"),
+        ({"vary": {"optimizer.name": []}}, r"vary.optimizer.name is empty"),
+        ({"tune": {"dropout": "default"}}, r"only optimizer.lr has a published default"),
+        ({"tune": {"dropout": [0.1, 1.5]}}, r"variant 'sgd': dropout is 1.5"),
+        ({"tune": {"dropout": [0.1]}}, r"tune.dropout has to list 2 to 100 different values"),
+        ({"tune": {"dropout": [0, 0.1], "optimizer.lr": "default"}}, r"one at most can be tuned"),
+        ({"validation": 0.6, "held_out": 0.5}, r"leave nothing to train on"),
+        ({"member": {key: value for key, value in MEMBER.items() if key != "epochs"}}, r"member.epochs is missing"),
+    ],
+)
+def test_bad_input_is_refused_before_training(place, changes, said):
+    write(place, copy.deepcopy(TINY) | changes)
+    with pytest.raises(InputError, match=said) as caught:
+        study.study("tiny")
+    assert "\n" not in str(caught.value)
+    assert "studies.yaml" in str(caught.value)
+
+
+def test_an_unknown_study_is_named(place):
+    with pytest.raises(InputError, match=r"unknown study \"tinny\". Did you mean \"tiny\""):
+        study.study("tinny")
+
+
+def test_a_varied_optimizer_brings_its_own_hyper_parameters_and_rate():
+    member = MEMBER | {"optimizer": {"name": "adam", "lr": 0.5, "betas": [0.8, 0.9], "weight_decay": 0.1}}
+    found = {one.name: one for one in variants(given(member=member, tune={}))}
+    assert found["sgd"].recipe["optimizer"] == {
+        "name": "sgd",
+        "lr": names.LEARNING_RATES["sgd"],
+        "weight_decay": 0.1,
+    }
+    assert found["adam"].recipe["optimizer"]["betas"] == [0.8, 0.9]
+
+
+def test_every_optimizer_has_a_published_rate():
+    assert names.LEARNING_RATES.keys() >= names.OPTIMIZERS.keys()
+
+
+def test_a_grid_has_seven_rates_at_half_decades_around_the_default():
+    sgd, _ = variants(given())
+    assert sorted(sgd.grid) == pytest.approx([3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2, 1e-1, 3.16e-1])
+    assert sgd.grid[0] == sgd.default == 0.01
+
+
+def test_two_keys_vary_as_all_their_combinations():
+    found = variants(given(vary={"dropout": [0, 0.5], "activation": ["relu", "tanh"]}, baseline="0, relu"))
+    assert [one.name for one in found] == ["0, relu", "0, tanh", "0.5, relu", "0.5, tanh"]
+
+
+def test_trials_are_paired_and_tuning_seeds_are_never_reported():
+    first, second = (Tuning(given(), one).first() for one in variants(given()))
+    assert [trial.seed for trial in first] == [trial.seed for trial in second]
+    tuning = {trial.seed for trial in first if trial.setting == trials.TUNING}
+    assert tuning.isdisjoint(trial.seed for trial in first if trial.setting != trials.TUNING)
+    assert sum(trial.setting == trials.TUNING for trial in first) == 7
+
+
+def learned(tuning: Tuning, best: float, worst: float | None = None) -> None:
+    """Lets a tuning learn scores with an optimum at a value, and a divergence at another."""
+    for trials_of in (tuning.first, lambda: tuning.tuning(tuning.wider())):
+        round_ = trials_of()
+        rows = [
+            {
+                "validation_accuracy": -abs(math.log(trial.value / best)),
+                "validation_nll": 1.0,
+                "diverged": trial.value == worst,
+            }
+            for trial in round_
+        ]
+        tuning.learn(round_, rows)
+
+
+def test_an_optimum_at_the_edge_widens_the_grid():
+    sgd, _ = variants(given())
+    inside, beyond, below = (Tuning(given(), sgd) for _ in range(3))
+    learned(inside, best=0.1)
+    assert len(inside.scores) == 7
+    assert inside.best() == 0.1
+    assert inside.bracketed()
+    learned(beyond, best=1.0)
+    assert beyond.best() == 1.0
+    assert beyond.bracketed()
+    assert max(beyond.scores) == 3.16
+    learned(below, best=1e-9)
+    assert below.best() == min(below.scores) == 3.16e-5
+    assert not below.bracketed()
+
+
+def test_a_grid_of_the_users_is_not_widened():
+    one, _ = variants(given(tune={"dropout": [0.0, 0.1, 0.2]}))
+    tuning = Tuning(given(tune={"dropout": [0.0, 0.1, 0.2]}), one)
+    rows = [{"validation_accuracy": trial.value, "validation_nll": 1.0, "diverged": False} for trial in tuning.first()]
+    tuning.learn(tuning.first(), rows)
+    assert tuning.best() == 0.2
+    assert tuning.wider() == []
+
+
+def test_what_diverges_is_never_chosen_and_the_default_wins_a_draw():
+    sgd, _ = variants(given())
+    tuning = Tuning(given(), sgd)
+    rows = [
+        {"validation_accuracy": 0.9, "validation_nll": 0.3, "diverged": trial.value == 0.1} for trial in tuning.first()
+    ]
+    tuning.learn(tuning.first(), rows)
+    assert tuning.best() == 0.01
+    assert tuning.scores[0.1] == (-math.inf, -math.inf)
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("most", [1, 4, 32])
+def test_stacks_divide_no_trial_and_lose_none(replicas, most):
+    member = MEMBER | {"replicas": replicas}
+    every = [trial for one in variants(given(member=member)) for trial in Tuning(given(member=member), one).first()]
+    found = stacks.stacks(every, most)
+    assert [trial for stack in found for trial in stack] == every
+    assert max(sum(len(trial.seeds) for trial in stack) for stack in found) <= max(most, replicas) + replicas - 1
+
+
+@pytest.fixture
+def small_stacks(monkeypatch):
+    monkeypatch.setattr(stacks, "MOST", 6)
+
+
+def test_an_interrupted_study_goes_on_to_the_same_rows(place, small_stacks, monkeypatch):
+    whole = study.study("tiny")
+    kept = place / ".trainyard" / "studies" / "tiny"
+    assert len(list(kept.glob("*.json"))) > 3
+    for file in kept.iterdir():
+        file.unlink()
+    learn = engine.Group.learn
+
+    def interrupt(group, stack, file, rows):
+        learn(group, stack, file, rows)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine.Group, "learn", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            study.study("tiny")
+    done = {file.name: file.stat().st_mtime_ns for file in kept.glob("*.json")}
+    assert done
+    assert without_seconds(study.study("tiny")) == without_seconds(whole)
+    assert {name: (kept / name).stat().st_mtime_ns for name in done} == done
+
+
+def test_the_rows_of_one_core_are_those_of_two(place, small_stacks, monkeypatch):
+    monkeypatch.setenv("TRAINYARD_JOBS", "2")
+    two = study.study("tiny")
+    for file in (place / ".trainyard" / "studies" / "tiny").iterdir():
+        file.unlink()
+    monkeypatch.setenv("TRAINYARD_JOBS", "1")
+    assert without_seconds(study.study("tiny")) == without_seconds(two)
+
+
+def test_a_study_that_ran_trains_nothing_again(place, monkeypatch):
+    rows = study.study("tiny")
+    monkeypatch.setattr(engine, "train", lambda *_: pytest.fail("trained again"))
+    assert repr(study.study("tiny")) == repr(rows)
+
+
+def test_the_same_seed_starts_all_variants_with_the_same_weights(place):
+    """With a learning rate of nearly nothing all variants are the network that they started with."""
+    write(place, TINY | {"tune": {}, "variants": {"a": {}, "b": {"optimizer.name": "nag"}}, "vary": {}, "baseline": "a"}
+          | {"member": MEMBER | {"optimizer": {"name": "sgd", "lr": 1e-30}}})  # fmt: skip
+    rows = study.study("tiny")
+    first, second = ([row for row in rows if row["variant"] == name] for name in "ab")
+    assert [row["seed"] for row in first] == [row["seed"] for row in second]
+    assert len({row["held_out_nll"] for row in first}) == 2
+
+
+def test_a_diverged_training_is_a_row(place):
+    write(place, TINY | {"tune": {}, "vary": {"optimizer.lr": [0.1, 1e30]}, "baseline": "0.1"})
+    rows = study.study("tiny")
+    assert [row["diverged"] for row in rows] == [False, False, True, True]
+    assert all(math.isnan(row["held_out_accuracy"]) == row["diverged"] for row in rows)
+    assert all(row["steps_to_target"] == math.inf for row in rows if row["diverged"])
+
+
+def test_a_vote_of_replicas_is_one_trial(place):
+    write(place, TINY | {"tune": {}, "vary": {"replicas": [1, 3]}, "baseline": "1", "member": MEMBER | {"epochs": 4}})
+    rows = study.study("tiny")
+    assert [row["variant"] for row in rows] == ["1", "1", "3", "3"]
+    assert sum(row["held_out_nll"] for row in rows[2:]) < sum(row["held_out_nll"] for row in rows[:2])
+
+
+def test_a_killed_worker_ends_the_study_in_a_sentence(place, small_stacks, monkeypatch):
+    import os
+    import signal
+
+    from flows.project.errors import WorkerError
+    from flows.studies import worker
+
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(worker, "train", die)
+    monkeypatch.setattr("flows.training.worker_pool.start_method", lambda accelerator: "fork")
+    with pytest.raises(WorkerError, match=r"the process that trained .*sgd.* was ended by SIGKILL"):
+        study.study("tiny")
+
+
+def test_splits_have_no_image_in_common_and_the_test_split_is_not_there(place):
+    splits = data.load(given())
+    parts = [set(part.tolist()) for part in (splits.train, splits.validation, splits.held_out)]
+    assert sum(map(len, parts)) == len(set().union(*parts)) == len(splits.labels) == 1438
+    assert len(parts[1]) == pytest.approx(0.2 * 1438, abs=1)
+    assert len(parts[2]) == pytest.approx(0.2 * 1438, abs=1)
+    assert {file.name for file in data.folder("digits").iterdir()} == {
+        "dataset.json",
+        "train_images.npy",
+        "train_labels.npy",
+    }
+
+
+def test_damaged_data_is_named(place):
+    file = data.folder("digits") / "train_labels.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"train_labels.npy is not what dataset.json says"):
+        study.study("tiny")
