@@ -1,0 +1,1 @@
+"""Studies: what varies, tuned and trained fairly, and what can be said of it."""
