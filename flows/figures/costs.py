@@ -1,5 +1,6 @@
 """What a variant costs: its score by the number of trials, steps to a target, and performance profiles."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from flows.figures import theme
 from flows.figures.theme import Chart, Row
 
 WIDTH, HEIGHT, STEP = 330, 330, 22
+PANEL = 165, 70
 LABELS = 150  # pixels beside a chart for the names at the ends of its lines
 
 
@@ -37,8 +39,15 @@ def by_budget(rows: Sequence[Row], what: str = "error (%)") -> Chart:
         x=x, y=alt.Y("error:Q", title=what, scale=scale, axis=alt.Axis(tickCount=5, format="~g")),
         color=theme.word_colour(), detail="variant:N",
     )  # fmt: skip
-    places = [height * math.log(high / row["error"]) / math.log(high / low) for row in ends.values()]
-    labels = labels_beside(ends, places, {name: row["word"] for name, row in ends.items()})
+    pixel = math.log(high / low) / height
+    spots = theme.spread([math.log(high / row["error"]) / pixel for row in ends.values()])
+    labels = labels_beside(
+        [
+            {"variant": name, "word": row["word"], "at": row["error"], "spot": high * math.exp(-pixel * spot)}
+            for (name, row), spot in zip(ends.items(), spots)
+        ],
+        scale,
+    )
     chart = alt.layer(base.mark_line(strokeWidth=1.8), base.mark_point(filled=True, size=30, opacity=1), *labels)
     if first == last["variant"]:
         title = f"{first} is best with {counted(trials[0])} and with {counted(last['trials'])}"
@@ -57,20 +66,19 @@ def counted(trials: int) -> str:
     return f"{trials} trial{'s' if trials != 1 else ''}"
 
 
-def labels_beside(names: Sequence[str] | dict, places: Sequence[float], words: dict[str, str]) -> list[alt.Chart]:
-    """Names on the right of a chart, near their places (pixels from the top), with a line to each."""
-    spots = theme.spread(places)
-    rows = [
-        {"variant": name, "word": words[name], "at": place, "spot": spot}
-        for name, place, spot in zip(names, places, spots)
-    ]
-    flat = alt.Scale(domain=[0, 1], range=[0, 1])  # pixels as they are
+def labels_beside(rows: Sequence[Row], scale: alt.Scale) -> list[alt.Chart]:
+    """Names on the right of a chart, with a line to each from the end of its own.
+
+    Args:
+        rows: variant, word, and on the chart's vertical axis at (where the line ends) and spot (where the name is).
+        scale: of that axis.
+    """
     base = alt.Chart(theme.data(rows)).encode(color=theme.word_colour())
     text = base.mark_text(align="left", fontSize=12).encode(
-        x=alt.value(WIDTH + 24), y=alt.Y("spot:Q", scale=flat, axis=None), text="variant:N"
+        x=alt.value(WIDTH + 24), y=alt.Y("spot:Q", scale=scale), text="variant:N"
     )
     line = base.mark_rule(strokeWidth=0.8, opacity=0.6).encode(
-        x=alt.value(WIDTH + 2), x2=alt.value(WIDTH + 21), y=alt.Y("at:Q", scale=flat, axis=None), y2="spot:Q"
+        x=alt.value(WIDTH + 2), x2=alt.value(WIDTH + 21), y=alt.Y("at:Q", scale=scale), y2="spot:Q"
     )
     return [line, text]
 
@@ -89,8 +97,10 @@ def steps_to_target(rows: Sequence[Row], target: str, unit: str = "steps") -> Ch
     ordered = sorted(rows, key=lambda row: (medians[row["label"]], statistics.fmean(map(math.isinf, row["amounts"]))))
     y = alt.Y("label:N", sort=[row["label"] for row in ordered], title=None,
               axis=alt.Axis(domain=False, ticks=False, labelPadding=8, labelFontSize=13))  # fmt: skip
-    x = alt.X("amount:Q", title=f"{unit} to {target}", scale=alt.Scale(type="log", domain=[least / 1.1, never * 1.05], nice=False),
-              axis=alt.Axis(tickCount=5, format="~s"))  # fmt: skip
+    x = alt.X(
+        "amount:Q", title=f"{unit} to {target}", axis=alt.Axis(tickCount=5, format="~s"),
+        scale=alt.Scale(type="log", domain=[least / 1.1, never * 1.05], nice=False),
+    )  # fmt: skip
     dots, bars, texts = [], [], []
     for row in ordered:
         dots += [
@@ -111,7 +121,8 @@ def steps_to_target(rows: Sequence[Row], target: str, unit: str = "steps") -> Ch
         .transform_filter("datum.missed"),
         alt.Chart(theme.data(bars)).mark_tick(thickness=3, size=15, color=theme.INK).encode(x=x, y=y),
         written.mark_text(align="right", fontSize=13).encode(x=alt.value(WIDTH + 62), text="text:N"),
-        written.mark_text(align="left", fontSize=12, color=theme.VERMILION).encode(x=alt.value(WIDTH + 74), text="note:N"),
+        written.mark_text(align="left", fontSize=12, color=theme.VERMILION)
+        .encode(x=alt.value(WIDTH + 74), text="note:N"),
     )  # fmt: skip
     first, missing = ordered[0], sum(map(math.isinf, medians.values()))
     title = f"{first['variant']} is first at {target}, after {medians[first['label']]:,.4g} {unit}"
@@ -127,39 +138,52 @@ def steps_to_target(rows: Sequence[Row], target: str, unit: str = "steps") -> Ch
     )
 
 
-def performance_profile(rows: Sequence[Row], what: str = "steps to target", most: float = 16.0) -> Chart:
-    """Draws on which share of the problems each variant costs at most so many times what the cheapest does.
+def performance_profile(rows: Sequence[Row], baseline: str, what: str = "steps to target", most: float = 16.0) -> Chart:
+    """Draws on which share of the problems each variant costs at most so many times what the cheapest does: a panel a
+    variant, the best first, the baseline's line behind.
 
-    Source: Dolan and Moré, Benchmarking optimization software with performance profiles, Mathematical Programming, 2002.
+    Source: Dolan and Moré, Benchmarking optimization software with performance profiles, Mathematical Programming,
+    2002.
 
     Args:
-        rows: variant, problem (such as a dataset), cost (above 0; infinite where it fails), word (of `theme.WORDS`).
+        rows: variant, problem (such as a dataset), cost (above 0; infinite where it fails).
         what: the cost.
         most: times the cheapest, the end of the axis.
     """
     shares = profile(rows, most)
-    words = {row["variant"]: row["word"] for row in rows}
-    points = [
-        {"variant": name, "ratio": ratio, "share": share, "word": words[name]}
+    # The area below the line, on the logarithmic axis.
+    areas = {
+        name: sum(share * math.log(end / start) for (start, share), (end, _) in itertools.pairwise(steps))
         for name, steps in shares.items()
-        for ratio, share in steps
+    }
+    order = sorted(shares, key=lambda name: -areas[name])
+    points = [
+        {"variant": name, "ratio": ratio, "share": share, "behind": of != name}
+        for name in order
+        for of in dict.fromkeys((baseline, name))
+        for ratio, share in shares[of]
     ]
-    height = max(HEIGHT, int(theme.LABEL_GAP * len(shares)))
-    base = alt.Chart(theme.data(points)).mark_line(interpolate="step-after", strokeWidth=1.8).encode(
-        x=alt.X("ratio:Q", title=f"at most so many times the least {what}", scale=alt.Scale(type="log", base=2, domain=[1, most], nice=False),
-                axis=alt.Axis(format="~g", grid=False)),
-        y=alt.Y("share:Q", title="share of the datasets", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5)),
-        color=theme.word_colour(), detail="variant:N",
+    x = alt.X(
+        "ratio:Q", title=None, axis=alt.Axis(values=[1, 2, 4, 8, 16], format="~g", grid=False),
+        scale=alt.Scale(type="log", base=2, domain=[1, most], nice=False),
     )  # fmt: skip
-    places = [height * (1 - steps[-1][1]) for steps in shares.values()]
-    labels = labels_beside(list(shares), places, words)
-    best = max(shares, key=lambda name: shares[name][0][1])
+    y = alt.Y("share:Q", title="datasets", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=2))
+    base = alt.Chart().encode(x=x, y=y)
+    columns = min(theme.COLUMNS, len(order))
+    chart = alt.layer(
+        base.mark_line(interpolate="step-after", color=theme.FAINT, strokeWidth=2).transform_filter("datum.behind"),
+        base.mark_area(interpolate="step-after", color=theme.BLUE, opacity=0.15).transform_filter("!datum.behind"),
+        base.mark_line(interpolate="step-after", color=theme.BLUE, strokeWidth=2).transform_filter("!datum.behind"),
+    ).properties(width=PANEL[0], height=PANEL[1])
+    chart = chart.facet(facet=alt.Facet("variant:N", sort=order, title=None), columns=columns, data=theme.data(points))
+    best = max(order, key=lambda name: shares[name][0][1])
     number = len({row["problem"] for row in rows})
     return theme.finished(
-        alt.layer(base, *labels).properties(width=WIDTH, height=height),
+        chart,
         f"{best} is cheapest on {round(shares[best][0][1] * number)} of {number} datasets",
-        "At the left how often it is the cheapest, at the right how often it gets there at all.",
-        WIDTH + LABELS + 60,
+        f"Share of the datasets with at most so many times the least {what}: at the left how often it is the cheapest, "
+        f"at the right how often it gets there at all. Grey: {baseline}.",
+        (PANEL[0] + 18) * columns + 60,
     )
 
 

@@ -11,6 +11,7 @@ from flows.figures import theme
 from flows.figures.theme import Chart, Row
 
 WIDTH, HEIGHT = 165, 105
+TICKS = [number * 10.0**power for power in range(-6, 7) for number in (1, 3)]
 
 
 def learning_curves(
@@ -37,7 +38,7 @@ def learning_curves(
     words = column.replace("_", " ")
     x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickCount=4, tickMinStep=1, grid=False, format="d"))
     scale = alt.Scale(type="log", nice=False)
-    y = alt.Y("median:Q", title=words, scale=scale, axis=alt.Axis(tickCount=4, format="~g"))
+    y = alt.Y("median:Q", title=words, scale=scale, axis=alt.Axis(values=TICKS, format="~g"))
     base = alt.Chart().encode(x=x)
     layers = [
         base.mark_line(color=theme.FAINT, strokeWidth=1.5).encode(y=y).transform_filter("datum.behind"),

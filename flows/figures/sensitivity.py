@@ -38,7 +38,8 @@ def sensitivity(rows: Sequence[Row], name: str = "learning rate") -> Chart:
             points.append(
                 {
                     "variant": variant, "value": value, "median": medians[value], "low": min(known, default=TOP),
-                    "high": TOP if failed else max(known), "failed": failed, "top": TOP, "edge": value in (min(by_value), max(by_value)),
+                    "high": TOP if failed else max(known), "failed": failed, "top": TOP,
+                    "edge": value in (min(by_value), max(by_value)),
                     "default": any(row["default"] for row in found), "chosen": any(row["chosen"] for row in found),
                 }
             )  # fmt: skip
@@ -50,7 +51,8 @@ def sensitivity(rows: Sequence[Row], name: str = "learning rate") -> Chart:
     )  # fmt: skip
     scale = alt.Scale(type="log", domain=[least, TOP * 1.15], nice=False, clamp=True)
     y = alt.Y(
-        "median:Q", title="error (%)", scale=scale, axis=alt.Axis(values=[tick for tick in TICKS if tick >= least], format="~g"),
+        "median:Q", title="error (%)", scale=scale,
+        axis=alt.Axis(values=[tick for tick in TICKS if tick >= least], format="~g"),
     )  # fmt: skip
     base = alt.Chart().encode(x=x)
     chart = alt.layer(
@@ -75,8 +77,8 @@ def sensitivity(rows: Sequence[Row], name: str = "learning rate") -> Chart:
     return theme.finished(
         chart,
         title,
-        f"Validation error by {name}: median and range over seeds. Dot: chosen, hollow at the edge of what was tried; dotted: the published default; "
-        f"× at the top: diverged with at least one seed.",
+        f"Validation error by {name}: median and range over seeds. Dot: chosen, hollow at the edge of what was "
+        "tried; dashed: the published default; × at the top: diverged with at least one seed.",
         (WIDTH + 18) * columns + 60,
     )
 

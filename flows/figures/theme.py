@@ -61,7 +61,9 @@ def finished(chart: Any, title: str, subtitle: str, width: float) -> Chart:
     lines = textwrap.wrap(title, signs)
     small = textwrap.wrap(subtitle, int(signs * 1.2))
     return chart.properties(
-        title=alt.TitleParams(text=lines, subtitle=small, anchor="start", frame="bounds"), background="white", padding=12
+        title=alt.TitleParams(text=lines, subtitle=small, anchor="start", frame="bounds"),
+        background="white",
+        padding=12,
     ).configure(
         font=FONT,
         title=alt.TitleConfig(

@@ -154,11 +154,15 @@ def judge(
     return Findings(baseline, measure, margin, alpha, tuned, tuple(seeds), setting, tuple(findings))
 
 
+def records(rows: "pd.DataFrame | Iterable[Row]") -> Iterable[Row]:
+    """The rows of a table of pandas as mappings; others as they are."""
+    return rows.to_dict("records") if hasattr(rows, "to_dict") else rows
+
+
 def grouped(rows: "pd.DataFrame | Iterable[Row]") -> dict[str, dict[str, dict]]:
     """The rows by variant, setting, and seed; those of the tuning by value and seed."""
-    records = rows.to_dict("records") if hasattr(rows, "to_dict") else rows
     found: dict[str, dict[str, dict]] = {}
-    for row in records:
+    for row in records(rows):
         if row["setting"] not in SETTINGS:
             raise InputError(f"unknown setting {quoted(row['setting'])}: it is one of {', '.join(SETTINGS)}")
         key: Any = (row["value"], row["seed"]) if row["setting"] == "tuning" else row["seed"]
