@@ -16,7 +16,7 @@ from conftest import LIMIT
 from flows.cli import COMMANDS, trainyard
 
 ROOT = Path(__file__).resolve().parents[1]
-SLOW = ["torch", "pytorch_lightning", "torchvision", "prefect", "mlflow", "dvc"]
+SLOW = ["altair", "pandas", "torch", "pytorch_lightning", "torchvision", "prefect", "mlflow", "dvc"]
 
 
 def loaded_after(code: str, folder: Path) -> tuple[list[str], str]:

@@ -1,0 +1,1 @@
+"""The race of optimizers over surfaces that one can look at."""

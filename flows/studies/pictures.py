@@ -1,0 +1,129 @@
+"""The figures of a study, by name, from the same object as its words and its table."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from flows.studies.budget import Row
+from flows.studies.findings import Finding, Findings
+from flows.studies.verdicts import Measure, records
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from flows.figures.theme import Chart
+
+NAMES = {"lr": "learning rate", "optimizer.lr": "learning rate"}
+
+
+def charts(
+    findings: Findings,
+    rows: "pd.DataFrame | Iterable[Row]",
+    curves: "pd.DataFrame | Iterable[Row]",
+    target: str | None = None,
+) -> "dict[str, Chart]":
+    """The figures that a study has the numbers for, of verdicts, learning_curves, sensitivity, budget, steps_to_target.
+
+    Args:
+        rows: see `verdicts`.
+        curves: variant, setting, seed, epoch, training_loss, validation_nll.
+        target: of the steps, such as "97% validation accuracy"; None where there is none.
+    """
+    from flows.figures import costs, forest, learning_curves, sensitivity
+
+    scale = 100.0 if findings.measure == "accuracy" else 1.0
+    unit = "points" if findings.measure == "accuracy" else findings.measure
+    found = {
+        "verdicts": forest.forest(
+            [forest_row(findings, one, scale) for one in findings.ranked()],
+            findings.baseline,
+            findings.margin * scale,
+            unit,
+        )
+    }
+    drawn = [row for row in records(curves) if row["setting"] == findings.setting]
+    if drawn:
+        found["learning_curves"] = learning_curves.learning_curves(
+            drawn, findings.baseline, "validation_nll", "training_loss"
+        )
+    tuning = [
+        sensitivity_row(findings, row) for row in records(rows) if row["setting"] == "tuning" and row["value"] > 0
+    ]
+    if tuning and findings.measure == "accuracy":
+        name = NAMES.get(findings.tuned, findings.tuned)
+        found["sensitivity"] = sensitivity.sensitivity(tuning, name)
+    spent = [
+        {"variant": one.variant, "trials": trials.trials, "error": error(trials.mean, findings), "word": one.word}
+        for one in findings.findings
+        for trials in one.budget
+    ]
+    if spent and all(row["error"] > 0 for row in spent):
+        what = "error (%)" if findings.measure == "accuracy" else findings.measure
+        found["budget"] = costs.by_budget(spent, what)
+    steps = [
+        {"variant": one.variant, "label": findings.label(one), "amounts": one.steps.amounts}
+        for one in findings.findings
+        if one.steps
+    ]
+    if steps and target:
+        found["steps_to_target"] = costs.steps_to_target(steps, target)
+    return found
+
+
+def forest_row(findings: Findings, one: Finding, scale: float) -> Mapping[str, Any]:
+    interval = one.comparison.interval if one.comparison else None
+    return {
+        "variant": one.variant,
+        "label": findings.label(one),
+        "word": one.word,
+        "score": findings.text(one.score.mean),
+        "mean": interval.mean * scale if interval else None,
+        "low": interval.low * scale if interval else None,
+        "high": interval.high * scale if interval else None,
+        "seeds": [difference * scale for difference in one.comparison.differences] if one.comparison else [],
+    }
+
+
+def sensitivity_row(findings: Findings, row: Row) -> Mapping[str, Any]:
+    one = findings[row["variant"]]
+    failed = Measure(findings.measure, 0.0).failed(row, "validation")
+    return {
+        "variant": one.variant,
+        "value": row["value"],
+        "error": None if failed else error(row["validation_accuracy"], findings),
+        "default": row["value"] == one.default_value,
+        "chosen": row["value"] == one.value,
+    }
+
+
+def error(score: float, findings: Findings) -> float:
+    """What is lower for the better: the error in percent, or the measure itself."""
+    return 100 * (1 - score) if findings.measure == "accuracy" else score
+
+
+def across_datasets(studies: Mapping[str, Findings]) -> "dict[str, Chart]":
+    """The figures that compare two datasets or more, by dataset: a heat map of the verdicts, and where the studies have
+    targets a performance profile of the steps to them.
+
+    Only variants that all studies have are drawn.
+    """
+    from flows.figures import costs, heat_map
+
+    first = next(iter(studies.values()))
+    shared = [one.variant for one in first.findings if all(one.variant in names(found) for found in studies.values())]
+    cells, runs = [], []
+    for dataset, found in studies.items():
+        for variant in shared:
+            one = found[variant]
+            scale = 100.0 if found.measure == "accuracy" else 1.0
+            mean = one.comparison.interval.mean * scale if one.comparison else 0.0
+            cells.append({"variant": variant, "dataset": dataset, "difference": mean, "word": one.word})
+            if one.steps:
+                runs.append({"variant": variant, "problem": dataset, "cost": one.steps.median})
+    charts = {"heat_map": heat_map.heat_map(cells, first.baseline)}
+    if len(runs) == len(cells):
+        charts["performance_profile"] = costs.performance_profile(runs, first.baseline)
+    return charts
+
+
+def names(findings: Findings) -> set[str]:
+    return {one.variant for one in findings.findings}
