@@ -1,7 +1,8 @@
 """Stage study@<name> of studies/dvc.yaml: trains what a study compares, and judges it.
 
 Reads   studies/data/<dataset>/, and `studies.<name>` in studies/studies.yaml
-Writes  studies/results/<name>/: trainings.csv (a row a training), curves.csv (a row an epoch of each)
+Writes  studies/results/<name>/: verdicts.md, table.csv (a row a variant), trainings.csv (a row a training), curves.csv
+        (a row an epoch of each that is reported), and each figure as .svg and as Vega-Lite (.json)
 Run     python -m flows.study NAME
 
 Each variant is tuned under the same budget, chosen on validation with tuning seeds and reported on fresh ones, on
@@ -9,19 +10,23 @@ images held out of the training split; the same seed gives all variants the same
 is done is kept in .trainyard/studies, and an interrupted study goes on.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from flows.machine import processes
 from flows.machine.console import run
+from flows.project import paths
 from flows.project.errors import InputError
 from flows.studies import specification
 from flows.studies.variants import variants
 
+if TYPE_CHECKING:
+    from flows.studies.findings import Findings
 
-def study(name: str) -> list[dict[str, Any]]:
-    """Trains all that the study compares, and returns a row per training, see `flows.studies.worker.row`.
+
+def study(name: str) -> "Findings":
+    """Trains all that the study compares, judges it and writes studies/results/<name>/.
 
     Raises:
         InputError: the study or its data cannot be used.
@@ -34,7 +39,7 @@ def study(name: str) -> list[dict[str, Any]]:
         raise InputError(f"studies.yaml: studies.{name}: {error}") from None
 
     from flows.graph import code_digest
-    from flows.studies import data, engine
+    from flows.studies import data, engine, report
 
     splits = data.load(given)
     inputs = {
@@ -42,7 +47,15 @@ def study(name: str) -> list[dict[str, Any]]:
         "data": splits.card["files"],
         "code": code_digest.digest("study"),
     }
-    return engine.run(name, given, compared, splits.card["shape"], len(splits.card["class_names"]), inputs)
+    classes = len(splits.card["class_names"])
+    rows = engine.run(name, given, compared, splits.card["shape"], classes, inputs)
+    found = report.findings(given, rows, classes)
+    source = (
+        f"{len(rows):,} trainings on {given.dataset}: {len(splits.train):,} training images, "
+        f"{len(splits.validation):,} for every choice, {len(splits.held_out):,} held out for the report; seed {given.seed}."
+    )
+    report.write(paths.root() / "studies" / "results" / name, given, rows, found, source)
+    return found
 
 
 @click.command()
@@ -50,8 +63,9 @@ def study(name: str) -> list[dict[str, Any]]:
 def command(name: str) -> None:
     """Train and judge what the study NAME of studies/studies.yaml compares."""
     with processes.exit_on_sigterm():
-        rows = study(name)
-    print(f"{name}: {len(rows)} trainings")
+        found = study(name)
+    for sentence in found.words():
+        click.echo(sentence)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,21 @@ def place(project):
     return project
 
 
+def rows_of(name: str = "tiny") -> list[dict]:
+    """The rows that the study trains; it also writes what it found."""
+    rows = []
+
+    def keep(*given):
+        rows.extend(run(*given))
+        return rows
+
+    run = engine.run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "run", keep)
+        study.study(name)
+    return rows
+
+
 def write(project, content: dict) -> None:
     whole = {"data": {"digits": {"test": 0.2}}, "studies": {"tiny": content}}
     (project / "studies" / "studies.yaml").write_text(yaml.safe_dump(whole), encoding="utf-8")
@@ -188,7 +203,7 @@ def small_stacks(monkeypatch):
 
 
 def test_an_interrupted_study_goes_on_to_the_same_rows(place, small_stacks, monkeypatch):
-    whole = study.study("tiny")
+    whole = rows_of()
     kept = place / ".trainyard" / "studies" / "tiny"
     assert len(list(kept.glob("*.json"))) > 3
     for file in kept.iterdir():
@@ -205,30 +220,30 @@ def test_an_interrupted_study_goes_on_to_the_same_rows(place, small_stacks, monk
             study.study("tiny")
     done = {file.name: file.stat().st_mtime_ns for file in kept.glob("*.json")}
     assert done
-    assert without_seconds(study.study("tiny")) == without_seconds(whole)
+    assert without_seconds(rows_of()) == without_seconds(whole)
     assert {name: (kept / name).stat().st_mtime_ns for name in done} == done
 
 
 def test_the_rows_of_one_core_are_those_of_two(place, small_stacks, monkeypatch):
     monkeypatch.setenv("TRAINYARD_JOBS", "2")
-    two = study.study("tiny")
+    two = rows_of()
     for file in (place / ".trainyard" / "studies" / "tiny").iterdir():
         file.unlink()
     monkeypatch.setenv("TRAINYARD_JOBS", "1")
-    assert without_seconds(study.study("tiny")) == without_seconds(two)
+    assert without_seconds(rows_of()) == without_seconds(two)
 
 
 def test_a_study_that_ran_trains_nothing_again(place, monkeypatch):
-    rows = study.study("tiny")
+    rows = rows_of()
     monkeypatch.setattr(engine, "train", lambda *_: pytest.fail("trained again"))
-    assert repr(study.study("tiny")) == repr(rows)
+    assert repr(rows_of()) == repr(rows)
 
 
 def test_the_same_seed_starts_all_variants_with_the_same_weights(place):
     """With a learning rate of nearly nothing all variants are the network that they started with."""
     write(place, TINY | {"tune": {}, "variants": {"a": {}, "b": {"optimizer.name": "nag"}}, "vary": {}, "baseline": "a"}
           | {"member": MEMBER | {"optimizer": {"name": "sgd", "lr": 1e-30}}})  # fmt: skip
-    rows = study.study("tiny")
+    rows = rows_of()
     first, second = ([row for row in rows if row["variant"] == name] for name in "ab")
     assert [row["seed"] for row in first] == [row["seed"] for row in second]
     assert len({row["held_out_nll"] for row in first}) == 2
@@ -236,7 +251,7 @@ def test_the_same_seed_starts_all_variants_with_the_same_weights(place):
 
 def test_a_diverged_training_is_a_row(place):
     write(place, TINY | {"tune": {}, "vary": {"optimizer.lr": [0.1, 1e30]}, "baseline": "0.1"})
-    rows = study.study("tiny")
+    rows = rows_of()
     assert [row["diverged"] for row in rows] == [False, False, True, True]
     assert all(math.isnan(row["held_out_accuracy"]) == row["diverged"] for row in rows)
     assert all(row["steps_to_target"] == math.inf for row in rows if row["diverged"])
@@ -244,7 +259,7 @@ def test_a_diverged_training_is_a_row(place):
 
 def test_a_vote_of_replicas_is_one_trial(place):
     write(place, TINY | {"tune": {}, "vary": {"replicas": [1, 3]}, "baseline": "1", "member": MEMBER | {"epochs": 4}})
-    rows = study.study("tiny")
+    rows = rows_of()
     assert [row["variant"] for row in rows] == ["1", "1", "3", "3"]
     assert sum(row["held_out_nll"] for row in rows[2:]) < sum(row["held_out_nll"] for row in rows[:2])
 

@@ -144,7 +144,8 @@ def run(name: str, study: Study, variants: list[Variant], shape: list[int], clas
     remove_others(kept, used)
     order = {variant.name: place for place, variant in enumerate(variants)}
     assert len(order) == len(tunings)
-    return sorted((row for group in groups for row in group.rows), key=lambda row: order[row["variant"]])
+    rows = with_tuned([row for group in groups for row in group.rows], tunings)
+    return sorted(rows, key=lambda row: order[row["variant"]])
 
 
 def train(

@@ -36,7 +36,7 @@ class Study(fields.Section):
     """Dotted keys of a member and their values: a variant for each value, or combination of values."""
     variants: Annotated[dict[str, dict[str, Any]], BeforeValidator(fields.limit_entries)] = Field(default_factory=dict)
     """Variants by name instead, each with its dotted keys and values; {} is the member as it is."""
-    tune: dict[str, Literal["default"] | list] = Field(default_factory=dict)
+    tune: dict[str, Literal["default"] | list[float]] = Field(default_factory=dict)
     """What is tuned for each variant: a dotted key, and its values, or `default` for seven values at half-decade steps
     around the published default; then an optimum at the edge extends the grid."""
     baseline: str

@@ -1,0 +1,77 @@
+"""Writes what a study found: tables, words and figures, all from one object."""
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.project import file_io
+from flows.studies import pictures, verdicts
+from flows.studies.findings import Findings
+from flows.studies.specification import Study
+
+CURVE = ("variant", "setting", "value", "seed")  # what a row of curves.csv has of its training's
+
+
+def findings(study: Study, rows: Sequence[dict], classes: int) -> Findings:
+    """What the rows say, see `verdicts.judge`.
+
+    Args:
+        classes: of the dataset: a training that diverged counts as guessing.
+    """
+    return verdicts.judge(
+        rows,
+        study.baseline,
+        1 / classes,
+        margin=study.margin / 100,
+        tuned=(study.tuned_key or "value").rpartition(".")[2],
+    )
+
+
+def write(folder: Path, study: Study, rows: Sequence[dict], found: Findings, source: str) -> None:
+    """Writes the folder anew: trainings.csv, curves.csv, table.csv, verdicts.md, and each figure as .svg and as
+    Vega-Lite.
+
+    Args:
+        rows: of all trainings, see `worker.row`.
+        source: where the numbers come from, a line of verdicts.md.
+    """
+    from flows.figures import theme
+
+    curves = curve_rows(rows)
+    with file_io.whole_folder(folder) as unfinished:
+        write_csv(unfinished / "trainings.csv", [{key: row[key] for key in row if key != "curve"} for row in rows])
+        write_csv(unfinished / "curves.csv", curves)
+        write_csv(unfinished / "table.csv", found.table())
+        charts = pictures.charts(found, rows, curves, f"{study.target:.0%} validation accuracy")
+        for name, chart in charts.items():
+            theme.save(chart, unfinished / f"{name}.svg")
+            theme.save(chart, unfinished / f"{name}.json")
+        (unfinished / "verdicts.md").write_text(page(study, found, source), encoding="utf-8")
+
+
+def page(study: Study, found: Findings, source: str) -> str:
+    """verdicts.md: the question, a sentence a variant, and the table."""
+    said = "".join(f"* {sentence}\n" for sentence in found.words())
+    return f"# {study.about}\n\n{said}\n{found.markdown()}\n{source}\n"
+
+
+def curve_rows(rows: Sequence[dict]) -> list[dict]:
+    """A row for each epoch of each training that is reported; tuning trials are in trainings.csv alone."""
+    return [
+        {key: row[key] for key in CURVE} | point for row in rows if row["setting"] != "tuning" for point in row["curve"]
+    ]
+
+
+def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows({key: plain(value) for key, value in row.items()} for row in rows)
+
+
+def plain(value: Any) -> Any:
+    """A number as other programs read it: pandas, and DVC, take an empty cell for NaN and `inf` for infinity."""
+    return None if isinstance(value, float) and math.isnan(value) else value
