@@ -24,6 +24,7 @@ COMMANDS = {
     "trust": ("flows.commands.trust", "Load a registered model that another project, or machine, registered."),
     "predict": ("flows.commands.predict", "Classify image files with the champion."),
     "drift": ("flows.commands.drift", "Say whether incoming images differ from those the champion knows."),
+    "race": ("flows.commands.race", "Let optimizers race down surfaces that one can look at, and draw it."),
     "track": ("flows.commands.track", "Log to MLflow what could not be logged, and end runs whose process is gone."),
     "serve": (
         "flows.commands.serve",

@@ -19,7 +19,7 @@ FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 INK, MUTED, FAINT, GRID = "#222222", "#6b6b6b", "#b8b8b8", "#e7e7e7"
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 # For things that are told apart by a label of their own beside them, too.
-COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, INK, MUTED)
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, INK, ORANGE, SKY, MUTED)
 
 WORDS = ("better", "equivalent", "cannot tell", "worse", "baseline")  # the verdicts of a study, in the legend's order
 WORD_COLOURS = {"better": BLUE, "equivalent": GREEN, "cannot tell": MUTED, "worse": VERMILION, "baseline": INK}
