@@ -93,7 +93,8 @@ class Progress(pl.Callback):
                 self.report({"replica": number, "epoch": trainer.current_epoch + 1, "done": done})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:  # type: ignore[override]
-        epoch, rates = trainer.current_epoch + 1, optimizers.last_rates(module.built()[1])
+        scheduler = module.built()[1]
+        epoch, rates = trainer.current_epoch + 1, optimizers.last_rates(scheduler)
         rows = {}
         for number, numbers in enumerate(module.numbers):
             if number in module.finished:
@@ -105,6 +106,10 @@ class Progress(pl.Callback):
             if not self.best[number] or value < self.best[number]["value"]:
                 state = {name: tensor.detach().cpu().clone() for name, tensor in module.state(number).items()}
                 self.best[number] = {"value": value, "epoch": epoch, "state": state}
+        values = [self.sign * numbers[self.key] for numbers in module.numbers]
+        optimizers.epoch_ended(
+            scheduler, [value if number in rows else None for number, value in enumerate(values)]
+        )
         if self.left is not None:
             self.left -= 1
         self.stop(trainer, module)
