@@ -75,7 +75,9 @@ class Classifier(pl.LightningModule):
         return self.network.state_dict()
 
     def train_dataloader(self) -> Blocks:
-        return Blocks(len(self.training_images), self.hparams["batch_size"], BLOCK, self.order)
+        count = len(self.training_images)
+        whole = self.hparams["recipe"]["optimizer"]["name"] in optimizers.FULL_BATCH
+        return Blocks(count, count if whole else self.hparams["batch_size"], BLOCK, self.order)
 
     def order(self) -> Tensor:
         """A random order of the training images for the next epoch."""
@@ -136,14 +138,25 @@ class Classifier(pl.LightningModule):
         optimizer, scheduler = self.built()
         for index in block:
             optimizer.zero_grad()
+            for part, share in self.parts(index):
+                if self.group:
+                    self.learn_part(part, share, self.group)
+                else:
+                    self.learn(part, share)
             if self.group:
-                self.learn_part(index, self.group)
-            else:
-                self.learn(index)
+                self.group.sum_gradients(self.network)
             optimizer.step()
             scheduler.step()
             # Autocast keeps cast weights until its outermost region ends, and that is the whole block.
             torch.clear_autocast_cache()
+
+    def parts(self, index: Tensor) -> list[tuple[Tensor, float]]:
+        """A mini-batch in parts of at most the planned batch size, so that one that is the whole training split needs
+        no more memory; each with its share of the images."""
+        count, most = index.shape[-1], self.hparams["batch_size"]
+        if count <= most:
+            return [(index, 1.0)]
+        return [(part, part.shape[-1] / count) for part in index.split(most, -1)]
 
     def learn(self, index: Tensor, share: float = 1.0) -> None:
         """Adds `share` of the mean loss on the images at `index` to the gradients, and the loss to the epoch's sum."""
@@ -152,16 +165,15 @@ class Classifier(pl.LightningModule):
         (loss if share == 1 else loss * share).sum().backward()
         self.loss_sum.add_(loss.detach(), alpha=index.shape[-1])
 
-    def learn_part(self, index: Tensor, group: "ProcessGroup") -> None:
-        """Like `learn`, divided among processes: each computes the gradients of its part, then all sum them up."""
+    def learn_part(self, index: Tensor, share: float, group: "ProcessGroup") -> None:
+        """Like `learn`, divided among processes: each adds the gradients of its part, which are to be summed up."""
         count = index.shape[-1]
         first, end = group.part(count)
         for layer in self.network.modules():
             if isinstance(layer, Dropout):
                 layer.part = (first, count)
         if end > first:
-            self.learn(index[..., first:end], (end - first) / count)
-        group.sum_gradients(self.network)
+            self.learn(index[..., first:end], share * ((end - first) / count))
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss over the mini-batch: a scalar, or one value per network."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_modules import memory, networks, sealed
+from lightning_modules import memory, networks, optimizers, sealed
 from lightning_modules.classifier import Classifier
 from lightning_modules.errors import InputError
 from lightning_modules.images import Images
@@ -100,6 +100,7 @@ class Progress(pl.Callback):
                 self.report({"replica": number, "epoch": trainer.current_epoch + 1, "done": done})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Classifier) -> None:  # type: ignore[override]
+        scheduler = module.built()[1]
         epoch, rates = trainer.current_epoch + 1, module.last_rates()
         rows = {}
         self.diverged |= module.diverged or set()
@@ -112,6 +113,8 @@ class Progress(pl.Callback):
             if not self.best[number] or value < self.best[number]["value"]:
                 state = {name: tensor.detach().cpu().clone() for name, tensor in module.state(number).items()}
                 self.best[number] = {"value": value, "epoch": epoch, "state": state}
+        values = [self.sign * numbers[self.key] for numbers in module.numbers]
+        optimizers.epoch_ended(scheduler, [value if number in rows else None for number, value in enumerate(values)])
         if self.left is not None:
             self.left -= 1
         self.stop(trainer, module)

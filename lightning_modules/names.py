@@ -71,10 +71,14 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adadelta": {"rho": 0.9, "eps": 1e-6},
     "adafactor": {"beta2_decay": -0.8, "eps": [None, 1e-3], "d": 1.0},
     "adagrad": {"lr_decay": 0.0, "initial_accumulator_value": 0.0, "eps": 1e-10},
+    "adagrad_da": {"initial_accumulator_value": 0.0, "l1": 0.0, "l2": 0.0, "anchor": "init"},
     "adam": {"betas": [0.9, 0.999], "eps": 1e-8, "amsgrad": False, "decoupled_weight_decay": False},
     "adamax": {"betas": [0.9, 0.999], "eps": 1e-8},
     "adamw": {"betas": [0.9, 0.999], "eps": 1e-8, "amsgrad": False},
     "asgd": {"lambd": 1e-4, "alpha": 0.75, "t0": 1e6},
+    "ftrl": {"lr_power": -0.5, "initial_accumulator_value": 0.0, "l1": 0.0, "l2": 0.0},
+    "gradient_descent": {},
+    "lion": {"betas": [0.9, 0.99]},
     "momentum": {"momentum": 0.9, "dampening": 0.0},
     "muon": {
         "momentum": 0.6,
@@ -86,16 +90,28 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     },
     "nadam": {"betas": [0.9, 0.999], "eps": 1e-8, "momentum_decay": 4e-3, "decoupled_weight_decay": False},
     "nag": {"momentum": 0.9},
+    "proximal_adagrad": {"initial_accumulator_value": 0.0, "l1": 0.0, "l2": 0.0},
+    "proximal_sgd": {"l1": 0.0, "l2": 0.0},
     "radam": {"betas": [0.9, 0.999], "eps": 1e-8, "decoupled_weight_decay": False},
     "rmsprop": {"alpha": 0.99, "eps": 1e-8, "momentum": 0.0, "centered": False},
+    "rmsprop_tf": {"alpha": 0.9, "eps": 1e-10, "momentum": 0.0},
     "rprop": {"etas": [0.5, 1.2], "step_sizes": [1e-6, 50.0]},
     "sgd": {"momentum": 0.0, "dampening": 0.0, "nesterov": False},
 }
 
+# The values of each hyper-parameter that is a string.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "anchor": ("init", "zero"),
+}
+
 SCHEDULES: dict[str, dict[str, Any]] = {
     "constant": {},
-    "cosine": {},
+    "cosine": {"warmup": 0.0},
+    "cosine_restarts": {"cycles": 3},
     "linear": {},
+    "one_cycle": {"warmup": 0.3, "div_factor": 25.0, "final_div_factor": 1e4},
+    "reduce_on_plateau": {"factor": 0.1, "patience": 3, "threshold": 1e-4},
+    "step": {"every": 0.4, "factor": 0.1},
 }
 
 AUGMENTATIONS = (

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from lightning_modules import networks, optimizers
 from lightning_modules.classifier import EVALUATION_BATCH, Classifier, epoch_seed
 from lightning_modules.images import Blocks, Images
-from lightning_modules.networks.stacking import stack, unstack
+from lightning_modules.networks.stacking import NotStackableError, stack, unstack
 
 # The keys in which recipes of networks that train together may differ.
 FREE = ("dropout", "label_smoothing", "optimizer")
@@ -25,7 +25,7 @@ class Together(Classifier):
         shape, classes, epochs, batch_size: as in `Classifier`.
 
     Raises:
-        NotStackableError: a layer has no stacked version.
+        NotStackableError: a layer has no stacked version, or the schedule goes by how well each network does.
         ValueError: the recipes differ in another key.
     """
 
@@ -36,6 +36,7 @@ class Together(Classifier):
     ) -> None:
         if len({repr(shared(recipe)) for recipe in recipes}) > 1:
             raise ValueError(f"networks that train together may differ in {', '.join(FREE)} alone")
+        refuse_unstackable(recipes[0])
         super().__init__(recipes[0], shape, classes, seeds[0], epochs, batch_size)
         alone = []
         for recipe, seed in zip(recipes, seeds):
@@ -87,9 +88,16 @@ class Together(Classifier):
         return ((1 - self.smoothing) * nll - self.smoothing * log_probabilities.mean(-1)).mean(-1)
 
 
+def refuse_unstackable(recipe: dict) -> None:
+    """Raises NotStackableError where networks of the recipe could not share one optimizer and one schedule."""
+    if optimizers.goes_by_validation(recipe["schedule"]):
+        raise NotStackableError("a learning rate that goes by how well each network does cannot be shared by a stack")
+
+
 def shared(recipe: dict) -> dict:
     """The part of a recipe that networks that train together share: all but `replicas` and what `FREE` names."""
-    return {key: value for key, value in recipe.items() if key not in (*FREE, "replicas")}
+    full_batch = recipe["optimizer"]["name"] in optimizers.FULL_BATCH
+    return {key: value for key, value in recipe.items() if key not in (*FREE, "replicas")} | {"full_batch": full_batch}
 
 
 @torch.inference_mode()

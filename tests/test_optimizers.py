@@ -14,9 +14,10 @@ NOT_THE_METHOD = {"params", "lr", "weight_decay", "foreach", "maximize", "captur
 
 # Sensible for a quadratic of curvatures 1 and 10.
 RATES = {
-    "adadelta": 10.0, "adafactor": 0.1, "adagrad": 0.5, "adam": 0.05, "adamax": 0.05, "adamw": 0.05, "asgd": 0.05,
-    "momentum": 0.02, "muon": 0.05, "nadam": 0.05, "nag": 0.02, "radam": 0.05, "rmsprop": 0.02, "rprop": 0.05,
-    "sgd": 0.05,
+    "adadelta": 10.0, "adafactor": 0.1, "adagrad": 0.5, "adagrad_da": 0.5, "adam": 0.05, "adamax": 0.05, "adamw": 0.05,
+    "asgd": 0.05, "ftrl": 0.5, "gradient_descent": 0.05, "lion": 0.02, "momentum": 0.02, "muon": 0.05, "nadam": 0.05,
+    "nag": 0.02, "proximal_adagrad": 0.5, "proximal_sgd": 0.05, "radam": 0.05, "rmsprop": 0.02, "rmsprop_tf": 0.02,
+    "rprop": 0.05, "sgd": 0.05,
 }  # fmt: skip
 
 
@@ -43,8 +44,10 @@ def test_the_known_hyper_parameters_and_defaults_are_torchs(name):
     expected = signature | preset
     if kind is torch.optim.SGD and name != "sgd":
         del expected["nesterov"]  # what tells momentum and nag apart
-    if name == "nag":
-        del expected["dampening"]  # Nesterov's momentum has none
+    if name in ("nag", "gradient_descent"):
+        del expected["dampening"]  # neither Nesterov's momentum nor none has any
+    if name == "gradient_descent":
+        del expected["momentum"]
     assert names.OPTIMIZERS[name] == expected
 
 

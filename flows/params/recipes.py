@@ -54,9 +54,10 @@ class Optimizer(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
     name: Annotated[str, fields.OneOf("optimizer", names.OPTIMIZERS)]
-    """One of torch.optim by its name in lower case, momentum or nag, which are variants of its SGD, or muon."""
+    """One of torch.optim by its name in lower case, a variant of its SGD (momentum, nag, gradient_descent), or one that
+    is written here (adagrad_da, ftrl, lion, muon, proximal_adagrad, proximal_sgd, rmsprop_tf)."""
     lr: fields.Positive
-    """The learning rate at the start of the schedule."""
+    """The learning rate that the schedule multiplies: the one at its start, or at its peak where there is a warm-up."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False), fields.NUMBER] = 0.0
     """Weight decay of all parameters, including biases and batch normalisation."""
 
@@ -73,7 +74,12 @@ class Optimizer(BaseModel):
 
 
 def hyper_parameter(key: str, value: Any, like: Any) -> Any:
-    """A hyper-parameter's value, which has to be like its default: a boolean, a number, or a list of equal length."""
+    """A hyper-parameter's value, which has to be like its default: a boolean, a number, a list of equal length, or one of
+    the strings in `names.CHOICES`."""
+    if isinstance(like, str):
+        if value not in names.CHOICES[key]:
+            raise InputError(f"{key} is {quoted(value)}, but has to be {' or '.join(names.CHOICES[key])}")
+        return value
     if isinstance(like, bool):
         if not isinstance(value, bool):
             raise InputError(f"{key} is {quoted(value)}, but has to be true or false")

@@ -68,8 +68,10 @@ def networks(made: dict) -> None:
     by_name(made, tables)
 
 
-def like_default(like: Any) -> dict:
+def like_default(key: str, like: Any) -> dict:
     """The values that `recipes.hyper_parameter` accepts."""
+    if isinstance(like, str):
+        return {"enum": list(names.CHOICES[key]), "default": like}
     if isinstance(like, bool):
         return {"type": "boolean", "default": like}
     if isinstance(like, list):
@@ -81,7 +83,9 @@ def like_default(like: Any) -> dict:
 def optimizers(made: dict) -> None:
     """Adds each optimizer's own hyper-parameters: those that `recipes.hyper_parameter` accepts."""
 
-    tables = {name: {key: like_default(like) for key, like in own.items()} for name, own in names.OPTIMIZERS.items()}
+    tables = {
+        name: {key: like_default(key, like) for key, like in own.items()} for name, own in names.OPTIMIZERS.items()
+    }
     by_name(made, tables)
 
 
@@ -100,7 +104,7 @@ def named(member: dict) -> None:
         choices: list[dict] = [{"enum": sorted(table)}]
         for name, own in [(bare, {}), *((name, own) for name, own in sorted(table.items()) if own)]:
             called = {"const": name} if isinstance(name, str) else {"enum": name}
-            properties = {"name": called} | {at: like_default(like) for at, like in own.items()}
+            properties = {"name": called} | {at: like_default(at, like) for at, like in own.items()}
             choices.append(
                 {"type": "object", "properties": properties, "required": ["name"], "additionalProperties": False}
             )

@@ -105,7 +105,8 @@ def processes_or_stacked(card: dict, replicas: int, jobs: int, *, divided: bool 
 
     "auto" is a rule by network and device. A measurement could decide differently the next time, and the two ways round
     differently. On a CPU, or with several GPUs, each replica has its own process. A single GPU is far too large for one
-    small fully connected network, so it trains these stacked; every mlp can be stacked.
+    small fully connected network, so it trains these stacked; every mlp can be stacked, unless its schedule goes by how
+    well it does.
 
     Args:
         card: with recipe, shape, class_names and settings, whose `parallel` may be "auto".
@@ -120,14 +121,18 @@ def processes_or_stacked(card: dict, replicas: int, jobs: int, *, divided: bool 
     """
     from lightning_modules import networks
     from lightning_modules.networks.stacking import NotStackableError, stack
+    from lightning_modules.optimizers import goes_by_validation
+    from lightning_modules.together import refuse_unstackable
 
     settings, name = card["settings"], card["recipe"]["network"]["name"]
     if settings["parallel"] == "processes" or replicas == 1:
         return "processes"
     if settings["parallel"] == "auto":
         small = settings["accelerator"] == "gpu" and name == "mlp" and jobs == 1 and not divided
+        small = small and not goes_by_validation(card["recipe"]["schedule"])
         return "stacked" if small else "processes"
     try:
+        refuse_unstackable(card["recipe"])
         stack([networks.build(card["recipe"], card["shape"], len(card["class_names"]))])
     except NotStackableError as error:
         raise InputError(
@@ -137,10 +142,11 @@ def processes_or_stacked(card: dict, replicas: int, jobs: int, *, divided: bool 
 
 
 def build_once(card: dict) -> int:
-    """Builds the network and its optimizer once, so that torch refuses a bad recipe before anything starts. Returns the
-    number of parameters."""
+    """Builds the network, its optimizer and schedule once, so that a bad recipe is refused before anything starts.
+    Returns the number of parameters."""
     from lightning_modules import networks, optimizers
 
     network = networks.build(card["recipe"], card["shape"], len(card["class_names"]))
-    optimizers.build(card["recipe"]["optimizer"], networks.groups(network))
+    optimizer = optimizers.build(card["recipe"]["optimizer"], networks.groups(network))
+    optimizers.schedule(card["recipe"]["schedule"], optimizer, steps=1)
     return sum(parameter.numel() for parameter in network.parameters())

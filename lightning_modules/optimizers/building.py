@@ -8,25 +8,51 @@ import torch
 from torch import optim
 
 from lightning_modules.errors import InputError
+from lightning_modules.optimizers.adagrad_da import AdagradDA
+from lightning_modules.optimizers.ftrl import Ftrl
+from lightning_modules.optimizers.lion import Lion
 from lightning_modules.optimizers.muon import Muon
+from lightning_modules.optimizers.proximal_adagrad import ProximalAdagrad
+from lightning_modules.optimizers.proximal_sgd import ProximalSGD
+from lightning_modules.optimizers.rmsprop_tf import RMSpropTF
 
 OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], dict[str, Any]]] = {
     "adadelta": (optim.Adadelta, {}),
     "adafactor": (optim.Adafactor, {}),
     "adagrad": (optim.Adagrad, {}),
+    "adagrad_da": (AdagradDA, {}),
     "adam": (optim.Adam, {}),
     "adamax": (optim.Adamax, {}),
     "adamw": (optim.AdamW, {}),
     "asgd": (optim.ASGD, {}),
+    "ftrl": (Ftrl, {}),
+    "gradient_descent": (optim.SGD, {}),
+    "lion": (Lion, {}),
     "momentum": (optim.SGD, {"momentum": 0.9}),
     "muon": (Muon, {}),
     "nadam": (optim.NAdam, {}),
     "nag": (optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "proximal_adagrad": (ProximalAdagrad, {}),
+    "proximal_sgd": (ProximalSGD, {}),
     "radam": (optim.RAdam, {}),
     "rmsprop": (optim.RMSprop, {}),
+    "rmsprop_tf": (RMSpropTF, {}),
     "rprop": (optim.Rprop, {}),
     "sgd": (optim.SGD, {}),
 }
+
+# Those that take the whole training split as one mini-batch.
+FULL_BATCH = ("gradient_descent",)
+
+# Those whose update of a weight is its group's learning rate times a number that depends on no learning rate, of this
+# step or earlier ones (nor on other weights): made at a rate of 1, it can be scaled for each network of a stack.
+LINEAR = (
+    "adadelta", "adagrad", "adam", "adamax", "adamw", "gradient_descent", "lion", "momentum", "nadam", "nag", "radam",
+    "rmsprop", "sgd",
+)  # fmt: skip
+
+# Those whose groups may have a tensor of learning rates and one of weight decays, see `Elementwise`.
+TAKES_TENSORS = ("adagrad_da", "ftrl", "lion", "proximal_adagrad", "proximal_sgd", "rmsprop_tf")
 
 
 def build(settings: dict, parameters: Iterable[torch.Tensor | dict]) -> optim.Optimizer:

@@ -14,15 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from lightning_modules.optimizers.building import build
+from lightning_modules.optimizers.building import LINEAR, TAKES_TENSORS, build
 
-# Optimizers whose update is proportional to the learning rate, and of one weight independent of the others.
-PROPORTIONAL = (
-    "adadelta", "adagrad", "adam", "adamax", "adamw", "gradient_descent", "lion", "momentum", "nadam", "nag", "radam",
-    "rmsprop", "rmsprop_tf", "sgd",
-)  # fmt: skip
-# Those that take a tensor of learning rates.
-TENSOR_RATES = ("adagrad_da", "ftrl", "proximal_adagrad", "proximal_sgd")
 # Those whose update of one weight depends on other weights of the same tensor.
 NOT_ELEMENTWISE = ("adafactor", "muon")
 # Those that decay weights apart from the gradient.
@@ -101,9 +94,9 @@ def without_rates(settings: dict) -> dict:
 def part(settings: Sequence[dict], whole: StackedOptimizer, rows: slice) -> "Part":
     """The optimizer of consecutive networks, which differ in learning rate and weight decay alone."""
     name = settings[0]["name"]
-    if name in PROPORTIONAL:
+    if name in LINEAR:
         return Proportional(settings, whole.weights[rows], whole.gradients[rows])
-    if name in TENSOR_RATES and not any(given["weight_decay"] for given in settings):
+    if name in TAKES_TENSORS:
         return TensorRates(settings, whole.weights[rows], whole.gradients[rows])
     return Separate(settings, whole, rows)
 
@@ -167,13 +160,16 @@ class Proportional(Part):
 
 
 class TensorRates(Part):
-    """Networks whose optimizer takes a tensor of learning rates."""
+    """Networks whose optimizer takes a tensor of learning rates, see `elementwise.Elementwise`."""
 
     def __init__(self, settings: Sequence[dict], weights: Tensor, gradients: Tensor) -> None:
         self.rates = column([given["lr"] for given in settings], weights)
+        decays = [given["weight_decay"] for given in settings]
         parameter = nn.Parameter(weights)
         parameter.grad = gradients
         self.inner = [build(settings[0], [parameter])]
+        if any(decays):
+            self.inner[0].param_groups[0]["weight_decay"] = column(decays, weights)
 
     def step(self, factor: float) -> None:
         [inner] = self.inner
