@@ -5,7 +5,8 @@ Writes  params.schema.json, which the first line of params.yaml names
 Run     python -m flows.params.schema
 
 Pydantic makes the schema of the models; this module adds the rules that they check in code. The reader of params.yaml
-decides: the schema refuses numbers in quotes, and does not know that a batch is divided among processes.
+decides: the schema refuses numbers in quotes, and does not know that a batch is divided among processes, which network an
+activation or initializer fits, and how many layers have dropout.
 """
 
 import ast
@@ -58,6 +59,8 @@ def networks(made: dict) -> None:
     """Adds each network's own sizes: those that `recipes.check_sizes` accepts."""
 
     def sizes(key: str, like: Any) -> dict:
+        if isinstance(like, bool):
+            return {"type": "boolean", "default": like}
         if not isinstance(like, list):
             return {**SIZE, "default": like}
         if key == "hidden":
@@ -68,8 +71,10 @@ def networks(made: dict) -> None:
     by_name(made, tables)
 
 
-def like_default(like: Any) -> dict:
+def like_default(key: str, like: Any) -> dict:
     """The values that `recipes.hyper_parameter` accepts."""
+    if key in names.WHOLE:
+        return {"type": "integer", "minimum": names.WHOLE[key], "default": like}
     if isinstance(like, bool):
         return {"type": "boolean", "default": like}
     if isinstance(like, list):
@@ -81,12 +86,14 @@ def like_default(like: Any) -> dict:
 def optimizers(made: dict) -> None:
     """Adds each optimizer's own hyper-parameters: those that `recipes.hyper_parameter` accepts."""
 
-    tables = {name: {key: like_default(like) for key, like in own.items()} for name, own in names.OPTIMIZERS.items()}
+    tables = {name: {key: like_default(key, like) for key, like in own.items()} for name, own in names.OPTIMIZERS.items()}
     by_name(made, tables)
 
 
 def named(member: dict) -> None:
-    """Allows a name alone or with its own hyper-parameters where `recipes.Named` does."""
+    """Allows a name alone or with its own hyper-parameters where `recipes.Named` does, and a network's name alone."""
+    network = member["properties"]["network"]
+    network["anyOf"] = [{"enum": sorted(names.NETWORKS)}, {"$ref": network.pop("$ref")}]
     tables = {
         "activation": names.ACTIVATIONS,
         "initializer": names.INITIALIZERS,
@@ -100,7 +107,7 @@ def named(member: dict) -> None:
         choices: list[dict] = [{"enum": sorted(table)}]
         for name, own in [(bare, {}), *((name, own) for name, own in sorted(table.items()) if own)]:
             called = {"const": name} if isinstance(name, str) else {"enum": name}
-            properties = {"name": called} | {at: like_default(like) for at, like in own.items()}
+            properties = {"name": called} | {at: like_default(at, like) for at, like in own.items()}
             choices.append(
                 {"type": "object", "properties": properties, "required": ["name"], "additionalProperties": False}
             )
