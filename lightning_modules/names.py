@@ -27,7 +27,9 @@ ACTIVATIONS: dict[str, dict[str, Any]] = {
     "hardswish": {},
     "identity": {},
     "leaky_relu": {},
+    "maxout": {"pieces": 2},
     "mish": {},
+    "prelu": {"init": 0.25},
     "relu": {},
     "relu6": {},
     "selu": {},
@@ -58,12 +60,40 @@ LOSSES: dict[str, dict[str, Any]] = {
     "cross_entropy": {},
 }
 
+# Their hyper-parameters that are whole numbers, each with its least value.
+WHOLE = {"pieces": 2}
+
 # Each network's hyper-parameters and their defaults.
 NETWORKS: dict[str, dict[str, Any]] = {
-    "mlp": {"hidden": [512, 512, 512]},
-    "cnn": {"channels": [64, 64, 128, 128, 128], "hidden": 384},
-    "resnet": {"width": 32, "blocks": [2, 2, 2]},
+    "mlp": {"hidden": [512, 512, 512], "batch_norm": False},
+    "shallow": {"hidden": 128},
+    "lenet": {"channels": [6, 16], "hidden": [120, 84], "batch_norm": False},
+    "cnn": {"channels": [64, 64, 128, 128, 128], "hidden": 384, "batch_norm": False},
+    "resnet": {"width": 32, "blocks": [2, 2, 2], "skips": True, "batch_norm": True},
+    "split_merge": {"widths": [16, 32, 64], "batch_norm": False},
+    "rnn": {"hidden": 128},
+    "lstm": {"hidden": 128},
+    "gru": {"hidden": 128},
     "airbench": {"widths": [64, 256, 256], "depth": 2},
+}
+RECURRENT = ("rnn", "lstm", "gru")
+# The activation of a recurrent network's cells unless params.yaml sets it: the published one.
+RECURRENT_ACTIVATION = "tanh"
+
+# Names that only some networks can have: these networks, and why others cannot.
+ONLY_IN: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {
+    "activation": {
+        "maxout": (
+            ("cnn", "lenet", "mlp", "shallow", "split_merge"),
+            "it takes several inputs for each output, from a layer before it that is made wider",
+        )
+    },
+    "initializer": {
+        "dirac": (
+            ("airbench", "cnn", "lenet", "resnet", "split_merge"),
+            "it lets convolutions hand their inputs on, and there is none",
+        )
+    },
 }
 
 # Each optimizer's hyper-parameters and their defaults. All take `lr` and `weight_decay` too.
@@ -159,3 +189,28 @@ def completed(given: str | dict, table: dict[str, dict[str, Any]]) -> dict[str, 
     """
     named = {"name": given} if isinstance(given, str) else dict(given)
     return {"name": named["name"], **table[named["name"]], **named}
+
+
+def name_of(given: str | dict) -> str:
+    """The name, of a name alone or of a mapping with its hyper-parameters."""
+    return given if isinstance(given, str) else given["name"]
+
+
+def misfit(kind: str, given: str | dict, network: str) -> str | None:
+    """Why an activation or initializer does not fit a network, in a sentence; None if it does.
+
+    Args:
+        kind: a key of `ONLY_IN`.
+        given: a name, or a mapping with its hyper-parameters.
+    """
+    name = name_of(given)
+    fitting, reason = ONLY_IN[kind].get(name, ((network,), ""))
+    if network in fitting:
+        return None
+    return f"{kind} {name} does not fit network {network}: {reason}. It fits {', '.join(fitting)}"
+
+
+def dropouts(network: dict[str, Any]) -> int:
+    """Number of layers with dropout: one after each hidden layer where `hidden` lists several, else one."""
+    hidden = network.get("hidden")
+    return len(hidden) if isinstance(hidden, list) else 1

@@ -8,12 +8,20 @@ from torch import nn
 from flows.models.export import export, structure
 from flows.models.served_ensemble import ServedEnsemble
 from flows.project import file_io
-from lightning_modules import networks, voting, weights
+from lightning_modules import names, networks, voting, weights
 
 SHAPE, NAMES = [8, 8, 3], ["a", "b", "c"]
 MLP = {"name": "mlp", "hidden": [8]}
 CNN = {"name": "cnn", "channels": [4, 4, 4, 4, 4], "hidden": 8}
 RESNET = {"name": "resnet", "width": 4, "blocks": [1, 1]}
+SMALL = {
+    "mlp": {"hidden": [8], "batch_norm": True},
+    "lenet": {"channels": [2, 2], "hidden": [8, 8], "batch_norm": True},
+    "cnn": {"channels": [2, 2, 2, 2, 2], "hidden": 8},
+    "resnet": {"width": 4, "blocks": [1, 1], "skips": False},
+    "split_merge": {"widths": [2, 2], "batch_norm": True},
+    "airbench": {"widths": [4, 4], "depth": 2},
+}  # the others have `hidden` alone
 
 
 def predictor(
@@ -42,6 +50,23 @@ def test_what_is_served_is_the_vote_of_the_networks(tmp_path, method):
     answer, expected = served(members, tmp_path, method, given)
     torch.testing.assert_close(answer, expected, atol=1e-6, rtol=1e-5)
     assert file_io.read_json(tmp_path / "ensemble.json")["networks"] == [[0, 0], [1, 0], [2, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("name", names.NETWORKS)
+@pytest.mark.parametrize("activation", ["tanh", "prelu", "maxout"])
+def test_every_network_is_served_as_it_is_for_any_number_of_images(tmp_path, name, activation):
+    if names.misfit("activation", activation, name):
+        return
+    members = [predictor(seed, {"name": name, **SMALL.get(name, {"hidden": 8})}, activation) for seed in (0, 1)]
+    answer, expected = served(members, tmp_path)
+    torch.testing.assert_close(answer, expected, atol=1e-6, rtol=1e-5)
+    program = ServedEnsemble(tmp_path)
+    images = np.random.default_rng(1).integers(0, 256, (5, *SHAPE), np.uint8)
+    for count in (1, 5):
+        frame = program.predict(images[:count])
+        stacked = torch.stack([weights.predict(member, images[:count]) for member in members])
+        expected = voting.VOTES["soft_vote"](stacked, None).exp()
+        torch.testing.assert_close(torch.tensor(frame[NAMES].to_numpy(np.float32)), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_programs_are_as_many_as_kinds_of_networks(tmp_path):

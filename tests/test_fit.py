@@ -213,8 +213,14 @@ def test_only_whole_checkpoints_are_left(tmp_path):
 def test_it_learns_one_batch_by_heart(name):
     settings = {
         "mlp": {"hidden": [16]},
+        "shallow": {"hidden": 16},
+        "lenet": {"channels": [6, 16], "hidden": [16, 16]},
         "cnn": {"channels": [4, 4, 4, 4, 4], "hidden": 16},
         "resnet": {"width": 8, "blocks": [1, 1]},
+        "split_merge": {"widths": [8, 16]},
+        "rnn": {"hidden": 32},
+        "lstm": {"hidden": 32},
+        "gru": {"hidden": 32},
         "airbench": {"widths": [32, 32], "depth": 2},
     }[name]
     recipe = MLP | {"network": {"name": name, **settings}}

@@ -1,6 +1,7 @@
 """params.yaml: what is shipped is right, and whatever is wrong is said in a sentence that tells what would be right."""
 
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -57,7 +58,7 @@ NAMES = [
     (
         "members.mlp.network.name",
         "mpl",
-        ["members.mlp.network.name", '"mpl"', '"mlp"?', "Known: airbench, cnn, mlp, resnet"],
+        ["members.mlp.network.name", '"mpl"', '"mlp"?', "Known: airbench, cnn, gru, lenet, lstm, mlp, resnet"],
     ),
     ("members.mlp.optimizer.name", "adamm", ["members.mlp.optimizer.name", '"adamm"', '"adam"?', "Known: adadelta,"]),
     ("members.mlp.initializer", "xavier", ["members.mlp.initializer", '"xavier_', "Known: dirac, he_normal,"]),
@@ -88,7 +89,7 @@ KEYS = [
     ("training.thread", 2, ['"training.thread"', '"training.threads"?', "training.precision"]),
     ("ensemble.method", "x", ['"ensemble.method"', '"ensemble.methods"?', "ensemble.select_by"]),
     ("members.mlp.dropuot", 0.1, ['"members.mlp.dropuot"', '"members.mlp.dropout"?', "members.mlp.label_smoothing"]),
-    ("members.mlp.network.hiden", [3], ["members.mlp.network", '"hiden"', '"hidden"?', "Known: hidden"]),
+    ("members.mlp.network.hiden", [3], ["members.mlp.network", '"hiden"', '"hidden"?', "Known: batch_norm, hidden"]),
     (
         "members.mlp.optimizer.beta",
         1,
@@ -103,6 +104,18 @@ NUMBERS = [
     ("members.mlp.dropout", float("nan"), ["members.mlp.dropout is nan"]),
     ("members.mlp.dropout", "much", ["members.mlp.dropout is 'much'", "a number"]),
     ("members.mlp.dropout", True, ["members.mlp.dropout is True", "a number"]),
+    ("members.mlp.dropout", [0.1, 1.5, 0], ["members.mlp.dropout is 1.5", "less than 1"]),
+    ("members.mlp.dropout", [0.1, "much", 0], ["members.mlp.dropout is 'much'", "a number"]),
+    (
+        "members.mlp.dropout",
+        [0.1, 0.2],
+        ["members.mlp", "2 rates", "network mlp has 3 layers with dropout", "that many, or one number for all"],
+    ),
+    ("members.cnn.dropout", [], ["members.cnn", "0 rates", "network cnn has 1 layer with dropout"]),
+    ("members.mlp.network.batch_norm", 1, ["members.mlp.network", "batch_norm is 1", "true or false"]),
+    ("members.mlp.activation", {"name": "maxout", "pieces": 1}, ["pieces is 1", "a whole number of at least 2"]),
+    ("members.mlp.activation", {"name": "maxout", "pieces": 2.5}, ["pieces is 2.5", "a whole number"]),
+    ("members.mlp.activation", {"name": "prelu", "init": "x"}, ["init is 'x'", "a number"]),
     ("members.mlp.label_smoothing", 1, ["members.mlp.label_smoothing is 1", "less than 1"]),
     ("members.mlp.optimizer.lr", 0, ["members.mlp.optimizer.lr is 0", "greater than 0"]),
     ("members.mlp.optimizer.lr", "fast", ["members.mlp.optimizer.lr is 'fast'", "a number"]),
@@ -158,7 +171,8 @@ SHAPES = [
     ("members", None, ["members is empty", "a mapping of keys to values"]),
     ("members", ["mlp"], ["members is ['mlp']", "a mapping of keys to values"]),
     ("members.mlp", None, ["members.mlp is empty", "a mapping of keys to values"]),
-    ("members.mlp.network", "mlp", ["members.mlp.network is 'mlp'", "a mapping of keys to values"]),
+    ("members.mlp.network", 3, ["members.mlp.network is 3", "a mapping of keys to values"]),
+    ("members.mlp.network", "mpl", ["members.mlp.network.name", 'unknown network "mpl"']),
     ("members.mlp.network", {}, ["members.mlp.network.name is missing"]),
     ("members.mlp.optimizer", {"name": "adam"}, ["members.mlp.optimizer.lr is missing"]),
     ("members.mlp.network", MISSING, ["members.mlp.network is missing"]),
@@ -179,6 +193,7 @@ ACROSS = [
         ["members.ensemble", "taken"],
     ),
     ("ensemble.methods", ["soft_vote", "soft_vote"], ["ensemble.methods", "twice"]),
+    ("members.mlp.initializer", "dirac", ["members.mlp: initializer dirac does not fit network mlp", "It fits airbench, cnn"]),
     ("data.digits.test", "official", ["data.digits.test is official", "no official test split", "0.2"]),
     ("data.mnist.test", 0.2, ["data.mnist.test has to be official"]),
 ]
@@ -257,6 +272,46 @@ def test_what_yaml_reads_as_a_string_becomes_a_float(content):
     }  # fmt: skip
     assert member.dropout == 0.1
     assert parse(put(content, "data.digits.test", "2e-1")).feed.test == 0.2
+
+
+def test_dropout_is_one_rate_or_one_for_each_layer_that_has_it(content):
+    for given, expected in ((0, 0.0), (["1e-1", 0.2, 0], [0.1, 0.2, 0.0])):
+        recipe = parse(put(content, "members.mlp.dropout", given)).member("mlp").recipe
+        assert recipe["dropout"] == expected
+        assert json.loads(json.dumps(recipe)) == recipe
+    without = put(put(content, "members.mlp.network.hidden", None), "members.mlp.dropout", [0.5])
+    with pytest.raises(InputError, match=r"has 1 rate, but network mlp has 0 layers with dropout: give one number"):
+        parse(without)
+
+
+@pytest.mark.parametrize("kind", names.ONLY_IN)
+@pytest.mark.parametrize("network", names.NETWORKS)
+def test_what_fits_some_networks_only_is_told_which(content, kind, network):
+    content = put(content, "members.mlp.network", network)
+    for name, (fitting, _) in names.ONLY_IN[kind].items():
+        for given in (name, {"name": name}):
+            changed = put(content, f"members.mlp.{kind}", given)
+            if network in fitting:
+                parse(changed)
+                continue
+            with pytest.raises(InputError, match=f"{kind} {name} does not fit network {network}: .*It fits") as error:
+                parse(changed)
+            assert all(other in str(error.value) for other in fitting)
+
+
+@pytest.mark.parametrize("network", names.NETWORKS)
+def test_the_cells_of_recurrent_networks_have_tanh_unless_another_activation_is_given(content, network):
+    content = put(put(content, "members.mlp.activation", MISSING), "members.mlp.network", network)
+    expected = "tanh" if network in names.RECURRENT else "relu"
+    assert parse(content).member("mlp").activation == expected
+    assert parse(put(content, "members.mlp.activation", "elu")).member("mlp").activation == "elu"
+
+
+@pytest.mark.parametrize("name", names.NETWORKS)
+def test_a_networks_name_stands_for_its_defaults(content, name):
+    content = put(content, "members.mlp.dropout", 0)
+    short = parse(put(content, "members.mlp.network", name)).member("mlp")
+    assert short.recipe == parse(put(content, "members.mlp.network", {"name": name})).member("mlp").recipe
 
 
 @pytest.mark.parametrize("name", names.NETWORKS)

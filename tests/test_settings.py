@@ -169,7 +169,8 @@ def variants() -> dict[str, dict]:
 
     for network, own in names.NETWORKS.items():
         for key, value in own.items():
-            other = [size + 1 for size in value] if isinstance(value, list) else value + 1
+            larger = [size + 1 for size in value] if isinstance(value, list) else value + 1
+            other = not value if isinstance(value, bool) else larger
             vary(f"{network}-{key}", "network", value={"name": network, key: other})
     vary("none", "network", "hidden", value=None)
     for optimizer, own in names.OPTIMIZERS.items():
@@ -180,10 +181,15 @@ def variants() -> dict[str, dict]:
         vary(key, key, value=0.25)
     for key in ("epochs", "batch_size", "threads"):
         vary(key, key, value=3)
+    vary("rates", "dropout", value=[0.25, 0.25, 0.25])
+    vary("shallow", "network", value="shallow")
+    for activation, own in names.ACTIVATIONS.items():
+        for key, value in own.items():
+            vary(f"{activation}-{key}", "activation", value={"name": activation, key: value + 1})
     vary("augment", "augment", value="flip")
     vary("test_time_views", "test_time_views", value="mirror")
     for key, known in (("activation", names.ACTIVATIONS), ("schedule", names.SCHEDULES)):
-        vary(key, key, value=known[1])
+        vary(key, key, value=list(known)[1])
     vary("initializer", "initializer", value="zeros")
     vary("replicas", "replicas", value=2)
     return found

@@ -7,14 +7,20 @@ from test_fit import CLASSES, MLP, TRAINING, VALIDATION, Interrupted, assert_sam
 from lightning_modules import classifier, networks
 from lightning_modules.errors import DivergedError, InputError
 from lightning_modules.fit import Fitted, fit_together
-from lightning_modules.names import NETWORKS, OPTIMIZERS
+from lightning_modules.names import NETWORKS, OPTIMIZERS, misfit
 from lightning_modules.networks.stacking import NotStackableError, stack, unstack
 
 SEEDS = [5, 6, 7]
 SMALL = {
     "mlp": {"hidden": [16, 8]},
+    "shallow": {"hidden": 16},
+    "lenet": {"channels": [4, 4], "hidden": [8, 8]},
     "cnn": {"channels": [4, 4, 4, 4, 4], "hidden": 8},
     "resnet": {"width": 4, "blocks": [1, 1]},
+    "split_merge": {"widths": [2, 3]},
+    "rnn": {"hidden": 8},
+    "lstm": {"hidden": 8},
+    "gru": {"hidden": 8},
 }
 
 
@@ -59,6 +65,36 @@ def test_each_learns_what_it_learns_alone(name):
     together = train_together([one] * 3, augment="shift_flip")
     for seed, fitted in zip(SEEDS, together):
         assert_alike(train(one, augment="shift_flip", seed=seed), fitted)
+
+
+@pytest.mark.parametrize(
+    ("name", "switch"),
+    [(name, key) for name, own in NETWORKS.items() for key, default in own.items() if isinstance(default, bool)],
+)
+def test_so_does_each_with_its_switches_turned(name, switch):
+    settings = {"name": name, **SMALL[name], switch: not NETWORKS[name][switch]}
+    one = recipe(name, network=settings, dropout=0.3)
+    together = train_together([one] * 3)
+    for seed, fitted in zip(SEEDS, together):
+        assert_alike(train(one, seed=seed), fitted)
+
+
+@pytest.mark.parametrize("name", ["mlp", "shallow", "lenet", "cnn", "split_merge", "resnet", "rnn"])
+@pytest.mark.parametrize("activation", [{"name": "prelu", "init": 0.25}, {"name": "maxout", "pieces": 3}])
+def test_so_does_each_with_an_activation_that_learns_or_that_widens(name, activation):
+    if misfit("activation", activation, name):
+        return
+    one = recipe(name, activation=activation)
+    together = train_together([one] * 3)
+    for seed, fitted in zip(SEEDS, together):
+        assert_alike(train(one, seed=seed), fitted)
+
+
+def test_they_may_differ_in_the_dropout_of_each_layer():
+    recipes = [recipe(dropout=[0.0, 0.5]), recipe(dropout=0.2), recipe(dropout=[0.3, 0.0])]
+    together = train_together(recipes)
+    for one, seed, fitted in zip(recipes, SEEDS, together):
+        assert_alike(train(one, seed=seed), fitted)
 
 
 @pytest.mark.parametrize(

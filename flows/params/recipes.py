@@ -3,11 +3,19 @@
 import dataclasses
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidatorFunctionWrapHandler,
+    model_validator,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from flows.params import fields
-from flows.project.errors import InputError, quoted, unknown
+from flows.project.errors import InputError, counted, quoted, unknown
 from lightning_modules import names
 
 
@@ -21,6 +29,8 @@ class Network(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def complete(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            given = {"name": given}
         if not fields.names_one_of(names.NETWORKS, given):
             return given
         defaults = names.NETWORKS[given["name"]]
@@ -34,11 +44,15 @@ class Network(BaseModel):
 
 
 def check_sizes(key: str, value: Any, like: Any) -> None:
-    """Raises InputError unless a size is like its default: a positive integer, or a list of positive integers.
+    """Raises InputError unless a size is like its default: a positive integer, a list of positive integers, or a boolean.
 
     No hidden layer is `hidden: null`. DVC leaves an empty list out of a stage's command, and would miss the change.
     """
     if value is None and key == "hidden" and isinstance(like, list):
+        return
+    if isinstance(like, bool):
+        if not isinstance(value, bool):
+            raise InputError(f"{key} is {quoted(value)}, but has to be true or false")
         return
     sizes = fields.limit_entries(value) if isinstance(like, list) else [value]
     if not sizes or not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
@@ -92,6 +106,11 @@ def hyper_parameter(key: str, value: Any, like: Any) -> Any:
         ):
             raise InputError(f"{key} is {quoted(value)}, but has to be a list of {len(like)} numbers")
         return [fields.number(item) for item in value]
+    if key in names.WHOLE:
+        least = names.WHOLE[key]
+        if type(value) is not int or value < least:
+            raise InputError(f"{key} is {quoted(value)}, but has to be a whole number of at least {least}")
+        return value
     if fields.number(value) is None:
         raise InputError(f"{key} is {quoted(value)}, but has to be a number")
     return fields.number(value)
@@ -130,6 +149,25 @@ class Named:
         return {"named": self.kind}  # flows/params/schema.py fills it in
 
 
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """Annotates one rate for all layers with dropout, or a list with one for each of them."""
+
+    def check(self, given: Any, share: ValidatorFunctionWrapHandler) -> float | list[float]:
+        """The value as a number or numbers; `share` checks one of them, and raises pydantic's error."""
+        return [share(rate) for rate in fields.limit_entries(given)] if isinstance(given, list) else share(given)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        one = handler.generate_schema(fields.Share)
+        # Else pydantic would write the value as it writes one rate, and warn of a list.
+        written = core_schema.plain_serializer_function_ser_schema(lambda value: value)
+        return core_schema.no_info_wrap_validator_function(self.check, one, serialization=written)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict:
+        one = handler(schema)
+        return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+
+
 # A member's own values of these override those of its dataset's block and of `training`.
 OVERRIDES = ("epochs", "batch_size", "augment", "threads")
 
@@ -138,13 +176,13 @@ class Member(fields.Section):
     """One recipe and the number of networks trained by it."""
 
     network: Network
-    """The network and its sizes."""
+    """The network's name, or a mapping with its name and sizes."""
     activation: Annotated[str | dict, Named("activation", names.ACTIVATIONS)] = names.DEFAULTS["activation"]
-    """Activation between the layers."""
+    """Activation between the layers; in the cells of a recurrent network, tanh unless it is given."""
     initializer: Annotated[str | dict, Named("initializer", names.INITIALIZERS)] = names.DEFAULTS["initializer"]
     """Initializer of the trained weights."""
-    dropout: fields.Share = names.DEFAULTS["dropout"]
-    """Fraction of activations that a training step drops, rounded to 1/256."""
+    dropout: Annotated[float | list[float], Rates()] = names.DEFAULTS["dropout"]
+    """Fraction of activations that a training step drops, rounded to 1/256; a list has one for each layer with dropout."""
     loss: Annotated[str | dict, Named("loss", names.LOSSES)] = names.DEFAULTS["loss"]
     """What training minimises."""
     label_smoothing: fields.Share = names.DEFAULTS["label_smoothing"]
@@ -165,6 +203,32 @@ class Member(fields.Section):
     """Overrides the dataset's."""
     threads: fields.Count | None = None
     """Overrides the value in training."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def activation_of_cells(cls, given: Any) -> Any:
+        """Gives a recurrent network the activation that its cells have where they were published."""
+        if isinstance(given, dict) and "activation" not in given:
+            network = given.get("network")
+            name = network.get("name") if isinstance(network, dict) else network
+            if name in names.RECURRENT:
+                return given | {"activation": names.RECURRENT_ACTIVATION}
+        return given
+
+    @model_validator(mode="after")
+    def fits_its_network(self) -> "Member":
+        network = self.network.model_dump()
+        for kind, chosen in (("activation", self.activation), ("initializer", self.initializer)):
+            if wrong := names.misfit(kind, chosen, network["name"]):
+                raise InputError(wrong)
+        places = names.dropouts(network)
+        if isinstance(self.dropout, list) and len(self.dropout) != places:
+            has = f"has {counted(places, 'layer')} with dropout"
+            raise InputError(
+                f"dropout has {counted(len(self.dropout), 'rate')}, but network {network['name']} {has}: "
+                f"give {'that many, or ' if places else ''}one number for all"
+            )
+        return self
 
     @property
     def recipe(self) -> dict:

@@ -5,7 +5,8 @@ Writes  params.schema.json, which the first line of params.yaml names
 Run     python -m flows.params.schema
 
 Pydantic makes the schema of the models; this module adds the rules that they check in code. The reader of params.yaml
-decides: the schema refuses numbers in quotes, and does not know that a batch is divided among processes.
+decides: the schema refuses numbers in quotes, and does not know that a batch is divided among processes, which network an
+activation or initializer fits, and how many layers have dropout.
 """
 
 import ast
@@ -58,6 +59,8 @@ def networks(made: dict) -> None:
     """Adds each network's own sizes: those that `recipes.check_sizes` accepts."""
 
     def sizes(key: str, like: Any) -> dict:
+        if isinstance(like, bool):
+            return {"type": "boolean", "default": like}
         if not isinstance(like, list):
             return {**SIZE, "default": like}
         if key == "hidden":
@@ -72,6 +75,8 @@ def like_default(key: str, like: Any) -> dict:
     """The values that `recipes.hyper_parameter` accepts."""
     if isinstance(like, str):
         return {"enum": list(names.CHOICES[key]), "default": like}
+    if key in names.WHOLE:
+        return {"type": "integer", "minimum": names.WHOLE[key], "default": like}
     if isinstance(like, bool):
         return {"type": "boolean", "default": like}
     if isinstance(like, list):
@@ -90,7 +95,9 @@ def optimizers(made: dict) -> None:
 
 
 def named(member: dict) -> None:
-    """Allows a name alone or with its own hyper-parameters where `recipes.Named` does."""
+    """Allows a name alone or with its own hyper-parameters where `recipes.Named` does, and a network's name alone."""
+    network = member["properties"]["network"]
+    network["anyOf"] = [{"enum": sorted(names.NETWORKS)}, {"$ref": network.pop("$ref")}]
     tables = {
         "activation": names.ACTIVATIONS,
         "initializer": names.INITIALIZERS,

@@ -70,6 +70,8 @@ def initialize(network: nn.Module, given: str | dict) -> None:
     fill = partial(INITIALIZERS[settings.pop("name")], **settings)
     for layer in network.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
-            fill(layer.weight)
+            # Where a layer is several in one, of maxout or gates, each has the fan-in and fan-out of its own part.
+            for part in layer.weight.detach().chunk(getattr(layer, "parts", 1)):
+                fill(part)
             if layer.bias is not None:
                 init.zeros_(layer.bias)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_modules.networks.interface import Activation
-from lightning_modules.regularization.dropout import Dropout
+from lightning_modules.networks.interface import Activation, Dropouts
+from lightning_modules.networks.layers import dropouts
 
 # Constants of the published programs.
 NORM_MOMENTUM = 0.4  # momentum of BatchNorm's running statistics: training is too short for torch's 0.1
@@ -107,7 +107,7 @@ class Airbench(nn.Module):
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], classes: int, activation: Activation, dropout: float,
+        self, shape: tuple[int, int, int], classes: int, activation: Activation, dropout: Dropouts,
         widths: Sequence[int], depth: int,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -119,7 +119,7 @@ class Airbench(nn.Module):
             pool = (2 if size[0] >= 4 else 1, 2 if size[1] >= 4 else 1)
             blocks.append(Block(inputs, outputs, depth, pool, activation))
             size, inputs = (size[0] // pool[0], size[1] // pool[1]), outputs
-        self.blocks = nn.Sequential(activation(), *blocks, nn.MaxPool2d(size), nn.Flatten(), Dropout(dropout))
+        self.blocks = nn.Sequential(activation(), *blocks, nn.MaxPool2d(size), nn.Flatten(), *dropouts(dropout, 1))
         self.head = nn.Linear(inputs, classes, bias=False)
 
     def prepare(self, images: Tensor) -> None:

@@ -4,17 +4,35 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from lightning_modules import activations
+from lightning_modules import activations, names
+from lightning_modules.errors import InputError
 from lightning_modules.initializers import initialize
 from lightning_modules.networks.airbench import Airbench
 from lightning_modules.networks.cnn import cnn
+from lightning_modules.networks.gru import GRU
+from lightning_modules.networks.lenet import lenet
+from lightning_modules.networks.lstm import LSTM
 from lightning_modules.networks.mlp import mlp
 from lightning_modules.networks.resnet import resnet
+from lightning_modules.networks.rnn import RNN
+from lightning_modules.networks.shallow import shallow
+from lightning_modules.networks.split_merge import split_merge
 
 # Number of training images that `prepare` gives to a network.
 PREPARED = 5000
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "airbench": Airbench}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "shallow": shallow,
+    "lenet": lenet,
+    "cnn": cnn,
+    "resnet": resnet,
+    "split_merge": split_merge,
+    "rnn": RNN,
+    "lstm": LSTM,
+    "gru": GRU,
+    "airbench": Airbench,
+}
 
 
 def build(recipe: dict, shape: Sequence[int], classes: int) -> nn.Module:
@@ -24,8 +42,13 @@ def build(recipe: dict, shape: Sequence[int], classes: int) -> nn.Module:
         recipe: a member of params.yaml: network (name and hyper-parameters), activation, initializer, dropout.
         shape: height, width and channels of an image.
         classes: number of logits.
+
+    Raises:
+        InputError: the activation does not fit the network, or dropout has too many or too few rates.
     """
     settings = dict(recipe["network"])
+    if wrong := names.misfit("activation", recipe["activation"], settings["name"]):
+        raise InputError(wrong)
     network = NETWORKS[settings.pop("name")](
         tuple(shape), classes, activations.build(recipe["activation"]), recipe["dropout"], **settings
     )

@@ -1,8 +1,10 @@
 """What every network is built from."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
-from torch import nn
+from lightning_modules.activations import Activation
+
+__all__ = ["Activation", "Dropouts", "Shape"]
 
 Shape = tuple[int, int, int]  # height, width and channels of an image
-Activation = Callable[[], nn.Module]  # makes an activation layer
+Dropouts = float | Sequence[float]  # one rate for all layers with dropout, or one for each

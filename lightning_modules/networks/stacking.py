@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_modules.activations import ACTIVATIONS
+from lightning_modules.activations.maxout import Maxout
+from lightning_modules.networks.layers import BatchNorm1d, BatchNorm2d, has_variance
+from lightning_modules.networks.split_merge import Concatenation
 from lightning_modules.regularization.dropout import Dropout
 
 # Layers without parameters that treat each value or channel independently, so that they work on stacks as they are.
@@ -66,7 +69,7 @@ class StackedBatchNorm2d(nn.Module):
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, layers: Sequence[nn.BatchNorm2d]) -> None:
+    def __init__(self, layers: Sequence[BatchNorm1d | BatchNorm2d]) -> None:
         super().__init__()
         first = layers[0]
         if first.momentum is None or not first.track_running_stats or not first.affine:
@@ -78,12 +81,66 @@ class StackedBatchNorm2d(nn.Module):
             self.register_buffer(name, torch.stack([getattr(layer, name) for layer in layers]))
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.training:
+        return self.normalised(join(images))
+
+    def normalised(self, values: Tensor) -> Tensor:
+        """N×(R·C)×... values, all channels normalised."""
+        measured = self.training and has_variance(values)
+        if measured:
             self.num_batches_tracked += 1
         return F.batch_norm(
-            join(images), self.running_mean.view(-1), self.running_var.view(-1),
-            self.weight.flatten(), self.bias.flatten(), self.training, self.momentum, self.eps,
+            values, self.running_mean.view(-1), self.running_var.view(-1),
+            self.weight.flatten(), self.bias.flatten(), measured, self.momentum, self.eps,
         )  # fmt: skip
+
+
+class StackedBatchNorm1d(StackedBatchNorm2d):
+    """R batch normalisations of features, R×N×features."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        together = self.normalised(values.transpose(0, 1).flatten(1))
+        return together.unflatten(1, (len(values), -1)).transpose(0, 1)
+
+
+class StackedPReLU(nn.Module):
+    """R layers with a slope each: R×N×features, or N×(R·C)×H×W."""
+
+    def __init__(self, layers: Sequence[nn.PReLU]) -> None:
+        super().__init__()
+        if layers[0].num_parameters != 1:
+            raise NotStackableError("a PReLU with a slope for each channel cannot be stacked")
+        self.weight = stacked([layer.weight for layer in layers])
+
+    def forward(self, values: Tensor) -> Tensor:
+        if values.dim() == 4:
+            slopes = self.weight.expand(-1, values.shape[1] // len(self.weight)).flatten()[:, None, None]
+        else:
+            slopes = self.weight[:, None]
+        return torch.where(values > 0, values, slopes * values)
+
+
+class StackedMaxout(nn.Module):
+    """R×N×(pieces·width) to R×N×width, or N×(R·pieces·C)×H×W to N×(R·C)×H×W."""
+
+    def __init__(self, layers: Sequence[Maxout]) -> None:
+        super().__init__()
+        self.replicas, self.pieces = len(layers), layers[0].pieces
+
+    def forward(self, values: Tensor) -> Tensor:
+        if values.dim() == 4:
+            return values.unflatten(1, (self.replicas, self.pieces, -1)).amax(2).flatten(1, 2)
+        return values.unflatten(-1, (self.pieces, -1)).amax(-2)
+
+
+class StackedConcatenation(nn.Module):
+    """Images N×(R·C)×H×W to one in which the channels of each network lie together."""
+
+    def __init__(self, layers: Sequence[Concatenation]) -> None:
+        super().__init__()
+        self.replicas = len(layers)
+
+    def forward(self, images: list[Tensor]) -> Tensor:
+        return torch.cat([image.unflatten(1, (self.replicas, -1)) for image in images], 2).flatten(1, 2)
 
 
 class StackedFlatten(nn.Module):
@@ -102,8 +159,12 @@ class StackedFlatten(nn.Module):
 STACKED: dict[type[nn.Module], Callable[[Sequence[Any]], nn.Module]] = {
     nn.Linear: StackedLinear,
     nn.Conv2d: StackedConv2d,
-    nn.BatchNorm2d: StackedBatchNorm2d,
+    BatchNorm2d: StackedBatchNorm2d,
+    BatchNorm1d: StackedBatchNorm1d,
     nn.Flatten: StackedFlatten,
+    nn.PReLU: StackedPReLU,
+    Maxout: StackedMaxout,
+    Concatenation: StackedConcatenation,
     Dropout: lambda layers: Dropout([layer.p for layer in layers], replicas=len(layers)),
 }
 
