@@ -140,7 +140,9 @@ def build_once(card: dict) -> int:
     """Builds the network and its optimizer once, so that torch refuses a bad recipe before anything starts. Returns the
     number of parameters."""
     from lightning_modules import networks, optimizers
+    from lightning_modules.regularization import building as regularization
 
     network = networks.build(card["recipe"], card["shape"], len(card["class_names"]))
-    optimizers.build(card["recipe"]["optimizer"], networks.groups(network))
+    decay = regularization.completed(card["recipe"])["decay"]
+    optimizers.build(card["recipe"]["optimizer"], networks.groups(network, decay))
     return sum(parameter.numel() for parameter in network.parameters())

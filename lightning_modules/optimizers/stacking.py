@@ -1,6 +1,5 @@
 """One optimizer for stacked networks."""
 
-import torch
 from torch import optim
 
 from lightning_modules.optimizers.building import build
@@ -9,25 +8,30 @@ from lightning_modules.optimizers.building import build
 NOT_ELEMENTWISE = ("adafactor", "muon")
 
 
-def build_stacked(settings: list[dict], parameters: list[torch.nn.Parameter]) -> optim.Optimizer:
+def build_stacked(settings: list[dict], groups: list[dict]) -> optim.Optimizer:
     """Builds one optimizer for stacked networks. It updates each network as if it were alone.
 
     Args:
         settings: the `optimizer` of each network's recipe; they may differ in lr and weight_decay.
-        parameters: stacked: the first dimension of each is over the networks.
+        groups: of stacked parameters, see `networks.groups`: the first dimension of each is over the networks.
     """
     if all(given == settings[0] for given in settings) and settings[0]["name"] not in NOT_ELEMENTWISE:
-        return build(settings[0], parameters)
-    groups = [[parameter.detach()[number] for parameter in parameters] for number in range(len(settings))]
-    optimizer = build(settings[0], groups[0])
-    for given, group in zip(settings[1:], groups[1:]):
-        for own in build(given, group).param_groups:
+        return build(settings[0], groups)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    networks = [
+        [group | {"params": [parameter.detach()[number] for parameter in group["params"]]} for group in groups]
+        for number in range(len(settings))
+    ]
+    views = [[view for group in network for view in group["params"]] for network in networks]
+    optimizer = build(settings[0], networks[0])
+    for given, network in zip(settings[1:], networks[1:]):
+        for own in build(given, network).param_groups:
             optimizer.add_param_group(own)
 
     # Views share memory with the stacked weights at all times, and with their gradients only during a step.
     def share_gradients(*_: object) -> None:
-        for number, group in enumerate(groups):
-            for view, parameter in zip(group, parameters):
+        for number, own in enumerate(views):
+            for view, parameter in zip(own, parameters):
                 view.grad = None if parameter.grad is None else parameter.grad[number]
 
     def drop_gradients(*_: object) -> None:
