@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_modules import networks, optimizers
+from lightning_modules import initializers, losses, names, networks, optimizers
 from lightning_modules.errors import DivergedError
 from lightning_modules.images import Blocks, Images
 from lightning_modules.lightning import pl
+from lightning_modules.regularization import building as regularization
 from lightning_modules.regularization.dropout import Dropout
 
 if TYPE_CHECKING:
@@ -26,10 +27,11 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 class Classifier(pl.LightningModule):
-    """Trains one network with the cross-entropy loss.
+    """Trains one network with the loss of its recipe.
 
     Args:
-        recipe: a member of params.yaml, see `networks.build` and `optimizers.build`; also label_smoothing and schedule.
+        recipe: a member of params.yaml, see `networks.build`, `optimizers.build` and `losses.build`; also
+            label_smoothing, schedule and regularization.
         shape: height, width and channels of an image.
         classes: number of classes.
         seed: of initial weights, batch order, dropout and augmentation.
@@ -46,6 +48,7 @@ class Classifier(pl.LightningModule):
     # Given by `attach`.
     training_images: Images
     validation_images: Images
+    smoothing: Tensor
 
     def __init__(self, recipe: dict, shape: list[int], classes: int, seed: int, epochs: int, batch_size: int) -> None:
         super().__init__()
@@ -57,6 +60,10 @@ class Classifier(pl.LightningModule):
         self.numbers: list[dict[str, float]] = []
         self.finished: set[int] = set()
         self.diverged: set[int] | None = None
+        self.given_loss = names.completed(recipe.get("loss", names.DEFAULTS["loss"]), names.LOSSES)
+        self.loss_of_each = losses.build(self.given_loss, recipe["label_smoothing"])
+        self.regularization = regularization.build([recipe], stacked=False)
+        self.register_buffer("smoothing", torch.tensor(float(recipe["label_smoothing"])), persistent=False)
         # One per network; None is torch's global generator.
         self.seeds: list[int] = [seed]
         self.generators: list[torch.Generator | None] = [None]
@@ -69,6 +76,14 @@ class Classifier(pl.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Logits, N×classes, of normalised images, N×C×H×W."""
         return self.network(images)
+
+    def pretrain(self) -> None:
+        """Lets an initializer that learns from training images do so. For a training from its beginning alone: a
+        checkpoint has what came of it."""
+        for number, seed in enumerate(self.seeds):
+            # The epoch before the first has numbers of its own too.
+            given, drawn = self.hparams["recipe"]["initializer"], epoch_seed(seed, -1)
+            initializers.pretrain(self.state(number), given, self.training_images, drawn)
 
     def state(self, replica: int = 0) -> dict[str, Tensor]:
         """The state_dict of one network, for a network that `networks.build` made of its recipe."""
@@ -99,7 +114,8 @@ class Classifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": optimizers.schedule(recipe["schedule"], optimizer, steps)}
 
     def build_optimizer(self) -> torch.optim.Optimizer:
-        return optimizers.build(self.hparams["recipe"]["optimizer"], networks.groups(self.network))
+        decay = regularization.completed(self.hparams["recipe"])["decay"]
+        return optimizers.build(self.hparams["recipe"]["optimizer"], networks.groups(self.network, decay))
 
     def built(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
         """What `configure_optimizers` gave Lightning, which would take several."""
@@ -127,6 +143,8 @@ class Classifier(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.training_images.begin_epoch(self.current_epoch, self.seeds, self.generators)
+        if self.regularization.mixup is not None:
+            self.regularization.mixup.begin_epoch(self.training_images, self.generators)
         optimizers.freeze_ended(self.built()[0])
         for layer in self.network.modules():
             if isinstance(layer, Dropout):
@@ -145,7 +163,9 @@ class Classifier(pl.LightningModule):
                     self.learn(part, share)
             if self.group:
                 self.group.sum_gradients(self.network)
+            self.regularization.before_step(self.network)
             optimizer.step()
+            self.regularization.after_step(self.network)
             scheduler.step()
             # Autocast keeps cast weights until its outermost region ends, and that is the whole block.
             torch.clear_autocast_cache()
@@ -160,8 +180,14 @@ class Classifier(pl.LightningModule):
 
     def learn(self, index: Tensor, share: float = 1.0) -> None:
         """Adds `share` of the mean loss on the images at `index` to the gradients, and the loss to the epoch's sum."""
-        images, labels = self.training_images.batch(index)
-        loss = self.loss(self(images).float(), labels)
+        if self.regularization.mixup is None:
+            images, labels = self.training_images.batch(index)
+            loss = self.loss(self(images).float(), labels)
+        else:
+            images, labels, others, shares = self.regularization.mixup.batch(self.training_images, index)
+            logits = self(images).float()
+            own, other = (self.loss_of_each(logits, those, self.smoothing) for those in (labels, others))
+            loss = torch.lerp(other, own, shares).mean(-1)
         (loss if share == 1 else loss * share).sum().backward()
         self.loss_sum.add_(loss.detach(), alpha=index.shape[-1])
 
@@ -177,7 +203,9 @@ class Classifier(pl.LightningModule):
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss over the mini-batch: a scalar, or one value per network."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.hparams["recipe"]["label_smoothing"])
+        if self.given_loss["name"] == "cross_entropy":  # by fewer operations
+            return F.cross_entropy(logits, labels, label_smoothing=self.hparams["recipe"]["label_smoothing"])
+        return self.loss_of_each(logits, labels, self.smoothing).mean(-1)
 
     def on_validation_epoch_start(self) -> None:
         if self.group:  # buffers are the running statistics of batch normalisation
@@ -189,7 +217,8 @@ class Classifier(pl.LightningModule):
         for index in block:
             images, labels = self.validation_images.batch(index)
             logits = self(images).float()
-            nll = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+            predicted = losses.log_probabilities(self.given_loss, logits)
+            nll = F.nll_loss(predicted.flatten(0, -2), labels.flatten(), reduction="none")
             self.nll_sum += nll.view(labels.shape).sum(-1)
             self.hits += (logits.argmax(-1) == labels).sum(-1)
 

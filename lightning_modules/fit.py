@@ -20,6 +20,7 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.errors import InputError
 from lightning_modules.images import Images
 from lightning_modules.lightning import pl
+from lightning_modules.regularization import building as regularization
 from lightning_modules.together import Together
 
 if TYPE_CHECKING:
@@ -298,9 +299,9 @@ def prepare(settings: Settings) -> None:
         torch.set_num_threads(settings.threads)
 
 
-def images(split: tuple, settings: Settings, augment: str = "none") -> Images:
-    pixels, labels, *rows = split
-    return Images(pixels, labels, settings.mean, settings.std, augment, settings.place, *rows)
+def images(split: tuple, settings: Settings, augment: str = "none", cutout: float = 0.0) -> Images:
+    pixels, labels, rows = (*split, None)[:3]
+    return Images(pixels, labels, settings.mean, settings.std, augment, settings.place, rows, cutout)
 
 
 def refuse_other(checkpoint: Path) -> None:
@@ -317,7 +318,8 @@ def refuse_other(checkpoint: Path) -> None:
 def train(module: Classifier, count: int, training: tuple, validation: tuple, settings: Settings) -> list[Fitted]:
     """Trains the networks of a module; see `fit`."""
     group = settings.group
-    module.attach(images(training, settings, settings.augment), images(validation, settings), group)
+    cutout = regularization.completed(module.hparams["recipe"])["cutout"]
+    module.attach(images(training, settings, settings.augment, cutout), images(validation, settings), group)
     networks.prepare(module.network, module.training_images.first)
     if settings.note_divergence:
         module.diverged = set()
@@ -364,6 +366,8 @@ def train(module: Classifier, count: int, training: tuple, validation: tuple, se
         )
     if resume:
         refuse_other(resume)
+    else:
+        module.pretrain()
     trainer.fit(module, ckpt_path=resume, weights_only=True)
     if trainer.received_sigterm:
         # Lightning ends a terminated fit as if it were finished.

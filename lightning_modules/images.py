@@ -6,7 +6,7 @@ batch is a copy.
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -65,11 +65,13 @@ class Images:
         mean, std: per channel, of intensities between 0 and 1.
         augment: a key of AUGMENTATIONS; drawn for each image in each epoch, see `begin_epoch`.
         rows: int64, the indices of the N images of this split; None for all.
+        cutout: replaces the augmentation's own; 0 leaves that.
     """
 
     def __init__(
         self, images: np.ndarray, labels: np.ndarray, mean: list[float], std: list[float],
         augment: str = "none", device: torch.device | str = "cpu", rows: np.ndarray | None = None,
+        cutout: float = 0.0,
     ) -> None:  # fmt: skip
         self.device = torch.device(device)
         self.mean = torch.tensor(mean, device=self.device)
@@ -81,6 +83,8 @@ class Images:
         self.rows = None if rows is None else torch.from_numpy(rows)
         self.labels = torch.tensor(labels, device=self.device)
         self.augmentation = AUGMENTATIONS[augment]
+        if cutout:
+            self.augmentation = replace(self.augmentation, cutout=cutout)
         height, width = images.shape[1:3]
         self.reach = tuple(int(side * self.augmentation.reach) for side in (height, width))
         self.shift = self.augmentation.reach > 0

@@ -5,6 +5,18 @@ Tests hold each table equal to the code that implements it.
 
 from typing import Any
 
+# A member's `regularization`, as it is unless params.yaml sets it: none.
+REGULARIZATION: dict[str, Any] = {
+    "l1": 0.0,
+    "l2": 0.0,
+    "max_norm": None,
+    "clip_norm": None,
+    "clip_value": None,
+    "mixup": 0.0,
+    "cutout": 0.0,
+    "decay": "all",
+}
+
 # Values that a member has unless params.yaml sets them.
 DEFAULTS: dict[str, Any] = {
     "activation": "relu",
@@ -12,6 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "initializer": "he_normal",
     "dropout": 0.0,
     "label_smoothing": 0.0,
+    "regularization": REGULARIZATION,
     "schedule": "constant",
     "test_time_views": "none",
     "replicas": 1,
@@ -41,6 +54,7 @@ ACTIVATIONS: dict[str, dict[str, Any]] = {
 }
 
 INITIALIZERS: dict[str, dict[str, Any]] = {
+    "constant": {"value": 0.0},
     "dirac": {},
     "he_normal": {},
     "he_uniform": {},
@@ -49,6 +63,7 @@ INITIALIZERS: dict[str, dict[str, Any]] = {
     "normal": {},
     "ones": {},
     "orthogonal": {},
+    "rbm": {"epochs": 10, "lr": 0.1, "batch_size": 20},
     "truncated_normal": {},
     "uniform": {},
     "xavier_normal": {},
@@ -57,7 +72,24 @@ INITIALIZERS: dict[str, dict[str, Any]] = {
 }
 
 LOSSES: dict[str, dict[str, Any]] = {
+    "binary_cross_entropy": {},
+    "categorical_cross_entropy": {},
     "cross_entropy": {},
+    "focal": {"gamma": 2.0},
+    "hinge": {},
+    "mae": {},
+    "mse": {},
+}
+
+# Losses whose target is a distribution over the classes, which label smoothing can spread.
+SMOOTHED = ("binary_cross_entropy", "categorical_cross_entropy", "cross_entropy", "mae", "mse")
+
+# What JSON Schema says of hyper-parameters that not every number suits, by the name that has them and their own.
+LIMITS: dict[tuple[str, str], dict[str, Any]] = {
+    ("focal", "gamma"): {"minimum": 0},
+    ("rbm", "batch_size"): {"type": "integer", "minimum": 1},
+    ("rbm", "epochs"): {"type": "integer", "minimum": 1},
+    ("rbm", "lr"): {"exclusiveMinimum": 0},
 }
 
 # Their hyper-parameters that are whole numbers, each with its least value.
@@ -95,6 +127,9 @@ ONLY_IN: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {
         )
     },
 }
+
+# Networks of fully connected layers alone, whose hidden ones initializer rbm can train.
+PRETRAINED = ("mlp",)
 
 # Each optimizer's hyper-parameters and their defaults. All take `lr` and `weight_decay` too.
 OPTIMIZERS: dict[str, dict[str, Any]] = {

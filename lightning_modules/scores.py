@@ -110,3 +110,34 @@ def disagreement(log_probabilities: Tensor) -> float:
     chosen = choices.new_zeros(images, classes).scatter_add(1, choices, torch.ones_like(choices))
     same = (chosen * (chosen - 1) // 2).sum().item()
     return (pairs * images - same) / (pairs * images)
+
+
+def top_k(log_probabilities: Tensor, labels: Tensor, k: int | None = None) -> float:
+    """The share of images whose label is among the k classes that are most probable, 0 to 1.
+
+    Args:
+        k: None for the usual 5 where there are more classes than that, else half of the classes, rounded up: with two
+            classes it is 1, which is accuracy.
+    """
+    if log_probabilities.isnan().any():
+        return math.nan
+    classes = log_probabilities.shape[1]
+    chosen = log_probabilities.topk(k or (5 if classes > 5 else -(-classes // 2)), 1).indices
+    return (chosen == labels[:, None]).any(1).double().mean().item()
+
+
+def mae(log_probabilities: Tensor, labels: Tensor) -> float:
+    """The mean absolute error between probabilities and truth, over images and classes (0 to 1)."""
+    return error(log_probabilities, labels).abs().mean().item()
+
+
+def mse(log_probabilities: Tensor, labels: Tensor) -> float:
+    """The mean squared error between probabilities and truth, over images and classes (0 to 1): the Brier score divided
+    by the number of classes."""
+    return error(log_probabilities, labels).square().mean().item()
+
+
+def error(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Probabilities minus truth, images × classes."""
+    probabilities = log_probabilities.exp().double()
+    return probabilities - torch.nn.functional.one_hot(labels, probabilities.shape[1])

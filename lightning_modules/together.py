@@ -2,22 +2,25 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from lightning_modules import networks, optimizers
+from lightning_modules import losses, names, networks, optimizers
 from lightning_modules.classifier import EVALUATION_BATCH, Classifier, epoch_seed
 from lightning_modules.images import Blocks, Images
 from lightning_modules.networks.stacking import NotStackableError, stack, unstack
+from lightning_modules.regularization import building as regularization
 
 # The keys in which recipes of networks that train together may differ.
-FREE = ("dropout", "label_smoothing", "optimizer")
+FREE = (
+    "dropout", "label_smoothing", "optimizer",
+    *(f"regularization.{key}" for key in names.REGULARIZATION if key not in ("cutout", "decay")),
+)  # fmt: skip
 
 
 class Together(Classifier):
     """R networks, each of which learns what a `Classifier` with its recipe and seed would, up to rounding.
 
-    Each has its own initial weights, batch order, augmentation, dropout masks and optimizer, and learns independently
-    of the others.
+    Each has its own initial weights, batch order, augmentation, dropout masks, optimizer and regularization, and learns
+    independently of the others.
 
     Args:
         recipes: one per network; they may differ in the keys that `FREE` names.
@@ -28,8 +31,6 @@ class Together(Classifier):
         NotStackableError: a layer has no stacked version, or the schedule goes by how well each network does.
         ValueError: the recipes differ in another key.
     """
-
-    smoothing: Tensor
 
     def __init__(
         self, recipes: list[dict], shape: list[int], classes: int, seeds: list[int], epochs: int, batch_size: int
@@ -44,7 +45,9 @@ class Together(Classifier):
             alone.append(networks.build(recipe, shape, classes))
         self.network = stack(alone)
         self.seeds, self.generators = seeds, [None] * len(seeds)
-        self.register_buffer("smoothing", torch.tensor([[r["label_smoothing"]] for r in recipes]), persistent=False)
+        losses.build(self.given_loss, max(recipe["label_smoothing"] for recipe in recipes))
+        self.regularization = regularization.build(recipes, stacked=True)
+        self.smoothing = torch.tensor([[float(recipe["label_smoothing"])] for recipe in recipes])
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, R×N×classes, of normalised images, R×N×C×H×W."""
@@ -60,9 +63,9 @@ class Together(Classifier):
         )
 
     def build_optimizer(self) -> torch.optim.Optimizer:
-        return optimizers.build_stacked(
-            [recipe["optimizer"] for recipe in self.hparams["recipes"]], list(self.network.parameters())
-        )
+        decay = regularization.completed(self.hparams["recipe"])["decay"]
+        groups = networks.groups(self.network, decay, stacked=True)
+        return optimizers.build_stacked([recipe["optimizer"] for recipe in self.hparams["recipes"]], groups)
 
     def last_rates(self) -> list[float]:
         optimizer, scheduler = self.built()
@@ -82,10 +85,7 @@ class Together(Classifier):
         )
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        log_probabilities = logits.log_softmax(-1)
-        # Not gather: its deterministic gradient on a GPU has to sort.
-        nll = F.nll_loss(log_probabilities.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
-        return ((1 - self.smoothing) * nll - self.smoothing * log_probabilities.mean(-1)).mean(-1)
+        return self.loss_of_each(logits, labels, self.smoothing).mean(-1)
 
 
 def refuse_unstackable(recipe: dict) -> None:
@@ -96,8 +96,14 @@ def refuse_unstackable(recipe: dict) -> None:
 
 def shared(recipe: dict) -> dict:
     """The part of a recipe that networks that train together share: all but `replicas` and what `FREE` names."""
-    full_batch = recipe["optimizer"]["name"] in optimizers.FULL_BATCH
-    return {key: value for key, value in recipe.items() if key not in (*FREE, "replicas")} | {"full_batch": full_batch}
+    whole = recipe | {"regularization": regularization.completed(recipe)}
+    sections = {
+        "regularization": {
+            key: value for key, value in whole["regularization"].items() if f"regularization.{key}" not in FREE
+        },
+        "optimizer": {"full_batch": recipe["optimizer"]["name"] in optimizers.FULL_BATCH},
+    }
+    return {key: value for key, value in whole.items() if key not in (*FREE, "replicas")} | sections
 
 
 @torch.inference_mode()
@@ -117,9 +123,9 @@ def log_probabilities(
         alone.append(network.to(images.device).eval())
     count = len(alone)
     whole = stack(alone) if count > 1 else alone[0]
-    found = []
+    found, loss = [], recipes[0].get("loss", names.DEFAULTS["loss"])
     for index in torch.arange(len(images), device=images.device).split(max(100, 4 * EVALUATION_BATCH // count)):
         batch, _ = images.batch(index)
         logits = whole(batch.expand(count, *batch.shape)) if count > 1 else whole(batch)[None]
-        found.append(logits.float().log_softmax(-1).cpu())
+        found.append(losses.log_probabilities(loss, logits.float()).cpu())
     return torch.cat(found, 1)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from lightning_modules import networks, sealed, views
+from lightning_modules import losses, names, networks, sealed, views
 from lightning_modules.errors import DamagedError
 from lightning_modules.images import normalize
 
@@ -24,21 +24,25 @@ class Predictor(nn.Module):
     Args:
         mean, std: per channel, of intensities between 0 and 1.
         test_time_views: a key of `views.VIEWS`; logits are averaged over these views.
+        loss: that of the recipe, see `losses.log_probabilities`.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float], test_time_views: str = "none") -> None:
+    def __init__(
+        self, network: nn.Module, mean: list[float], std: list[float],
+        test_time_views: str = "none", loss: str | dict = names.DEFAULTS["loss"],
+    ) -> None:  # fmt: skip
         super().__init__()
         self.network = network
-        self.test_time_views = test_time_views
+        self.test_time_views, self.loss = test_time_views, loss
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
 
     def forward(self, images: Tensor) -> Tensor:
         images = normalize(images, self.mean, self.std)
-        return views.logits(self.network, images, self.test_time_views).log_softmax(1)
+        return losses.log_probabilities(self.loss, views.logits(self.network, images, self.test_time_views))
 
 
 def save(folder: Path, card: dict, replicas: list[dict[str, Tensor]]) -> None:
@@ -103,8 +107,8 @@ def load(folder: Path) -> tuple[dict, list[Predictor]]:
         if not same or (written and written != digest(state)):
             raise DamagedError(file, f"is not what member.json says of replica {number} (changed or damaged)")
         network.load_state_dict(state)
-        test_time_views = card["recipe"].get("test_time_views", "none")
-        predictors.append(Predictor(network, card["mean"], card["std"], test_time_views).eval())
+        how = [card["recipe"].get(key, names.DEFAULTS[key]) for key in ("test_time_views", "loss")]
+        predictors.append(Predictor(network, card["mean"], card["std"], *how).eval())
     return card, predictors
 
 

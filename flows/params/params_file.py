@@ -157,6 +157,8 @@ def siblings(place: list[str]) -> list[str]:
     """The keys that a section may have, as dotted paths."""
     blocks: dict[str, Any] = {"data": sections.Feed, "members": recipes.Member}
     section: Any = (blocks.get(place[0]) or Params.model_fields[place[0]].annotation) if place else Params
+    for name in place[2:]:
+        section = section.model_fields[name].annotation
     return [".".join([*place, name]) for name in section.model_fields]
 
 

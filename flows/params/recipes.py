@@ -1,7 +1,8 @@
 """A member of params.yaml: its network, its optimizer and how many replicas it has."""
 
 import dataclasses
-from typing import Annotated, Any
+import math
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -116,6 +117,19 @@ def hyper_parameter(key: str, value: Any, like: Any) -> Any:
     return fields.number(value)
 
 
+def within(limits: dict[str, Any], key: str, value: Any) -> Any:
+    """The value, which has to be within the limits of `names.LIMITS`; as a whole number where they ask for one."""
+    if limits.get("type") == "integer":
+        if value != int(value):
+            raise InputError(f"{key} is {quoted(value)}, but has to be a whole number")
+        value = int(value)
+    if value < limits.get("minimum", -math.inf):
+        raise InputError(f"{key} is {quoted(value)}, but has to be at least {limits['minimum']}")
+    if value <= limits.get("exclusiveMinimum", -math.inf):
+        raise InputError(f"{key} is {quoted(value)}, but has to be greater than {limits['exclusiveMinimum']}")
+    return value
+
+
 @dataclasses.dataclass(frozen=True)
 class Named:
     """Annotates a name from a table, alone or in a mapping with hyper-parameters of its own.
@@ -140,7 +154,8 @@ class Named:
                 raise unknown(f"setting of {self.kind} {name}", key, own)
         if not own:
             return name
-        return {"name": name} | {key: hyper_parameter(key, given.get(key, like), like) for key, like in own.items()}
+        values = {key: hyper_parameter(key, given.get(key, like), like) for key, like in own.items()}
+        return {"name": name} | {key: within(names.LIMITS.get((name, key), {}), key, values[key]) for key in own}
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self.check)
@@ -168,6 +183,30 @@ class Rates:
         return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
 
 
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), fields.NUMBER]
+
+
+class Regularization(fields.Section):
+    """What keeps a member's networks from overfitting, beside dropout, label smoothing and weight decay."""
+
+    l1: NotNegative = names.REGULARIZATION["l1"]
+    """Adds l1 times the sum of the weights' absolute values to the loss; biases and normalisation are no weights."""
+    l2: NotNegative = names.REGULARIZATION["l2"]
+    """Adds l2 times the sum of the weights' squares to the loss, beside the optimizer's weight_decay."""
+    max_norm: fields.Positive | None = names.REGULARIZATION["max_norm"]
+    """Largest norm of a unit's or filter's incoming weights, to which a step scales them down; null: no limit."""
+    clip_norm: fields.Positive | None = names.REGULARIZATION["clip_norm"]
+    """Largest norm of a network's whole gradient, to which it is scaled down; null: no limit."""
+    clip_value: fields.Positive | None = names.REGULARIZATION["clip_value"]
+    """Largest absolute value of each gradient, before clip_norm; null: no limit."""
+    mixup: NotNegative = names.REGULARIZATION["mixup"]
+    """Alpha: each image is mixed with another one in shares drawn from Beta(alpha, alpha); 0: none is."""
+    cutout: fields.Share = names.REGULARIZATION["cutout"]
+    """Share of an image's sides that a rectangle at a random place covers; 0: what the augmentation covers."""
+    decay: Literal["all", "weights"] = names.REGULARIZATION["decay"]
+    """What the optimizer's weight_decay falls on: all parameters, or weights alone: no biases, no normalisation."""
+
+
 # A member's own values of these override those of its dataset's block and of `training`.
 OVERRIDES = ("epochs", "batch_size", "augment", "threads")
 
@@ -186,7 +225,9 @@ class Member(fields.Section):
     loss: Annotated[str | dict, Named("loss", names.LOSSES)] = names.DEFAULTS["loss"]
     """What training minimises."""
     label_smoothing: fields.Share = names.DEFAULTS["label_smoothing"]
-    """Fraction of the target probability that the loss spreads over all classes."""
+    """Fraction of the target probability that the loss spreads over all classes; not for hinge and focal."""
+    regularization: Regularization = Regularization()
+    """What else keeps its networks from overfitting."""
     optimizer: Optimizer
     """The optimizer and its hyper-parameters."""
     schedule: Annotated[str | dict, Named("schedule", names.SCHEDULES)] = names.DEFAULTS["schedule"]
@@ -228,6 +269,25 @@ class Member(fields.Section):
                 f"dropout has {counted(len(self.dropout), 'rate')}, but network {network['name']} {has}: "
                 f"give {'that many, or ' if places else ''}one number for all"
             )
+        return self
+
+    @model_validator(mode="after")
+    def across_keys(self) -> "Member":
+        loss = names.completed(self.loss, names.LOSSES)["name"]
+        if self.label_smoothing and loss not in names.SMOOTHED:
+            raise InputError(
+                f"label_smoothing is {self.label_smoothing:g}, but loss {loss} has no target distribution to smooth: "
+                f"set it to 0, or take one of {', '.join(names.SMOOTHED)}"
+            )
+        network = self.network.model_dump()
+        if names.completed(self.initializer, names.INITIALIZERS)["name"] == "rbm":
+            if network["name"] not in names.PRETRAINED:
+                raise InputError(
+                    f"initializer rbm trains fully connected layers, and network {network['name']} has others: "
+                    f"it fits {', '.join(names.PRETRAINED)}"
+                )
+            if not network.get("hidden", True):
+                raise InputError("initializer rbm trains hidden layers, and the network has none: name sizes in hidden")
         return self
 
     @property

@@ -39,6 +39,7 @@ def schema() -> dict:
     networks(models["Network"])
     optimizers(models["Optimizer"])
     named(models["Member"])
+    across_keys(models["Member"])
     several_nodes(models["Training"])
     models["Ensemble"]["properties"]["methods"]["uniqueItems"] = True
     datasets(made, models["Feed"])
@@ -111,11 +112,41 @@ def named(member: dict) -> None:
         choices: list[dict] = [{"enum": sorted(table)}]
         for name, own in [(bare, {}), *((name, own) for name, own in sorted(table.items()) if own)]:
             called = {"const": name} if isinstance(name, str) else {"enum": name}
-            properties = {"name": called} | {at: like_default(at, like) for at, like in own.items()}
+            limits = {at: names.LIMITS.get((str(name), at), {}) for at in own}
+            properties = {"name": called} | {at: like_default(at, like) | limits[at] for at, like in own.items()}
             choices.append(
                 {"type": "object", "properties": properties, "required": ["name"], "additionalProperties": False}
             )
         value["anyOf"] = choices
+
+
+def named_so(name: dict) -> dict:
+    """What allows a name that fits, alone or with hyper-parameters of its own."""
+    return {"anyOf": [name, {"type": "object", "properties": {"name": name}}]}
+
+
+def across_keys(member: dict) -> None:
+    """Adds the rules of `recipes.Member.across_keys`."""
+    smoothed, rbm = {"enum": list(names.SMOOTHED)}, {"const": "rbm"}
+    pretrained: dict[str, Any] = {"properties": {"name": {"enum": list(names.PRETRAINED)}, "hidden": {"type": "array"}}}
+    member["allOf"] = [
+        {
+            "if": {
+                "properties": {"label_smoothing": {"not": {"const": 0}}},
+                "required": ["label_smoothing", "loss"],
+            },
+            "then": {
+                "properties": {"loss": {"anyOf": [smoothed, {"properties": {"name": smoothed}, "type": "object"}]}}
+            },
+        },
+        {
+            "if": {
+                "properties": {"initializer": {"anyOf": [rbm, {"type": "object", "properties": {"name": rbm}}]}},
+                "required": ["initializer"],
+            },
+            "then": {"properties": {"network": pretrained}},
+        },
+    ]
 
 
 def by_name(made: dict, tables: dict[str, dict[str, dict]]) -> None:

@@ -39,7 +39,10 @@ class Group:
 
     def next_round(self) -> list[list[Trial]]:
         """The stacks of the next round; none at the end."""
-        return stacks.stacks(given, self.most) if (given := next(self.rounds, [])) else []
+        kinds: dict[str, list[Trial]] = defaultdict(list)
+        for trial in next(self.rounds, []):
+            kinds[stacks.alike(trial)].append(trial)
+        return [stack for kind in kinds.values() for stack in stacks.stacks(kind, self.most)]
 
     def expect(self, file: Path) -> None:
         """Gives the rows of a stack their place, in whichever order the stacks end."""
@@ -190,7 +193,6 @@ def train(
 def grouped(study: Study, variants: list[Variant], shape: list[int], classes: int, accelerator: str) -> list[Group]:
     """The variants by what can train together. Each recipe is built once, so that torch refuses a bad one first."""
     from flows.training.resolving import build_once
-    from lightning_modules.together import FREE
 
     by_kind: dict[str, list[Tuning]] = defaultdict(list)
     weights: dict[str, int] = {}
@@ -202,7 +204,7 @@ def grouped(study: Study, variants: list[Variant], shape: list[int], classes: in
                 parameters = build_once(card)
             except InputError as error:
                 raise InputError(f"variant {variant.name}: {error}") from None
-        kind = stacks.alike(trial, FREE if study.tuned_key not in ("epochs", "batch_size", "augment") else ())
+        kind = stacks.alike(trial)
         by_kind[kind].append(tuning)
         weights[kind] = parameters
     return [

@@ -26,14 +26,11 @@ def size(recipe: Mapping[str, Any], weights: int, accelerator: str) -> int:
     return max(1, min(MOST, LARGEST // weights))
 
 
-def alike(trial: Trial, free: Sequence[str]) -> str:
-    """Trials for which this is the same can train together.
+def alike(trial: Trial) -> str:
+    """Trials for which this is the same can train together."""
+    from lightning_modules.together import shared
 
-    Args:
-        free: the keys in which recipes of networks that train together may differ.
-    """
-    shared = {key: value for key, value in trial.recipe.items() if key not in (*free, "replicas")}
-    return repr((shared, sorted(trial.settings.items())))
+    return repr((sorted(shared(dict(trial.recipe)).items()), sorted(trial.settings.items())))
 
 
 def stacks(trials: Sequence[Trial], most: int) -> list[list[Trial]]:

@@ -145,8 +145,10 @@ def build_once(card: dict) -> int:
     """Builds the network, its optimizer and schedule once, so that a bad recipe is refused before anything starts.
     Returns the number of parameters."""
     from lightning_modules import networks, optimizers
+    from lightning_modules.regularization import building as regularization
 
     network = networks.build(card["recipe"], card["shape"], len(card["class_names"]))
-    optimizer = optimizers.build(card["recipe"]["optimizer"], networks.groups(network))
+    decay = regularization.completed(card["recipe"])["decay"]
+    optimizer = optimizers.build(card["recipe"]["optimizer"], networks.groups(network, decay))
     optimizers.schedule(card["recipe"]["schedule"], optimizer, steps=1)
     return sum(parameter.numel() for parameter in network.parameters())

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import init
 
 from lightning_modules import names
+from lightning_modules.images import Images
+from lightning_modules.initializers import rbm
 
 # 0.8796..., the standard deviation of a standard normal distribution cut at ±2: sqrt(1 - 4 pdf(2) / (2 cdf(2) - 1)).
 UNCUT = 0.05 / 0.87962566103423978
@@ -31,6 +33,10 @@ def truncated_normal(weight: Tensor) -> Tensor:
     return init.trunc_normal_(weight, std=UNCUT, a=-2 * UNCUT, b=2 * UNCUT)
 
 
+def constant(weight: Tensor, value: float) -> Tensor:
+    return init.constant_(weight, value)
+
+
 def dirac(weight: Tensor) -> Tensor:
     """A convolution's first outputs are its inputs, unchanged. Its other outputs, and linear layers, have torch's
     default, uniform with variance 1 / (3 fan-in).
@@ -43,7 +49,9 @@ def dirac(weight: Tensor) -> Tensor:
     return weight
 
 
-INITIALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
+# By what fills one weight. `rbm` is more than that.
+INITIALIZERS: dict[str, Callable[..., Tensor]] = {
+    "constant": constant,
     "dirac": dirac,
     "he_normal": partial(init.kaiming_normal_, nonlinearity="relu"),  # He et al., 2015
     "he_uniform": partial(init.kaiming_uniform_, nonlinearity="relu"),
@@ -65,9 +73,16 @@ def initialize(network: nn.Module, given: str | dict) -> None:
 
     Args:
         given: a recipe's `initializer`: a name, or a mapping with its hyper-parameters.
+
+    Raises:
+        InputError: the initializer does not fit the network.
     """
     settings = names.completed(given, names.INITIALIZERS)
-    fill = partial(INITIALIZERS[settings.pop("name")], **settings)
+    name = settings.pop("name")
+    if name == "rbm":
+        rbm.begin(network)
+        return
+    fill = partial(INITIALIZERS[name], **settings)
     for layer in network.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             # Where a layer is several in one, of maxout or gates, each has the fan-in and fan-out of its own part.
@@ -75,3 +90,17 @@ def initialize(network: nn.Module, given: str | dict) -> None:
                 fill(part)
             if layer.bias is not None:
                 init.zeros_(layer.bias)
+
+
+def pretrain(state: dict[str, Tensor], given: str | dict, images: Images, seed: int) -> None:
+    """What an initializer does that needs training images, in place: `rbm` alone does anything, see `rbm.pretrain`.
+
+    Args:
+        state: a network's state_dict.
+        given: a recipe's `initializer`.
+        images: the training split.
+        seed: of all that is drawn.
+    """
+    settings = names.completed(given, names.INITIALIZERS)
+    if settings.pop("name") == "rbm":
+        rbm.pretrain(state, images, seed, **settings)

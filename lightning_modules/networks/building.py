@@ -17,6 +17,7 @@ from lightning_modules.networks.resnet import resnet
 from lightning_modules.networks.rnn import RNN
 from lightning_modules.networks.shallow import shallow
 from lightning_modules.networks.split_merge import split_merge
+from lightning_modules.regularization.parameters import is_weight
 
 # Number of training images that `prepare` gives to a network.
 PREPARED = 5000
@@ -66,9 +67,26 @@ def prepare(network: nn.Module, first: Callable[[int], Tensor]) -> None:
         prepared(first(PREPARED))
 
 
-def groups(network: nn.Module) -> list[dict]:
+def groups(network: nn.Module, decay: str = "all", *, stacked: bool = False) -> list[dict]:
     """The parameter groups for an optimizer: one group, and one more for each parameter that is frozen early, with the
-    share of the training after which it is as `until`."""
+    share of the training after which it is as `until`.
+
+    Args:
+        decay: "weights" puts biases and normalisation into groups of their own, without weight decay.
+        stacked: whether parameters carry a first dimension for the networks.
+    """
     ending: dict[nn.Parameter, float] = getattr(network, "ending", dict)()
     rest = [parameter for parameter in network.parameters() if parameter not in ending]
-    return [{"params": rest}, *({"params": [parameter], "until": until} for parameter, until in ending.items())]
+    found: list[dict] = [
+        {"params": rest},
+        *({"params": [parameter], "until": until} for parameter, until in ending.items()),
+    ]
+    if decay == "all":
+        return found
+    split: list[dict] = []
+    for group in found:
+        kinds: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for parameter in group["params"]:
+            kinds[is_weight(parameter, stacked=stacked)].append(parameter)
+        split += [group | {"params": kinds[True]}, group | {"params": kinds[False], "weight_decay": 0.0}]
+    return [group for group in split if group["params"]]

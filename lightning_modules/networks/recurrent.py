@@ -18,9 +18,7 @@ class Recurrent(nn.Module):
 
     gates: int  # vectors that a step computes from the row and the state
 
-    def __init__(
-        self, shape: Shape, classes: int, activation: Activation, dropout: Dropouts, hidden: int
-    ) -> None:
+    def __init__(self, shape: Shape, classes: int, activation: Activation, dropout: Dropouts, hidden: int) -> None:
         super().__init__()
         self.inputs = in_parts(nn.Linear(shape[1] * shape[2], self.gates * hidden), self.gates)
         self.states = in_parts(nn.Linear(hidden, self.gates * hidden, bias=False), self.gates)

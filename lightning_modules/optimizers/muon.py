@@ -79,10 +79,10 @@ class Muon(Optimizer):
         if steps != int(steps) or steps < 1:
             raise ValueError(f"steps is {steps}, but has to be a positive whole number")
         given = list(params)
-        groups = given if isinstance(given[0], dict) else [{"params": given}]
+        groups: list[dict] = given if isinstance(given[0], dict) else [{"params": given}]
         last = [parameter for group in groups for parameter in group["params"] if parameter.ndim > 1][-1:]
         shared = {"steps": int(steps), "normalize": normalize}
-        split = []
+        split: list[dict] = []
         for group in groups:
             inside: list[nn.Parameter] = []
             head: list[nn.Parameter] = []
@@ -96,7 +96,8 @@ class Muon(Optimizer):
                 (biases, False, bias_lr, sgd_momentum),
             ):
                 if members:
-                    settings = {"lr": rate, "momentum": own, "weight_decay": weight_decay / rate, "muon": muon}
+                    decay = group.get("weight_decay", weight_decay) / rate
+                    settings = {"lr": rate, "momentum": own, "weight_decay": decay, "muon": muon}
                     split.append(group | settings | {"params": members})
         super().__init__(split, shared)
 

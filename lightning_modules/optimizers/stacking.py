@@ -22,17 +22,18 @@ NOT_ELEMENTWISE = ("adafactor", "muon")
 DECOUPLED = ("adamw", "lion")
 
 
-def build_stacked(settings: Sequence[dict], parameters: Sequence[nn.Parameter]) -> "StackedOptimizer":
+def build_stacked(settings: Sequence[dict], groups: Sequence[dict]) -> "StackedOptimizer":
     """Builds one optimizer for stacked networks. It updates each network as if it were alone, up to rounding.
 
     Args:
         settings: the `optimizer` of each network's recipe.
-        parameters: stacked: the first dimension of each is over the networks. They are moved in memory.
+        groups: of stacked parameters, see `networks.groups`: the first dimension of each is over the networks. They are
+            moved in memory. A group may have a `weight_decay` of its own, 0.
 
     Raises:
         InputError: torch refuses the hyper-parameters.
     """
-    return StackedOptimizer(settings, parameters)
+    return StackedOptimizer(settings, groups)
 
 
 class StackedOptimizer(optim.Optimizer):
@@ -42,17 +43,19 @@ class StackedOptimizer(optim.Optimizer):
         rates: the learning rate of each network.
     """
 
-    def __init__(self, settings: Sequence[dict], parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, settings: Sequence[dict], groups: Sequence[dict]) -> None:
         for given in settings:  # what a part does itself, torch does not see: it would not refuse it
             build(given, [nn.Parameter(torch.zeros(1, 1))])
-        super().__init__(parameters, {"lr": 1.0})
-        self.parameters = list(parameters)
+        self.groups = groups
+        self.parameters: list[nn.Parameter] = [parameter for group in groups for parameter in group["params"]]
+        super().__init__(self.parameters, {"lr": 1.0})
         self.rates: list[float] = [given["lr"] for given in settings]
         self.weights = in_one_matrix(self.parameters)
         self.gradients = torch.zeros_like(self.weights)
+        self.decays = decays(settings, groups, self.weights)
         self.parts: list[Part] = []
-        for _, group in itertools.groupby(range(len(settings)), lambda number: without_rates(settings[number])):
-            numbers = list(group)
+        for _, alike in itertools.groupby(range(len(settings)), lambda number: without_rates(settings[number])):
+            numbers = list(alike)
             rows = slice(numbers[0], numbers[-1] + 1)
             self.parts.append(part(settings[rows], self, rows))
 
@@ -83,6 +86,20 @@ def in_one_matrix(parameters: Sequence[nn.Parameter]) -> Tensor:
     return matrix
 
 
+def decays(settings: Sequence[dict], groups: Sequence[dict], weights: Tensor) -> Tensor | None:
+    """The weight decay of each network, R×1, or of each weight where some groups have none; None where all are 0."""
+    each = column([given["weight_decay"] for given in settings], weights)
+    if not each.any():
+        return None
+    shares = [
+        torch.full((parameter[0].numel(),), float("weight_decay" not in group))
+        for group in groups
+        for parameter in group["params"]
+    ]
+    falls = torch.cat(shares).to(weights)
+    return each if bool(falls.all()) else each * falls
+
+
 def gradient_of(parameter: nn.Parameter) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
@@ -95,9 +112,9 @@ def part(settings: Sequence[dict], whole: StackedOptimizer, rows: slice) -> "Par
     """The optimizer of consecutive networks, which differ in learning rate and weight decay alone."""
     name = settings[0]["name"]
     if name in LINEAR:
-        return Proportional(settings, whole.weights[rows], whole.gradients[rows])
+        return Proportional(settings, whole, rows)
     if name in TAKES_TENSORS:
-        return TensorRates(settings, whole.weights[rows], whole.gradients[rows])
+        return TensorRates(settings, whole, rows)
     return Separate(settings, whole, rows)
 
 
@@ -136,14 +153,14 @@ class Proportional(Part):
     The step is made on zeros, which become the update: on the weights it would be rounded to their precision.
     """
 
-    def __init__(self, settings: Sequence[dict], weights: Tensor, gradients: Tensor) -> None:
-        self.weights, self.gradients = weights, gradients
-        self.rates = column([given["lr"] for given in settings], weights)
-        decays = [given["weight_decay"] for given in settings]
-        self.decays = column(decays, weights) if any(decays) else None
+    def __init__(self, settings: Sequence[dict], whole: StackedOptimizer, rows: slice) -> None:
+        self.weights, self.gradients = whole.weights[rows], whole.gradients[rows]
+        self.rates = column([given["lr"] for given in settings], self.weights)
+        decaying = any(given["weight_decay"] for given in settings)
+        self.decays = whole.decays[rows] if decaying and whole.decays is not None else None
         self.decoupled = settings[0]["name"] in DECOUPLED or settings[0].get("decoupled_weight_decay", False)
-        self.update = nn.Parameter(torch.zeros_like(weights))
-        self.update.grad = gradients
+        self.update = nn.Parameter(torch.zeros_like(self.weights))
+        self.update.grad = self.gradients
         self.inner = [build(settings[0] | {"lr": 1.0, "weight_decay": 0.0}, [self.update])]
 
     def step(self, factor: float) -> None:
@@ -162,14 +179,13 @@ class Proportional(Part):
 class TensorRates(Part):
     """Networks whose optimizer takes a tensor of learning rates, see `elementwise.Elementwise`."""
 
-    def __init__(self, settings: Sequence[dict], weights: Tensor, gradients: Tensor) -> None:
-        self.rates = column([given["lr"] for given in settings], weights)
-        decays = [given["weight_decay"] for given in settings]
-        parameter = nn.Parameter(weights)
-        parameter.grad = gradients
+    def __init__(self, settings: Sequence[dict], whole: StackedOptimizer, rows: slice) -> None:
+        self.rates = column([given["lr"] for given in settings], whole.weights)
+        parameter = nn.Parameter(whole.weights[rows])
+        parameter.grad = whole.gradients[rows]
         self.inner = [build(settings[0], [parameter])]
-        if any(decays):
-            self.inner[0].param_groups[0]["weight_decay"] = column(decays, weights)
+        if whole.decays is not None and any(given["weight_decay"] for given in settings):
+            self.inner[0].param_groups[0]["weight_decay"] = whole.decays[rows]
 
     def step(self, factor: float) -> None:
         [inner] = self.inner
@@ -182,14 +198,20 @@ class Separate(Part):
 
     def __init__(self, settings: Sequence[dict], whole: StackedOptimizer, rows: slice) -> None:
         self.inner, self.share = [], []
+        whole_rows = settings[0]["name"] not in NOT_ELEMENTWISE and len(whole.groups) == 1
         for given, number in zip(settings, range(rows.start, rows.stop)):
-            if given["name"] in NOT_ELEMENTWISE:
-                own = [nn.Parameter(parameter.detach()[number]) for parameter in whole.parameters]
-                self.share.append(views(own, whole.parameters, number))
-            else:
+            if whole_rows:
                 own = [nn.Parameter(whole.weights[number])]
                 own[0].grad = whole.gradients[number]
-            self.inner.append(build(given, own))
+                self.inner.append(build(given, own))
+                continue
+            groups = [
+                group | {"params": [nn.Parameter(parameter.detach()[number]) for parameter in group["params"]]}
+                for group in whole.groups
+            ]
+            own = [parameter for group in groups for parameter in group["params"]]
+            self.share.append(views(own, whole.parameters, number))
+            self.inner.append(build(given, groups))
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.inner]
 
     def step(self, factor: float) -> None:

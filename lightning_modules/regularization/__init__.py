@@ -1,1 +1,1 @@
-"""What keeps a network from overfitting: dropout, penalties, mixtures of images."""
+"""What keeps a network from overfitting: dropout, penalties, limits on weights and gradients, mixtures of images."""
