@@ -51,7 +51,7 @@ def charts(
     if tuning and findings.measure == "accuracy":
         name = NAMES.get(findings.tuned, findings.tuned)
         found["sensitivity"] = sensitivity.sensitivity(tuning, name)
-    spent = [
+    spent: list[Row] = [
         {"variant": one.variant, "trials": trials.trials, "error": error(trials.mean, findings), "word": one.word}
         for one in findings.findings
         for trials in one.budget
