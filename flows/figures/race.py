@@ -53,13 +53,14 @@ def race(
         for path in paths
         for step, (across, up) in enumerate(within(path["places"], x, y).tolist())
     ]
-    names = [{"optimizer": name, "x": across, "y": up} for name, (across, up) in zip(order, name_places(paths, x, y))]
+    names = [
+        {"optimizer": name, "x": across, "y": up} for name, (across, up) in zip(order, name_places(paths, minima, x, y))
+    ]
     listed = [
         {"optimizer": path["optimizer"], "text": path["text"], "row": 12 + 22 * row} for row, path in enumerate(paths)
     ]
     first = paths[0]["places"][0]
     written = alt.Chart(theme.data(names)).encode(**place, text="optimizer:N")
-    text = {"fontSize": 12, "fontWeight": 700}
     layers = [
         alt.Chart(theme.data(contours(heights, x, y)))
         .mark_line(filled=True, stroke="white", strokeWidth=0.8, clip=True)
@@ -73,8 +74,8 @@ def race(
         alt.Chart(theme.data([{"x": across, "y": up} for across, up in minima]))
         .mark_point(shape=STAR, filled=True, size=170, color=theme.INK, opacity=1, stroke="white", clip=True)
         .encode(**place),
-        written.mark_text(**text, stroke="white", strokeWidth=4, strokeJoin="round"),
-        written.mark_text(**text).encode(color=colour),
+        written.mark_text(fontSize=12, fontWeight=700, stroke="white", strokeWidth=4, strokeJoin="round"),
+        written.mark_text(fontSize=12, fontWeight=700).encode(color=colour),
         alt.Chart(theme.data(listed))
         .mark_text(align="left", fontSize=13)
         .encode(
@@ -97,8 +98,8 @@ def contours(heights: np.ndarray, x: np.ndarray, y: np.ndarray) -> list[dict]:
     generator = contourpy.contour_generator(x, y, heights, fill_type=contourpy.FillType.OuterOffset)
     rows = []
     for level in range(LEVELS - 1, -1, -1):
-        points, offsets = generator.filled(-1.0, max(levels[level], 1e-12))
-        for number, (polygon, ends) in enumerate(zip(points, offsets)):
+        polygons = generator.filled(-1.0, max(levels[level], 1e-12))
+        for number, (polygon, ends) in enumerate(zip(polygons[0], polygons[1])):
             ring = []
             for begin, end in itertools.pairwise(ends):
                 ring += [*polygon[begin:end], polygon[0]]
@@ -118,12 +119,15 @@ def within(places: Sequence[tuple[float, float]], x: np.ndarray, y: np.ndarray) 
     return np.clip(np.array(places, float), low - AWAY * (high - low), high + AWAY * (high - low))
 
 
-def name_places(paths: Sequence[Row], x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:
-    """Where each path's name is written: on its path, as far from the other paths and names as there is a place."""
+def name_places(
+    paths: Sequence[Row], minima: Sequence[tuple[float, float]], x: np.ndarray, y: np.ndarray
+) -> list[tuple[float, float]]:
+    """Where each path's name is written: on its path, as far from the other paths and names as there is a place, and
+    on no minimum."""
     low, size = np.array([x[0], y[0]]), np.array([x[-1] - x[0], y[-1] - y[0]])
     pixels = np.array([WIDTH, HEIGHT])
     drawn = [dense((within(path["places"], x, y) - low) / size * pixels) for path in paths]
-    found: list[np.ndarray] = []
+    found = [(np.array(place) - low) / size * pixels for place in minima]
     for number, own in enumerate(drawn):
         others = np.concatenate([*(line for other, line in enumerate(drawn) if other != number), np.full((1, 2), -1e3)])
         room = np.array(ROOM)
@@ -134,7 +138,7 @@ def name_places(paths: Sequence[Row], x: np.ndarray, y: np.ndarray) -> list[tupl
             free = free - 10 * np.maximum(0.0, 1 - np.abs((own - taken) / room).max(1))
         best = own[np.argmax(np.where(inside, free, free - 1e3))].clip(FROM_EDGE, pixels - FROM_EDGE)
         found.append(best)
-    return [tuple((place / pixels * size + low).tolist()) for place in found]
+    return [tuple((place / pixels * size + low).tolist()) for place in found[len(minima) :]]
 
 
 def dense(line: np.ndarray, most: float = 6.0) -> np.ndarray:

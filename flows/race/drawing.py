@@ -54,7 +54,7 @@ def headline(surface: Surface, paths: Sequence[racing.Path], steps: int) -> str:
     first, missing = paths[0], sum(math.isinf(one.arrived) for one in paths)
     if math.isinf(first.arrived):
         return f"None is down on {surface.title} within {counted(steps, 'step')}; {first.optimizer} gets lowest"
-    late = f"; {missing} of {len(paths)} are not there after {steps:,}" if missing else ""
+    late = f"; {missing} of {len(paths)} {'is' if missing == 1 else 'are'} not there after {steps:,}" if missing else ""
     return f"{first.optimizer} is down first on {surface.title}, in {counted(int(first.arrived), 'step')}{late}"
 
 
