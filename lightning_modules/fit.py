@@ -107,9 +107,7 @@ class Progress(pl.Callback):
                 state = {name: tensor.detach().cpu().clone() for name, tensor in module.state(number).items()}
                 self.best[number] = {"value": value, "epoch": epoch, "state": state}
         values = [self.sign * numbers[self.key] for numbers in module.numbers]
-        optimizers.epoch_ended(
-            scheduler, [value if number in rows else None for number, value in enumerate(values)]
-        )
+        optimizers.epoch_ended(scheduler, [value if number in rows else None for number, value in enumerate(values)])
         if self.left is not None:
             self.left -= 1
         self.stop(trainer, module)

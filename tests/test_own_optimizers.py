@@ -206,7 +206,9 @@ OPTIONS: dict[str, list[dict]] = {
 CASES = [{"name": name, **own} for name, options in OPTIONS.items() for own in options]
 
 
-@pytest.mark.parametrize("settings", [*CASES, *({"name": name} for name in sorted(OPTIMIZERS.keys() - OPTIONS))], ids=str)
+@pytest.mark.parametrize(
+    "settings", [*CASES, *({"name": name} for name in sorted(OPTIMIZERS.keys() - OPTIONS))], ids=str
+)
 def test_a_state_dict_goes_on_identically(settings, tmp_path):
     """From a file that only plain values are read from, as a checkpoint is."""
     places = parameters()
@@ -216,7 +218,9 @@ def test_a_state_dict_goes_on_identically(settings, tmp_path):
         optimizer.step()
     torch.save(optimizer.state_dict(), tmp_path / "state")
     others = copy.deepcopy(places)
-    other = optimizers.build({"lr": 0.5, "weight_decay": 0.3 if settings["name"] != "rprop" else 0.0, **settings}, others)
+    other = optimizers.build(
+        {"lr": 0.5, "weight_decay": 0.3 if settings["name"] != "rprop" else 0.0, **settings}, others
+    )
     other.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     for step in range(5, 10):
         for those, one in ((places, optimizer), (others, other)):
