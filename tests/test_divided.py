@@ -263,15 +263,15 @@ def test_a_checkpoint_that_only_some_nodes_have_stops_all_of_them(tmp_path, ther
         learn(group, checkpoint=checkpoint)
 
 
-def learn(group: ProcessGroup | None, **more) -> Fitted:
-    """Some epochs of a network with batch normalisation, until no epoch is better."""
+def learn(group: ProcessGroup | None, changed: dict | None = None, **more) -> Fitted:
+    """Some epochs of a network with batch normalisation, until no epoch is better. `changed`: keys of its recipe."""
     chance = np.random.default_rng(0)
     labels = np.arange(41) % 2
     images = chance.integers(0, 128, (41, 8, 8, 1)) + 100 * labels[:, None, None, None]
     recipe = {
         "network": {"name": "resnet", "width": 4, "blocks": [1]}, "optimizer": {"name": "adam", "lr": 0.05},
         "activation": "relu", "initializer": "he_normal", "dropout": 0.0, "label_smoothing": 0.0,
-        "schedule": "constant",
+        "schedule": "constant", **(changed or {}),
     }  # fmt: skip
     split = images.astype(np.uint8), labels.astype(np.int64)
     return fit(
@@ -280,12 +280,12 @@ def learn(group: ProcessGroup | None, **more) -> Fitted:
     )  # fmt: skip
 
 
-def one_of_two(rank: int, meeting: Path, answers) -> None:
+def one_of_two(rank: int, meeting: Path, answers, changed: dict | None = None) -> None:
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     torch.set_num_threads(1)
     group = ProcessGroup("", "cpu", 2, 1, meeting)
     listening = {it.laddr.ip for it in psutil.Process().net_connections() if it.status == psutil.CONN_LISTEN}
-    found = learn(group)
+    found = learn(group, changed)
     answers.put((listening, found.history, found.best_epoch, {name: it.tolist() for name, it in found.state.items()}))
     group.leave()
 
@@ -307,6 +307,32 @@ def test_two_processes_stop_early_at_once_with_the_same_statistics_and_listen_to
     running = {name: torch.tensor(values) for name, values in state.items() if "running" in name}
     assert running
     assert all(torch.isfinite(values).all() for values in running.values())
+
+
+def test_two_processes_divide_the_parts_of_a_full_batch(tmp_path):
+    """The last part of the training split, which is one step, has one image: the second process has none of it."""
+    descent = {
+        "network": {"name": "mlp", "hidden": [8]}, "dropout": 0.3,
+        "optimizer": {"name": "gradient_descent", "lr": 0.5, "weight_decay": 0.0},
+    }  # fmt: skip
+    context = multiprocessing.get_context("forkserver")
+    answers = context.Queue()
+    both = [
+        context.Process(target=one_of_two, args=(rank, tmp_path / "meeting", answers, descent)) for rank in range(2)
+    ]
+    for process in both:
+        process.start()
+    one, two = (answers.get(timeout=LIMIT) for _ in both)
+    for process in both:
+        process.join(LIMIT)
+    assert one == two
+    alone = learn(None, descent)
+    _, history, _, state = one
+    assert [list(row.values()) for row in history] == [
+        pytest.approx(list(row.values()), rel=1e-4) for row in alone.history
+    ]
+    for name, values in alone.state.items():
+        torch.testing.assert_close(torch.tensor(state[name]), values, rtol=1e-4, atol=1e-5)
 
 
 def test_the_parts_of_a_dropout_mask_make_up_that_of_the_whole():

@@ -70,6 +70,25 @@ def test_a_network_that_cannot_be_stacked_is_refused():
         resolving.processes_or_stacked(card(AIRBENCH, parallel="stacked"), 3, jobs=2)
 
 
+def with_schedule(name: str, own: dict, **settings) -> dict:
+    made = card(**settings)
+    return made | {"recipe": made["recipe"] | {"schedule": {"name": name, **own}}}
+
+
+def test_replicas_whose_schedule_goes_by_each_ones_validation_have_a_process_each():
+    assert resolving.processes_or_stacked(with_schedule("step", {}, accelerator="gpu"), 3, jobs=1) == "stacked"
+    waits = with_schedule("reduce_on_plateau", {}, accelerator="gpu")
+    assert resolving.processes_or_stacked(waits, 3, jobs=1) == "processes"
+    told = with_schedule("reduce_on_plateau", {}, parallel="stacked")
+    with pytest.raises(InputError, match=r"training\.parallel is stacked, but a learning rate that goes by"):
+        resolving.processes_or_stacked(told, 3, jobs=1)
+
+
+def test_a_schedule_that_cannot_be_is_refused_before_anything_starts():
+    with pytest.raises(InputError, match=r"schedule cosine: warmup is 1\.5, but has to be"):
+        resolving.build_once(with_schedule("cosine", {"warmup": 1.5}))
+
+
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 9, 33, 100])
 def test_portions_are_of_nearly_equal_size_and_hold_each_replica_once(count):
     settings = {"accelerator": "cpu", "parallel": "processes"}

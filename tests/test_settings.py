@@ -175,7 +175,13 @@ def variants() -> dict[str, dict]:
     vary("none", "network", "hidden", value=None)
     for optimizer, own in names.OPTIMIZERS.items():
         for key, value in own.items():
-            other = not value if isinstance(value, bool) else [0.5] * len(value) if isinstance(value, list) else 0.5
+            other: object = 0.25
+            if isinstance(value, bool):
+                other = not value
+            elif isinstance(value, list):
+                other = [0.5] * len(value)
+            elif isinstance(value, str):
+                other = names.CHOICES[key][-1]
             vary(f"{optimizer}-{key}", "optimizer", value={"name": optimizer, "lr": 0.1, key: other})
     for key in ("dropout", "label_smoothing"):
         vary(key, key, value=0.25)
@@ -189,7 +195,7 @@ def variants() -> dict[str, dict]:
     vary("augment", "augment", value="flip")
     vary("test_time_views", "test_time_views", value="mirror")
     for key, known in (("activation", names.ACTIVATIONS), ("schedule", names.SCHEDULES)):
-        vary(key, key, value=list(known)[1])
+        vary(key, key, value=sorted(known)[1])
     vary("initializer", "initializer", value="zeros")
     vary("replicas", "replicas", value=2)
     return found

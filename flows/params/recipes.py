@@ -89,8 +89,8 @@ class Optimizer(BaseModel):
 
 
 def hyper_parameter(key: str, value: Any, like: Any) -> Any:
-    """A hyper-parameter's value, which has to be like its default: a boolean, a number, a list of equal length, or one of
-    the strings in `names.CHOICES`."""
+    """A hyper-parameter's value, which has to be like its default: a boolean, a number, a list of equal length, or one
+    of the strings in `names.CHOICES`."""
     if isinstance(like, str):
         if value not in names.CHOICES[key]:
             raise InputError(f"{key} is {quoted(value)}, but has to be {' or '.join(names.CHOICES[key])}")

@@ -76,7 +76,7 @@ class AdagradDA(Elementwise):
         torch._foreach_neg_(parameters)
         if group["anchor"] == "init":
             torch._foreach_addcmul_(parameters, roots, anchors)
-        shrink(parameters, group["l1"] * group["rates"])
+        shrink(parameters, group["l1"] * group["rates"], into=parameters)
         if group["l2"]:
             more = group["l2"] * group["rates"]
             if isinstance(more, Tensor):

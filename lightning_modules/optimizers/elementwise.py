@@ -1,14 +1,14 @@
 """What the optimizers written here have in common: groups, state, and learning rates that may be tensors."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-Tensors = list[Tensor]
+Tensors = list[Tensor] | tuple[Tensor, ...]  # what torch's functions for many tensors take and give
 
 # The least sum of squared gradients. Its root divides a weight that has had no gradient yet, and 0/0 is no number.
 LEAST = 1e-30
@@ -50,7 +50,7 @@ class Elementwise(Optimizer):
         raise NotImplementedError
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -73,7 +73,7 @@ class Elementwise(Optimizer):
             self.update(group, parameters, self.decayed(group, parameters, gradients), *states)
         return loss
 
-    def update_resting(self, group: dict, parameters: Tensors, gradients: Tensors, states: list[Tensors]) -> None:
+    def update_resting(self, group: dict, parameters: Tensors, gradients: Tensors, states: Sequence[Tensors]) -> None:
         """Like `update`, but keeps what was where the tensor of learning rates is 0."""
         changed = [tensor for column in (parameters, *states) for tensor in column]
         old = [tensor.clone() for tensor in changed]
@@ -116,15 +116,18 @@ def add_scaled(tensors: Tensors, others: Tensors, scale: float | Tensor) -> None
         torch._foreach_add_(tensors, others, alpha=scale)
 
 
-def shrink(tensors: Tensors, by: float | Tensor) -> None:
-    """Moves each value towards 0 by `by`, and to exactly 0 where it is not farther away: the proximal step of the L1
-    norm, in place."""
-    if isinstance(by, Tensor):
-        for tensor in tensors:
-            tensor.sub_(tensor.clamp(-by, by))
-    elif by:
-        for tensor in tensors:
-            torch._C._nn.softshrink(tensor, by, out=tensor)
+def shrink(tensors: Tensors, by: float | Tensor, into: Tensors) -> None:
+    """Writes each value, moved towards 0 by `by`, and exactly 0 where it is not farther away: the proximal step of the
+    L1 norm.
+
+    Args:
+        into: where to; may be `tensors`.
+    """
+    for tensor, result in zip(tensors, into):
+        if isinstance(by, Tensor):
+            torch.sub(tensor, tensor.clamp(-by, by), out=result)
+        else:
+            torch._C._nn.softshrink(tensor, by, out=result)  # type: ignore[call-arg]  # the stub lacks `out`
 
 
 def adagrad(parameters: Tensors, gradients: Tensors, squares: Tensors, rate: float | Tensor) -> None:

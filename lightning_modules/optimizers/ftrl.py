@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from lightning_modules.optimizers.elementwise import LEAST, Elementwise, Tensors, adagrad, check, divide
+from lightning_modules.optimizers.elementwise import LEAST, Elementwise, Tensors, adagrad, check, divide, shrink
 
 
 class Ftrl(Elementwise):
@@ -22,9 +22,9 @@ class Ftrl(Elementwise):
     An initial n above 0 counts like a step at weight 0: it draws every weight there, and what a deep network's initial
     weights have of use is lost within some steps. TensorFlow's is 0.1.
 
-    Source: McMahan et al., Ad Click Prediction: a View from the Trenches, 2013; the power is TensorFlow's. At a constant
-    learning rate it computes what TensorFlow's FtrlOptimizer and Keras's Ftrl do. (They keep Σ σₛ·wₛ - Σ gₛ, which no
-    longer fits when the learning rate changes: at the end of a schedule that goes to 0 all their weights are 0.)
+    Source: McMahan et al., Ad Click Prediction: a View from the Trenches, 2013; the power is TensorFlow's. At a
+    constant learning rate it computes what TensorFlow's FtrlOptimizer and Keras's Ftrl do. (Theirs takes Σ σₛ for
+    nₜ^(-p)/ηₜ even where the learning rate has changed: a schedule that ends at 0 takes all their weights to 0.)
 
     Args:
         params, lr, weight_decay: see `Elementwise`.
@@ -80,7 +80,7 @@ class Ftrl(Elementwise):
         leaders = pulls
         torch._foreach_sub_(leaders, gradients)
         torch._foreach_addcmul_(leaders, curvatures, parameters)
-        for parameter, leader, curvature in zip(parameters, leaders, curvatures):
-            torch._C._nn.softshrink(leader, l1, out=parameter)
-            parameter.div_(curvature)
+        shrink(leaders, l1, into=parameters)
+        torch._foreach_div_(parameters, curvatures)
+        for leader in leaders:
             leader.clamp_(-l1, l1)  # becomes the new pull

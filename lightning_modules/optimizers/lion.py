@@ -14,8 +14,8 @@ class Lion(Elementwise):
         w ← w - η·(sign(β₁·m + (1 - β₁)·g) + λ·w)
         m ← β₂·m + (1 - β₂)·g
 
-    The weight decay λ is decoupled. Compared with AdamW the learning rate should be 3 to 10 times smaller, and the weight
-    decay as much larger.
+    The weight decay λ is decoupled. Compared with AdamW the learning rate should be 3 to 10 times smaller, and the
+    weight decay as much larger.
 
     Source: Chen et al., Symbolic Discovery of Optimization Algorithms, 2023.
 

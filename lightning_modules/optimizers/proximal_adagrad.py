@@ -61,7 +61,7 @@ class ProximalAdagrad(Elementwise):
         divide(inverse_rates, group["lr"])
         torch._foreach_mul_(parameters, inverse_rates)
         torch._foreach_sub_(parameters, gradients)
-        shrink(parameters, group["l1"])
+        shrink(parameters, group["l1"], into=parameters)
         if group["l2"]:
             torch._foreach_add_(inverse_rates, group["l2"])
         torch._foreach_div_(parameters, inverse_rates)

@@ -16,8 +16,8 @@ class ProximalSGD(Elementwise):
 
     with the learning rate η and the gradient g of the loss. L1 makes weights exactly zero.
 
-    Source: Duchi and Singer, Efficient Online and Batch Learning using Forward Backward Splitting, 2009; as TensorFlow's
-    ProximalGradientDescentOptimizer computes it.
+    Source: Duchi and Singer, Efficient Online and Batch Learning using Forward Backward Splitting, 2009; as
+    TensorFlow's ProximalGradientDescentOptimizer computes it.
 
     Args:
         params, lr, weight_decay: see `Elementwise`.
@@ -38,7 +38,7 @@ class ProximalSGD(Elementwise):
         rate = group["lr"]
         add_scaled(parameters, gradients, -rate)
         if group["l1"]:
-            shrink(parameters, rate * group["l1"])
+            shrink(parameters, rate * group["l1"], into=parameters)
         if group["l2"]:
             divisor = 1 + rate * group["l2"]
             if isinstance(divisor, torch.Tensor):

@@ -31,9 +31,9 @@ def stepwise(done: float, step: float, every: float, factor: float) -> float:
 def cosine(done: float, step: float, warmup: float) -> float:
     """Along half a wave of a cosine to 0, after a linear warm-up over the share `warmup` of the training.
 
-    Source: Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017; the warm-up: Goyal et al.,
-    Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour, 2017. The first step's rate is not 0, nor the last one's
-    of the warm-up the full one, so that no step is wasted.
+    Source: Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017; the warm-up: Goyal et
+    al., Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour, 2017. The first step's rate is above 0, and the
+    warm-up's last one below the full one, so that no step is wasted.
     """
     if done < warmup:
         return (done + step) / (warmup + step)
