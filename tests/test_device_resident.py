@@ -14,7 +14,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lightning_modules import optimizers
 from lightning_modules.classifier import Classifier
 from lightning_modules.images import Images
 from lightning_modules.optimizers import OPTIMIZERS
@@ -103,7 +102,7 @@ def on_device(module: Classifier, augment: str) -> Classifier:
 @pytest.fixture(autouse=True)
 def meta_is_a_gpu(monkeypatch):
     monkeypatch.setattr(dropout, "STEPS", 1)  # masks are drawn in every step
-    monkeypatch.setattr(optimizers, "on_gpu", lambda parameters: True)
+    monkeypatch.setattr("lightning_modules.optimizers.building.on_gpu", lambda parameters: True)
     monkeypatch.setattr(sys.modules["torch.optim.asgd"], "_get_capturable_supported_devices", lambda **_: ["meta"])
     monkeypatch.setattr("torch.is_autocast_enabled", lambda device: False)  # which knows no such device
 
