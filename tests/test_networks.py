@@ -66,7 +66,7 @@ def parameters(network: nn.Module) -> int:
 def test_the_known_names_are_those_of_the_code():
     assert set(names.NETWORKS) == set(NETWORKS)
     assert set(names.ACTIVATIONS) == set(ACTIVATIONS)
-    assert set(names.INITIALIZERS) == set(INITIALIZERS)
+    assert set(names.INITIALIZERS) == {*INITIALIZERS, "rbm"}
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
@@ -295,7 +295,7 @@ def test_every_initializer_sets_every_weight_and_leaves_biases_at_zero(name, ini
     again = built(name, initializer=initializer, seed=1)
     for layer, other in zip(network.modules(), again.modules()):
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
-            drawn = initializer not in ("zeros", "ones")
+            drawn = initializer not in ("constant", "zeros", "ones")
             if initializer == "dirac":
                 drawn = layer.weight.ndim == 2 or layer.out_channels > layer.in_channels
             assert torch.equal(layer.weight, other.weight) != drawn
@@ -334,6 +334,15 @@ def test_the_spread_of_initial_weights_is_the_published_one(initializer, deviati
     assert weight.mean().abs() < deviation / 50
     if initializer == "truncated_normal":
         assert weight.abs().max() <= 2 * 0.05 / 0.8796
+
+
+def test_constants_are_what_they_are_set_to():
+    for given, value in (("constant", 0.0), ({"name": "constant", "value": -0.25}, -0.25)):
+        network = built("mlp", initializer=given)
+        for layer in network.modules():
+            if isinstance(layer, nn.Linear):
+                assert (layer.weight == value).all()
+                assert not layer.bias.any()
 
 
 def test_dirac_hands_inputs_on_and_draws_the_other_outputs():

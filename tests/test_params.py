@@ -16,6 +16,7 @@ from flows.params.params_file import parse
 from flows.project.errors import DivergedError, InputError
 from lightning_modules import names
 
+MEMBER = {"network": {"name": "mlp"}, "optimizer": {"name": "sgd", "lr": 1}}
 SHIPPED = Path(__file__).resolve().with_name("params.yaml")
 
 
@@ -61,7 +62,7 @@ NAMES = [
         ["members.mlp.network.name", '"mpl"', '"mlp"?', "Known: airbench, cnn, gru, lenet, lstm, mlp, resnet"],
     ),
     ("members.mlp.optimizer.name", "adamm", ["members.mlp.optimizer.name", '"adamm"', '"adam"?', "Known: adadelta,"]),
-    ("members.mlp.initializer", "xavier", ["members.mlp.initializer", '"xavier_', "Known: dirac, he_normal,"]),
+    ("members.mlp.initializer", "xavier", ["members.mlp.initializer", '"xavier_', "Known: constant, dirac,"]),
     ("members.mlp.activation", "rleu", ["members.mlp.activation", '"rleu"', '"relu"?', "Known: celu,"]),
     (
         "members.mlp.schedule",
@@ -71,6 +72,8 @@ NAMES = [
     ("data.digits.augment", "shfit", ["data.digits.augment", '"shift"?', "Known: altflip, flip, none, nudge_altflip,"]),
     ("members.mlp.augment", "shfit", ["members.mlp.augment", '"shift"?', "Known: altflip, flip, none,"]),
     ("members.mlp.test_time_views", "mirorr", ["test_time_views", '"mirror"?', "Known: mirror, mirror_shift, none"]),
+    ("members.mlp.loss", "crossentropy", ["members.mlp.loss", '"cross_entropy"?', "Known: binary_cross_entropy,"]),
+    ("members.mlp.regularization", {"decay": "biases"}, ["regularization.decay is 'biases'", "'all' or 'weights'"]),
     ("ensemble.methods", ["softvote"], ["ensemble.methods", '"softvote"', '"soft_vote"?', "Known: hard_vote,"]),
     ("ensemble.select_by", "nl", ["ensemble.select_by", "'nl'", "'nll' or 'accuracy'"]),
     ("training.monitor", "acc", ["training.monitor", "'acc'", "'nll' or 'accuracy'"]),
@@ -99,6 +102,17 @@ KEYS = [
         1,
         ["members.mlp.optimizer", '"beta"', '"betas"?', "Known: amsgrad, betas, eps, lr"],
     ),
+    (
+        "members.mlp.regularization",
+        {"clip_norms": 1},
+        [
+            '"members.mlp.regularization.clip_norms"',
+            '"members.mlp.regularization.clip_norm"?',
+            "Known: members.mlp.regularization.clip_norm, members.mlp.regularization.clip_value",
+        ],
+    ),
+    ("members.mlp.loss", {"name": "focal", "beta": 1}, ["members.mlp.loss", '"beta"', "Known: gamma"]),
+    ("members.mlp.loss", {"name": "hinge", "gamma": 1}, ["members.mlp.loss", '"gamma"']),
     (1, 1, ['unknown key "1"', "Known: data, dataset"]),
 ]
 
@@ -121,6 +135,18 @@ NUMBERS = [
     ("members.mlp.activation", {"name": "maxout", "pieces": 2.5}, ["pieces is 2.5", "a whole number"]),
     ("members.mlp.activation", {"name": "prelu", "init": "x"}, ["init is 'x'", "a number"]),
     ("members.mlp.label_smoothing", 1, ["members.mlp.label_smoothing is 1", "less than 1"]),
+    ("members.mlp.regularization", {"l1": -1}, ["regularization.l1 is -1", "greater than or equal to 0"]),
+    ("members.mlp.regularization", {"l2": float("inf")}, ["regularization.l2 is inf", "finite"]),
+    ("members.mlp.regularization", {"max_norm": 0}, ["regularization.max_norm is 0", "greater than 0"]),
+    ("members.mlp.regularization", {"clip_norm": 0}, ["regularization.clip_norm is 0", "greater than 0"]),
+    ("members.mlp.regularization", {"clip_value": True}, ["regularization.clip_value is True", "a number"]),
+    ("members.mlp.regularization", {"mixup": -0.1}, ["regularization.mixup is -0.1", "greater than or equal to 0"]),
+    ("members.mlp.regularization", {"cutout": 1}, ["regularization.cutout is 1", "less than 1"]),
+    ("members.mlp.loss", {"name": "focal", "gamma": -1}, ["members.mlp.loss", "gamma is -1", "at least 0"]),
+    ("members.mlp.initializer", {"name": "rbm", "epochs": 0}, ["mlp.initializer", "epochs is 0", "at least 1"]),
+    ("members.mlp.initializer", {"name": "rbm", "epochs": 2.5}, ["epochs is 2.5", "a whole number"]),
+    ("members.mlp.initializer", {"name": "rbm", "batch_size": 0}, ["batch_size is 0", "at least 1"]),
+    ("members.mlp.initializer", {"name": "rbm", "lr": 0}, ["lr is 0", "greater than 0"]),
     ("members.mlp.optimizer.lr", 0, ["members.mlp.optimizer.lr is 0", "greater than 0"]),
     ("members.mlp.optimizer.lr", "fast", ["members.mlp.optimizer.lr is 'fast'", "a number"]),
     ("members.mlp.optimizer.lr", float("inf"), ["members.mlp.optimizer.lr is inf", "finite"]),
@@ -213,6 +239,22 @@ ACROSS = [
         "dirac",
         ["members.mlp: initializer dirac does not fit network mlp", "It fits airbench, cnn"],
     ),
+    (
+        "members.mlp",
+        MEMBER | {"loss": "hinge", "label_smoothing": 0.1},
+        ["members.mlp: label_smoothing is 0.1", "loss hinge has no target distribution", "take one of binary_cross"],
+    ),
+    (
+        "members.mlp",
+        MEMBER | {"loss": {"name": "focal", "gamma": 1}, "label_smoothing": 0.1},
+        ["members.mlp: label_smoothing is 0.1", "loss focal has no target distribution", "set it to 0"],
+    ),
+    ("members.cnn.initializer", "rbm", ["members.cnn: initializer rbm", "network cnn has others: it fits mlp"]),
+    (
+        "members.mlp",
+        MEMBER | {"network": {"name": "mlp", "hidden": None}, "initializer": {"name": "rbm", "lr": 0.1}},
+        ["members.mlp: initializer rbm trains hidden layers", "the network has none"],
+    ),
     ("data.digits.test", "official", ["data.digits.test is official", "no official test split", "0.2"]),
     ("data.mnist.test", 0.2, ["data.mnist.test has to be official"]),
 ]
@@ -274,6 +316,32 @@ def test_every_optimizer_takes_its_defaults_and_no_others(content, name):
     for key, value in names.OPTIMIZERS[name].items():
         wrong = "x" if not isinstance(value, list) else ["x"] * len(value)
         assert f"{key} is " in refusal(content, "members.mlp.optimizer", settings | {key: wrong})
+
+
+@pytest.mark.parametrize(
+    ("kind", "table"),
+    [("activation", names.ACTIVATIONS), ("initializer", names.INITIALIZERS), ("loss", names.LOSSES)],
+)
+def test_a_name_is_completed_with_its_own_hyper_parameters(content, kind, table):
+    for name, own in table.items():
+        for given in (name, {"name": name}, {"name": name, **own}):
+            member = parse(put(content, f"members.mlp.{kind}", given)).member("mlp")
+            assert member.recipe[kind] == ({"name": name, **own} if own else name)
+
+
+def test_regularization_is_completed_with_none(content):
+    plain = parse(content).member("mlp").recipe
+    assert plain["regularization"] == names.REGULARIZATION
+    content["members"]["mlp"]["regularization"] = {"l2": "1e-4", "clip_norm": 1, "decay": "weights"}
+    assert parse(content).member("mlp").recipe["regularization"] == names.REGULARIZATION | {
+        "l2": 1e-4, "clip_norm": 1.0, "decay": "weights",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", names.SMOOTHED)
+def test_what_has_a_target_distribution_may_be_smoothed(content, loss):
+    content["members"]["mlp"] |= {"loss": loss, "label_smoothing": 0.1}
+    assert parse(content).member("mlp").label_smoothing == 0.1
 
 
 def test_a_network_may_have_no_hidden_layer(content):

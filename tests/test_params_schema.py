@@ -33,6 +33,8 @@ def content() -> dict:
     shipped = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text(encoding="utf-8"))
     shipped["members"] = {"mlp": shipped["members"]["mlp"]}
     sections = params_file.parse(shipped).model_dump()
+    mlp = shipped["members"]["mlp"]
+    mlp |= {"loss": "cross_entropy", "regularization": dict(names.REGULARIZATION)}
     return shipped | {name: sections[name] for name in ("gate", "drift", "limits")}
 
 
@@ -75,6 +77,10 @@ def test_members_on_offer_are_right(content, file):
         ("members.mlp.activation", "rleu", "members.mlp.activation"),
         ("members.mlp.dropout", 1.5, "members.mlp.dropout"),
         ("members.mlp.droput", 0.5, "members.mlp"),
+        ("members.mlp.regularization.max_norm", 0, "members.mlp.regularization.max_norm"),
+        ("members.mlp.regularization.l3", 0, "members.mlp.regularization"),
+        ("members.mlp.loss", {"name": "focal", "gamma": -1}, "members.mlp.loss"),
+        ("members.mlp.initializer", {"name": "rbm", "epochs": 0.5}, "members.mlp.initializer"),
         ("members.ensemble", {}, "members"),
         ("dataset", "minst", "dataset"),
         ("data.mnist.test", 0.2, "data.mnist.test"),
@@ -95,7 +101,7 @@ def test_every_key_is_explained():
     schema = flows_schema.schema()
     models = {"params.yaml": schema, **schema["definitions"]}
     assert set(models) == {"params.yaml", "Feed", "Training", "Network", "Optimizer", "Member", "Ensemble", "Gate",
-                           "Drift", "Limits"}  # fmt: skip
+                           "Regularization", "Drift", "Limits"}  # fmt: skip
     for name, model in models.items():
         for key, what in model["properties"].items():
             assert what.get("description"), (name, key)
@@ -122,6 +128,25 @@ def test_of_each_optimizer_too(content, name):
         agree(content, f"members.mlp.optimizer.{key}")
     other = next(key for own in names.OPTIMIZERS.values() for key in own if key not in names.OPTIMIZERS[name])
     assert not right(put(content, f"members.mlp.optimizer.{other}", 0.5))
+
+
+@pytest.mark.parametrize("loss", names.LOSSES)
+def test_of_each_loss_too(content, loss):
+    own = names.LOSSES[loss]
+    content = put(content, "members.mlp.loss", {"name": loss, **own})
+    for key in own:
+        agree(content, f"members.mlp.loss.{key}")
+    agree(content, "members.mlp.label_smoothing")
+    agree(put(content, "members.mlp.loss", loss), "members.mlp.label_smoothing")
+
+
+@pytest.mark.parametrize("network", names.NETWORKS)
+def test_of_each_network_that_is_to_be_pre_trained(content, network):
+    content = put(content, "members.mlp.network", {"name": network, **names.NETWORKS[network]})
+    for given in ("rbm", {"name": "rbm", **names.INITIALIZERS["rbm"]}):
+        agree(put(content, "members.mlp.initializer", given), "members.mlp.network.hidden")
+    for key in names.INITIALIZERS["rbm"]:
+        agree(put(content, "members.mlp.initializer", given), f"members.mlp.initializer.{key}")
 
 
 def agree(content: dict, key: str) -> None:

@@ -163,7 +163,7 @@ def variants() -> dict[str, dict]:
         member = copy.deepcopy(plain)
         section = member
         for key in path[:-1]:
-            section = section[key]
+            section = section.setdefault(key, {})
         section[path[-1]] = value
         found[name] = member
 
@@ -197,6 +197,10 @@ def variants() -> dict[str, dict]:
     for key, known in (("activation", names.ACTIVATIONS), ("schedule", names.SCHEDULES)):
         vary(key, key, value=sorted(known)[1])
     vary("initializer", "initializer", value="zeros")
+    vary("loss", "loss", value="mse")
+    vary("gamma", "loss", value={"name": "focal", "gamma": 1.5})
+    for key in names.REGULARIZATION:
+        vary(f"regularization-{key}", "regularization", key, value="weights" if key == "decay" else 0.5)
     vary("replicas", "replicas", value=2)
     return found
 

@@ -43,7 +43,7 @@ def categorical_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float |
 def binary_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float | Tensor = 0.0) -> Tensor:
     """One class against all others: each logit's sigmoid is the probability of its class alone. The mean over the
     classes of their cross-entropies, in nats. Data of two classes have two logits as well."""
-    targets = target_distribution(labels, logits.shape[-1], smoothing)
+    targets = target_distribution(labels, logits.shape[-1], smoothing).to(logits.dtype)
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)
 
 
