@@ -144,7 +144,8 @@ def test_a_room_can_be_taken_in():
         plate = ast.get_docstring(ast.parse((ROOT / "flows" / floor / "__init__.py").read_text(encoding="utf-8")))
         assert plate, floor
         assert "\n" not in plate, floor
-        assert len(list((ROOT / "flows" / floor).glob("[!_]*.py"))) <= MOST_FILES, floor
+        if floor != "commands":  # a file for each command, found by the command's name
+            assert len(list((ROOT / "flows" / floor).glob("[!_]*.py"))) <= MOST_FILES, floor
 
 
 def stages() -> dict[str, dict]:
