@@ -52,7 +52,7 @@ def study(name: str) -> "Findings":
     found = report.findings(given, rows, classes)
     source = (
         f"{len(rows):,} trainings on {given.dataset}: {len(splits.train):,} training images, "
-        f"{len(splits.validation):,} for every choice, {len(splits.held_out):,} held out for the report; seed {given.seed}."
+        f"{len(splits.validation):,} for every choice, {len(splits.held_out):,} held out to report; seed {given.seed}."
     )
     report.write(paths.root() / "studies" / "results" / name, given, rows, found, source)
     return found

