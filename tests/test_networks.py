@@ -127,7 +127,9 @@ def test_the_parameters_of_the_other_networks():
     assert parameters(built("resnet", (32, 32, 3), settings=names.NETWORKS["resnet"])) == 696_234
     shallow = built("shallow", (1, 2, 1), settings=names.NETWORKS["shallow"])
     assert parameters(shallow) == 3 * 128 + 129 * 10
-    lenet = names.NETWORKS["lenet"]  # as published, but for the second convolution, which sees all channels, and poolings
+    lenet = names.NETWORKS[
+        "lenet"
+    ]  # as published, but for the second convolution, which sees all channels, and poolings
     for size in (28, 32):
         expected = 26 * 6 + (25 * 6 + 1) * 16 + 401 * 120 + 121 * 84 + 85 * 10
         assert parameters(built("lenet", (size, size, 1), settings=lenet)) == expected == 61_706
@@ -406,7 +408,10 @@ def assert_right(network: nn.Module, given: torch.Tensor) -> None:
 @pytest.mark.parametrize("width", [1, 2, 3, 5, 7, 8])
 @switched
 def test_gradients_are_those_of_double_precision(name, switch, width, shape):
-    smooth = {"activation": "softplus", "settings": sized(name, width) | switch}  # a ReLU's kink may fall on either side
+    smooth = {
+        "activation": "softplus",
+        "settings": sized(name, width) | switch,
+    }  # a ReLU's kink may fall on either side
     assert_right(built(name, shape, **smooth), images(shape, count=16))
     if name != "airbench":  # whose whitening has no stacked version
         together = stack([built(name, shape, seed=seed, **smooth) for seed in range(3)])

@@ -193,7 +193,11 @@ ACROSS = [
         ["members.ensemble", "taken"],
     ),
     ("ensemble.methods", ["soft_vote", "soft_vote"], ["ensemble.methods", "twice"]),
-    ("members.mlp.initializer", "dirac", ["members.mlp: initializer dirac does not fit network mlp", "It fits airbench, cnn"]),
+    (
+        "members.mlp.initializer",
+        "dirac",
+        ["members.mlp: initializer dirac does not fit network mlp", "It fits airbench, cnn"],
+    ),
     ("data.digits.test", "official", ["data.digits.test is official", "no official test split", "0.2"]),
     ("data.mnist.test", 0.2, ["data.mnist.test has to be official"]),
 ]

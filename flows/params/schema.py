@@ -86,7 +86,9 @@ def like_default(key: str, like: Any) -> dict:
 def optimizers(made: dict) -> None:
     """Adds each optimizer's own hyper-parameters: those that `recipes.hyper_parameter` accepts."""
 
-    tables = {name: {key: like_default(key, like) for key, like in own.items()} for name, own in names.OPTIMIZERS.items()}
+    tables = {
+        name: {key: like_default(key, like) for key, like in own.items()} for name, own in names.OPTIMIZERS.items()
+    }
     by_name(made, tables)
 
 

@@ -9,8 +9,8 @@ from lightning_modules.networks.layers import dropouts, in_parts
 class Recurrent(nn.Module):
     """Reads an image row by row, each row a step in time; the last hidden state, after dropout, gives the logits.
 
-    The cells are plain operations: torch's own would be neither exported for any number of images, nor stacked. What
-    the steps need of the rows alone is one product for all of them.
+    The cells are plain operations, so that any activation may be in them and networks may be stacked. What the steps
+    need of the rows alone is one product for all of them.
 
     Args:
         hidden: units of the state.
@@ -18,9 +18,7 @@ class Recurrent(nn.Module):
 
     gates: int  # vectors that a step computes from the row and the state
 
-    def __init__(
-        self, shape: Shape, classes: int, activation: Activation, dropout: Dropouts, hidden: int
-    ) -> None:
+    def __init__(self, shape: Shape, classes: int, activation: Activation, dropout: Dropouts, hidden: int) -> None:
         super().__init__()
         self.inputs = in_parts(nn.Linear(shape[1] * shape[2], self.gates * hidden), self.gates)
         self.states = in_parts(nn.Linear(hidden, self.gates * hidden, bias=False), self.gates)
