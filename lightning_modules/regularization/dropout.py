@@ -67,23 +67,25 @@ class Dropout(nn.Module):
         shape = (batch, *values.shape[1 if self.replicas is None else 2 :])
         steps = max(1, min(STEPS, LARGEST_DRAW // math.prod(shape)))
         count = steps * math.prod(shape)
-        # A network that drops nothing here draws nothing, as alone: all its layers draw from one generator.
         bytes_of = [
-            torch.empty(-(-count // 8), dtype=torch.int64, device=values.device)
-            .random_(-(2**63), None, generator=generator)
-            .view(torch.uint8)[:count]
-            .view(steps, *shape)
-            if threshold
-            else torch.zeros(steps, *shape, dtype=torch.uint8, device=values.device)
+            self.drawn(count, generator, threshold, values.device).view(steps, *shape)
             for generator, threshold in zip(self.generators, self.thresholds)
         ]
         # bfloat16 represents the integers up to 256 exactly.
         if self.replicas is None:
             kept = bytes_of[0].to(values.dtype)
-            limit: Tensor | int = self.thresholds[0]
+            threshold: Tensor | int = self.thresholds[0]
         else:
             kept = torch.stack(bytes_of, 1).to(values.dtype)
-            limit = self.threshold_of.to(values.dtype).view(-1, *[1] * len(shape))
-        self.masks = kept.ge_(limit).mul_(256 / (256 - limit))
+            threshold = self.threshold_of.to(values.dtype).view(-1, *[1] * len(shape))
+        self.masks = kept.ge_(threshold).mul_(256 / (256 - threshold))
         self.next = 0
         return self.masks
+
+    def drawn(self, count: int, generator: torch.Generator | None, threshold: int, device: torch.device) -> Tensor:
+        """`count` random bytes; zeros for a network that drops nothing here, whose other layers then draw what they
+        draw where it trains alone."""
+        if not threshold:
+            return torch.zeros(count, dtype=torch.uint8, device=device)
+        numbers = torch.empty(-(-count // 8), dtype=torch.int64, device=device)
+        return numbers.random_(-(2**63), None, generator=generator).view(torch.uint8)[:count]
