@@ -74,7 +74,7 @@ class Optimizer(BaseModel):
     lr: fields.Positive
     """The learning rate that the schedule multiplies: the one at its start, or at its peak where there is a warm-up."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False), fields.NUMBER] = 0.0
-    """Weight decay of all parameters, including biases and batch normalisation."""
+    """Weight decay of all parameters, with biases and batch normalisation unless regularization.decay is weights."""
 
     @model_validator(mode="before")
     @classmethod
