@@ -124,12 +124,13 @@ ONLY_IN: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {
         "dirac": (
             ("airbench", "cnn", "lenet", "resnet", "split_merge"),
             "it lets convolutions hand their inputs on, and there is none",
-        )
+        ),
+        "rbm": (
+            ("mlp", "shallow"),
+            "it trains layers that are fully connected, one on what the one before makes, and there are others",
+        ),
     },
 }
-
-# Networks of fully connected layers alone, whose hidden ones initializer rbm can train.
-PRETRAINED = ("mlp",)
 
 # Each optimizer's hyper-parameters and their defaults. All take `lr` and `weight_decay` too.
 OPTIMIZERS: dict[str, dict[str, Any]] = {

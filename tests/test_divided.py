@@ -118,6 +118,24 @@ def test_two_processes_of_torchrun_learn_what_one_does(tiny, alone, no_store):
     assert said.count("MLflow at") == 1
 
 
+def test_what_is_done_to_whole_mini_batches_and_before_training_is_as_in_one_process(tiny, no_store, tmp_path):
+    given = {
+        "activation": "sigmoid",
+        "initializer": {"name": "rbm", "epochs": 2},
+        "loss": "binary_cross_entropy",
+        "regularization": {"l1": 1e-4, "l2": 1e-3, "clip_norm": 0.1, "max_norm": 1.0, "mixup": 0.4, "cutout": 0.3},
+    }
+    one = tmp_path / "one"
+    shutil.copytree(tiny, one)
+    with contextlib.chdir(one):
+        train.train(over(one, **given), "small")
+    over(tiny, devices=2, **given)
+    process = begin(tiny, MLFLOW_TRACKING_URI=no_store)
+    said, _ = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, said
+    assert_learned_alike(tiny, one)
+
+
 def test_of_two_nodes_the_first_alone_writes(tiny, alone, store, tmp_path, monkeypatch):
     """The second node has a folder and a store of its own, in which nothing may happen."""
     over(tiny, num_nodes=2)

@@ -249,11 +249,21 @@ ACROSS = [
         MEMBER | {"loss": {"name": "focal", "gamma": 1}, "label_smoothing": 0.1},
         ["members.mlp: label_smoothing is 0.1", "loss focal has no target distribution", "set it to 0"],
     ),
-    ("members.cnn.initializer", "rbm", ["members.cnn: initializer rbm", "network cnn has others: it fits mlp"]),
+    ("members.cnn.initializer", "rbm", ["members.cnn: initializer rbm does not fit", "It fits mlp, shallow"]),
     (
         "members.mlp",
         MEMBER | {"network": {"name": "mlp", "hidden": None}, "initializer": {"name": "rbm", "lr": 0.1}},
         ["members.mlp: initializer rbm trains hidden layers", "the network has none"],
+    ),
+    (
+        "members.mlp",
+        MEMBER | {"network": {"name": "mlp", "batch_norm": True}, "initializer": "rbm"},
+        ["members.mlp: initializer rbm does not fit batch normalisation", "batch_norm to false"],
+    ),
+    (
+        "members.mlp",
+        MEMBER | {"activation": "maxout", "initializer": "rbm"},
+        ["members.mlp: initializer rbm needs an activation", "maxout has fewer: sigmoid"],
     ),
     ("data.digits.test", "official", ["data.digits.test is official", "no official test split", "0.2"]),
     ("data.mnist.test", 0.2, ["data.mnist.test has to be official"]),
@@ -324,8 +334,9 @@ def test_every_optimizer_takes_its_defaults_and_no_others(content, name):
 )
 def test_a_name_is_completed_with_its_own_hyper_parameters(content, kind, table):
     for name, own in table.items():
+        whose = "cnn" if name == "dirac" else "mlp"  # which is for convolutions
         for given in (name, {"name": name}, {"name": name, **own}):
-            member = parse(put(content, f"members.mlp.{kind}", given)).member("mlp")
+            member = parse(put(content, f"members.{whose}.{kind}", given)).member(whose)
             assert member.recipe[kind] == ({"name": name, **own} if own else name)
 
 

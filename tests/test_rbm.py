@@ -186,7 +186,7 @@ def test_what_has_other_layers_is_refused(network, layer):
 
 
 def test_the_known_names_are_those_of_the_code():
-    """A network is named as one that can be pre-trained where `begin` takes it."""
+    """A network is named as one that rbm fits where `begin` takes it."""
     fits = set()
     for name, sizes in names.NETWORKS.items():
         try:
@@ -194,7 +194,19 @@ def test_the_known_names_are_those_of_the_code():
             fits.add(name)
         except InputError:
             pass
-    assert fits == {*names.PRETRAINED}
+    assert fits == {*names.ONLY_IN["initializer"]["rbm"][0]}
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"network": {"name": "mlp", "hidden": [16], "batch_norm": True}}, "a BatchNorm1d is none"),
+        ({"activation": {"name": "maxout", "pieces": 2}}, "as many inputs as the one before has outputs"),
+    ],
+)
+def test_what_is_between_the_layers_has_to_fit(more, why):
+    with pytest.raises(InputError, match=why):
+        networks.build(RBM | more, (8, 8, 1), 3)
 
 
 def test_layers_that_do_not_follow_one_another_are_refused():

@@ -18,7 +18,7 @@ from test_fit import (
     noise,
     train,
 )  # fmt: skip
-from test_together import SEEDS, assert_alike, optimizer, recipe, train_together
+from test_together import SEEDS, SMALL, assert_alike, optimizer, recipe, train_together
 from torch import nn
 
 from lightning_modules import classifier, names, networks, optimizers
@@ -65,7 +65,7 @@ def kinds(made: nn.Module) -> dict[nn.Module, list[str]]:
     return {layer: [name for name, _ in layer.named_parameters(recurse=False)] for layer in made.modules()}
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
+@pytest.mark.parametrize("name", SMALL)
 def test_weights_are_those_of_linear_layers_and_convolutions(name):
     made = network(name)
     expected = [layer.weight for layer in made.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
@@ -381,7 +381,7 @@ def test_a_step_of_one_process_is_that_of_two_that_divide_it():
         module.loss_sum = torch.zeros(1)
         for rank in ranks:
             index = torch.arange(20)
-            module.learn(index) if rank is None else module.learn_part(index, Half(rank))
+            module.learn(index) if rank is None else module.learn_part(index, 1.0, Half(rank))
         module.regularization.before_step(module.network)
         found.append(gradients(module.network))
     for name, gradient in found[0].items():

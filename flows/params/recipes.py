@@ -74,7 +74,7 @@ class Optimizer(BaseModel):
     lr: fields.Positive
     """The learning rate that the schedule multiplies: the one at its start, or at its peak where there is a warm-up."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False), fields.NUMBER] = 0.0
-    """Weight decay of all parameters, including biases and batch normalisation."""
+    """Weight decay of all parameters, with biases and batch normalisation unless regularization.decay is weights."""
 
     @model_validator(mode="before")
     @classmethod
@@ -273,21 +273,23 @@ class Member(fields.Section):
 
     @model_validator(mode="after")
     def across_keys(self) -> "Member":
-        loss = names.completed(self.loss, names.LOSSES)["name"]
+        loss = names.name_of(self.loss)
         if self.label_smoothing and loss not in names.SMOOTHED:
             raise InputError(
                 f"label_smoothing is {self.label_smoothing:g}, but loss {loss} has no target distribution to smooth: "
                 f"set it to 0, or take one of {', '.join(names.SMOOTHED)}"
             )
-        network = self.network.model_dump()
-        if names.completed(self.initializer, names.INITIALIZERS)["name"] == "rbm":
-            if network["name"] not in names.PRETRAINED:
-                raise InputError(
-                    f"initializer rbm trains fully connected layers, and network {network['name']} has others: "
-                    f"it fits {', '.join(names.PRETRAINED)}"
-                )
+        if names.name_of(self.initializer) == "rbm":
+            network = self.network.model_dump()
             if not network.get("hidden", True):
                 raise InputError("initializer rbm trains hidden layers, and the network has none: name sizes in hidden")
+            if network.get("batch_norm"):
+                raise InputError("initializer rbm does not fit batch normalisation: set batch_norm to false")
+            if names.name_of(self.activation) == "maxout":
+                raise InputError(
+                    "initializer rbm needs an activation with an output for each input, and maxout has fewer: sigmoid "
+                    "is the one that it was made for"
+                )
         return self
 
     @property

@@ -120,32 +120,16 @@ def named(member: dict) -> None:
         value["anyOf"] = choices
 
 
-def named_so(name: dict) -> dict:
-    """What allows a name that fits, alone or with hyper-parameters of its own."""
-    return {"anyOf": [name, {"type": "object", "properties": {"name": name}}]}
-
-
 def across_keys(member: dict) -> None:
-    """Adds the rules of `recipes.Member.across_keys`."""
-    smoothed, rbm = {"enum": list(names.SMOOTHED)}, {"const": "rbm"}
-    pretrained: dict[str, Any] = {"properties": {"name": {"enum": list(names.PRETRAINED)}, "hidden": {"type": "array"}}}
+    """Adds the rule that label smoothing needs a loss with a target distribution."""
+    smoothed = {"enum": list(names.SMOOTHED)}
     member["allOf"] = [
         {
-            "if": {
-                "properties": {"label_smoothing": {"not": {"const": 0}}},
-                "required": ["label_smoothing", "loss"],
-            },
+            "if": {"properties": {"label_smoothing": {"not": {"const": 0}}}, "required": ["label_smoothing", "loss"]},
             "then": {
-                "properties": {"loss": {"anyOf": [smoothed, {"properties": {"name": smoothed}, "type": "object"}]}}
+                "properties": {"loss": {"anyOf": [smoothed, {"type": "object", "properties": {"name": smoothed}}]}}
             },
-        },
-        {
-            "if": {
-                "properties": {"initializer": {"anyOf": [rbm, {"type": "object", "properties": {"name": rbm}}]}},
-                "required": ["initializer"],
-            },
-            "then": {"properties": {"network": pretrained}},
-        },
+        }
     ]
 
 
