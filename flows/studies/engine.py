@@ -29,10 +29,15 @@ PAUSE = 10.0  # seconds between two lines in a log
 
 
 class Group:
-    """The variants that can train together: their rounds, one after another."""
+    """The variants that can train together: their rounds, one after another.
 
-    def __init__(self, tunings: list[Tuning], most: int) -> None:
-        self.tunings, self.most = tunings, most
+    Args:
+        most: networks in a stack.
+        alone: whether all variants of the study are in this group.
+    """
+
+    def __init__(self, tunings: list[Tuning], most: int, alone: bool) -> None:
+        self.tunings, self.most, self.alone = tunings, most, alone
         self.rounds = trials.rounds(tunings)
         self.left = 0  # stacks of the current round
         self.found: dict[Path, list[dict]] = {}
@@ -42,7 +47,7 @@ class Group:
         kinds: dict[str, list[Trial]] = defaultdict(list)
         for trial in next(self.rounds, []):
             kinds[stacks.alike(trial)].append(trial)
-        return [stack for kind in kinds.values() for stack in stacks.stacks(kind, self.most)]
+        return [stack for kind in kinds.values() for stack in stacks.stacks(kind, self.most, self.alone)]
 
     def expect(self, file: Path) -> None:
         """Gives the rows of a stack their place, in whichever order the stacks end."""
@@ -208,7 +213,11 @@ def grouped(study: Study, variants: list[Variant], shape: list[int], classes: in
         by_kind[kind].append(tuning)
         weights[kind] = parameters
     return [
-        Group(tunings, stacks.size(dict(tunings[0].variant.recipe), shape, classes, weights[kind], accelerator))
+        Group(
+            tunings,
+            stacks.size(dict(tunings[0].variant.recipe), shape, classes, weights[kind], accelerator),
+            len(by_kind) == 1,
+        )
         for kind, tunings in by_kind.items()
     ]
 

@@ -20,15 +20,17 @@ def charts(
     rows: "pd.DataFrame | Iterable[Row]",
     curves: "pd.DataFrame | Iterable[Row]",
     target: str | None = None,
+    norms: "Iterable[Row]" = (),
 ) -> "dict[str, Chart]":
-    """The figures that a study has the numbers for, of verdicts, learning_curves, sensitivity, budget, steps_to_target.
+    """The figures that a study has the numbers for, of verdicts, learning_curves, sensitivity, budget, steps_to_target, gradients.
 
     Args:
         rows: see `verdicts`.
         curves: variant, setting, seed, epoch, training_loss, validation_nll.
         target: of the steps, such as "97% validation accuracy"; None where there is none.
+        norms: variant, seed, layer and norm, of the gradient before the first step.
     """
-    from flows.figures import costs, forest, learning_curves, sensitivity
+    from flows.figures import costs, forest, gradients, learning_curves, sensitivity
 
     scale = 100.0 if findings.measure == "accuracy" else 1.0
     unit = "points" if findings.measure == "accuracy" else findings.measure
@@ -66,6 +68,8 @@ def charts(
     ]
     if steps and target:
         found["steps_to_target"] = costs.steps_to_target(steps, target)
+    if passed := [{**row, "word": findings[row["variant"]].word} for row in norms]:
+        found["gradients"] = gradients.gradient_norms(passed)
     return found
 
 

@@ -12,6 +12,8 @@ from flows.studies.findings import Findings
 from flows.studies.specification import Study
 from flows.untrusted.escaping import in_csv, in_markdown
 
+LISTS = ("curve", "gradient_norms")  # keys of a row that have files of their own
+DEEP = 5  # layers with weights
 CURVE = ("variant", "setting", "value", "seed")  # what a row of curves.csv has of its training's
 
 
@@ -31,7 +33,8 @@ def findings(study: Study, rows: Sequence[dict], classes: int) -> Findings:
 
 
 def write(folder: Path, study: Study, rows: Sequence[dict], found: Findings, source: str) -> None:
-    """Writes the folder anew: trainings.csv, curves.csv, table.csv, verdicts.md, and each figure as .svg and as
+    """Writes the folder anew: trainings.csv, curves.csv, table.csv, gradients.csv
+    (of deep networks), verdicts.md, and each figure as .svg and as
     Vega-Lite.
 
     Args:
@@ -42,10 +45,12 @@ def write(folder: Path, study: Study, rows: Sequence[dict], found: Findings, sou
 
     curves = curve_rows(rows)
     with file_io.whole_folder(folder) as unfinished:
-        write_csv(unfinished / "trainings.csv", [{key: row[key] for key in row if key != "curve"} for row in rows])
+        write_csv(unfinished / "trainings.csv", [{key: row[key] for key in row if key not in LISTS} for row in rows])
         write_csv(unfinished / "curves.csv", curves)
         write_csv(unfinished / "table.csv", found.table())
-        charts = pictures.charts(found, rows, curves, f"{study.target:.0%} validation accuracy")
+        if norms := gradient_rows(rows):
+            write_csv(unfinished / "gradients.csv", norms)
+        charts = pictures.charts(found, rows, curves, f"{study.target:.0%} validation accuracy", norms)
         for name, chart in charts.items():
             theme.save(chart, unfinished / f"{name}.svg")
             theme.save(chart, unfinished / f"{name}.json")
@@ -62,6 +67,16 @@ def curve_rows(rows: Sequence[dict]) -> list[dict]:
     """A row for each epoch of each training that is reported; tuning trials are in trainings.csv alone."""
     return [
         {key: row[key] for key in CURVE} | point for row in rows if row["setting"] != "tuning" for point in row["curve"]
+    ]
+
+
+def gradient_rows(rows: Sequence[dict]) -> list[dict]:
+    """A row for each layer of each variant and seed; none for networks of a few layers, in which none vanishes."""
+    norms = [row for row in rows if row["setting"] == "default" and len(row["gradient_norms"]) >= DEEP]
+    return [
+        {"variant": row["variant"], "seed": row["seed"], "layer": layer, "norm": norm}
+        for row in norms
+        for layer, norm in enumerate(row["gradient_norms"], 1)
     ]
 
 

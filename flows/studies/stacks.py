@@ -40,12 +40,17 @@ def alike(trial: Trial) -> str:
     return repr((sorted(shared(dict(trial.recipe)).items()), sorted(trial.settings.items())))
 
 
-def stacks(trials: Sequence[Trial], most: int) -> list[list[Trial]]:
-    """The trials of one round in stacks of nearly equal size, of at most `most` networks; an even number of stacks
-    where there are enough, so that two cores end together. A trial is never divided."""
+def stacks(trials: Sequence[Trial], most: int, even: bool = True) -> list[list[Trial]]:
+    """The trials of one round in stacks of nearly equal size, of about `most` networks at most. A trial is never
+    divided.
+
+    Args:
+        even: whether to make an even number of stacks, so that two cores end together: where no others are trained
+            meanwhile.
+    """
     networks = [len(trial.seeds) for trial in trials]
     count = -(-sum(networks) // most)
-    if count % 2 and count < len(trials):
+    if even and count % 2 and count < len(trials):
         count += 1
     share = sum(networks) / count
     found: list[list[Trial]] = [[]]

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from flows.machine import hardware
 from flows.project import file_io
+from flows.studies import gradients
 from flows.studies.data import Splits, load
 from flows.studies.specification import Study
-from flows.studies.trials import Trial
+from flows.studies.trials import DEFAULT, Trial
 from flows.training.worker_process import die_with_parent, failure
 from lightning_modules import scores, voting
 from lightning_modules.fit import Fitted, fit, fit_together
@@ -102,9 +103,14 @@ def train(
     place = torch.device("cuda", how["device"]) if how["accelerator"] == "gpu" else torch.device("cpu")
     found = score(recipes, fitted, splits, place)
     rows, start = [], 0
+    shape, classes = splits.card["shape"], len(splits.card["class_names"])
+    images = Images(splits.images, np.asarray(splits.labels), splits.mean, splits.std, device=place, rows=splits.train)
     for trial in trials:
         end = start + len(trial.seeds)
-        rows.append(row(fitted[start:end], found[start:end], splits, study, trial, seconds))
+        made = row(fitted[start:end], found[start:end], splits, study, trial, seconds)
+        if trial.setting == DEFAULT:  # before the first step the tuned networks are the same
+            made["gradient_norms"] = gradients.norms(dict(trial.recipe), trial.seed, shape, classes, images)
+        rows.append(made)
         start = end
     return rows
 
@@ -150,7 +156,8 @@ def row(
         variant, setting, value, seed; diverged; training_accuracy, validation_accuracy, validation_nll,
         held_out_accuracy and held_out_nll of the best epoch (accuracies 0 to 1, nll in nats; NaN where it diverged);
         best_epoch; steps_to_target and seconds_to_target (infinite where the target was missed); steps and seconds of
-        the whole training, the share of a network in its stack's; curve: a row an epoch, means over the networks.
+        the whole training, the share of a network in its stack's; curve: a row an epoch, means over the networks. At the
+        default also gradient_norms, see `gradients.norms`.
     """
     steps = steps_an_epoch(trial, splits)
     diverged = any(one.diverged for one in fitted)
