@@ -22,7 +22,8 @@ def charts(
     target: str | None = None,
     norms: "Iterable[Row]" = (),
 ) -> "dict[str, Chart]":
-    """The figures that a study has the numbers for, of verdicts, learning_curves, sensitivity, budget, steps_to_target, gradients.
+    """The figures that a study has the numbers for, of verdicts, learning_curves, sensitivity, budget, steps_to_target
+    and gradients.
 
     Args:
         rows: see `verdicts`.

@@ -156,8 +156,8 @@ def row(
         variant, setting, value, seed; diverged; training_accuracy, validation_accuracy, validation_nll,
         held_out_accuracy and held_out_nll of the best epoch (accuracies 0 to 1, nll in nats; NaN where it diverged);
         best_epoch; steps_to_target and seconds_to_target (infinite where the target was missed); steps and seconds of
-        the whole training, the share of a network in its stack's; curve: a row an epoch, means over the networks. At the
-        default also gradient_norms, see `gradients.norms`.
+        the whole training, the share of a network in its stack's; curve: a row an epoch, means over the networks. At
+        the default also gradient_norms, see `gradients.norms`.
     """
     steps = steps_an_epoch(trial, splits)
     diverged = any(one.diverged for one in fitted)
