@@ -19,7 +19,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 # The rooms of flows/, from the lowest floor up: each may import those before it. Last the top itself, which people run.
 FLOORS = (
     "project", "statistics", "figures", "untrusted", "machine", "params", "access", "graph", "data", "models",
-    "reporting", "tracking", "training", "ensembles", "race", "studies", "promotion", "drift", "servers",
+    "reporting", "tracking", "training", "ensembles", "race", "findings", "studies", "promotion", "drift", "servers",
     "orchestration", "retraining", "commands", "",
 )  # fmt: skip
 MOST_LINES = 400  # of a file

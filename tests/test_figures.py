@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flows.figures import animation, costs, forest, heat_map, learning_curves, race, sensitivity, theme
-from flows.studies import pictures, verdicts
+from flows.findings import pictures, verdicts
 
 VARIANTS = ["sgd", *(f"optimizer_{number}" for number in range(19))]
 RATES = [0.001, 0.01, 0.1, 1.0, 10.0]

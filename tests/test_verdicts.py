@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flows.findings import budget, verdicts
 from flows.project.errors import InputError
-from flows.studies import budget, verdicts
 
 STUDIES = 1000
 MOST = STUDIES * 0.05 + 2 * math.sqrt(STUDIES * 0.05 * 0.95)  # 5 %, and the simulation's own error

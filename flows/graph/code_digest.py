@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("flows", "lightning_modules")
 # The rooms of flows/ whose code affects results. The others decide how a stage is run, reported and stored. For
 # example, DVC compares the values of params.yaml, so the code that reads them does not count.
-ROOMS = ("data", "ensembles", "models", "reporting", "statistics", "studies", "training")
+ROOMS = (
+    "data", "ensembles", "figures", "findings", "models", "reporting", "statistics", "studies", "training",
+)  # fmt: skip
 # Files in those rooms, or in lightning_modules/, that affect no result: errors, loading a library, progress bars.
 NO_RESULT = ("flows/training/progress.py", "lightning_modules/errors.py", "lightning_modules/lightning.py")
 # Files that count although the stage does not import them: here the defaults of what params.yaml does not say.
@@ -26,7 +28,7 @@ GIVEN = {"train": ("lightning_modules/names.py",)}
 
 @functools.cache
 def digest(stage: str) -> str:
-    """SHA-256 of the code that affects the results of a stage of dvc.yaml."""
+    """SHA-256 of the code that affects the results of a stage, or of another module of flows/, such as studies/worker."""
     return hashlib.sha256(json.dumps(by_file(stage), sort_keys=True).encode()).hexdigest()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.studies.findings import Findings
+from flows.findings.findings import Findings
 from flows.studies.specification import Study
 from flows.studies.variants import Variant, put
 from flows.tracking.study_runs import StudyLog

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.findings import pictures, verdicts
+from flows.findings.findings import Findings
 from flows.project import file_io
-from flows.studies import pictures, verdicts
-from flows.studies.findings import Findings
 from flows.studies.specification import Study
 from flows.untrusted.escaping import in_csv, in_markdown
 

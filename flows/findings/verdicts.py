@@ -23,11 +23,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flows.findings import budget
+from flows.findings.budget import Row
+from flows.findings.findings import Finding, Findings, Reach
 from flows.project.errors import InputError, quoted
 from flows.statistics import comparisons, student
-from flows.studies import budget
-from flows.studies.budget import Row
-from flows.studies.findings import Finding, Findings, Reach
 
 if TYPE_CHECKING:
     import pandas as pd

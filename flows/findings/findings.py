@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flows.findings.budget import Trials
 from flows.statistics.comparisons import FEWEST_SEEDS, Comparison
 from flows.statistics.paired import confidence_text
 from flows.statistics.student import MOST_SEEDS, Interval
-from flows.studies.budget import Trials
 from flows.untrusted.escaping import in_markdown
 
 

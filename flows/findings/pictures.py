@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from flows.studies.budget import Row
-from flows.studies.findings import Finding, Findings
-from flows.studies.verdicts import Measure, records
+from flows.findings.budget import Row
+from flows.findings.findings import Finding, Findings
+from flows.findings.verdicts import Measure, records
 
 if TYPE_CHECKING:
     import pandas as pd
