@@ -28,7 +28,7 @@ GIVEN = {"train": ("lightning_modules/names.py",)}
 
 @functools.cache
 def digest(stage: str) -> str:
-    """SHA-256 of the code that affects the results of a stage, or of another module of flows/, such as studies/worker."""
+    """SHA-256 of the code that affects the results of a stage, or of a module of flows/ such as studies/worker."""
     return hashlib.sha256(json.dumps(by_file(stage), sort_keys=True).encode()).hexdigest()
 
 
