@@ -23,6 +23,7 @@ COMMANDS = {
     "rollback": ("flows.commands.rollback", "Take the champion back: the previous one becomes champion again."),
     "trust": ("flows.commands.trust", "Load a registered model that another project, or machine, registered."),
     "predict": ("flows.commands.predict", "Classify image files with the champion."),
+    "export": ("flows.commands.export", "Write a member's weights and the dataset as .npz files."),
     "drift": ("flows.commands.drift", "Say whether incoming images differ from those the champion knows."),
     "race": ("flows.commands.race", "Let optimizers race down surfaces that one can look at, and draw it."),
     "track": ("flows.commands.track", "Log to MLflow what could not be logged, and end runs whose process is gone."),

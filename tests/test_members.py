@@ -23,4 +23,6 @@ def test_a_member_on_offer_fits_below_members(file):
 
 
 def test_there_are_members_on_offer():
-    assert {file.stem for file in OFFERED} == {"airbench", "mnist"}
+    assert {file.stem for file in OFFERED} == {
+        "airbench", "blobs", "cifar10_rmsprop", "mnist", "mnist_128", "mnist_dropout_512",
+    }  # fmt: skip

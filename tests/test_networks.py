@@ -189,7 +189,7 @@ def rows(name: str, given: torch.Tensor, network: nn.Module) -> torch.Tensor:
         parts = weight.chunk(len(order))
         return torch.cat([parts[number] for number in order])
 
-    count, channels, _, width = given.shape
+    _, channels, _, width = given.shape
     layer = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[name](width * channels, 8, batch_first=True)
     with torch.no_grad():
         layer.weight_ih_l0.copy_(gates(network.inputs.weight))

@@ -333,5 +333,15 @@ def test_a_closure_is_called_and_its_loss_returned():
     assert (place < 1).all()
 
 
+@pytest.mark.parametrize("settings", [case for case in CASES if case["name"] != "lion"], ids=str)
+def test_a_gradient_that_is_no_number_is_not_hidden(settings):
+    """A training that diverges has to be seen to do so, also where L1 makes zeros. (Lion's sign of it is 0.)"""
+    place = torch.nn.Parameter(torch.tensor([0.1, 0.2]))
+    optimizer = optimizers.build({"lr": 0.1, "weight_decay": 0.0, **settings}, [place])
+    place.grad = torch.tensor([math.nan, 1.0])
+    optimizer.step()
+    assert place.isnan().tolist() == [True, False]
+
+
 def test_rates_are_known_for_all():
     assert set(RATES) == set(OPTIMIZERS)

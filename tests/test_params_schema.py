@@ -146,6 +146,14 @@ def test_of_what_pre_trains_too(content):
         agree(put(content, "members.mlp.initializer", given), f"members.mlp.initializer.{key}")
 
 
+@pytest.mark.parametrize("name", sorted(name for name, own in names.SCHEDULES.items() if own))
+def test_of_each_schedule_too(content, name):
+    content = put(content, "members.mlp.schedule", {"name": name, **names.SCHEDULES[name]})
+    for key in names.SCHEDULES[name]:
+        agree(content, f"members.mlp.schedule.{key}")
+    assert not right(put(content, "members.mlp.schedule.speed", 0.5))
+
+
 def agree(content: dict, key: str) -> None:
     """Tries every value in the key's place."""
     for value in VALUES:

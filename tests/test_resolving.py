@@ -46,7 +46,10 @@ def params(folder, parallel: str, replicas: int = 3) -> Params:
     [
         (card(), 3, "processes"),
         (card(accelerator="gpu"), 3, "stacked"),
+        (card({"name": "shallow", "hidden": 8}, accelerator="gpu"), 3, "stacked"),
         (card({"name": "cnn", "channels": [2] * 5, "hidden": 2}, accelerator="gpu"), 3, "processes"),
+        (card({"name": "lstm", "hidden": 8}, accelerator="gpu"), 3, "processes"),
+        (card({"name": "lstm", "hidden": 8}, parallel="stacked"), 3, "stacked"),
         (card(deterministic=False), 3, "processes"),
         (card(accelerator="gpu"), 1, "processes"),
         (card(AIRBENCH, accelerator="gpu"), 3, "processes"),

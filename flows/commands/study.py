@@ -15,9 +15,6 @@ PIPELINE = "studies/dvc.yaml"
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--all", "everything", is_flag=True, help="Run all studies.")
-@click.option(
-    "--force", is_flag=True, help="Run them although nothing has changed. What is trained is not trained again."
-)
 def command(names: tuple[str, ...], everything: bool) -> int | None:
     """Run the studies NAME of studies/studies.yaml, and print their tables and verdicts; list them without a NAME.
 

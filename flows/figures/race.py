@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 import contourpy
@@ -40,11 +41,11 @@ def race(
         minima: places to mark.
         optimizers: their names, in the order of the colours.
     """
-    place = {
-        name: kind(f"{name}:Q", title=None, axis=alt.Axis(grid=False, tickCount=5, domain=False),
-                   scale=alt.Scale(domain=[float(ends[0]), float(ends[-1])], nice=False, zero=False))
+    place = [
+        kind(f"{name}:Q", title=None, axis=alt.Axis(grid=False, tickCount=5, domain=False),
+             scale=alt.Scale(domain=[float(ends[0]), float(ends[-1])], nice=False, zero=False))
         for name, kind, ends in (("x", alt.X, x), ("y", alt.Y, y))
-    }  # fmt: skip
+    ]  # fmt: skip
     order = [path["optimizer"] for path in paths]
     colour = alt.Color("optimizer:N", legend=None, scale=alt.Scale(domain=list(optimizers), range=list(theme.COLOURS)))
     fill = alt.Fill("level:Q", legend=None, scale=alt.Scale(domain=[0, LEVELS - 1], range=[LOW, HIGH]))
@@ -53,27 +54,28 @@ def race(
         for path in paths
         for step, (across, up) in enumerate(within(path["places"], x, y).tolist())
     ]
+    first = paths[0]["places"][0]
     names = [
-        {"optimizer": name, "x": across, "y": up} for name, (across, up) in zip(order, name_places(paths, minima, x, y))
+        {"optimizer": name, "x": across, "y": up}
+        for name, (across, up) in zip(order, name_places(paths, [first, *minima], x, y))
     ]
     listed = [
         {"optimizer": path["optimizer"], "text": path["text"], "row": 12 + 22 * row} for row, path in enumerate(paths)
     ]
-    first = paths[0]["places"][0]
-    written = alt.Chart(theme.data(names)).encode(**place, text="optimizer:N")
+    written = alt.Chart(theme.data(names)).encode(*place, text="optimizer:N")
     layers = [
         alt.Chart(theme.data(contours(heights, x, y)))
         .mark_line(filled=True, stroke="white", strokeWidth=0.8, clip=True)
-        .encode(**place, order="order:Q", detail="ring:N", fill=fill),
+        .encode(*place, order="order:Q", detail="ring:N", fill=fill),
         alt.Chart(theme.data(trails), name=TRAILS)
         .mark_line(strokeWidth=2.2, clip=True, strokeJoin="round", strokeCap="round")
-        .encode(**place, order="step:Q", color=colour),
+        .encode(*place, order="step:Q", color=colour),
         alt.Chart(theme.data([{"x": first[0], "y": first[1]}]))
         .mark_point(filled=True, size=90, color="white", stroke=theme.INK, strokeWidth=2, opacity=1)
-        .encode(**place),
+        .encode(*place),
         alt.Chart(theme.data([{"x": across, "y": up} for across, up in minima]))
         .mark_point(shape=STAR, filled=True, size=170, color=theme.INK, opacity=1, stroke="white", clip=True)
-        .encode(**place),
+        .encode(*place),
         written.mark_text(fontSize=12, fontWeight=700, stroke="white", strokeWidth=4, strokeJoin="round"),
         written.mark_text(fontSize=12, fontWeight=700).encode(color=colour),
         alt.Chart(theme.data(listed))
@@ -98,7 +100,7 @@ def contours(heights: np.ndarray, x: np.ndarray, y: np.ndarray) -> list[dict]:
     generator = contourpy.contour_generator(x, y, heights, fill_type=contourpy.FillType.OuterOffset)
     rows = []
     for level in range(LEVELS - 1, -1, -1):
-        polygons = generator.filled(-1.0, max(levels[level], 1e-12))
+        polygons: Any = generator.filled(-1.0, max(levels[level], 1e-12))
         for number, (polygon, ends) in enumerate(zip(polygons[0], polygons[1])):
             ring = []
             for begin, end in itertools.pairwise(ends):
@@ -120,14 +122,14 @@ def within(places: Sequence[tuple[float, float]], x: np.ndarray, y: np.ndarray) 
 
 
 def name_places(
-    paths: Sequence[Row], minima: Sequence[tuple[float, float]], x: np.ndarray, y: np.ndarray
+    paths: Sequence[Row], bare: Sequence[tuple[float, float]], x: np.ndarray, y: np.ndarray
 ) -> list[tuple[float, float]]:
     """Where each path's name is written: on its path, as far from the other paths and names as there is a place, and
-    on no minimum."""
+    on no place of `bare`, which is marked."""
     low, size = np.array([x[0], y[0]]), np.array([x[-1] - x[0], y[-1] - y[0]])
     pixels = np.array([WIDTH, HEIGHT])
     drawn = [dense((within(path["places"], x, y) - low) / size * pixels) for path in paths]
-    found = [(np.array(place) - low) / size * pixels for place in minima]
+    found = [(np.array(place) - low) / size * pixels for place in bare]
     for number, own in enumerate(drawn):
         others = np.concatenate([*(line for other, line in enumerate(drawn) if other != number), np.full((1, 2), -1e3)])
         room = np.array(ROOM)
@@ -138,7 +140,7 @@ def name_places(
             free = free - 10 * np.maximum(0.0, 1 - np.abs((own - taken) / room).max(1))
         best = own[np.argmax(np.where(inside, free, free - 1e3))].clip(FROM_EDGE, pixels - FROM_EDGE)
         found.append(best)
-    return [tuple((place / pixels * size + low).tolist()) for place in found[len(minima) :]]
+    return [tuple((place / pixels * size + low).tolist()) for place in found[len(bare) :]]
 
 
 def dense(line: np.ndarray, most: float = 6.0) -> np.ndarray:

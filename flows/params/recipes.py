@@ -45,7 +45,7 @@ class Network(BaseModel):
 
 
 def check_sizes(key: str, value: Any, like: Any) -> None:
-    """Raises InputError unless a size is like its default: a positive integer, a list of positive integers, or a boolean.
+    """Raises InputError unless a size is like its default: a positive integer, a list of them, or a boolean.
 
     No hidden layer is `hidden: null`. DVC leaves an empty list out of a stage's command, and would miss the change.
     """
@@ -221,7 +221,7 @@ class Member(fields.Section):
     initializer: Annotated[str | dict, Named("initializer", names.INITIALIZERS)] = names.DEFAULTS["initializer"]
     """Initializer of the trained weights."""
     dropout: Annotated[float | list[float], Rates()] = names.DEFAULTS["dropout"]
-    """Fraction of activations that a training step drops, rounded to 1/256; a list has one for each layer with dropout."""
+    """Fraction of activations that a training step drops, rounded to 1/256; a list: one for each layer with dropout."""
     loss: Annotated[str | dict, Named("loss", names.LOSSES)] = names.DEFAULTS["loss"]
     """What training minimises."""
     label_smoothing: fields.Share = names.DEFAULTS["label_smoothing"]

@@ -5,8 +5,8 @@ Writes  params.schema.json, which the first line of params.yaml names
 Run     python -m flows.params.schema
 
 Pydantic makes the schema of the models; this module adds the rules that they check in code. The reader of params.yaml
-decides: the schema refuses numbers in quotes, and does not know that a batch is divided among processes, which network an
-activation or initializer fits, and how many layers have dropout.
+decides: the schema refuses numbers in quotes, and does not know that a batch is divided among processes, which network
+an activation or initializer fits, and how many layers have dropout.
 """
 
 import ast

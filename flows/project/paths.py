@@ -99,6 +99,11 @@ def model_folder(dataset: str, member: str) -> Path:
     return root() / "models" / dataset / member
 
 
+def export_folder(dataset: str, member: str) -> Path:
+    """weights.npz, data.npz and member.json, for other programs. Git ignores it, and it is outside every DVC `out`."""
+    return root() / "exports" / dataset / member
+
+
 def predictions_file(dataset: str, member: str, split: str) -> Path:
     """Log-probabilities as float32, replicas × images × classes."""
     return root() / "predictions" / dataset / f"{member}.{split}.npy"

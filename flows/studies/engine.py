@@ -208,7 +208,7 @@ def grouped(study: Study, variants: list[Variant], shape: list[int], classes: in
         by_kind[kind].append(tuning)
         weights[kind] = parameters
     return [
-        Group(tunings, stacks.size(tunings[0].variant.recipe, weights[kind], accelerator))
+        Group(tunings, stacks.size(dict(tunings[0].variant.recipe), shape, classes, weights[kind], accelerator))
         for kind, tunings in by_kind.items()
     ]
 

@@ -10,6 +10,7 @@ from flows.project import file_io
 from flows.studies import pictures, verdicts
 from flows.studies.findings import Findings
 from flows.studies.specification import Study
+from flows.untrusted.escaping import in_csv, in_markdown
 
 CURVE = ("variant", "setting", "value", "seed")  # what a row of curves.csv has of its training's
 
@@ -54,7 +55,7 @@ def write(folder: Path, study: Study, rows: Sequence[dict], found: Findings, sou
 def page(study: Study, found: Findings, source: str) -> str:
     """verdicts.md: the question, a sentence a variant, and the table."""
     said = "".join(f"* {sentence}\n" for sentence in found.words())
-    return f"# {study.about}\n\n{said}\n{found.markdown()}\n{source}\n"
+    return f"# {in_markdown(study.about)}\n\n{said}\n{found.markdown()}\n{source}\n"
 
 
 def curve_rows(rows: Sequence[dict]) -> list[dict]:
@@ -73,5 +74,7 @@ def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A number as other programs read it: pandas, and DVC, take an empty cell for NaN and `inf` for infinity."""
+    """A value as other programs read it: pandas takes an empty cell for NaN and `inf` for infinity."""
+    if isinstance(value, str):
+        return in_csv(value)
     return None if isinstance(value, float) and math.isnan(value) else value

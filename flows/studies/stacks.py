@@ -1,6 +1,6 @@
 """Which trials train together as one stacked computation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from flows.studies.trials import Trial
@@ -12,18 +12,25 @@ MOST = 32  # networks in a stack
 LARGEST = 2**18
 
 
-def size(recipe: Mapping[str, Any], weights: int, accelerator: str) -> int:
+def size(recipe: dict[str, Any], shape: Sequence[int], classes: int, weights: int, accelerator: str) -> int:
     """The number of networks in a stack: a rule by shape and device, never a measurement, so that the bits of a study
     depend on nothing else.
 
     Args:
+        shape: height, width and channels of an image.
         weights: parameters of one network.
     """
-    if accelerator == "gpu":
-        return MOST
-    if recipe["network"]["name"] not in DENSE:
+    from lightning_modules import networks, together
+    from lightning_modules.networks.stacking import NotStackableError, stack
+
+    if accelerator == "cpu" and recipe["network"]["name"] not in DENSE:
         return 1
-    return max(1, min(MOST, LARGEST // weights))
+    try:
+        together.refuse_unstackable(recipe)
+        stack([networks.build(recipe, shape, classes)])
+    except NotStackableError:
+        return 1
+    return MOST if accelerator == "gpu" else max(1, min(MOST, LARGEST // weights))
 
 
 def alike(trial: Trial) -> str:

@@ -105,8 +105,8 @@ def processes_or_stacked(card: dict, replicas: int, jobs: int, *, divided: bool 
 
     "auto" is a rule by network and device. A measurement could decide differently the next time, and the two ways round
     differently. On a CPU, or with several GPUs, each replica has its own process. A single GPU is far too large for one
-    small fully connected network, so it trains these stacked; every mlp can be stacked, unless its schedule goes by how
-    well it does.
+    small fully connected network, so it trains these stacked; every mlp can be stacked, and shallow is one, unless
+    its schedule goes by how well it does.
 
     Args:
         card: with recipe, shape, class_names and settings, whose `parallel` may be "auto".
@@ -128,7 +128,7 @@ def processes_or_stacked(card: dict, replicas: int, jobs: int, *, divided: bool 
     if settings["parallel"] == "processes" or replicas == 1:
         return "processes"
     if settings["parallel"] == "auto":
-        small = settings["accelerator"] == "gpu" and name == "mlp" and jobs == 1 and not divided
+        small = settings["accelerator"] == "gpu" and name in ("mlp", "shallow") and jobs == 1 and not divided
         small = small and not goes_by_validation(card["recipe"]["schedule"])
         return "stacked" if small else "processes"
     try:

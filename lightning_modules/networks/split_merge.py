@@ -35,9 +35,8 @@ class Branches(nn.Module):
         self.single = nn.Sequential(*convolved(inputs, 1))
         self.three = nn.Sequential(*convolved(inputs, 1), *convolved(width, 3))
         self.five = nn.Sequential(*convolved(inputs, 1), *convolved(width, 5))
-        self.pooled = nn.Sequential(
-            nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False), *convolved(inputs, 1)
-        )
+        mean = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+        self.pooled = nn.Sequential(mean, *convolved(inputs, 1))
         self.merge = Concatenation()
 
     def forward(self, images: Tensor) -> Tensor:

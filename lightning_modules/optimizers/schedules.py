@@ -167,7 +167,7 @@ def schedule(given: str | dict, optimizer: optim.Optimizer, steps: int) -> optim
 
 
 def goes_by_validation(given: str | dict) -> bool:
-    """Whether a schedule depends on how well its network does: two networks that differ in it need a group each."""
+    """Whether a schedule depends on how well its network does on validation, so that networks cannot share it."""
     return SCHEDULES[names.completed(given, names.SCHEDULES)["name"]] is ReduceOnPlateau
 
 

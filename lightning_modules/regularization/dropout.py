@@ -68,11 +68,8 @@ class Dropout(nn.Module):
         steps = max(1, min(STEPS, LARGEST_DRAW // math.prod(shape)))
         count = steps * math.prod(shape)
         bytes_of = [
-            torch.empty(-(-count // 8), dtype=torch.int64, device=values.device)
-            .random_(-(2**63), None, generator=generator)
-            .view(torch.uint8)[:count]
-            .view(steps, *shape)
-            for generator in self.generators
+            self.drawn(count, generator, threshold, values.device).view(steps, *shape)
+            for generator, threshold in zip(self.generators, self.thresholds)
         ]
         # bfloat16 represents the integers up to 256 exactly.
         if self.replicas is None:
@@ -84,3 +81,11 @@ class Dropout(nn.Module):
         self.masks = kept.ge_(threshold).mul_(256 / (256 - threshold))
         self.next = 0
         return self.masks
+
+    def drawn(self, count: int, generator: torch.Generator | None, threshold: int, device: torch.device) -> Tensor:
+        """`count` random bytes; zeros for a network that drops nothing here, whose other layers then draw what they
+        draw where it trains alone."""
+        if not threshold:
+            return torch.zeros(count, dtype=torch.uint8, device=device)
+        numbers = torch.empty(-(-count // 8), dtype=torch.int64, device=device)
+        return numbers.random_(-(2**63), None, generator=generator).view(torch.uint8)[:count]

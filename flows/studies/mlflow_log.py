@@ -1,0 +1,52 @@
+"""What MLflow keeps of a study."""
+
+import hashlib
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.studies.findings import Findings
+from flows.studies.specification import Study
+from flows.studies.variants import Variant, put
+from flows.tracking.study_runs import StudyLog
+
+METRICS = (
+    "held_out_accuracy", "held_out_nll", "validation_accuracy", "validation_nll", "training_accuracy", "seconds",
+)  # fmt: skip
+
+
+def log(
+    name: str, study: Study, variants: Sequence[Variant], rows: Sequence[dict], found: Findings, folder: Path
+) -> None:
+    """Logs the study, unless this result of it is logged already."""
+    content = [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
+    digest = hashlib.sha256(json.dumps([study.model_dump(), content], sort_keys=True).encode()).hexdigest()
+    params = study.model_dump(exclude={"about", "variants", "vary"})
+    StudyLog(name, study.about, study.dataset, digest).log(params, list(entries(study, variants, rows, found)), folder)
+
+
+def entries(
+    study: Study, variants: Sequence[Variant], rows: Sequence[dict], found: Findings
+) -> Iterator[dict[str, Any]]:
+    """One for each variant and setting that has trainings on the fresh seeds."""
+    for variant in variants:
+        for setting in ("default", "tuned"):
+            own = [row for row in rows if (row["variant"], row["setting"]) == (variant.name, setting)]
+            if not own:
+                continue
+            recipe: dict[str, Any] = dict(variant.recipe)
+            settings: dict[str, Any] = dict(variant.settings)
+            if study.tuned_key:
+                put(settings if study.tuned_key in settings else recipe, study.tuned_key, own[0]["value"])
+            metrics = {key: [row[key] for row in own if math.isfinite(row[key])] for key in METRICS}
+            yield {
+                "name": variant.name,
+                "setting": setting,
+                "params": {**recipe, **settings},
+                "metrics": {key: statistics.fmean(values) for key, values in metrics.items() if values}
+                | {"diverged": float(sum(row["diverged"] for row in own)), "seeds": float(len(own))},
+                "word": found[variant.name].word if setting == found.setting else "",
+            }

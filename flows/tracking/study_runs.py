@@ -1,0 +1,69 @@
+"""Logs a study to MLflow: one run for it, with its figures and tables, and one inside it for each variant and setting.
+
+Single trainings are rows of an artifact, trainings.csv: thousands of runs would bury the others.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.tracking import experiments, mlflow_runs, mlflow_store, provenance
+
+EXPERIMENT = "studies"
+STUDY = "trainyard.study"
+RESULT = "trainyard.study_sha256"
+
+
+class StudyLog:
+    """Logs a study that is finished. A store that fails costs no study: it is said, and nothing is logged.
+
+    Args:
+        name: of the study.
+        about: its question.
+        dataset: what it was trained on.
+        digest: identifies the result: one that is logged already is not logged again.
+    """
+
+    def __init__(self, name: str, about: str, dataset: str, digest: str) -> None:
+        self.name, self.about, self.dataset, self.digest = name, about, dataset, digest
+        self.lost = False
+
+    @mlflow_runs.best_effort
+    @mlflow_store.uninterrupted()
+    def log(self, params: Mapping[str, Any], variants: Sequence[Mapping[str, Any]], files: Path) -> None:
+        """Logs the run of the study and those of its variants.
+
+        Args:
+            params: of the study, nested.
+            variants: a mapping each: name, setting, params (nested), metrics (numbers by name, those that are not
+                finite are left out) and word, its verdict.
+            files: the folder of figures and tables.
+        """
+        client = mlflow_store.connect()
+        place = experiments.experiment(client, EXPERIMENT)
+        if client.search_runs([place], f"tags.`{RESULT}` = '{self.digest}'", max_results=1):
+            return
+        tags = provenance.provenance(self.dataset) | {STUDY: self.name, "trainyard.kind": "study"}
+        parent = self.create(client, place, self.name, tags | {"mlflow.note.content": self.about}, params)
+        for variant in variants:
+            own = tags | {
+                "mlflow.parentRunId": parent,
+                "trainyard.kind": "variant",
+                "trainyard.variant": variant["name"],
+                "trainyard.setting": variant["setting"],
+                "trainyard.verdict": variant["word"],
+            }
+            run = self.create(client, place, f"{variant['name']} ({variant['setting']})", own, variant["params"])
+            client.log_batch(run, metrics=mlflow_runs.metric_entities(variant["metrics"]))
+            client.set_terminated(run)
+        client.log_artifacts(parent, str(files))
+        client.set_tag(parent, RESULT, self.digest)  # last: a run without it is not whole, and is logged once more
+        client.set_terminated(parent)
+
+    def create(self, client: Any, place: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
+        from mlflow.entities import Param
+
+        run = client.create_run(place, run_name=name, tags=tags).info.run_id
+        flat = mlflow_runs.flatten(dict(params))
+        client.log_batch(run, params=[Param(key, value[:5000]) for key, value in flat.items()])
+        return run
