@@ -57,7 +57,6 @@ def test_what_is_served_is_the_vote_of_the_networks(tmp_path, method):
     assert file_io.read_json(tmp_path / "ensemble.json")["networks"] == [[0, 0], [1, 0], [2, 0], [0, 1]]
 
 
-<<<<<<< HEAD
 def test_networks_are_served_with_the_probabilities_of_their_losses(tmp_path):
     losses = ("cross_entropy", "binary_cross_entropy", {"name": "focal", "gamma": 2.0}, "binary_cross_entropy")
     members = [predictor(seed, MLP, loss=loss) for seed, loss in enumerate(losses)]
@@ -66,14 +65,10 @@ def test_networks_are_served_with_the_probabilities_of_their_losses(tmp_path):
     assert file_io.read_json(tmp_path / "ensemble.json")["networks"] == [[0, 0], [1, 0], [2, 0], [1, 1]]
 
 
-@pytest.mark.parametrize("name", names.NETWORKS)
-@pytest.mark.parametrize("activation", ["tanh", "prelu", "maxout"])
-=======
 @pytest.mark.parametrize(
     ("name", "activation"),
     [*((name, "tanh") for name in names.NETWORKS), ("rnn", "prelu"), ("mlp", "maxout"), ("split_merge", "maxout")],
 )
->>>>>>> rooms
 def test_every_network_is_served_as_it_is_for_any_number_of_images(tmp_path, name, activation):
     members = [predictor(seed, {"name": name, **SMALL.get(name, {"hidden": 8})}, activation) for seed in (0, 1)]
     answer, expected = served(members, tmp_path)
