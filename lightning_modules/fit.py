@@ -255,7 +255,8 @@ def fit(recipe: dict, training: tuple, validation: tuple, *, seed: int, **settin
 
     Raises:
         DivergedError: a loss became NaN or infinite.
-        InputError: torch refuses the optimizer's hyper-parameters, or the checkpoint is no checkpoint.
+        InputError: torch refuses the optimizer's hyper-parameters, the initializer does not fit the network or label
+            smoothing the loss, or the checkpoint is no checkpoint.
     """
     given = Settings(**settings)
     prepare(given)

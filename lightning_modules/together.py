@@ -45,6 +45,7 @@ class Together(Classifier):
             alone.append(networks.build(recipe, shape, classes))
         self.network = stack(alone)
         self.seeds, self.generators = seeds, [None] * len(seeds)
+        # Refuses what it cannot do for any of them.
         losses.build(self.given_loss, max(recipe["label_smoothing"] for recipe in recipes))
         self.regularization = regularization.build(recipes, stacked=True)
         self.smoothing = torch.tensor([[float(recipe["label_smoothing"])] for recipe in recipes])

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lightning_modules import names
 from lightning_modules.classifier import Classifier
 from lightning_modules.images import Images
 from lightning_modules.optimizers import OPTIMIZERS
@@ -94,6 +95,8 @@ def on_device(module: Classifier, augment: str) -> Classifier:
     for layer in module.network.modules():
         if hasattr(layer, "begin_epoch"):
             layer.begin_epoch(module.generators)
+    if module.regularization.mixup is not None:
+        module.regularization.mixup.begin_epoch(module.training_images, module.generators)
     module.loss_sum = torch.zeros(len(module.seeds), device=DEVICE)
     module.nll_sum, module.hits = module.loss_sum.clone(), module.loss_sum.clone()
     return module.train()
@@ -138,6 +141,18 @@ def test_a_step_of_networks_together(network, augment):
 def test_a_step_of_networks_with_rates_of_their_own():
     recipes = [recipe(lr=rate) for rate in (0.01, 0.02)]
     module = Together(recipes, [SIDE, SIDE, 1], CLASSES, [0, 1], 5, BATCH)
+    assert crossings(on_device(module, "none")) == []
+
+
+REGULARIZED = {"l1": 0.1, "l2": 0.1, "max_norm": 1.0, "clip_norm": 1.0, "clip_value": 1.0, "mixup": 0.5, "cutout": 0.5}
+
+
+@pytest.mark.parametrize("loss", names.LOSSES)
+def test_a_step_with_every_loss_and_all_regularization(loss):
+    given = recipe() | {"loss": loss, "regularization": REGULARIZED}
+    given["label_smoothing"] = 0.1 if loss in names.SMOOTHED else 0.0
+    assert crossings(one(given)) == []
+    module = Together([given, given | {"regularization": {"cutout": 0.5}}], [SIDE, SIDE, 1], CLASSES, [0, 1], 5, BATCH)
     assert crossings(on_device(module, "none")) == []
 
 

@@ -25,13 +25,18 @@ SMALL = {
 
 
 def predictor(
-    seed: int, network: dict, activation: str = "relu", mean: float = 0.5, views: str = "none"
+    seed: int,
+    network: dict,
+    activation: str = "relu",
+    mean: float = 0.5,
+    views: str = "none",
+    loss: str | dict = "cross_entropy",
 ) -> weights.Predictor:
     torch.manual_seed(seed)
     recipe = {"network": network, "activation": activation, "initializer": "he_normal", "dropout": 0.5}
     made = networks.build(recipe, SHAPE, len(NAMES))
     made.train()(torch.randn(16, 3, 8, 8) * 2 + 1)  # so that BatchNorm's running numbers are its own
-    return weights.Predictor(made, [mean] * 3, [0.2] * 3, views).eval()
+    return weights.Predictor(made, [mean] * 3, [0.2] * 3, views, loss).eval()
 
 
 def served(members: list, folder, method: str = "soft_vote", given=None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,6 +55,14 @@ def test_what_is_served_is_the_vote_of_the_networks(tmp_path, method):
     answer, expected = served(members, tmp_path, method, given)
     torch.testing.assert_close(answer, expected, atol=1e-6, rtol=1e-5)
     assert file_io.read_json(tmp_path / "ensemble.json")["networks"] == [[0, 0], [1, 0], [2, 0], [0, 1]]
+
+
+def test_networks_are_served_with_the_probabilities_of_their_losses(tmp_path):
+    losses = ("cross_entropy", "binary_cross_entropy", {"name": "focal", "gamma": 2.0}, "binary_cross_entropy")
+    members = [predictor(seed, MLP, loss=loss) for seed, loss in enumerate(losses)]
+    answer, expected = served(members, tmp_path)
+    torch.testing.assert_close(answer, expected, atol=1e-6, rtol=1e-5)
+    assert file_io.read_json(tmp_path / "ensemble.json")["networks"] == [[0, 0], [1, 0], [2, 0], [1, 1]]
 
 
 @pytest.mark.parametrize(

@@ -88,16 +88,17 @@ def in_one_matrix(parameters: Sequence[nn.Parameter]) -> Tensor:
 
 def decays(settings: Sequence[dict], groups: Sequence[dict], weights: Tensor) -> Tensor | None:
     """The weight decay of each network, R×1, or of each weight where some groups have none; None where all are 0."""
-    each = column([given["weight_decay"] for given in settings], weights)
-    if not each.any():
+    if not any(given["weight_decay"] for given in settings):
         return None
+    each = column([given["weight_decay"] for given in settings], weights)
+    if not any("weight_decay" in group for group in groups):
+        return each
     shares = [
         torch.full((parameter[0].numel(),), float("weight_decay" not in group))
         for group in groups
         for parameter in group["params"]
     ]
-    falls = torch.cat(shares).to(weights)
-    return each if bool(falls.all()) else each * falls
+    return each * torch.cat(shares).to(weights)
 
 
 def gradient_of(parameter: nn.Parameter) -> Tensor:
