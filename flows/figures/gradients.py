@@ -57,10 +57,10 @@ def gradient_norms(rows: Sequence[Row]) -> Chart:
     ).encode(color=theme.word_colour())
     beside = [
         labels.mark_rule(strokeWidth=0.8, opacity=0.6).encode(
-            x=alt.value(WIDTH + 2), x2=alt.value(WIDTH + 21), y=alt.Y("at:Q", scale=scale, axis=None), y2="spot:Q"
+            x=alt.value(WIDTH + 2), x2=alt.value(WIDTH + 21), y=alt.Y("at:Q", scale=scale), y2="spot:Q"
         ),
         labels.mark_text(align="left", fontSize=12).encode(
-            x=alt.value(WIDTH + 24), y=alt.Y("spot:Q", scale=scale, axis=None), text="variant:N"
+            x=alt.value(WIDTH + 24), y=alt.Y("spot:Q", scale=scale), text="variant:N"
         ),
     ]
     chart = alt.layer(base.mark_line(strokeWidth=1.8), base.mark_point(filled=True, size=30, opacity=1), *beside)
