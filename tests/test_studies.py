@@ -3,15 +3,17 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import yaml
 
 from flows import study
 from flows.project.errors import InputError
-from flows.studies import data, engine, specification, stacks, trials
+from flows.studies import data, engine, gradients, specification, stacks, trials
 from flows.studies.trials import Tuning
 from flows.studies.variants import variants
 from lightning_modules import names
+from lightning_modules.images import Images
 
 MEMBER = {
     "network": {"name": "mlp", "hidden": [8]},
@@ -278,6 +280,21 @@ def test_a_killed_worker_ends_the_study_in_a_sentence(place, small_stacks, monke
     monkeypatch.setattr("flows.training.worker_pool.start_method", lambda accelerator: "fork")
     with pytest.raises(WorkerError, match=r"the process that trained .*sgd.* was ended by SIGKILL"):
         study.study("tiny")
+
+
+@pytest.mark.parametrize(("activation", "vanishes"), [("sigmoid", True), ("tanh", False)])
+def test_a_gradient_that_vanishes_is_seen(place, activation, vanishes):
+    recipe = {
+        "network": {"name": "mlp", "hidden": [32] * 9},
+        "activation": activation,
+        "initializer": "xavier_uniform",
+        "dropout": 0.0,
+    }
+    splits = data.load(given())
+    images = Images(splits.images, np.asarray(splits.labels), splits.mean, splits.std, rows=splits.train)
+    norms = gradients.norms(recipe, 3, [8, 8, 1], 10, images)
+    assert len(norms) == 10
+    assert (norms[0] < 1e-3 * norms[-1]) == vanishes
 
 
 def test_splits_have_no_image_in_common_and_the_test_split_is_not_there(place):
