@@ -48,7 +48,18 @@ def study(variants=VARIANTS) -> tuple[list[dict], list[dict]]:
 @pytest.fixture(scope="module")
 def charts() -> dict:
     rows, curves = study()
-    return pictures.charts(verdicts.judge(rows, "sgd", 0.1), rows, curves, "95% validation accuracy")
+    norms = [
+        {
+            "variant": variant,
+            "seed": seed,
+            "layer": layer,
+            "norm": 0.0 if number == 3 else 10.0 ** -(number * (6 - layer)),
+        }
+        for number, variant in enumerate(VARIANTS)
+        for seed in range(3)
+        for layer in range(1, 7)
+    ]
+    return pictures.charts(verdicts.judge(rows, "sgd", 0.1), rows, curves, "95% validation accuracy", norms)
 
 
 def texts(svg: str) -> list[tuple[str, float, float]]:
@@ -72,7 +83,7 @@ def texts(svg: str) -> list[tuple[str, float, float]]:
 
 
 def test_a_study_has_its_figures(charts):
-    assert set(charts) == {"verdicts", "learning_curves", "sensitivity", "budget", "steps_to_target"}
+    assert set(charts) == {"verdicts", "learning_curves", "sensitivity", "budget", "steps_to_target", "gradients"}
 
 
 def test_all_are_written_with_all_that_they_need(charts, tmp_path):
