@@ -111,7 +111,7 @@ def test_the_words_of_the_findings_are_those_of_the_figure(charts):
         assert {findings.text(one.score.mean), one.word} <= beside
 
 
-@pytest.mark.parametrize("name", ["verdicts", "budget", "steps_to_target"])
+@pytest.mark.parametrize("name", ["verdicts", "budget", "steps_to_target", "gradients"])
 def test_names_of_twenty_variants_do_not_overlap(charts, name):
     places = sorted((y, x) for text, x, y in texts(theme.svg(charts[name])) if text.startswith("optimizer_"))
     assert len(places) >= 19
