@@ -21,6 +21,7 @@ from flows.project import paths
 from flows.project.errors import InputError
 from flows.studies import specification
 from flows.studies.variants import variants
+from flows.untrusted.escaping import printable
 
 if TYPE_CHECKING:
     from flows.findings.findings import Findings
@@ -44,7 +45,7 @@ def study(name: str) -> "Findings":
 
     splits = data.load(given)
     inputs = {
-        "study": given.model_dump(include={"validation", "held_out", "target", "seed", "early_stopping"}),
+        "study": given.model_dump(include={"validation", "held_out", "seed", "early_stopping"}),
         "data": splits.card["files"],
         "code": code_digest.digest("studies/worker"),  # a new figure trains nothing again
     }
@@ -57,7 +58,7 @@ def study(name: str) -> "Findings":
     )
     folder = paths.root() / "studies" / "results" / name
     report.write(folder, given, rows, found, source)
-    mlflow_log.log(name, given, compared, rows, found, folder)
+    mlflow_log.log(name, given, compared, rows, found, folder, splits.card["files"])
     return found
 
 
@@ -68,7 +69,7 @@ def command(name: str) -> None:
     with processes.exit_on_sigterm():
         found = study(name)
     for sentence in found.words():
-        click.echo(sentence)
+        click.echo(printable(sentence))
 
 
 if __name__ == "__main__":

@@ -95,7 +95,11 @@ class Classifier(pl.LightningModule):
         return Blocks(count, count if whole else self.hparams["batch_size"], BLOCK, self.order)
 
     def order(self) -> Tensor:
-        """A random order of the training images for the next epoch."""
+        """The order of the training images in this epoch."""
+        return self.drawn_order
+
+    def draw_order(self) -> Tensor:
+        """A random order of the training images: N positions, or R×N for R networks."""
         return torch.randperm(len(self.training_images), device=self.device)
 
     def val_dataloader(self) -> Blocks:
@@ -129,14 +133,17 @@ class Classifier(pl.LightningModule):
         return optimizers.last_rates(self.built()[1])[:1]
 
     # An epoch's random numbers depend on the seed and the epoch alone, so that an interrupted training resumes to the
-    # same bits. They are seeded one hook early: Lightning draws the batch order before on_train_epoch_start.
+    # same bits. The order of the images is drawn first: so it is the same whatever else is drawn, such as augmentation.
     def on_train_start(self) -> None:
         if self.group:
             self.group.copy_first(self.state_dict().values())
         self.reseed(self.current_epoch)
+        self.drawn_order = self.draw_order()
 
     def on_train_epoch_end(self) -> None:
         self.reseed(self.current_epoch + 1)
+
+        self.drawn_order = self.draw_order()
 
     def reseed(self, epoch: int) -> None:
         torch.manual_seed(epoch_seed(self.hparams["seed"], epoch))

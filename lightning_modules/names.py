@@ -95,6 +95,9 @@ LIMITS: dict[tuple[str, str], dict[str, Any]] = {
 # Their hyper-parameters that are whole numbers, each with its least value.
 WHOLE = {"pieces": 2}
 
+# Lists of sizes that may have any number of entries: of layers, and of stages.
+ANY_NUMBER = ("blocks", "hidden")
+
 # Each network's hyper-parameters and their defaults.
 NETWORKS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": [512, 512, 512], "batch_norm": False},

@@ -57,7 +57,7 @@ class Together(Classifier):
     def state(self, replica: int = 0) -> dict[str, Tensor]:
         return unstack(self.network, replica)
 
-    def order(self) -> Tensor:
+    def draw_order(self) -> Tensor:
         count = len(self.training_images)
         return torch.stack(
             [torch.randperm(count, generator=generator, device=self.device) for generator in self.generators]

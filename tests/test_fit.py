@@ -439,3 +439,25 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing(every_epoch_is_saved
     with pytest.raises(OSError, match="No space left"):
         train(epochs=2, checkpoint=tmp_path / "replica.ckpt")
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("more", [{"mixup": 0.2}, {"cutout": 0.25}, {"augment": "shift"}, {"dropout": 0.5}])
+def test_the_order_of_the_images_is_the_seeds_alone(more, monkeypatch):
+    """Whatever else is drawn: so that what differs in it is compared on the same mini-batches."""
+    orders: list[list] = []
+    order = classifier.Classifier.order
+
+    def noted(module):
+        found = order(module)
+        orders[-1].append(found.tolist())
+        return found
+
+    monkeypatch.setattr(classifier.Classifier, "order", noted)
+    for changed in ({}, more):
+        orders.append([])
+        regularization = {key: value for key, value in changed.items() if key in ("mixup", "cutout")}
+        recipe = MLP | {"regularization": regularization, "dropout": changed.get("dropout", 0.0)}
+        train(recipe, epochs=3, augment=changed.get("augment", "none"))
+    assert len(orders[0]) == 3
+    assert orders[0][0] != orders[0][1]
+    assert orders[0] == orders[1]

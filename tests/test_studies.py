@@ -1,11 +1,13 @@
 """Studies: what varies is put into the member, trials are paired and tuned fairly, and what is interrupted goes on."""
 
 import copy
+import datetime
 import math
 
 import numpy as np
 import pytest
 import yaml
+from conftest import ROOT
 
 from flows import study
 from flows.project.errors import InputError
@@ -30,6 +32,9 @@ TINY = {
     "baseline": "sgd",
     "seeds": 2,
 }
+
+
+MANY = ("dropout", "label_smoothing", "regularization.l1", "regularization.l2", "regularization.mixup")
 
 
 def given(**changes) -> specification.Study:
@@ -87,6 +92,16 @@ def without_seconds(rows: list[dict]) -> list[str]:
         ({"tune": {"dropout": [0.1, 1.5]}}, r"variant 'sgd': dropout is 1.5"),
         ({"tune": {"dropout": [0.1]}}, r"tune.dropout has to list 2 to 100 different values"),
         ({"tune": {"dropout": [0, 0.1], "optimizer.lr": "default"}}, r"one at most can be tuned"),
+        ({"tune": {"dropout": [0.1, 0.1, 0.2]}}, r"tune.dropout has to list 2 to 100 different values"),
+        ({"tune": {"optimizer.lr": "default"}, "vary": {"optimizer": ["sgd", "adam"]}}, r"both varied and tuned"),
+        ({"tune": {"activation": [1, 2]}}, r"activation is 'relu', and only numbers can be tuned"),
+        ({"tune": {"batch_size": [32, 0.5]}}, r"batch_size is 0.5, but should be a whole number"),
+        ({"member": MEMBER | {"optimizer": None}, "vary": {"dropout": [0, 0.1]}, "baseline": "0"}, r"optimizer"),
+        ({"member": MEMBER | {"optimizer": {"name": "adam", "lr": "abc"}}, "tune": {}}, r"optimizer.lr is 'abc'"),
+        ({"vary": {"dropout": [0, datetime.date(2020, 1, 1)]}, "baseline": "0"}, r"cannot be varied"),
+        ({"variants": {"a\x1b": {}, "b": {}}, "vary": {}, "baseline": "b"}, r"cannot be a variant's name"),
+        ({"vary": {key: [0, 0.1, 0.2] for key in MANY}, "tune": {}, "baseline": "x"}, r"243 variants are too many"),
+        ({"basline": "sgd"}, r"unknown key \"studies.tiny.basline\". Did you mean \"studies.tiny.baseline\""),
         ({"validation": 0.6, "held_out": 0.5}, r"leave nothing to train on"),
         ({"member": {key: value for key, value in MEMBER.items() if key != "epochs"}}, r"member.epochs is missing"),
     ],
@@ -99,6 +114,24 @@ def test_bad_input_is_refused_before_training(place, changes, said):
     assert "studies.yaml" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name", ["/tmp/else", "..", "x; touch pwned", "", "a.b", "-x", "A", "a" * 65, "a:b", "a b", "ä"]
+)
+def test_a_name_that_is_none_of_a_folder_is_refused(place, name):
+    whole = {"data": {"digits": {"test": 0.2}}, "studies": {name: TINY}}
+    (place / "studies" / "studies.yaml").write_text(yaml.safe_dump(whole), encoding="utf-8")
+    with pytest.raises(InputError, match="a study's name has at most 64 lower-case letters"):
+        study.study(name)
+
+
+def test_the_studies_that_ship_are_valid():
+    found = specification.read(ROOT / "studies" / "studies.yaml").studies
+    assert len(found) >= 11
+    for name, one in found.items():
+        assert len(variants(one)) > 1, name
+        assert one.dataset == "digits", name
+
+
 def test_an_unknown_study_is_named(place):
     with pytest.raises(InputError, match=r"unknown study \"tinny\". Did you mean \"tiny\""):
         study.study("tinny")
@@ -107,12 +140,12 @@ def test_an_unknown_study_is_named(place):
 def test_a_varied_optimizer_brings_its_own_hyper_parameters_and_rate():
     member = MEMBER | {"optimizer": {"name": "adam", "lr": 0.5, "betas": [0.8, 0.9], "weight_decay": 0.1}}
     found = {one.name: one for one in variants(given(member=member, tune={}))}
-    assert found["sgd"].recipe["optimizer"] == {
+    assert found["sgd"].at(None)[0]["optimizer"] == {
         "name": "sgd",
         "lr": names.LEARNING_RATES["sgd"],
         "weight_decay": 0.1,
     }
-    assert found["adam"].recipe["optimizer"]["betas"] == [0.8, 0.9]
+    assert found["adam"].at(None)[0]["optimizer"]["betas"] == [0.8, 0.9]
 
 
 def test_every_optimizer_has_a_published_rate():
@@ -187,6 +220,36 @@ def test_what_diverges_is_never_chosen_and_the_default_wins_a_draw():
     tuning.learn(tuning.first(), rows)
     assert tuning.best() == 0.01
     assert tuning.scores[0.1] == (-math.inf, -math.inf)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_all_tuning_seeds_of_a_value_count_in_whichever_order_they_come(order):
+    twice = given(tuning_seeds=2)
+    sgd, _ = variants(twice)
+    tuning = Tuning(twice, sgd)
+    for trial in [trial for trial in tuning.first() if trial.setting == trials.TUNING][::order]:
+        first = trial.seed == trials.seed_of(0, "tuning", 0)
+        accuracy = {0.1: 0.99 if first else 0.5, 0.01: 0.8}.get(trial.value, 0.1)
+        row = {"validation_accuracy": accuracy, "validation_nll": 1.0, "diverged": trial.value == 1.0 and first}
+        tuning.learn([trial], [row])
+    assert tuning.best() == 0.01
+    assert tuning.scores[0.1][0] == pytest.approx(0.745)
+
+
+def test_whole_numbers_stay_whole_and_numbers_in_quotes_are_numbers():
+    member = MEMBER | {"optimizer": {"name": "adam", "lr": "1e-2"}}
+    one, _ = variants(given(member=member, tune={"batch_size": [32, 64]}))
+    assert [one.at(value)[1]["batch_size"] for value in one.grid] == [32, 64]
+    one, _ = variants(given(member=member, tune={"replicas": [1, 2]}))
+    assert [len(trial.seeds) for trial in Tuning(given(member=member, tune={"replicas": [1, 2]}), one).first()[:2]] == [
+        1,
+        2,
+    ]
+
+
+def test_the_default_of_a_list_is_the_members_own():
+    one, _ = variants(given(tune={"label_smoothing": [0.1, 0.2, 0.3]}))
+    assert one.default == 0.0
 
 
 @pytest.mark.parametrize("replicas", [1, 3])
@@ -279,6 +342,25 @@ def test_a_killed_worker_ends_the_study_in_a_sentence(place, small_stacks, monke
     monkeypatch.setattr(worker, "train", die)
     monkeypatch.setattr("flows.training.worker_pool.start_method", lambda accelerator: "fork")
     with pytest.raises(WorkerError, match=r"the process that trained .*sgd.* was ended by SIGKILL"):
+        study.study("tiny")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "null", '[{"a": 1}]'])
+def test_a_damaged_kept_file_is_made_anew(place, content):
+    whole = rows_of()
+    file = next((place / ".trainyard" / "studies" / "tiny").glob("*.json"))
+    file.write_text(content)
+    assert without_seconds(rows_of()) == without_seconds(whole)
+
+
+def test_a_second_process_is_refused(place):
+    from filelock import FileLock
+
+    (place / ".trainyard" / "studies").mkdir(parents=True)
+    with (
+        FileLock(place / ".trainyard" / "studies" / "tiny.lock"),
+        pytest.raises(InputError, match="another process runs the study tiny"),
+    ):
         study.study("tiny")
 
 

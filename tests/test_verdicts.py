@@ -165,13 +165,6 @@ def test_a_trial_is_chosen_on_validation_and_scored_on_held_out_images():
     assert verdicts.judge(rows, "a", 0.1)["a"].budget[-1].mean == pytest.approx(0.9)
 
 
-def test_the_choice_counts_a_diverged_trial_as_guessing():
-    what = verdicts.Measure("accuracy", 0.1)
-    rows = [row("a", 0.95, 0, value=1.0), row("a", math.nan, 1, value=1.0, diverged=True, validation_nll=math.nan)]
-    rows += [row("a", 0.8, seed, value=0.1) for seed in range(2)]
-    assert budget.chosen(rows, what.score) == 0.1
-
-
 @pytest.mark.parametrize(
     ("training", "held_out", "best", "name"),
     [

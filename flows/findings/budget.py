@@ -38,16 +38,6 @@ def merit(row: Row, score: Score, higher_is_better: bool) -> tuple[float, float]
     return score(row, "validation") * (1 if higher_is_better else -1), -math.inf if unknown else -nll
 
 
-def chosen(rows: Sequence[Row], score: Score, higher_is_better: bool = True) -> float:
-    """The value with the best mean validation score over the tuning seeds, then the lowest mean validation NLL, then
-    the smallest value."""
-    by_value: dict[float, list[tuple[float, float]]] = defaultdict(list)
-    for row in rows:
-        by_value[row["value"]].append(merit(row, score, higher_is_better))
-    means = {value: tuple(map(statistics.fmean, zip(*found))) for value, found in by_value.items()}
-    return max(sorted(means), key=lambda value: means[value])
-
-
 def bracketed(rows: Sequence[Row], value: float) -> bool:
     """Whether a smaller and a larger value were tried, too: an optimum at the edge of a grid is no optimum."""
     return min(row["value"] for row in rows) < value < max(row["value"] for row in rows)
@@ -61,7 +51,9 @@ def outwards(values: Sequence[float], centre: float) -> list[float]:
     return sorted(grid, key=lambda value: (abs(grid.index(value) - middle), value))
 
 
-def by_budget(rows: Sequence[Row], default: float, score: Score, higher_is_better: bool = True) -> tuple[Trials, ...]:
+def by_budget(
+    rows: Sequence[Row], default: float, score: Score, higher_is_better: bool = True, by_nll: bool = False
+) -> tuple[Trials, ...]:
     """The score that is expected of somebody who tries k values and keeps the training that is best on validation.
 
     For each tuning seed the best training by validation is taken of the first k values, see `outwards`, and scored
@@ -71,6 +63,7 @@ def by_budget(rows: Sequence[Row], default: float, score: Score, higher_is_bette
     Args:
         rows: the tuning's trainings of one variant.
         default: the published default of what is tuned.
+        by_nll: whether validation NLL chooses, and the score only among equals.
     """
     order = outwards([row["value"] for row in rows], default)
     by_seed: dict[int, list[Row]] = defaultdict(list)
@@ -80,7 +73,10 @@ def by_budget(rows: Sequence[Row], default: float, score: Score, higher_is_bette
     for trials in sorted({number for number in BUDGETS if number <= len(order)} | {len(order)}):
         tried = set(order[:trials])
         kept = [
-            max((row for row in one if row["value"] in tried), key=lambda row: merit(row, score, higher_is_better))
+            max(
+                (row for row in one if row["value"] in tried),
+                key=lambda row: merit(row, score, higher_is_better)[:: -1 if by_nll else 1],
+            )
             for one in by_seed.values()
             if any(row["value"] in tried for row in one)
         ]

@@ -72,6 +72,7 @@ def judge(
     margin: float = 0.001,
     alpha: float = 0.05,
     tuned: str = "lr",
+    by_nll: bool = False,
 ) -> Findings:
     """Says of each variant whether it is better than the baseline, see `comparisons`.
 
@@ -85,6 +86,7 @@ def judge(
         margin: a smaller difference does not matter; in the unit of the measure.
         alpha: the chance, 0 to 1, that the study calls any variant better or worse that is not.
         tuned: the name of the hyper-parameter that is tuned.
+        by_nll: whether validation NLL chose its value.
 
     Raises:
         InputError: the baseline, or one of its seeds for a variant, is not among the rows; or a setting is unknown.
@@ -143,7 +145,7 @@ def judge(
                 default_value=default_value,
                 comparison=compared.get(variant),
                 bracketed=budget.bracketed(tuning, value) if tuning and value is not None else None,
-                budget=spent(tuning, default_value, what),
+                budget=spent(tuning, default_value, what, by_nll),
                 steps=reach(trainings, "steps_to_target"),
                 time=reach(trainings, "seconds_to_target"),
                 seconds=statistics.median(row["seconds"] for row in trainings.values()),
@@ -179,12 +181,12 @@ def value_of(trainings: Mapping[int, Row]) -> float | None:
     return next((row["value"] for row in trainings.values()), None)
 
 
-def spent(tuning: list[Row], default: float | None, what: Measure) -> tuple[budget.Trials, ...]:
+def spent(tuning: list[Row], default: float | None, what: Measure, by_nll: bool) -> tuple[budget.Trials, ...]:
     """The score by the number of trials, see `budget.by_budget`; empty where the tuning has no held-out scores."""
     if all(what.failed(row, "held_out") for row in tuning):
         return ()
     centre = statistics.median(sorted({row["value"] for row in tuning})) if default is None else default
-    return budget.by_budget(tuning, centre, what.score, what.higher_is_better)
+    return budget.by_budget(tuning, centre, what.score, what.higher_is_better, by_nll)
 
 
 def same(first: Mapping[int, Row], second: Mapping[int, Row], what: Measure) -> bool:

@@ -1,5 +1,6 @@
 """The only reader of params.yaml: checks it against frozen typed models before anything runs."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -136,12 +137,16 @@ WORDS = {
 }
 
 
-def explain(source: str, problem: "ErrorDetails") -> str:
-    """One of pydantic's errors as a sentence."""
+def explain(source: str, problem: "ErrorDetails", known: Callable[[list[str]], list[str]] | None = None) -> str:
+    """One of pydantic's errors as a sentence.
+
+    Args:
+        known: gives the keys of the section at a place; by default of params.yaml's.
+    """
     place = [shown(str(part)) for part in problem["loc"] if part != "[key]"]
     key = ".".join(place)
     if problem["type"] in ("extra_forbidden", "invalid_key"):
-        return f"{source}: {unknown('key', key, siblings(place[:-1]))}"
+        return f"{source}: {unknown('key', key, (known or siblings)(place[:-1]))}"
     if problem["type"] == "missing":
         return f"{source}: {key} is missing"
     if problem["type"] == "value_error":

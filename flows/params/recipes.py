@@ -60,7 +60,7 @@ def check_sizes(key: str, value: Any, like: Any) -> None:
         want = "a list of positive integers" if isinstance(like, list) else "a positive integer"
         none = ", or null for none" if key == "hidden" and isinstance(like, list) else ""
         raise InputError(f"{key} is {quoted(value)}, but has to be {want}, like {like}{none}")
-    if isinstance(like, list) and key != "hidden" and len(sizes) != len(like):
+    if isinstance(like, list) and key not in names.ANY_NUMBER and len(sizes) != len(like):
         raise InputError(f"{key} is {quoted(value)}, but has to name {len(like)} sizes, like {like}")
 
 

@@ -66,6 +66,8 @@ def networks(made: dict) -> None:
             return {**SIZE, "default": like}
         if key == "hidden":
             return {"type": ["array", "null"], "items": SIZE, "minItems": 1, "default": like}
+        if key in names.ANY_NUMBER:
+            return {"type": "array", "items": SIZE, "minItems": 1, "default": like}
         return {"type": "array", "items": SIZE, "minItems": len(like), "maxItems": len(like), "default": like}
 
     tables = {name: {key: sizes(key, like) for key, like in own.items()} for name, own in names.NETWORKS.items()}

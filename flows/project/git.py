@@ -35,7 +35,7 @@ def commit(root: Path, *, short: bool = False) -> str | None:
 
 def is_dirty(root: Path) -> bool:
     """Whether more than what stages write differs from the commit; also where git cannot tell."""
-    done = run(root, "status", "--porcelain", "--", ".", ":!dvc.lock", ":!metrics")
+    done = run(root, "status", "--porcelain", "--", ".", ":!dvc.lock", ":!metrics", ":!studies/dvc.lock")
     return bool(done.returncode or done.stdout)
 
 

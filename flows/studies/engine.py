@@ -6,26 +6,22 @@ on what was interrupted, so that the rows of a study that went on are those of o
 
 import hashlib
 import json
-import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from flows.machine import hardware
 from flows.project import paths
-from flows.project.errors import InputError, WorkerError
-from flows.studies import stacks, trials
+from flows.project.errors import DamagedError, InputError, WorkerError
+from flows.studies import stacks, timing, trials
+from flows.studies.progress import Bar
 from flows.studies.specification import Study
 from flows.studies.trials import Trial, Tuning
 from flows.studies.variants import Variant
 from flows.training import worker_pool
-
-PAUSE = 10.0  # seconds between two lines in a log
 
 
 class Group:
@@ -63,136 +59,143 @@ class Group:
         return [row for rows in self.found.values() for row in rows]
 
 
-class Bar:
-    """The progress of a study in epochs of single networks: a bar on a terminal, now and then a line in a log."""
-
-    def __init__(self, name: str, total: int) -> None:
-        self.name, self.total, self.done, self.last = name, total, 0, time.monotonic()
-        self.started = self.last
-        self.bar = None
-        if sys.stdout.isatty():
-            self.bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"),
-                TimeElapsedColumn(), TimeRemainingColumn(),
-            )  # fmt: skip
-            self.task = self.bar.add_task(name, total=total)
-
-    def __enter__(self) -> "Bar":
-        if self.bar:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.bar:
-            self.bar.stop()
-
-    def advance(self, epochs: int) -> None:
-        self.done += epochs
-        self.total = max(self.total, self.done)
-        if self.bar:
-            self.bar.update(self.task, completed=self.done, total=self.total)
-        elif time.monotonic() - self.last > PAUSE:
-            self.last = time.monotonic()
-            left = (self.last - self.started) / self.done * (self.total - self.done) if self.done else 0
-            print(f"{self.name}: {self.done:,} of {self.total:,} epochs, {left:.0f} s left", flush=True)
-
-    def widen(self, epochs: int) -> None:
-        self.total += epochs
-
-
 def run(name: str, study: Study, variants: list[Variant], shape: list[int], classes: int, inputs: dict) -> list[dict]:
-    """The rows of all trials, see `worker.row`, in the order of the variants.
+    """The rows of all trials, see `worker.row` and `timing.timed`, in the order of the variants.
 
     Args:
         inputs: what else the results depend on, in plain JSON types: digests of the data and the code.
 
     Raises:
-        InputError: torch refuses a recipe.
+        InputError: torch refuses a recipe, or another process runs this study.
         WorkerError: a worker process was killed.
     """
     import torch
+    from filelock import FileLock, Timeout
 
-    from flows.studies import worker
-    from lightning_modules.fit import prepare  # noqa: F401  # loaded once, before the workers are forked
+    import lightning_modules.fit  # noqa: F401  # loaded once, before the workers are forked
 
     # With a thread pool in this process, the first parallel operation in a forked process would hang.
     torch.set_num_threads(1)
     accelerator = hardware.accelerator("auto", 1)
-    card = {"settings": {"accelerator": accelerator, "precision": "float32", "threads": 1, "deterministic": True}}
+    card = {
+        "settings": {"accelerator": accelerator, "precision": "float32", "threads": 1, "deterministic": True},
+        "torch": torch.__version__,
+    }
     kept = paths.root() / ".trainyard" / "studies" / name
     kept.mkdir(parents=True, exist_ok=True)
-    groups = grouped(study, variants, shape, classes, accelerator)
+    try:
+        with FileLock(kept.with_suffix(".lock"), timeout=0):
+            groups = grouped(study, variants, shape, classes, accelerator)
+            train_all(name, groups, study, card, inputs, kept)
+    except Timeout:
+        raise InputError(f"another process runs the study {name}: wait for it, or end it") from None
+    order = {variant.name: place for place, variant in enumerate(variants)}
     tunings = [tuning for group in groups for tuning in group.tunings]
+    rows = with_tuned([row for group in groups for row in group.rows], tunings)
+    return timing.timed(sorted(rows, key=lambda row: order[row["variant"]]), study)
+
+
+def train_all(name: str, groups: list[Group], study: Study, card: dict, inputs: dict, kept: Path) -> None:
+    """Trains what is not kept in a file yet, and removes files of other versions of the study."""
     used: set[Path] = set()
-    processes = 1 if accelerator == "gpu" else hardware.allotted_cores()
-    waiting: list[tuple[Group, list[Trial], Path]] = []
-
-    def open_round(group: Group) -> None:
-        """Puts the stacks of the group's next round into the queue, or takes their rows from where they are kept."""
-        while found := group.next_round():
-            for stack in found:
-                file = kept / f"{digest(stack, card, inputs)}.json"
-                used.add(file)
-                group.expect(file)
-                if file.exists():
-                    group.learn(stack, file, worker.read_rows(file))
-                    bar.advance(epochs_of(stack))
-                else:
-                    waiting.append((group, stack, file))
-                    group.left += 1
-            if group.left:
-                return
-
+    waiting: list[Work] = []
     total = sum(trials.planned(group.tunings) * epochs_of(group.tunings[0].first()[:1]) for group in groups)
     with Bar(name, total) as bar:
+
+        def open_round(group: Group) -> None:
+            """Puts the stacks of the group's next round into the queue, or takes their rows where they are kept."""
+            while found := group.next_round():
+                for stack in found:
+                    file = kept / f"{digest(stack, card, inputs)}.json"
+                    used.add(file)
+                    group.expect(file)
+                    rows = read_rows(file, len(stack))
+                    if rows is None:
+                        waiting.append(Work(group, stack, file))
+                        group.left += 1
+                    else:
+                        group.learn(stack, file, rows)
+                        bar.advance(epochs_of(stack))
+                if group.left:
+                    return
+
         for group in groups:
             open_round(group)
         if waiting:
-            train(waiting, open_round, bar, card, study, processes)
+            train(waiting, open_round, bar, card, study)
     remove_others(kept, used)
-    order = {variant.name: place for place, variant in enumerate(variants)}
-    assert len(order) == len(tunings)
-    rows = with_tuned([row for group in groups for row in group.rows], tunings)
-    return sorted(rows, key=lambda row: order[row["variant"]])
 
 
-def train(
-    waiting: list[tuple[Group, list[Trial], Path]], open_round: Callable[[Group], None], bar: Bar, card: dict,
-    study: Study, processes: int,
-) -> None:  # fmt: skip
+def train(waiting: list["Work"], open_round: Callable[[Group], None], bar: Bar, card: dict, study: Study) -> None:
     """Trains the waiting stacks, and those of later rounds, in worker processes."""
     from flows.studies import worker
 
-    count = min(processes, max(len(waiting), 2))
-    with worker_pool.workers(count, worker.serve, card, study, 1) as pool:
+    cores = 1 if card["settings"]["accelerator"] == "gpu" else hardware.allotted_cores()
+    with worker_pool.workers(min(cores, max(len(waiting), 2)), worker.serve, card, study, 1) as pool:
+        bar.start()
         idle = list(pool.connections)
-        running: dict[Connection, tuple[Group, list[Trial], Path]] = {}
+        running: dict[Connection, Work] = {}
+
+        def lost(connection: Connection) -> WorkerError:
+            end, work = pool.reap(connection), running[connection]
+            names = ", ".join(sorted({trial.variant for trial in work.stack}))
+            return WorkerError(f"the process that trained {names} {end.how}: run it again, and it goes on")
+
         while waiting or running:
             while idle and waiting:
-                connection, work = idle.pop(), waiting.pop(0)
-                connection.send((work[1], work[2]))
-                running[connection] = work
+                connection = idle.pop()
+                work = running[connection] = waiting.pop(0)
+                try:
+                    connection.send((work.stack, work.file))
+                except OSError:  # it was killed while it waited
+                    raise lost(connection) from None
             for connection in worker_pool.heard(running):
-                group, stack, file = running[connection]
+                work = running[connection]
                 try:
                     event = connection.recv()
                 except (EOFError, OSError):
-                    end = pool.reap(connection)
-                    names = ", ".join(sorted({trial.variant for trial in stack}))
-                    raise WorkerError(
-                        f"the process that trained {names} {end.how}: run it again, and it goes on"
-                    ) from None
+                    raise lost(connection) from None
                 if "epochs" in event:
+                    work.shown += event["epochs"]
                     bar.advance(event["epochs"])
-                elif "failed" in event:
-                    raise event["failed"](f"variant {stack[0].variant}: {event['message']}")
-                else:
-                    del running[connection]
-                    idle.append(connection)
-                    group.learn(stack, file, worker.read_rows(file))
-                    group.left -= 1
-                    if not group.left:
-                        open_round(group)
+                    continue
+                if "failed" in event:
+                    raise event["failed"](f"variant {work.stack[0].variant}: {event['message']}")
+                rows = read_rows(work.file, len(work.stack))
+                if rows is None:
+                    raise DamagedError(paths.shown(work.file), "was changed while the study ran: run it again")
+                del running[connection]
+                idle.append(connection)
+                bar.advance(max(0, epochs_of(work.stack) - work.shown))  # of those that diverged or stopped early
+                work.group.learn(work.stack, work.file, rows)
+                work.group.left -= 1
+                if not work.group.left:
+                    open_round(work.group)
+
+
+@dataclass
+class Work:
+    """A stack that is to be trained.
+
+    Attributes:
+        file: that keeps its rows.
+        shown: epochs of its networks that the bar shows.
+    """
+
+    group: Group
+    stack: list[Trial]
+    file: Path
+    shown: int = 0
+
+
+def read_rows(file: Path, count: int) -> list[dict] | None:
+    """The rows that a worker has written; None where there are none, or the file is damaged. Python's json reads and
+    writes NaN and Infinity."""
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return rows if isinstance(rows, list) and len(rows) == count else None
 
 
 def grouped(study: Study, variants: list[Variant], shape: list[int], classes: int, accelerator: str) -> list[Group]:
@@ -215,7 +218,7 @@ def grouped(study: Study, variants: list[Variant], shape: list[int], classes: in
     return [
         Group(
             tunings,
-            stacks.size(dict(tunings[0].variant.recipe), shape, classes, weights[kind], accelerator),
+            stacks.size(tunings[0].variant.at(None)[0], shape, classes, weights[kind], accelerator),
             len(by_kind) == 1,
         )
         for kind, tunings in by_kind.items()

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from lightning_modules import losses, names, networks
+from lightning_modules import initializers, losses, names, networks
+from lightning_modules.classifier import epoch_seed
 from lightning_modules.images import Images
 
 MOST = 256  # training images whose mean gradient is measured
@@ -21,6 +22,7 @@ def norms(recipe: dict, seed: int, shape: Sequence[int], classes: int, images: I
     torch.manual_seed(seed)
     network = networks.build(recipe, shape, classes)
     networks.prepare(network, images.first)
+    initializers.pretrain(network.state_dict(), recipe["initializer"], images, epoch_seed(seed, -1))
     network.eval()  # without dropout: of the network, not of a draw
     index = torch.arange(min(MOST, len(images)), device=images.device)
     loss = losses.build(recipe.get("loss", names.DEFAULTS["loss"]))

@@ -4,13 +4,13 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flows.findings.findings import Findings
 from flows.studies.specification import Study
-from flows.studies.variants import Variant, put
+from flows.studies.variants import Variant
 from flows.tracking.study_runs import StudyLog
 
 METRICS = (
@@ -19,28 +19,30 @@ METRICS = (
 
 
 def log(
-    name: str, study: Study, variants: Sequence[Variant], rows: Sequence[dict], found: Findings, folder: Path
-) -> None:
-    """Logs the study, unless this result of it is logged already."""
+    name: str, study: Study, variants: Sequence[Variant], rows: Sequence[dict], found: Findings, folder: Path,
+    files: Mapping[str, str],
+) -> None:  # fmt: skip
+    """Logs the study, unless this result of it is logged already.
+
+    Args:
+        folder: of its figures and tables.
+        files: the SHA-256 of each file of the images.
+    """
+    data = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     content = [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
     digest = hashlib.sha256(json.dumps([study.model_dump(), content], sort_keys=True).encode()).hexdigest()
     params = study.model_dump(exclude={"about", "variants", "vary"})
-    StudyLog(name, study.about, study.dataset, digest).log(params, list(entries(study, variants, rows, found)), folder)
+    StudyLog(name, study.about, study.dataset, data, digest).log(params, list(entries(variants, rows, found)), folder)
 
 
-def entries(
-    study: Study, variants: Sequence[Variant], rows: Sequence[dict], found: Findings
-) -> Iterator[dict[str, Any]]:
+def entries(variants: Sequence[Variant], rows: Sequence[dict], found: Findings) -> Iterator[dict[str, Any]]:
     """One for each variant and setting that has trainings on the fresh seeds."""
     for variant in variants:
         for setting in ("default", "tuned"):
             own = [row for row in rows if (row["variant"], row["setting"]) == (variant.name, setting)]
             if not own:
                 continue
-            recipe: dict[str, Any] = dict(variant.recipe)
-            settings: dict[str, Any] = dict(variant.settings)
-            if study.tuned_key:
-                put(settings if study.tuned_key in settings else recipe, study.tuned_key, own[0]["value"])
+            recipe, settings = variant.at(own[0]["value"])
             metrics = {key: [row[key] for row in own if math.isfinite(row[key])] for key in METRICS}
             yield {
                 "name": variant.name,

@@ -12,7 +12,7 @@ from flows.project import file_io
 from flows.studies.specification import Study
 from flows.untrusted.escaping import in_csv, in_markdown
 
-LISTS = ("curve", "gradient_norms")  # keys of a row that have files of their own
+LISTS = ("curve", "gradient_norms", "epoch_seconds")  # keys of a row that have files of their own
 DEEP = 5  # layers with weights
 CURVE = ("variant", "setting", "value", "seed")  # what a row of curves.csv has of its training's
 
@@ -29,6 +29,7 @@ def findings(study: Study, rows: Sequence[dict], classes: int) -> Findings:
         1 / classes,
         margin=study.margin / 100,
         tuned=(study.tuned_key or "value").rpartition(".")[2],
+        by_nll=study.select_by == "nll",
     )
 
 
@@ -59,7 +60,7 @@ def write(folder: Path, study: Study, rows: Sequence[dict], found: Findings, sou
 
 def page(study: Study, found: Findings, source: str) -> str:
     """verdicts.md: the question, a sentence a variant, and the table."""
-    said = "".join(f"* {sentence}\n" for sentence in found.words())
+    said = "".join(f"* {in_markdown(sentence)}\n" for sentence in found.words())
     return f"# {in_markdown(study.about)}\n\n{said}\n{found.markdown()}\n{source}\n"
 
 

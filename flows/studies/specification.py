@@ -1,9 +1,10 @@
 """studies/studies.yaml as typed models: what each study varies, tunes and reports."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, model_validator
 
 from flows.params import fields, params_file
 from flows.project import paths
@@ -21,6 +22,15 @@ def at_least_two(value: Any) -> Any:
             f"{value} is too few: the seed is the unit of comparison, and one has no spread. Give 2 or more"
         )
     return value
+
+
+def study_name(name: Any) -> str:
+    """Refuses a name that cannot be that of a folder, of a stage and a word on a command line."""
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name):
+        raise InputError(
+            'a study\'s name has at most 64 lower-case letters, digits, "-" and "_", and starts with a letter'
+        )
+    return name
 
 
 class Study(fields.Section):
@@ -70,13 +80,14 @@ class Study(fields.Section):
             raise InputError(f"tune has {len(self.tune)} keys ({', '.join(self.tune)}), but one at most can be tuned")
         varied = {*self.vary, *(key for own in self.variants.values() for key in own)}
         for key, values in self.tune.items():
-            if key in varied:
-                raise InputError(f"{key} is both varied and tuned: take it out of one of them")
+            for other in varied:
+                if f"{other}.".startswith(f"{key}.") or f"{key}.".startswith(f"{other}."):
+                    raise InputError(f"{key} is both varied and tuned: take it out of one of them")
             if values == DEFAULT and key != "optimizer.lr":
                 raise InputError(
                     f"tune.{key} is default, but only optimizer.lr has a published default: list its values"
                 )
-            if isinstance(values, list) and (len(set(map(repr, values))) < 2 or len(values) > 100):
+            if isinstance(values, list) and (not 2 <= len(values) <= 100 or len(set(values)) < len(values)):
                 raise InputError(f"tune.{key} has to list 2 to 100 different values, or be `default`")
         if self.validation + self.held_out >= 1:
             raise InputError("validation and held_out together leave nothing to train on: give fractions below 1")
@@ -90,7 +101,7 @@ class Study(fields.Section):
 class Studies(fields.Section):
     data: dict[Annotated[str, fields.OneOf("dataset", fields.DATASETS)], "Data"]
     """The datasets that studies use."""
-    studies: dict[str, Study]
+    studies: dict[Annotated[str, PlainValidator(study_name)], Study]
     """The studies, by name."""
 
 
@@ -116,13 +127,19 @@ def read(path: Path | None = None) -> Studies:
         found = Studies.model_validate(content)
     except ValidationError as error:
         problems = error.errors()[: params_file.MOST_TOLD]
-        raise InputError("; ".join(params_file.explain(path.name, problem) for problem in problems)) from None
+        raise InputError("; ".join(params_file.explain(path.name, problem, siblings) for problem in problems)) from None
     for name, study in found.studies.items():
         if study.dataset not in found.data:
             raise InputError(
                 f"{path.name}: studies.{name}.dataset is {study.dataset}, but data.{study.dataset} is missing"
             )
     return found
+
+
+def siblings(place: list[str]) -> list[str]:
+    """The keys that a section may have, as dotted paths."""
+    section: Any = {"data": Data, "studies": Study}[place[0]] if len(place) > 1 else Studies
+    return [".".join([*place, name]) for name in section.model_fields]
 
 
 def study(name: str) -> Study:

@@ -3,12 +3,13 @@
 import math
 import statistics
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from flows.studies import specification
-from flows.studies.variants import Variant, half_decades, put
+from flows.studies.variants import Variant, half_decades
 
 WIDENINGS = 2  # how often a grid is extended by two values beyond the edge at which its optimum is
 TUNING, DEFAULT, TUNED = "tuning", "default", "tuned"
@@ -45,18 +46,15 @@ class Tuning:
     """What is known of one variant's tuning.
 
     Attributes:
-        scores: by value, the mean validation accuracy and minus the mean validation nll; worst where a trial diverged.
+        rows: of its tuning trials so far, by value and seed: in whichever order they come.
     """
 
     study: specification.Study
     variant: Variant
-    scores: dict[float, tuple[float, float]] = field(default_factory=dict)
+    rows: dict[tuple[float, int], Mapping[str, Any]] = field(default_factory=dict)
 
     def trial(self, setting: str, value: float | None, seed: int) -> Trial:
-        recipe: dict[str, Any] = dict(self.variant.recipe)
-        settings: dict[str, Any] = dict(self.variant.settings)
-        if (key := self.study.tuned_key) and value is not None:
-            put(settings if key in settings else recipe, key, value)
+        recipe, settings = self.variant.at(value)
         return Trial(self.variant.name, setting, value, seed, recipe, settings)
 
     def tuning(self, values: Sequence[float]) -> list[Trial]:
@@ -71,45 +69,54 @@ class Tuning:
         return self.tuning(self.variant.grid) + self.fresh(DEFAULT, self.variant.default)
 
     def learn(self, trials: Sequence[Trial], rows: Sequence[Mapping[str, Any]]) -> None:
-        """Notes the scores of tuning trials."""
-        by_value: dict[float, list[Mapping[str, Any]]] = {}
-        for trial, row in zip(trials, rows):
+        """Notes the rows of tuning trials."""
+        for trial, row in zip(trials, rows, strict=True):
             if trial.setting == TUNING and trial.variant == self.variant.name and trial.value is not None:
-                by_value.setdefault(trial.value, []).append(row)
-        for value, found in by_value.items():
-            if any(row["diverged"] for row in found):
-                self.scores[value] = -math.inf, -math.inf
+                self.rows[trial.value, trial.seed] = row
+
+    @property
+    def scores(self) -> dict[float, tuple[float, float]]:
+        """By value, the mean validation accuracy and minus the mean validation nll over the tuning seeds; worst where a
+        trial diverged."""
+        by_value: dict[float, list[Mapping[str, Any]]] = defaultdict(list)
+        for value, seed in sorted(self.rows):
+            by_value[value].append(self.rows[value, seed])
+        found = {}
+        for value, rows in by_value.items():
+            if any(row["diverged"] for row in rows):
+                found[value] = -math.inf, -math.inf
             else:
-                accuracy = statistics.fmean(row["validation_accuracy"] for row in found)
-                self.scores[value] = accuracy, -statistics.fmean(row["validation_nll"] for row in found)
+                accuracy = statistics.fmean(row["validation_accuracy"] for row in rows)
+                found[value] = accuracy, -statistics.fmean(row["validation_nll"] for row in rows)
+        return found
 
     def best(self) -> float | None:
         """The value that validation chooses, the default among equals; None where nothing is tuned."""
         order = (1, 0) if self.study.select_by == "nll" else (0, 1)
-        default = self.variant.default
+        scores, default = self.scores, self.variant.default
         return max(
-            self.scores,
-            key=lambda value: (*(self.scores[value][place] for place in order), value == default),
+            sorted(scores),
+            key=lambda value: (*(scores[value][place] for place in order), value == default),
             default=None,
         )
 
     def wider(self) -> list[float]:
         """Two values beyond the edge at which the optimum is; none where it is bracketed, or the grid is the user's."""
-        key, best = self.study.tuned_key, self.best()
+        key, best, tried = self.study.tuned_key, self.best(), self.scores
         if not key or best is None or self.study.tune[key] != specification.DEFAULT:
             return []
         assert self.variant.default is not None
-        steps = [round(2 * math.log10(value / self.variant.default)) for value in (min(self.scores), max(self.scores))]
-        if best == min(self.scores):
+        steps = [round(2 * math.log10(value / self.variant.default)) for value in (min(tried), max(tried))]
+        if best == min(tried):
             return [half_decades(self.variant.default, steps[0] - further) for further in (1, 2)]
-        if best == max(self.scores):
+        if best == max(tried):
             return [half_decades(self.variant.default, steps[1] + further) for further in (1, 2)]
         return []
 
     def bracketed(self) -> bool:
         """Whether values on both sides of the best one were tried."""
-        best = self.best()
-        return best is not None and min(self.scores) < best < max(self.scores)
+        best, tried = self.best(), self.scores
+        return best is not None and min(tried) < best < max(tried)
 
 
 def rounds(tunings: Sequence[Tuning]) -> Iterator[list[Trial]]:

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,23 +21,38 @@ STEPS = (0, -1, 1, -2, 2, -3, 3)
 PARENTS = {"optimizer": names.OPTIMIZERS, "network": names.NETWORKS}
 
 
+MOST_VARIANTS = 200
+MOST_SIGNS = 80  # of a variant's name
+
+
 @dataclass(frozen=True)
 class Variant:
     """One of the things that a study compares.
 
     Attributes:
         name: its values of what varies, as text.
-        recipe: a member's recipe, complete; of what is tuned it has the default.
-        settings: epochs, batch_size and augment.
+        given: the member, of which the tuned key has its default.
+        tuned: the dotted key that is tuned; None where none is.
         default: the default of what is tuned; None where nothing is.
         grid: the values that tuning tries first.
     """
 
     name: str
-    recipe: Mapping[str, Any]
-    settings: Mapping[str, Any]
+    given: Mapping[str, Any]
+    tuned: str | None
     default: float | None
     grid: tuple[float, ...]
+
+    def at(self, value: float | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The complete recipe with a value of what is tuned, None for the default, and epochs, batch_size and augment.
+
+        Raises:
+            InputError: the value does not fit.
+        """
+        given = self.given if value is None or self.tuned is None else with_value(self.given, self.tuned, value)
+        member = checked(self.name, given)
+        settings = {"epochs": member.epochs, "batch_size": member.batch_size, "augment": member.augment or "none"}
+        return member.recipe, settings
 
 
 def variants(study: specification.Study) -> list[Variant]:
@@ -45,8 +61,16 @@ def variants(study: specification.Study) -> list[Variant]:
     Raises:
         InputError: a key does not exist, a value does not fit, or the baseline is none of the variants.
     """
+    count = len(study.variants) or math.prod(map(len, study.vary.values()))
+    if count > MOST_VARIANTS:
+        raise InputError(f"{count:,} variants are too many: {MOST_VARIANTS} at most")
     found: dict[str, Variant] = {}
     for name, values in named(study):
+        if not name.isprintable() or not 0 < len(name) <= MOST_SIGNS:
+            raise InputError(
+                f"{quoted(name)} cannot be a variant's name: it has to be one line of at most {MOST_SIGNS} signs; "
+                "give names with `variants`"
+            )
         if name in found:
             raise InputError(f"two variants are called {quoted(name)}: give each value once")
         found[name] = variant(study, name, values)
@@ -67,39 +91,47 @@ def named(study: specification.Study) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def text(value: Any) -> str:
-    if isinstance(value, dict) and isinstance(value.get("name"), str):
-        rest = {key: own for key, own in value.items() if key != "name"}
-        return f"{value['name']} {json.dumps(rest)}" if rest else value["name"]
-    return value if isinstance(value, str) else json.dumps(value)
+    try:
+        if isinstance(value, dict) and isinstance(value.get("name"), str):
+            rest = {key: own for key, own in value.items() if key != "name"}
+            return f"{value['name']} {json.dumps(rest)}" if rest else value["name"]
+        return value if isinstance(value, str) else json.dumps(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{quoted(value)} cannot be varied: give a number, a name, a list or a mapping") from None
 
 
 def variant(study: specification.Study, name: str, values: Mapping[str, Any]) -> Variant:
-    given = copy.deepcopy(study.member)
+    given: dict[str, Any] = copy.deepcopy(study.member)
     # First names, which bring their own hyper-parameters, then these.
     for one in sorted(values, key=lambda one: (not one.endswith(".name"), one)):
         put(given, one, values[one])
-    key, default = study.tuned_key, None
-    grid: tuple[float, ...] = ()
-    if "optimizer" in given and isinstance(given["optimizer"], dict) and "lr" not in given["optimizer"]:
-        given["optimizer"]["lr"] = names.LEARNING_RATES.get(str(given["optimizer"].get("name")), 0.01)
-    if key:
-        values_tried = study.tune[key]
-        if isinstance(values_tried, str):
-            default = float(given["optimizer"]["lr"])
-            grid = tuple(half_decades(default, step) for step in STEPS)
-        else:
-            grid = tuple(values_tried)
-            default = lookup(given, key)
-            default = grid[len(grid) // 2] if default is None else default
-        put(given, key, default)
-        for value in grid:  # a value that does not fit is found before any training
-            checked(name, with_value(given, key, value))
+    optimizer = given.get("optimizer")
+    optimizer = {"name": optimizer} if isinstance(optimizer, str) else optimizer
+    if isinstance(optimizer, dict) and optimizer.get("name") in names.OPTIMIZERS:
+        published = names.LEARNING_RATES[optimizer["name"]]
+        if "optimizer.lr" in study.tune and study.tune["optimizer.lr"] == specification.DEFAULT:
+            optimizer = optimizer | {"lr": published}
+        given["optimizer"] = {"lr": published} | optimizer
     member = checked(name, given)
     missing = [setting for setting in ("epochs", "batch_size") if getattr(member, setting) is None]
     if missing:
         raise InputError(f"member.{missing[0]} is missing: a study says how long it trains")
-    settings = {"epochs": member.epochs, "batch_size": member.batch_size, "augment": member.augment or "none"}
-    return Variant(name, member.recipe, settings, default, grid)
+    key = study.tuned_key
+    if key is None:
+        return Variant(name, given, None, None, ())
+    default = lookup(member.model_dump(), key)
+    if isinstance(default, bool) or not isinstance(default, (int, float)):
+        raise InputError(f"variant {quoted(name)}: {key} is {quoted(default)}, and only numbers can be tuned")
+    values_tried = study.tune[key]
+    if isinstance(values_tried, str):
+        grid = tuple(half_decades(default, step) for step in STEPS)
+    else:
+        whole = isinstance(default, int)
+        grid = tuple(int(value) if whole and value == int(value) else value for value in values_tried)
+    found = Variant(name, given, key, default, grid)
+    for value in grid:  # one that does not fit is found before any training
+        found.at(value)
+    return found
 
 
 def half_decades(default: float, step: int) -> float:
@@ -133,13 +165,13 @@ def lookup(member: Mapping, key: str) -> Any:
     return value
 
 
-def with_value(member: dict, key: str, value: Any) -> dict:
-    changed = copy.deepcopy(member)
+def with_value(member: Mapping[str, Any], key: str, value: Any) -> dict:
+    changed = copy.deepcopy(dict(member))
     put(changed, key, value)
     return changed
 
 
-def checked(name: str, given: dict) -> recipes.Member:
+def checked(name: str, given: Mapping[str, Any]) -> recipes.Member:
     """The member as params.yaml's reader takes it.
 
     Raises:

@@ -1,10 +1,8 @@
 """A worker process of a study: trains stacks of trials, and scores them."""
 
-import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,10 +14,10 @@ from torch import Tensor
 
 from flows.machine import hardware
 from flows.project import file_io
-from flows.studies import gradients
+from flows.studies import gradients, timing
 from flows.studies.data import Splits, load
 from flows.studies.specification import Study
-from flows.studies.trials import DEFAULT, Trial
+from flows.studies.trials import DEFAULT, Trial, seed_of
 from flows.training.worker_process import die_with_parent, failure
 from lightning_modules import scores, voting
 from lightning_modules.fit import Fitted, fit, fit_together
@@ -44,7 +42,6 @@ def serve(connection: Connection, place: int, card: dict, study: Study, devices:
     if card["settings"]["accelerator"] == "cpu":
         hardware.hide_gpus()
     torch.set_num_threads(card["settings"]["threads"])
-    splits = load(study)
     how = card["settings"] | {"device": place % devices}
 
     def tell(event: dict) -> None:
@@ -53,9 +50,11 @@ def serve(connection: Connection, place: int, card: dict, study: Study, devices:
         except OSError:  # nobody listens any more
             os._exit(143)
 
+    splits: Splits | None = None
     while True:
         trials, file = connection.recv()
         try:
+            splits = splits or load(study)
             rows = train(trials, splits, study, how, file.with_suffix(".ckpt"), lambda event: tell({"epochs": 1}))
             file_io.write_json(file, rows)
             file.with_suffix(".ckpt").unlink(missing_ok=True)
@@ -94,22 +93,25 @@ def train(
     }
     training = (splits.images, np.asarray(splits.labels), splits.train)
     validation = (splits.images, np.asarray(splits.labels), splits.validation)
-    started = time.perf_counter()
     if len(seeds) == 1:
         fitted = [fit(recipes[0], training, validation, seed=seeds[0], **given)]
     else:
         fitted = fit_together(recipes, training, validation, seeds=seeds, **given)
-    seconds = (time.perf_counter() - started) / len(seeds)
     place = torch.device("cuda", how["device"]) if how["accelerator"] == "gpu" else torch.device("cpu")
     found = score(recipes, fitted, splits, place)
     rows, start = [], 0
     shape, classes = splits.card["shape"], len(splits.card["class_names"])
     images = Images(splits.images, np.asarray(splits.labels), splits.mean, splits.std, device=place, rows=splits.train)
+    first_seed = seed_of(study.seed, "fresh", 0)
     for trial in trials:
         end = start + len(trial.seeds)
-        made = row(fitted[start:end], found[start:end], splits, study, trial, seconds)
+        made = row(fitted[start:end], found[start:end], splits, trial)
         if trial.setting == DEFAULT:  # before the first step the tuned networks are the same
             made["gradient_norms"] = gradients.norms(dict(trial.recipe), trial.seed, shape, classes, images)
+            if trial.seed == first_seed:
+                made["epoch_seconds"] = timing.epoch_seconds(
+                    dict(trial.recipe), trial.seed, training, validation, given
+                )
         rows.append(made)
         start = end
     return rows
@@ -142,24 +144,15 @@ def rows_of(splits: Splits) -> dict[str, np.ndarray]:
     }
 
 
-def row(
-    fitted: Sequence[Fitted],
-    found: Sequence[dict[str, Tensor]],
-    splits: Splits,
-    study: Study,
-    trial: Trial,
-    seconds: float,
-) -> dict[str, Any]:
+def row(fitted: Sequence[Fitted], found: Sequence[dict[str, Tensor]], splits: Splits, trial: Trial) -> dict[str, Any]:
     """The results of a trial: those of its network, or of the soft vote of its networks.
 
     Returns:
         variant, setting, value, seed; diverged; training_accuracy, validation_accuracy, validation_nll,
         held_out_accuracy and held_out_nll of the best epoch (accuracies 0 to 1, nll in nats; NaN where it diverged);
-        best_epoch; steps_to_target and seconds_to_target (infinite where the target was missed); steps and seconds of
-        the whole training, the share of a network in its stack's; curve: a row an epoch, means over the networks. At
-        the default also gradient_norms, see `gradients.norms`.
+        best_epoch, epochs, networks and steps_an_epoch; curve: a row an epoch, means over the networks. At the default
+        also gradient_norms, see `gradients.norms`, and once a variant epoch_seconds, see `timing`.
     """
-    steps = steps_an_epoch(trial, splits)
     diverged = any(one.diverged for one in fitted)
     numbers: dict[str, float] = dict.fromkeys(MEASURED, float("nan"))
     if not diverged:
@@ -174,8 +167,6 @@ def row(
         | {key: float(np.mean([one[key] for one in rows])) for key in rows[0] if key not in ("epoch", "lr")}
         for rows in zip(*(one.history for one in fitted))
     ]
-    reached = next((one["epoch"] for one in curve if one["validation_accuracy"] >= study.target), float("inf"))
-    epochs = max((len(one.history) for one in fitted), default=0)
     return {
         "variant": trial.variant,
         "setting": trial.setting,
@@ -184,11 +175,9 @@ def row(
         "diverged": diverged,
         **numbers,
         "best_epoch": fitted[0].best_epoch,
-        "epochs": epochs,
-        "steps": epochs * steps,
-        "seconds": seconds * len(fitted),
-        "steps_to_target": reached * steps,
-        "seconds_to_target": reached * seconds * len(fitted) / max(1, epochs),
+        "epochs": max((len(one.history) for one in fitted), default=0),
+        "networks": len(fitted),
+        "steps_an_epoch": steps_an_epoch(trial, splits),
         "curve": curve,
     }
 
@@ -197,8 +186,3 @@ def steps_an_epoch(trial: Trial, splits: Splits) -> int:
     if trial.recipe["optimizer"]["name"] == "gradient_descent":
         return 1
     return -(-len(splits.train) // trial.settings["batch_size"])
-
-
-def read_rows(file: Path) -> list[dict]:
-    """The rows that a worker has written. Python's json reads and writes NaN and Infinity."""
-    return json.loads(file.read_text(encoding="utf-8"))

@@ -74,7 +74,7 @@ def best_effort(method: Callable) -> Callable:
                 raise
             messages.warn(
                 f"MLflow at {mlflow_store.shown_store()} cannot be used ({masking.sentence(error)}). "
-                "The work goes on without it; `trainyard track` logs it later"
+                f"The work goes on without it; {getattr(self, 'later', '`trainyard track` logs it later')}"
             )
             return None
 

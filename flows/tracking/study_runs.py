@@ -21,12 +21,16 @@ class StudyLog:
         name: of the study.
         about: its question.
         dataset: what it was trained on.
+        data: a digest of the images.
         digest: identifies the result: one that is logged already is not logged again.
     """
 
-    def __init__(self, name: str, about: str, dataset: str, digest: str) -> None:
-        self.name, self.about, self.dataset, self.digest = name, about, dataset, digest
+    def __init__(self, name: str, about: str, dataset: str, data: str, digest: str) -> None:
+        self.name, self.about, self.dataset, self.data, self.digest = name, about, dataset, data, digest
         self.lost = False
+        self.later = (
+            f"`dvc repro --force --single-item studies/dvc.yaml:study@{name}` logs it, and trains nothing again"
+        )
 
     @mlflow_runs.best_effort
     @mlflow_store.uninterrupted()
@@ -39,11 +43,20 @@ class StudyLog:
                 finite are left out) and word, its verdict.
             files: the folder of figures and tables.
         """
-        client = mlflow_store.connect()
+        with mlflow_runs.runs_lock():
+            self.log_once(mlflow_store.connect(), params, variants, files)
+
+    def log_once(
+        self, client: Any, params: Mapping[str, Any], variants: Sequence[Mapping[str, Any]], files: Path
+    ) -> None:
         place = experiments.experiment(client, EXPERIMENT)
         if client.search_runs([place], f"tags.`{RESULT}` = '{self.digest}'", max_results=1):
             return
-        tags = provenance.provenance(self.dataset) | {STUDY: self.name, "trainyard.kind": "study"}
+        tags = provenance.provenance(self.dataset) | {
+            "trainyard.data_hash": self.data,
+            STUDY: self.name,
+            "trainyard.kind": "study",
+        }
         parent = self.create(client, place, self.name, tags | {"mlflow.note.content": self.about}, params)
         for variant in variants:
             own = tags | {
