@@ -193,8 +193,8 @@ def test_the_bare_loops_networks_are_ours(recipe):
 
     whole = Member.model_validate(recipe).model_dump()
     ours = networks.build(whole, (32, 32, 3), 10)
-    sizes = dict(whole["network"])
-    theirs = bare_loop.NETWORKS[sizes.pop("name")]((32, 32, 3), 10, **sizes, dropout=whole["dropout"])
+    build, sizes = bare_loop.network(whole)
+    theirs = build((32, 32, 3), 10, **sizes, dropout=whole["dropout"])
     assert [tuple(p.shape) for p in ours.parameters()] == [tuple(p.shape) for p in theirs.parameters()]
 
 
