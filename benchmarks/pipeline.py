@@ -13,6 +13,7 @@ from benchmarks.measure import ForeignLoad, alone, command, seconds
 PROJECT = Path(__file__).parents[1]
 PARTS = (
     *("flows", "lightning_modules", "sources", "params.yaml", "dvc.yaml", "prefect.yaml"),
+    *("studies/studies.yaml", "studies/dvc.yaml"),
     *(".dvc/config", ".dvc/plots", ".dvcignore", ".gitignore"),
 )
 

@@ -63,17 +63,23 @@ class Sides:
     def rival(self, name: str) -> Aside | None:
         """A rival, to be called with seed and precision; its `about` is its title. None, with a message, if it is not
         installed."""
-        python = sys.executable
-        if name == "keras_fit":
-            python = os.environ.get(KERAS, "").strip() or python
-            if python == sys.executable and not importlib.util.find_spec("keras"):
-                click.echo(
-                    "Keras is left out: install the extra `bench`, or name a Python that has keras and tensorflow in "
-                    f"{KERAS}", err=True,
-                )  # fmt: skip
-                return None
-            if not shutil.which(python):
-                raise click.ClickException(f"{KERAS} is {python}, but has to be the path of a Python")
+        python = with_keras() if name == "keras_fit" else sys.executable
+        if not python:
+            return None
         started = self.stack.enter_context(Aside(f"benchmarks.rivals.{name}", self.told, self.folder, python))
         started.about = started.about or TITLES[name]
         return started
+
+
+def with_keras() -> str | None:
+    """The path of a Python that has keras. None, with a message, if there is none."""
+    python = os.environ.get(KERAS, "").strip() or sys.executable
+    if python == sys.executable and not importlib.util.find_spec("keras"):
+        click.echo(
+            "Keras is left out: install the extra `bench`, or name a Python that has keras and tensorflow in "
+            f"{KERAS}", err=True,
+        )  # fmt: skip
+        return None
+    if not shutil.which(python):
+        raise click.ClickException(f"{KERAS} is {python}, but has to be the path of a Python")
+    return python

@@ -1,5 +1,6 @@
 """Benchmarks at a tiny size: every one gives whole rows, and every side of a comparison learns."""
 
+import importlib
 import json
 import os
 import platform
@@ -27,13 +28,18 @@ from benchmarks import (
     sides,
     start,
     step,
+    studies,
     training,
 )
 from benchmarks.growing import made, store
 from flows.data import dataset, sources
 from flows.params import params_file
+from flows.params.recipes import Member
 from flows.project.errors import InputError
+from flows.studies import specification
+from flows.studies.variants import variants
 from flows.tracking import experiments, mlflow_runs, mlflow_store
+from lightning_modules.fit import fit
 
 SMALL = training.MLP | {"network": {"name": "mlp", "hidden": [32]}}
 NARROW = SMALL | {"network": {"name": "cnn", "channels": [8] * 5, "hidden": 32}, "dropout": 0.0}
@@ -183,13 +189,12 @@ def test_the_bare_loop_learns(told):
 @pytest.mark.parametrize("recipe", [training.MLP, training.CNN], ids=["mlp", "cnn"])
 def test_the_bare_loops_networks_are_ours(recipe):
     from benchmarks.rivals import bare_loop
-    from flows.params.recipes import Member
     from lightning_modules import networks
 
     whole = Member.model_validate(recipe).model_dump()
     ours = networks.build(whole, (32, 32, 3), 10)
-    sizes = dict(whole["network"])
-    theirs = bare_loop.NETWORKS[sizes.pop("name")]((32, 32, 3), 10, **sizes, dropout=whole["dropout"])
+    build, sizes = bare_loop.network(whole)
+    theirs = build((32, 32, 3), 10, **sizes, dropout=whole["dropout"])
     assert [tuple(p.shape) for p in ours.parameters()] == [tuple(p.shape) for p in theirs.parameters()]
 
 
@@ -235,6 +240,133 @@ def test_networks_together(digits):
     rows = replicas.together("digits", digits, SMALL, 20, ("ours",), replicas=2, epochs=6, runs=1, threads=1)
     assert_whole(rows)
     assert min(rows[0]["measured"]["ours_returned"] + rows[0]["measured"]["other_returned"]) > 0.7
+
+
+# Rates at which five epochs are too short: what a network has learned by then depends on all that it is trained with.
+RATES = {"sgd": 0.03, "rmsprop": 0.002, "adam": 0.004}
+SEEDS = range(3)
+FEED = {"epochs": 5, "batch_size": 20}
+
+
+@pytest.fixture(scope="module")
+def learned(digits, tmp_path_factory) -> tuple[dict, dict]:
+    """A study's settings for rivals, and the mean accuracy that ours reaches with each optimizer."""
+    told = data.for_rivals(digits, tmp_path_factory.mktemp("rivals"))
+    stored = {key: told[key] for key in ("mean", "std")} | {"class_names": digits.class_names, "threads": 1}
+    reached = {}
+    for name, rate in RATES.items():
+        given = {"network": SMALL["network"], "optimizer": {"name": name, "lr": rate}}
+        recipe = Member.model_validate(given).recipe
+        fitted = [fit(recipe, digits.training, digits.held_out, seed=seed, **FEED, **stored) for seed in SEEDS]
+        reached[name] = np.mean([one.history[-1]["validation_accuracy"] for one in fitted])
+    return told | FEED | {"hidden": SMALL["network"]["hidden"], "rates": RATES, "threads": 1}, reached
+
+
+@pytest.mark.parametrize("module", ["study_loop", "study_script", "study_keras"])
+def test_a_rival_of_studies_trains_what_ours_trains(learned, module):
+    if module == "study_keras":
+        pytest.importorskip("tensorflow", reason="needs the extra `bench`")
+    told, reached = learned
+    train = importlib.import_module(f"benchmarks.rivals.{module}").prepare(told)
+    for name in studies.OPTIMIZERS:
+        accuracy = np.mean([train(seed=seed, optimizer=name) for seed in SEEDS])
+        assert accuracy == pytest.approx(reached[name], abs=0.04), name
+
+
+def whole(trainings: int, seconds: float, accuracy: float = 0.9) -> studies.Whole:
+    rows = [
+        {"variant": studies.OPTIMIZERS[number % 3], "setting": "default", "validation_accuracy": str(accuracy)}
+        for number in range(trainings)
+    ]
+    return studies.Whole(seconds, 10**9, rows)
+
+
+def part(pace: float, accuracy: float = 0.9) -> studies.Part:
+    return studies.Part(pace, 3, 3 / pace, {name: [accuracy, accuracy] for name in studies.OPTIMIZERS})
+
+
+def test_a_part_of_a_rivals_work_is_reckoned_up_to_as_many_trainings_as_ours():
+    rival = studies.Rival("x", 2.0, parts=[part(0.5), part(0.25)])
+    row = studies.against(whole(60, 30.0), rival, 0.0)
+    assert_whole([row])
+    assert (row["measured"]["ratio_min"], row["measured"]["ratio"], row["measured"]["ratio_max"]) == (4, 6, 8)
+    assert row["reached"]
+    assert not studies.against(whole(60, 100.0), rival, 0.0)["reached"]
+    worse = studies.against(whole(60, 30.0, accuracy=0.8), rival, 0.0)
+    assert "NOT EQUAL" in worse["accuracy"]
+    assert not worse["reached"]
+
+
+def test_a_training_in_one_step_an_epoch_is_no_work_for_a_rival():
+    given = whole(6, 1.0)
+    given.trainings.append(given.trainings[0] | {"variant": "gradient_descent"})
+    assert given.in_batches == 6
+
+
+def test_a_smaller_study_has_to_be_as_much_faster():
+    assert studies.ours("x", whole(340, 179.0), 0.0)[0]["reached"]
+    assert not studies.ours("x", whole(170, 179.0), 0.0)[0]["reached"]
+    assert studies.ours("x", whole(170, 89.0), 0.0)[0]["reached"]
+    assert not studies.ours("x", whole(680, 181.0), 0.0)[0]["reached"]
+
+
+def test_a_training_that_is_reported_twice_counts_once(tmp_path):
+    file = tmp_path / studies.RESULTS / "trainings.csv"
+    file.parent.mkdir(parents=True)
+    file.write_text("variant,setting,value,seed\nadam,tuning,0.1,7\nadam,default,0.1,8\nadam,tuned,0.1,8\n")
+    assert [one["setting"] for one in studies.trainings(tmp_path)] == ["default", "tuning"]
+
+
+def test_the_memory_of_all_processes_counts_but_what_they_share_once(tmp_path):
+    own = "import time, numpy; kept = numpy.ones(60_000_000, numpy.uint8); time.sleep(1.5)"
+    (tmp_path / "alone.py").write_text(own)
+    (tmp_path / "forks.py").write_text(own.replace("time.sleep", "import os; os.fork(); time.sleep"))
+    (tmp_path / "two.py").write_text(
+        f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {own!r}])\n{own}; child.wait()"
+    )
+    alone, forks, two = (studies.watched(name, cwd=tmp_path)[1] for name in ("alone", "forks", "two"))
+    assert 60e6 < alone < 120e6
+    assert alone - 10e6 < forks < alone + 30e6
+    assert two > alone + 50e6
+    (tmp_path / "fails.py").write_text("raise SystemExit('no such thing')")
+    with pytest.raises(RuntimeError, match="no such thing"):
+        studies.watched("fails", cwd=tmp_path)
+
+
+@pytest.mark.long
+def test_a_study_against_its_rivals():
+    member = {"network": {"name": "mlp", "hidden": [16]}, "optimizer": {"name": "sgd"}, "epochs": 4, "batch_size": 64}
+    tiny = {
+        "about": "A test?", "dataset": "digits", "member": member, "seeds": 2, "baseline": "sgd",
+        "vary": {"optimizer.name": list(studies.OPTIMIZERS)},
+    }  # fmt: skip
+    rows = studies.measure(tiny, part=0.1, runs=1)
+    assert_whole(rows)
+    assert rows[0]["measured"]["trainings"] == 6
+    assert rows[1]["measured"]["bytes"] > 1e8
+    for row in rows[2:-1]:
+        assert min(min(found) for found in row["measured"]["ours"].values()) > 0.15
+        assert all(min(found) > 0.15 for one in row["measured"]["parts"] for found in one["accuracies"].values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "optimizers", "said"),
+    [
+        ({"dropout": 0.5}, studies.OPTIMIZERS, "with dropout 0.0, but the study with 0.5"),
+        ({"network": {"name": "mlp", "hidden": [8], "batch_norm": True}}, studies.OPTIMIZERS, "with network"),
+        ({"optimizer": {"name": "sgd", "weight_decay": 0.1}}, studies.OPTIMIZERS, "with weight_decay 0.0"),
+        ({}, ["sgd", "nag"], "no variant rmsprop"),
+    ],
+    ids=["recipe", "network", "optimizer", "variant"],
+)
+def test_a_study_that_the_rivals_do_not_train_is_refused(tmp_path, changes, optimizers, said):
+    member = {"network": "mlp", "optimizer": {"name": "sgd"}, "epochs": 4, "batch_size": 64} | changes
+    study = specification.Study.model_validate({
+        "about": "A test?", "dataset": "digits", "member": member, "baseline": "sgd",
+        "vary": {"optimizer.name": list(optimizers)},
+    })  # fmt: skip
+    with pytest.raises(ValueError, match=said):
+        studies.for_rivals(study, variants(study), tmp_path)
 
 
 @pytest.mark.long

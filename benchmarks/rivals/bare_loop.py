@@ -39,6 +39,14 @@ def cnn(shape, classes, channels, hidden, dropout):
 NETWORKS = {"mlp": mlp, "cnn": cnn}
 
 
+def network(recipe):
+    """The function that builds a recipe's network, and the sizes that it takes."""
+    sizes = dict(recipe["network"])
+    if sizes.pop("batch_norm", False):
+        raise ValueError("the bare loop has no batch norm")
+    return NETWORKS[sizes.pop("name")], sizes
+
+
 def initialize(layer):
     if isinstance(layer, (nn.Linear, nn.Conv2d)):
         nn.init.xavier_uniform_(layer.weight)
@@ -58,8 +66,7 @@ def prepare(settings: dict):
     images, labels = load(settings["folder"], "train", *stored, device)
     held_out_images, held_out_labels = load(settings["folder"], "held_out", *stored, device)
     recipe = settings["recipe"]
-    sizes = dict(recipe["network"])
-    build = NETWORKS[sizes.pop("name")]
+    build, sizes = network(recipe)
 
     def train(seed: int, precision: str) -> float:
         """The accuracy on the held-out images after the last epoch."""
