@@ -98,6 +98,7 @@ def said() -> tuple[list[str], object]:
     return lines, lambda stage, line: lines.append(f"{stage}: {line}")
 
 
+@pytest.mark.long
 def test_two_workers_keep_the_order_overlap_and_leave_what_dvc_repro_leaves(toy, tmp_path):
     described = dict(DIAMOND)
     # Two that wait for each other end where they run at the same time, and nowhere else.
@@ -137,6 +138,7 @@ def arguments(process: psutil.Process) -> list[str]:
         return []
 
 
+@pytest.mark.long
 def test_a_failed_stage_is_named_once_tried_and_leaves_the_independent_ones_to_finish(toy):
     refuse = "echo x >> tries && echo 'the mirror is no folder' && exit 2"
     stages = {

@@ -264,6 +264,7 @@ def test_a_rollback_without_a_previous_champion_is_refused(registered):
     assert aliases() == {"champion": "1", "previous_champion": "1", "challenger": "2"}
 
 
+@pytest.mark.long
 def test_the_power_fails_before_each_write_of_a_promotion(registered_once, tmp_path, monkeypatch, processes):
     seen = set()
     for number in told_apart():
@@ -642,6 +643,7 @@ def stop(server: subprocess.Popen) -> None:
     server.wait()
 
 
+@pytest.mark.long
 def test_mlflows_server_dies_in_the_middle_and_comes_back(registered, monkeypatch):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

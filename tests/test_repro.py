@@ -201,6 +201,7 @@ def test_runs_name_the_commit_the_stage_and_the_data(done, monkeypatch):
         assert run.data.tags["trainyard.dvc_stage"].endswith(stage)
 
 
+@pytest.mark.long
 def test_a_changed_member_and_a_new_one_are_trained_alone(changeable):
     before = weights(changeable, "small")
 
@@ -297,6 +298,7 @@ def processes_in(folder: Path) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_repro_leaves_no_result_and_goes_on_to_the_same_weights(done, untrained, number):
     repro = subprocess.Popen(

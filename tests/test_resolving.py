@@ -164,6 +164,7 @@ train.train(read(), "small")
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_stack_whose_results_are_not_all_written_ends_as_it_would_have(tiny, store, kept):
     """The process dies between the results of one stack."""

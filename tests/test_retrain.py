@@ -294,6 +294,7 @@ def without_mlflow(folder: Path, plan: Plan) -> Mapping[str, Outcome]:
         return one_after_the_other(folder, plan)
 
 
+@pytest.mark.long
 def test_an_ensemble_that_was_made_without_mlflow_is_registered_before_the_gate_is_asked(up_to_date, monkeypatch):
     edit(up_to_date, other_votes)
     with monkeypatch.context() as patch:

@@ -57,6 +57,7 @@ def test_a_crash_takes_only_itself_along_and_is_named(tmp_path):
     assert "crashed while running 'test_bad.py::test_one_of_many[2]'" in said
 
 
+@pytest.mark.long
 def test_so_does_what_hangs_and_hears_no_signal(tmp_path):
     said = run_with(tmp_path, "hang", timeout=1, faulthandler_timeout=10)
     assert "1 failed, 5 passed" in said
