@@ -123,7 +123,7 @@ def log_probabilities(
         network.load_state_dict(state)
         alone.append(network.to(images.device).eval())
     count = len(alone)
-    whole = stack(alone) if count > 1 else alone[0]
+    whole = stack(alone).eval() if count > 1 else alone[0]  # new layers: they do not have the mode of those stacked
     found, loss = [], recipes[0].get("loss", names.DEFAULTS["loss"])
     for index in torch.arange(len(images), device=images.device).split(max(100, 4 * EVALUATION_BATCH // count)):
         batch, _ = images.batch(index)

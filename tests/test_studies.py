@@ -329,6 +329,16 @@ def test_a_vote_of_replicas_is_one_trial(place):
     assert sum(row["held_out_nll"] for row in rows[2:]) < sum(row["held_out_nll"] for row in rows[:2])
 
 
+def test_a_row_has_the_scores_that_the_best_epoch_had(place):
+    """Also where layers behave differently while they train."""
+    member = MEMBER | {"network": {"name": "mlp", "hidden": [16], "batch_norm": True}, "dropout": 0.5, "epochs": 3}
+    write(place, TINY | {"member": member})
+    for row in rows_of():
+        best = row["curve"][row["best_epoch"] - 1]
+        assert row["validation_accuracy"] == pytest.approx(best["validation_accuracy"])
+        assert row["validation_nll"] == pytest.approx(best["validation_nll"], rel=1e-3)
+
+
 def test_a_killed_worker_ends_the_study_in_a_sentence(place, small_stacks, monkeypatch):
     import os
     import signal
