@@ -169,7 +169,7 @@ def for_rivals(study: specification.Study, compared: list[Variant], folder: Path
         raise ValueError(f"the rivals train with {', '.join(OPTIMIZERS)}, but the study has no variant {missing[0]}")
     rates = {}
     for name in OPTIMIZERS:
-        recipe, settings = by_name[name].recipe, by_name[name].settings
+        recipe, settings = by_name[name].at(None)
         optimizer, network = dict(recipe["optimizer"]), dict(recipe["network"])
         rates[name], hidden = optimizer.pop("lr"), network.pop("hidden", None)
         found = {**{key: recipe[key] for key in PLAIN}, "network": network, "augment": settings["augment"]}
