@@ -339,6 +339,24 @@ def test_a_row_has_the_scores_that_the_best_epoch_had(place):
         assert row["validation_nll"] == pytest.approx(best["validation_nll"], rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("special", "general"),
+    [
+        ({"optimizer.name": "sgd"}, {"optimizer.name": "momentum", "optimizer.momentum": 0.0}),
+        ({"optimizer.name": "adagrad"}, {"optimizer.name": "ftrl"}),
+        ({"optimizer.name": "sgd"}, {"optimizer.name": "proximal_sgd"}),
+    ],
+    ids=["momentum", "ftrl", "proximal"],
+)
+def test_a_general_case_never_loses_to_its_special_case(place, special, general):
+    compared = {"special": special, "general": general}
+    write(place, TINY | {"vary": {}, "variants": compared, "tune": {"optimizer.lr": [0.01, 0.1]}, "baseline": "special"}
+          | {"seeds": 3, "margin": 1.0})  # fmt: skip
+    found = study.study("tiny")
+    assert found["general"].word != "worse"
+    assert found["general"].comparison.interval.mean == pytest.approx(0, abs=0.01)  # rounding
+
+
 def test_a_killed_worker_ends_the_study_in_a_sentence(place, small_stacks, monkeypatch):
     import os
     import signal
