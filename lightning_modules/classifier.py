@@ -59,6 +59,7 @@ class Classifier(pl.LightningModule):
         self.group: ProcessGroup | None = None
         self.numbers: list[dict[str, float]] = []
         self.finished: set[int] = set()
+        self.drawn_order: Tensor | None = None
         self.diverged: set[int] | None = None
         self.given_loss = names.completed(recipe.get("loss", names.DEFAULTS["loss"]), names.LOSSES)
         self.loss_of_each = losses.build(self.given_loss, recipe["label_smoothing"])
@@ -96,7 +97,7 @@ class Classifier(pl.LightningModule):
 
     def order(self) -> Tensor:
         """The order of the training images in this epoch."""
-        return self.drawn_order
+        return self.draw_order() if self.drawn_order is None else self.drawn_order
 
     def draw_order(self) -> Tensor:
         """A random order of the training images: N positions, or R×N for R networks."""
