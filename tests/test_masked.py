@@ -121,6 +121,7 @@ def test_a_store_that_cannot_be(project, monkeypatch, uri):
 
 # What a command is told beside its name. Where None, it is not called here: what it starts is looked at elsewhere.
 ARGUMENTS = {
+    "race": ["--surface", "beale", "--steps", "5"],
     "train": ["small"],
     "predict": ["sources/folder"],
     "drift": ["sources/folder"],
