@@ -49,7 +49,7 @@ def as_stages(steps: Steps, size: int, folder: Path) -> None:
     description.write_text(text.replace(TRAIN, COPY), encoding="utf-8")
     (folder / "models" / "digits").rename(folder / ".trainyard" / "made")
     subprocess.run(["cp", "-r", ".trainyard/made", "models/digits"], check=True)
-    dvc("commit", "--force", "--quiet")
+    dvc("commit", "--force", "--quiet", "dvc.yaml")
 
     for command in ("status", "pipeline"):
         steps.run(f"trainyard {command} with nothing to do", size, "flows.cli", command, goal=GOAL)

@@ -20,7 +20,7 @@ def at(steps: Steps, size: int) -> None:
     evaluate.evaluate(given)
     ensemble.ensemble(given)
     settings.settings(given)
-    dvc("commit", "--force", "--quiet")
+    dvc("commit", "--force", "--quiet", "dvc.yaml")
     store.multiply(Path("mlflow.db"), ids, made.other_digests(size // 2 - 1))
 
     client = mlflow_store.connect()

@@ -36,7 +36,12 @@ def command(names: tuple[str, ...], everything: bool) -> int | None:
             click.echo(f"{name:<{width}}  {study.about}{done}")
         return None
     targets = [PIPELINE] if everything else [f"{PIPELINE}:study@{name}" for name in names]
-    if code := dvc_command.foreground(paths.root(), "repro", *targets):
+    try:
+        code = dvc_command.foreground(paths.root(), "repro", *targets)
+    except KeyboardInterrupt:
+        click.echo("interrupted: the same command goes on where this one was", err=True)
+        raise
+    if code:
         return code
     for name in known if everything else names:
         click.echo()

@@ -41,7 +41,7 @@ def forest(rows: Sequence[Row], baseline: str, margin: float, unit: str = "point
     )  # fmt: skip
     x = alt.X(
         "mean:Q", title=f"difference to {baseline} ({unit})", scale=alt.Scale(domain=[low, high], nice=False),
-        axis=alt.Axis(tickCount=6, format="+~g", domain=False),
+        axis=alt.Axis(tickCount=6, format="+~f", domain=False),
     )  # fmt: skip
     colour, written = theme.word_colour(), alt.Chart(theme.data(texts)).encode(y=y)
     base = alt.Chart(theme.data(marks)).encode(y=y)

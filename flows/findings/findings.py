@@ -151,8 +151,8 @@ class Findings:
         return f"{len(self.seeds)} seed{'s' if len(self.seeds) != 1 else ''}"
 
     def text(self, score: float) -> str:
-        """A score: 97.50%, or 0.1234."""
-        return f"{score:.2%}" if self.measure == "accuracy" else f"{score:.4f}"
+        """A score: 97.50%, or 0.1234. An interval's end beyond what an accuracy can be is cut off."""
+        return f"{min(max(score, 0.0), 1.0):.2%}" if self.measure == "accuracy" else f"{score:.4f}"
 
     def amount(self, difference: float, sign: bool = True) -> str:
         """A difference without its unit: +0.25, or +0.0123. With digits enough for the margin to be seen."""

@@ -30,7 +30,7 @@ def log(
     """
     data = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     content = [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
-    digest = hashlib.sha256(json.dumps([study.model_dump(), content], sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([name, study.model_dump(), content], sort_keys=True).encode()).hexdigest()
     params = study.model_dump(exclude={"about", "variants", "vary"})
     StudyLog(name, study.about, study.dataset, data, digest).log(params, list(entries(variants, rows, found)), folder)
 
