@@ -59,10 +59,10 @@ status: setup ## Say what is stale and why, and what is champion
 	@python -m flows.commands.status
 
 serve: setup ## Retrain on a schedule: Prefect with its pages, the deployments of prefect.yaml, a worker, MLflow's pages
-	@python -m flows.commands.serve
+	@python -m flows.operations.serve
 
 serve-postgres: setup-servers ## The same on PostgreSQL and an S3 store, as a team would have it: needs PostgreSQL
-	@python -m flows.commands.serve_postgres
+	@python -m flows.operations.serve_postgres
 
 setup-servers: .venv/servers ## Add the packages that PostgreSQL and S3 need to .venv
 
@@ -71,7 +71,7 @@ setup-servers: .venv/servers ## Add the packages that PostgreSQL and S3 need to 
 	@touch .venv/servers
 
 ui: setup ## Open MLflow's pages on this project's runs and models
-	@python -m flows.commands.ui
+	@python -m flows.operations.ui
 
 # A process for each core: a test that crashes its process is named, and the others go on in a new one. With
 # `--dist loadgroup` of pytest-xdist 3.8 a run hangs after a crash.

@@ -68,7 +68,7 @@ def python(*arguments: str, cwd: Path, **env: str) -> None:
 @contextlib.contextmanager
 def serving(root: Path) -> Iterator[float]:
     """Runs `trainyard serve` while the block runs. Yields the seconds until it was ready."""
-    command = [sys.executable, "-m", "flows.commands.serve"]
+    command = [sys.executable, "-m", "flows.operations.serve"]
     process = psutil.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         yield seconds(partial(wait_until_ready, process))

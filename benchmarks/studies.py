@@ -40,7 +40,7 @@ from lightning_modules import names
 from lightning_modules.optimizers import FULL_BATCH
 
 NAME = "optimizers"
-COMMAND = ("flows.study", NAME)
+COMMAND = ("flows.studies.study", NAME)
 RESULTS = f"studies/results/{NAME}"
 # Trained by the rivals: torch and Keras call them the same and give them the same defaults.
 OPTIMIZERS = ("sgd", "rmsprop", "adam")

@@ -28,12 +28,12 @@ COMMANDS = {
     "race": ("flows.commands.race", "Let optimizers race down surfaces that one can look at, and draw it."),
     "track": ("flows.commands.track", "Log to MLflow what could not be logged, and end runs whose process is gone."),
     "serve": (
-        "flows.commands.serve",
+        "flows.operations.serve",
         "Retrain on a schedule: Prefect's server, deployments, a worker and MLflow's pages.",
     ),
-    "worker": ("flows.commands.worker", "Run stages for a Dask scheduler, in this working copy."),
-    "serve-postgres": ("flows.commands.serve_postgres", "The same as serve, on PostgreSQL and an S3 store."),
-    "ui": ("flows.commands.ui", "Open MLflow's UI on this project's store."),
+    "worker": ("flows.operations.worker", "Run stages for a Dask scheduler, in this working copy."),
+    "serve-postgres": ("flows.operations.serve_postgres", "The same as serve, on PostgreSQL and an S3 store."),
+    "ui": ("flows.operations.ui", "Open MLflow's UI on this project's store."),
 }
 
 

@@ -1,4 +1,4 @@
-"""Executes one flow run: the command that `flows.flow_worker` and the work pool start.
+"""Executes one flow run: the command that `flows.operations.flow_worker` and the work pool start.
 
 Reads   the id of the flow run, which the worker sets in the environment; prefect.yaml, which names the flows
 Run     python -m flows.flow_run

@@ -80,11 +80,11 @@ def test_every_stage_of_dvc_is_a_command_that_runs_the_same_module():
 
 
 def test_a_commands_name_is_its_modules_name():
-    """Stages and flows lie at the top of flows/, all other commands in flows/commands/."""
-    top = {*stages(), "pipeline", "retrain"}
+    """Stages and flows lie at the top of flows/, servers and workers in operations/, all others in commands/."""
+    places = dict.fromkeys((*stages(), "pipeline", "retrain"), "flows")
+    places |= dict.fromkeys(("serve", "serve-postgres", "ui", "worker"), "flows.operations")
     for name, (module, _) in COMMANDS.items():
-        file = name.replace("-", "_")
-        assert module == (f"flows.{file}" if name in top else f"flows.commands.{file}")
+        assert module == f"{places.get(name, 'flows.commands')}.{name.replace('-', '_')}"
         assert importlib.util.find_spec(module), name
 
 

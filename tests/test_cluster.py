@@ -99,7 +99,7 @@ def run(project, prefect, scheduler, monkeypatch):
 
         def run(*folders: Path, options: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess:
             env = environment(**prefect, **env)
-            command = [sys.executable, "-m", "flows.commands.worker", scheduler]
+            command = [sys.executable, "-m", "flows.operations.worker", scheduler]
             run.workers = {folder: start(stack, command, cwd=folder, env=env) for folder in folders}
             command = [sys.executable, "-m", "flows.pipeline", "--dask", scheduler, *options]
             env |= {"MLFLOW_TRACKING_URI": f"sqlite:///{project.parent}/mlflow.db"}

@@ -274,7 +274,7 @@ def test_the_temporary_server_lets_in_the_command_that_started_it_alone(tmp_path
 
 @pytest.mark.parametrize("where", ["pull", "deployment"])
 def test_a_worker_says_what_it_does_not_follow(project, where):
-    from flows import flow_worker
+    from flows.operations import flow_worker
 
     with pytest.raises(InputError, match=r"prefect\.yaml does not exist"):
         flow_worker.check(project)

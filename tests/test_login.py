@@ -26,8 +26,8 @@ from flows.access import login, running_servers
 from flows.access.basic_authentication import BasicAuthentication
 from flows.access.door import Door
 from flows.access.one_time_links import LIFETIME, Links
-from flows.commands import ui
 from flows.machine import ports
+from flows.operations import ui
 from flows.params.params_file import read
 from flows.project import private_files
 from flows.project.errors import InputError
@@ -75,7 +75,7 @@ class Pages:
         self.folder, self.log = folder, folder / "ui.log"
         self.port = ports.free_port()
         self.address = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "flows.commands.ui", "--port", str(self.port)]
+        command = [sys.executable, "-m", "flows.operations.ui", "--port", str(self.port)]
         with self.log.open("w") as file:
             self.process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=file, stderr=file)
         up = soon(lambda: ports.answers(f"{self.address}/health") or self.process.poll() is not None)

@@ -118,7 +118,7 @@ class Served:
     def start(self) -> "Served":
         """Also again, at the same addresses, when it has ended."""
         options = ["--prefect-port", self.prefect.rpartition(":")[2], "--mlflow-port", self.mlflow.rpartition(":")[2]]
-        command = [sys.executable, "-m", "flows.commands.serve", *options]
+        command = [sys.executable, "-m", "flows.operations.serve", *options]
         with self.log.open("w") as file:
             self.process = subprocess.Popen(
                 command, cwd=self.folder, env=environment(**self.env), stdout=file, stderr=file
@@ -435,7 +435,7 @@ def test_a_port_that_is_taken_is_said_at_once(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "flows.commands.serve", "--prefect-port", port]
+        command = [sys.executable, "-m", "flows.operations.serve", "--prefect-port", port]
         done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 2
     assert f"--prefect-port {port} cannot be used (Address already in use)" in done.stderr
@@ -518,7 +518,8 @@ def test_a_gpu_has_one_stage_at_a_time_over_all_flows_and_a_stage_sees_its_own_a
     """What is held are real limits on the server, as `serve` makes them."""
     folder = serving.folder
     # The deployments are there already.
-    deploy = f"{GPUS}; import runpy; runpy.run_module = lambda *_, **__: 0; from flows import deploy; deploy.main()"
+    without = "import runpy; runpy.run_module = lambda *_, **__: 0"
+    deploy = f"{GPUS}; {without}; from flows.operations import deploy; deploy.main()"
     env = environment(**serving.client, **SEEN)
     subprocess.run([sys.executable, "-c", deploy], cwd=folder, env=env, check=True, capture_output=True)
 
@@ -657,7 +658,7 @@ def test_the_users_own_servers_are_used(serving, tmp_path):
         assert f"Prefect      {serving.prefect} (yours)" in served.said()
         assert f"MLflow       {serving.mlflow} (yours)" in served.said()
         commands = [" ".join(child.cmdline()) for child in psutil.Process(served.process.pid).children(recursive=True)]
-        assert any("flows.flow_worker" in command for command in commands)
+        assert any("flows.operations.flow_worker" in command for command in commands)
         assert not any("uvicorn" in command for command in commands)
         assert served.stop(signal.SIGINT) == 0  # Ctrl-C
         assert "Traceback" not in served.said()
@@ -680,7 +681,7 @@ def test_prefect_deploy_against_a_work_pool_of_processes(serving, tmp_path):
         done = subprocess.run([*prefect, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=LIMIT)
         assert done.returncode == 0, done.stdout + done.stderr
     run = serving.press_run("tock")
-    command = [sys.executable, "-m", "flows.flow_worker", "--pool", "cluster"]
+    command = [sys.executable, "-m", "flows.operations.flow_worker", "--pool", "cluster"]
     worker = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert soon(lambda: serving.state(run) == "Completed" or worker.poll() is not None), serving.run(run)["state"]
@@ -732,7 +733,7 @@ def test_a_worker_or_all_killed_in_the_middle_of_a_run(serving):
     run = serving.press_run("nap", seconds=120, file="first nap")
     assert soon(lambda: (folder / "first nap").exists() and serving.state(run) == "Running"), serving.everything()
     flow = psutil.Process(int((folder / "first nap").read_text()))
-    serving.part("flows.flow_worker").kill()
+    serving.part("flows.operations.flow_worker").kill()
     assert serving.process.wait(LIMIT) == 1
     assert "the worker was ended by SIGKILL" in serving.said()
     assert soon(lambda: not running(flow))
@@ -823,7 +824,7 @@ def test_servers_that_it_has_started_itself_are_not_called_the_users(tmp_path, m
     parts = Parts()
     local.bring_up(folder, parts, None, None, started_here=started_here)
     assert capsys.readouterr().out.count("(yours)") == (0 if started_here else 2)
-    [deploy] = [command for command in parts.commands if "flows.deploy" in command]
+    [deploy] = [command for command in parts.commands if "flows.operations.deploy" in command]
     assert ("--own-server" in deploy) == started_here
 
 
@@ -853,7 +854,7 @@ def test_a_deployment_gives_its_flow_what_that_takes(deployment):
 
 
 def test_the_pool_is_the_one_of_prefect_yaml():
-    from flows.deploy import JOB, POOL
+    from flows.operations.deploy import JOB, POOL
 
     assert {deployment["work_pool"]["name"] for deployment in deployments()} == {POOL}
     # What a deployment asks for beside its flow is not what a worker does.

@@ -58,7 +58,7 @@ class Servers:
         self.folder, self.log = folder, folder / "log"
         self.port = {name: ports.free_port() for name in ("postgres", "s3", "mlflow", "prefect")}
         options = [word for name, port in self.port.items() for word in (f"--{name}-port", str(port))]
-        command = [sys.executable, "-m", "flows.commands.serve_postgres", *options]
+        command = [sys.executable, "-m", "flows.operations.serve_postgres", *options]
         with self.log.open("w") as file:
             self.process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=file, stderr=file)
 
@@ -391,7 +391,7 @@ def test_dvc_says_why_a_remote_cannot_be_used(remote, settings, reason):
 
 
 def test_a_second_one_says_where_the_first_is(servers):
-    second = servers.run("flows.commands.serve_postgres", check=False)
+    second = servers.run("flows.operations.serve_postgres", check=False)
     assert second.returncode == 1
     assert f"served already: Prefect at {servers.env['PREFECT_API_URL'].removesuffix('/api')}" in second.stderr
 

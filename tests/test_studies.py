@@ -9,9 +9,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from flows import study
 from flows.project.errors import InputError
-from flows.studies import data, engine, gradients, specification, stacks, trials
+from flows.studies import data, engine, gradients, specification, stacks, study, trials
 from flows.studies.trials import Tuning
 from flows.studies.variants import variants
 from lightning_modules import names

@@ -1,1 +1,1 @@
-"""A file for each command of `trainyard` that is no stage and no flow."""
+"""A file for each command of `trainyard` that is no stage, no flow and no server."""

@@ -2,6 +2,8 @@
 
 It is the code that a stage's module reaches by its imports, also those inside functions, without comments, docstrings
 and blank lines. So a mended comment makes nothing stale.
+
+Run     python -m flows.graph.code_digest MODULE FILE
 """
 
 import ast
@@ -12,6 +14,11 @@ import json
 import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import click
+
+from flows.machine.console import run
+from flows.project import file_io
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("flows", "lightning_modules")
@@ -95,3 +102,15 @@ def bare(source: str) -> str:
         for between in range(first, last):
             lines[between] = b""
     return "\n".join(line.rstrip() for line in b"".join(lines).decode().splitlines() if line.strip())
+
+
+@click.command()
+@click.argument("module")
+@click.argument("file", type=click.Path(path_type=Path))
+def command(module: str, file: Path) -> None:
+    """Write the digest of the code that MODULE of flows/, such as studies/study, reaches to FILE."""
+    file_io.write_if_changed(file, f"{digest(module)}\n")
+
+
+if __name__ == "__main__":
+    run(command)

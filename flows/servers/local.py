@@ -71,7 +71,7 @@ def bring_up(
     if own_mlflow:
         port = choose("MLflow", mlflow_port, MLFLOW_PORT, "--mlflow-port")
         mlflow = f"http://127.0.0.1:{port}"
-        parts.start("MLflow", [sys.executable, "-m", "flows.commands.ui", "--port", str(port), "--with-parent"], env)
+        parts.start("MLflow", [sys.executable, "-m", "flows.operations.ui", "--port", str(port), "--with-parent"], env)
     else:
         mlflow = mlflow_uri.rstrip("/")
     env["PREFECT_API_URL"] = api
@@ -89,9 +89,11 @@ def bring_up(
     if own_prefect:
         running_servers.write_variables({name: env[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")})
     own = ["--own-server"] if ours else []
-    deployed = parts.start("prefect deploy", [sys.executable, "-m", "flows.deploy", *own], env)
+    deployed = parts.start("prefect deploy", [sys.executable, "-m", "flows.operations.deploy", *own], env)
     parts.wait(lambda: False, "prefect deploy --all", ends=deployed)
-    worker = parts.start("the worker", [sys.executable, "-c", WITH_PARENT, "flows.flow_worker"], env, sign="started!")
+    worker = parts.start(
+        "the worker", [sys.executable, "-c", WITH_PARENT, "flows.operations.flow_worker"], env, sign="started!"
+    )
     for name, when in deployments(root):
         click.echo(f"deployment   {name:<18} {when}")
     parts.wait(worker.up.is_set, "the worker")

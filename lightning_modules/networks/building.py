@@ -9,12 +9,10 @@ from lightning_modules.errors import InputError
 from lightning_modules.initializers import initialize
 from lightning_modules.networks.airbench import Airbench
 from lightning_modules.networks.cnn import cnn
-from lightning_modules.networks.gru import GRU
 from lightning_modules.networks.lenet import lenet
-from lightning_modules.networks.lstm import LSTM
 from lightning_modules.networks.mlp import mlp
+from lightning_modules.networks.recurrent import GRU, LSTM, RNN
 from lightning_modules.networks.resnet import resnet
-from lightning_modules.networks.rnn import RNN
 from lightning_modules.networks.shallow import shallow
 from lightning_modules.networks.split_merge import split_merge
 from lightning_modules.regularization.parameters import is_weight

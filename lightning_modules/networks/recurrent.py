@@ -1,9 +1,14 @@
-"""What the recurrent networks share: an image is a sequence of its rows."""
+"""Recurrent networks, to which an image is the sequence of its rows."""
 
 from torch import Tensor, nn
 
 from lightning_modules.networks.interface import Activation, Dropouts, Shape
 from lightning_modules.networks.layers import dropouts, in_parts
+
+# Added to what the forget gate's bias learns, which starts at zero like all biases: a gate that starts half closed
+# forgets the first rows before anything is learned of them (Jozefowicz et al., An Empirical Exploration of Recurrent
+# Network Architectures, 2015).
+FORGET_BIAS = 1.0
 
 
 class Recurrent(nn.Module):
@@ -46,3 +51,59 @@ class Recurrent(nn.Module):
     def zeros(self, given: tuple[Tensor, ...]) -> Tensor:
         """The state before the first row."""
         return given[0].new_zeros(*given[0].shape[:-1], self.hidden)
+
+
+class RNN(Recurrent):
+    """The activation of a product of the row plus one of the state is the new state.
+
+    Source: Elman, Finding Structure in Time, 1990.
+    """
+
+    gates = 1
+
+    def last(self, given: tuple[Tensor, ...]) -> Tensor:
+        state = self.zeros(given)
+        for row in given:
+            state = self.activation(row + self.states(state))
+        return state
+
+
+class LSTM(Recurrent):
+    """A cell keeps a memory beside its state. Gates decide what enters it, what stays and what is shown.
+
+    The recipe's activation, in the published form tanh, is that of what enters and of what is shown.
+
+    Source: Hochreiter and Schmidhuber, Long Short-Term Memory, 1997; with the forget gate of Gers, Schmidhuber and
+    Cummins, Learning to Forget, 2000.
+    """
+
+    gates = 4  # input, forget, output, and what enters
+
+    def last(self, given: tuple[Tensor, ...]) -> Tensor:
+        state = memory = self.zeros(given)
+        for row in given:
+            entering, kept, shown, new = (row + self.states(state)).chunk(4, -1)
+            memory = (kept + FORGET_BIAS).sigmoid() * memory + entering.sigmoid() * self.activation(new)
+            state = shown.sigmoid() * self.activation(memory)
+        return state
+
+
+class GRU(Recurrent):
+    """One gate decides how much of the state stays, another how much of it the new part sees.
+
+    As in torch and cuDNN, the latter falls on the product of the state, not on the state before it. The recipe's
+    activation, in the published form tanh, is that of the new part.
+
+    Source: Cho et al., Learning Phrase Representations using RNN Encoder-Decoder, 2014.
+    """
+
+    gates = 3  # reset, update, and what is new
+
+    def last(self, given: tuple[Tensor, ...]) -> Tensor:
+        state = self.zeros(given)
+        for row in given:
+            reset, update, new = row.chunk(3, -1)
+            reset_state, update_state, new_state = self.states(state).chunk(3, -1)
+            new = self.activation(new + (reset + reset_state).sigmoid() * new_state)
+            state = new + (update + update_state).sigmoid() * (state - new)
+        return state

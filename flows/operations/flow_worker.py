@@ -1,7 +1,7 @@
 """The worker of the work pool: runs due flow runs of prefect.yaml's deployments, in this working copy, until Ctrl-C.
 
 Reads   prefect.yaml, whose deployments it runs; PREFECT_API_URL
-Run     python -m flows.flow_worker
+Run     python -m flows.operations.flow_worker
 
 Prefect's own process worker trusts the server: it runs any command of a deployment, in any folder and environment, runs
 the deployment's `pull` steps, and imports the flow to look for hooks. With it, whoever may write to the server has this
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import click
 
-from flows.deploy import POOL
 from flows.machine.console import run
+from flows.operations.deploy import POOL
 from flows.project import file_io, paths
 from flows.project.errors import InputError
 from flows.servers import prefect_server

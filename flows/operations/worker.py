@@ -2,7 +2,7 @@
 
 See `flows.orchestration.cluster`.
 
-Run     python -m flows.commands.worker ADDRESS
+Run     python -m flows.operations.worker ADDRESS
 """
 
 import os

@@ -1,7 +1,7 @@
 """`trainyard serve`: starts on this machine all that retraining on a schedule needs, until Ctrl-C or SIGTERM.
 Reads   prefect.yaml: the deployments
 Writes  .trainyard/prefect/ (Prefect's database), .trainyard/serve/ (addresses and logs), and MLflow's store
-Run     python -m flows.commands.serve
+Run     python -m flows.operations.serve
 """
 
 import os

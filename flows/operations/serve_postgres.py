@@ -2,7 +2,7 @@
 Reads   prefect.yaml, as `trainyard serve` does
 Writes  .trainyard/postgres/ (the databases), .trainyard/s3/ (artifacts and the DVC remote), .trainyard/servers/
         (passwords, and what other terminals and DVC need), .trainyard/serve/ (addresses and logs)
-Run     python -m flows.commands.serve_postgres
+Run     python -m flows.operations.serve_postgres
 """
 
 import os

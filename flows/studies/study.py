@@ -4,7 +4,7 @@ Reads   studies/data/<dataset>/, and `studies.<name>` in studies/studies.yaml
 Writes  studies/results/<name>/: verdicts.md, table.csv (a row a variant), trainings.csv (a row a training), curves.csv
         (a row an epoch of each that is reported), and each figure as .svg and as Vega-Lite (.json)
         and in MLflow a run of the study with one for each variant
-Run     python -m flows.study NAME
+Run     python -m flows.studies.study NAME
 
 Each variant is tuned under the same budget, chosen on validation with tuning seeds and reported on fresh ones, on
 images held out of the training split; the same seed gives all variants the same initial weights and batch order. What

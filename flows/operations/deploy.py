@@ -2,7 +2,7 @@
 the deployments of prefect.yaml, and marks flow runs whose process is gone as crashed.
 
 Reads   prefect.yaml, through Prefect's own `prefect deploy --all`; PREFECT_API_URL
-Run     python -m flows.deploy
+Run     python -m flows.operations.deploy
 """
 
 import runpy
@@ -23,7 +23,7 @@ POOL = "trainyard"  # prefect.yaml names it, too
 
 # The work pool's base job template: what a worker runs, and where. It has no variables, so that no deployment can ask
 # for something else; and no `env`, to which Prefect would add a deployment's. It is for Prefect's own worker:
-# `flows.flow_worker` ignores it.
+# `flows.operations.flow_worker` ignores it.
 JOB = {
     "job_configuration": {"command": "python -m flows.flow_run", "working_dir": ".", "stream_output": True},
     "variables": {"type": "object", "properties": {}},

@@ -1,0 +1,1 @@
+"""What runs until it is ended: servers with their pages, workers, and the deployments that they run."""
