@@ -35,7 +35,7 @@ def evaluate(params: Params) -> dict:
     """
     import torch
 
-    from flows.data import dataset
+    from flows.data import dataset, plain_arrays
     from flows.tracking.member_runs import Scores
     from lightning_modules import scores, weights
 
@@ -72,7 +72,7 @@ def evaluate(params: Params) -> dict:
                 predicted = torch.stack([weights.predict(one, images, device, rows=rows) for one in predictors])
                 file = unfinished / f"{member}.{split}.npy"
                 np.save(file, predicted.numpy(), allow_pickle=False)
-                files[file.name] = dataset.file_sha256(file)
+                files[file.name] = plain_arrays.file_sha256(file)
                 measured = [scores.score(one, labels) for one in predicted]
                 for number, one in enumerate(predicted):
                     each_replica[member][number][split] = measured[number]

@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from flows.data import dataset
+from flows.data import plain_arrays
 from flows.graph import code_digest
 from flows.machine.console import run
 from flows.params.params_file import Params, read
@@ -52,7 +52,7 @@ def settings(params: Params) -> dict:
     for key in PLACES:
         values.pop(f"training.{key}", None)
     values["processes"] = params.training.processes
-    card = dataset.file_sha256(paths.data_folder(params.dataset) / "dataset.json")
+    card = plain_arrays.file_sha256(paths.data_folder(params.dataset) / "dataset.json")
     if card is None:
         raise InputError(f"data/{params.dataset}/dataset.json does not exist: run dvc repro download")
     found = {"params": values, "data": card, "code": code_digest.digest("train")}

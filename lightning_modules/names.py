@@ -3,7 +3,10 @@
 Tests hold each table equal to the code that implements it.
 """
 
+import operator
 from typing import Any
+
+from lightning_modules.errors import InputError
 
 # A member's `regularization`, as it is unless params.yaml sets it: none.
 REGULARIZATION: dict[str, Any] = {
@@ -84,16 +87,34 @@ LOSSES: dict[str, dict[str, Any]] = {
 # Losses whose target is a distribution over the classes, which label smoothing can spread.
 SMOOTHED = ("binary_cross_entropy", "categorical_cross_entropy", "cross_entropy", "mae", "mse")
 
+OPEN_SHARE = {"exclusiveMinimum": 0, "exclusiveMaximum": 1}
+FACTOR = {"exclusiveMinimum": 0, "maximum": 1}
 # What JSON Schema says of hyper-parameters that not every number suits, by the name that has them and their own.
 LIMITS: dict[tuple[str, str], dict[str, Any]] = {
+    ("cosine", "warmup"): {"minimum": 0, "exclusiveMaximum": 1},
+    ("cosine_restarts", "cycles"): {"type": "integer", "minimum": 1},
     ("focal", "gamma"): {"minimum": 0},
+    ("maxout", "pieces"): {"type": "integer", "minimum": 2},
+    ("one_cycle", "div_factor"): {"minimum": 1},
+    ("one_cycle", "final_div_factor"): {"minimum": 1},
+    ("one_cycle", "warmup"): OPEN_SHARE,
     ("rbm", "batch_size"): {"type": "integer", "minimum": 1},
     ("rbm", "epochs"): {"type": "integer", "minimum": 1},
     ("rbm", "lr"): {"exclusiveMinimum": 0},
+    ("reduce_on_plateau", "factor"): FACTOR,
+    ("reduce_on_plateau", "patience"): {"type": "integer", "minimum": 0},
+    ("reduce_on_plateau", "threshold"): {"minimum": 0, "exclusiveMaximum": 1},
+    ("step", "every"): OPEN_SHARE,
+    ("step", "factor"): FACTOR,
 }
 
-# Their hyper-parameters that are whole numbers, each with its least value.
-WHOLE = {"pieces": 2}
+# What each limit asks for, and its words.
+FITS = {
+    "minimum": (operator.ge, "at least"),
+    "exclusiveMinimum": (operator.gt, "greater than"),
+    "maximum": (operator.le, "at most"),
+    "exclusiveMaximum": (operator.lt, "less than"),
+}
 
 # Lists of sizes that may have any number of entries: of layers, and of stages.
 ANY_NUMBER = ("blocks", "hidden")
@@ -253,3 +274,20 @@ def dropouts(network: dict[str, Any]) -> int:
     """Number of layers with dropout: one after each hidden layer where `hidden` lists several, else one."""
     hidden = network.get("hidden")
     return len(hidden) if isinstance(hidden, list) else 1
+
+
+def within(name: str, key: str, value: Any) -> Any:
+    """A hyper-parameter's value, which has to be within its `LIMITS`; as a whole number where they ask for one.
+
+    Raises:
+        InputError: it is not.
+    """
+    limits = LIMITS.get((name, key), {})
+    for limit, (fits, words) in FITS.items():
+        if limit in limits and not fits(value, limits[limit]):
+            raise InputError(f"{key} is {value}, but has to be {words} {limits[limit]}")
+    if limits.get("type") == "integer":
+        if value != int(value):
+            raise InputError(f"{key} is {value}, but has to be a whole number")
+        return int(value)
+    return value

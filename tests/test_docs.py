@@ -55,7 +55,7 @@ def test_files_that_are_named_are_there(page):
 def test_so_are_those_that_the_code_names():
     patterns = (
         "flows/**/*.py",
-        "lightning_modules/*.py",
+        "lightning_modules/**/*.py",
         "benchmarks/**/*.py",
         "*.yaml",
         "sources/*/*.yaml",

@@ -12,7 +12,7 @@ import yaml
 from conftest import ROOT, at_home, edit, made_once, make_project, shrink
 
 from flows.commands import champion, promote, rollback, status
-from flows.data import dataset
+from flows.data import dataset, plain_arrays
 from flows.machine.console import run
 from flows.models.export import export
 from flows.params.params_file import parse, read
@@ -346,7 +346,7 @@ def test_other_test_images_are_other_test_data_even_where_the_card_says_the_same
     with pytest.raises(InputError, match=r"test_images.npy is not what dataset.json says"):
         gate.decide("digits", read())
     card = json.loads((folder / "data/digits/dataset.json").read_text())
-    card["files"]["test_images.npy"] = dataset.file_sha256(file)
+    card["files"]["test_images.npy"] = plain_arrays.file_sha256(file)
     (folder / "data/digits/dataset.json").write_text(json.dumps(sealed.sealed(card)))
     reasons = gate.decide("digits", read())["reasons"]
     assert len(reasons) == 2

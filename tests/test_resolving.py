@@ -87,11 +87,6 @@ def test_replicas_whose_schedule_goes_by_each_ones_validation_have_a_process_eac
         resolving.processes_or_stacked(told, 3, jobs=1)
 
 
-def test_a_schedule_that_cannot_be_is_refused_before_anything_starts():
-    with pytest.raises(InputError, match=r"schedule cosine: warmup is 1\.5, but has to be"):
-        resolving.build_once(with_schedule("cosine", {"warmup": 1.5}))
-
-
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 9, 33, 100])
 def test_portions_are_of_nearly_equal_size_and_hold_each_replica_once(count):
     settings = {"accelerator": "cpu", "parallel": "processes"}

@@ -189,16 +189,21 @@ def variants() -> dict[str, dict]:
         vary(key, key, value=3)
     vary("rates", "dropout", value=[0.25, 0.25, 0.25])
     vary("shallow", "network", value="shallow")
-    for activation, own in names.ACTIVATIONS.items():
-        for key, value in own.items():
-            vary(f"{activation}-{key}", "activation", value={"name": activation, key: value + 1})
+    tables = {
+        "activation": names.ACTIVATIONS, "initializer": names.INITIALIZERS, "loss": names.LOSSES,
+        "schedule": names.SCHEDULES,
+    }  # fmt: skip
+    for kind, table in tables.items():
+        for name, own in table.items():
+            for key, value in own.items():
+                other = value + 1 if isinstance(value, int) else value / 2 or 0.25
+                vary(f"{name}-{key}", kind, value={"name": name, key: other})
     vary("augment", "augment", value="flip")
     vary("test_time_views", "test_time_views", value="mirror")
     for key, known in (("activation", names.ACTIVATIONS), ("schedule", names.SCHEDULES)):
         vary(key, key, value=sorted(known)[1])
     vary("initializer", "initializer", value="zeros")
     vary("loss", "loss", value="mse")
-    vary("gamma", "loss", value={"name": "focal", "gamma": 1.5})
     for key in names.REGULARIZATION:
         vary(f"regularization-{key}", "regularization", key, value="weights" if key == "decay" else 0.5)
     vary("replicas", "replicas", value=2)

@@ -7,6 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -263,6 +267,41 @@ def test_track_logs_nothing_that_is_stale(finished_copy, monkeypatch):
     said = CliRunner().invoke(track.command, catch_exceptions=False).stdout
     assert "stale: train@small." in said
     assert not runs("replica")
+
+
+@pytest.fixture
+def slow_server(monkeypatch) -> Iterator[str]:
+    """A server that takes a second to answer."""
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            time.sleep(1)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        yield address
+        server.shutdown()
+
+
+def test_a_server_that_is_busy_is_waited_for(project, slow_server, monkeypatch):
+    """Reaching it, which is quick, has less time than answering: where members train a server may take long."""
+    reach, answer = mlflow_store.PATIENCE
+    assert reach <= 10 < 30 <= answer
+    monkeypatch.setattr(mlflow_store, "PATIENCE", (0.5, LIMIT))
+    assert mlflow_store.connect().tracking_uri == slow_server
+
+
+def test_a_server_that_never_answers_is_not_waited_for_without_end(project, slow_server, monkeypatch):
+    monkeypatch.setattr(mlflow_store, "PATIENCE", (0.5, 0.1))
+    with pytest.raises(ConnectionError, match=slow_server):
+        mlflow_store.connect()
 
 
 def test_track_without_a_store_is_bad_input(finished_copy, no_store):

@@ -5,9 +5,7 @@ import click
 from flows.graph import dvc_command
 from flows.machine.console import run
 from flows.project import paths
-from flows.project.errors import InputError, unknown
-from flows.studies import specification
-from flows.studies.variants import variants
+from flows.studies import specification, variants
 
 PIPELINE = "studies/dvc.yaml"
 
@@ -21,21 +19,16 @@ def command(names: tuple[str, ...], everything: bool) -> int | None:
     Only what is stale runs, by DVC. An interrupted study goes on where it was.
     """
     known = specification.read().studies
-    for name in names:
-        if name not in known:
-            raise unknown("study", name, known)
-    for name in known if everything else names:
-        try:
-            variants(known[name])
-        except InputError as error:
-            raise InputError(f"studies.yaml: studies.{name}: {error}") from None
-    if not names and not everything:
+    chosen = list(known) if everything else list(names)
+    for name in chosen:  # what is wrong is said before DVC deletes a result
+        variants.read(name)
+    if not chosen:
         width = max(map(len, known), default=0)
         for name, study in known.items():
-            done = "" if (paths.root() / "studies" / "results" / name).exists() else "  (not run yet)"
+            done = "" if paths.study_folder(name).exists() else "  (not run yet)"
             click.echo(f"{name:<{width}}  {study.about}{done}")
         return None
-    targets = [PIPELINE] if everything else [f"{PIPELINE}:study@{name}" for name in names]
+    targets = [f"{PIPELINE}:study@{name}" for name in chosen]
     try:
         code = dvc_command.foreground(paths.root(), "repro", *targets)
     except KeyboardInterrupt:
@@ -43,9 +36,9 @@ def command(names: tuple[str, ...], everything: bool) -> int | None:
         raise
     if code:
         return code
-    for name in known if everything else names:
+    for name in chosen:
         click.echo()
-        click.echo((paths.root() / "studies" / "results" / name / "verdicts.md").read_text(encoding="utf-8"))
+        click.echo((paths.study_folder(name) / "verdicts.md").read_text(encoding="utf-8"))
     return None
 
 

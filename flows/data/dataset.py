@@ -2,15 +2,13 @@
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from flows.graph import healing
-from flows.project import file_io, paths
-from flows.project.errors import DamagedError, InputError
-from lightning_modules import sealed
+from flows.data import plain_arrays
+from flows.project import paths
 
+STAGE = "download"  # which makes them
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels", "validation_indices")
 
 
@@ -69,49 +67,17 @@ def load(dataset: str, check: bool = True) -> Dataset:
         InputError: it does not exist, or a file was changed or damaged.
     """
     folder = paths.data_folder(dataset)
-    place = folder.relative_to(paths.root())
-    if not folder.is_dir():
-        raise InputError(f"{place} does not exist: run dvc repro download")
-    card = read_card(dataset)
-    arrays = {}
-    for name in ARRAYS:
-        file = folder / f"{name}.npy"
-        if check and file_sha256(file) != card["files"][file.name]:
-            raise damaged(file, "is not what dataset.json says (changed or damaged)")
-        arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+    card, arrays = plain_arrays.read(folder, ARRAYS, STAGE, "test_sha256", check=check)
     return Dataset(card, **arrays)
 
 
 def read_card(dataset: str) -> dict:
     """The content of dataset.json. Raises InputError where it is missing, changed or damaged."""
-    file = paths.data_folder(dataset) / "dataset.json"
-    try:
-        card = sealed.opened(file_io.read_json(file, "files", "test_sha256"), file)
-        if not all(f"{name}.npy" in card["files"] for name in ARRAYS):
-            raise DamagedError(file, "does not name all files")
-    except FileNotFoundError:
-        raise damaged(file, "is missing") from None
-    except (DamagedError, TypeError) as error:
-        raise damaged(file, getattr(error, "reason", "is damaged")) from None
-    return card
-
-
-def damaged(file: Path, reason: str) -> DamagedError:
-    # Not `dvc checkout`: DVC does not verify its cache, and may restore a damaged file.
-    return DamagedError(paths.shown(file), f"{reason}: {healing.heal(file, 'download')}")
+    return plain_arrays.read_card(paths.data_folder(dataset), ARRAYS, STAGE, "test_sha256")
 
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def file_sha256(file: Path) -> str | None:
-    """The SHA-256 of a file; None where it does not exist."""
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
-        return None
 
 
 def digest_of_test_data(images: np.ndarray, labels: np.ndarray) -> str:

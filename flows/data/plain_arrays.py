@@ -1,4 +1,4 @@
-"""Writes a dataset as plain arrays with a card, and measures its pixels."""
+"""A folder of plain arrays with a card, dataset.json, that has the SHA-256 of each: written, checked and read."""
 
 import hashlib
 import math
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.project import file_io
+from flows.graph import healing
+from flows.project import file_io, paths
+from flows.project.errors import DamagedError, InputError
 from lightning_modules import sealed
 
 PIECE = 1000  # images counted at a time: numpy's bincount makes 64-bit integers of their bytes
@@ -42,8 +44,61 @@ def write(folder: Path, arrays: dict[str, np.ndarray], card: dict, provenance: l
         for name, array in arrays.items():
             file = unfinished / f"{name}.npy"
             np.save(file, array, allow_pickle=False)
-            with file.open("rb") as stream:
-                files[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+            files[file.name] = file_sha256(file)
         card = card | {"files": files, "provenance": provenance}
         file_io.write_json(unfinished / "dataset.json", sealed.sealed(card))
     return card
+
+
+def read(
+    folder: Path, names: Sequence[str], stage: str, *keys: str, check: bool = True
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """The card of a folder and its arrays by name, memory-mapped and read-only.
+
+    Args:
+        names: of the arrays, without .npy.
+        stage: of DVC, that makes the folder.
+        keys: what the card has to have.
+        check: whether to check each file's SHA-256 against the card.
+
+    Raises:
+        InputError: the folder does not exist, or a file was changed or damaged.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder.relative_to(paths.root())} does not exist: run dvc repro {stage}")
+    card = read_card(folder, names, stage, *keys)
+    arrays = {}
+    for name in names:
+        file = folder / f"{name}.npy"
+        if check and file_sha256(file) != card["files"][file.name]:
+            raise damaged(file, "is not what dataset.json says (changed or damaged)", stage)
+        arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+    return card, arrays
+
+
+def read_card(folder: Path, names: Sequence[str], stage: str, *keys: str) -> dict:
+    """The content of a folder's dataset.json, see `read`."""
+    file = folder / "dataset.json"
+    try:
+        card = sealed.opened(file_io.read_json(file, "files", *keys), file)
+        if not all(f"{name}.npy" in card["files"] for name in names):
+            raise DamagedError(file, "does not name all files")
+    except FileNotFoundError:
+        raise damaged(file, "is missing", stage) from None
+    except (DamagedError, TypeError) as error:
+        raise damaged(file, getattr(error, "reason", "is damaged"), stage) from None
+    return card
+
+
+def damaged(file: Path, reason: str, stage: str) -> DamagedError:
+    # Not `dvc checkout`: DVC does not verify its cache, and may restore a damaged file.
+    return DamagedError(paths.shown(file), f"{reason}: {healing.heal(file, stage)}")
+
+
+def file_sha256(file: Path) -> str | None:
+    """The SHA-256 of a file; None where it does not exist."""
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return None

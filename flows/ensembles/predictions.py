@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flows.data import dataset
+from flows.data import plain_arrays
 from flows.graph import healing
 from flows.project import file_io, paths
 from flows.project.errors import DamagedError
@@ -30,7 +30,7 @@ def predictions(name: str, members: Iterable[str], split: str) -> "Tensor":
     files = []
     for place in places:
         expected = written.get(place.name)
-        if expected and place.exists() and dataset.file_sha256(place) != expected:
+        if expected and place.exists() and plain_arrays.file_sha256(place) != expected:
             raise file_io.damaged(place, "is not what evaluate wrote (changed or damaged)", heal(place))
         # Memory-mapped, so that the concatenation is the only copy in memory.
         try:

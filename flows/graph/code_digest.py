@@ -29,8 +29,6 @@ ROOMS = (
 )  # fmt: skip
 # Files in those rooms, or in lightning_modules/, that affect no result: errors, loading a library, progress bars.
 NO_RESULT = ("flows/training/progress.py", "lightning_modules/errors.py", "lightning_modules/lightning.py")
-# Files that count although the stage does not import them: here the defaults of what params.yaml does not say.
-GIVEN = {"train": ("lightning_modules/names.py",)}
 
 
 @functools.cache
@@ -50,8 +48,8 @@ def by_file(stage: str, root: Path = ROOT) -> dict[str, str]:
 def files(stage: str, root: Path = ROOT) -> set[Path]:
     """The stage's module, and the files it imports, directly or not, that affect results."""
     found: set[Path] = set()
-    names = (f"flows/{stage}.py", *GIVEN.get(stage, ()))
-    new = {root / name for name in names if (root / name).is_file()}  # a stage that a user added has no module here
+    module = root / "flows" / f"{stage}.py"
+    new = {module} if module.is_file() else set()  # a stage that a user added has no module here
     while new:
         found |= new
         new = {file for one in new for file in imported(one, root) if affects_results(file.relative_to(root))} - found

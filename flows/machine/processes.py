@@ -162,7 +162,7 @@ def exit_on_sigterm() -> Iterator[None]:
     """Exits with 143 on SIGTERM, and ignores SIGHUP, inside the `with`.
 
     SIGTERM's default action would skip the cleanup that ends child processes and temporary servers. When the terminal
-    is closed, the work goes on; if that ends a parent which the work is for, the parent ends it.
+    is closed, the work goes on.
     """
     before = {
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number)),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flows.data import dataset
+from flows.data import plain_arrays
 from flows.project import file_io
 from lightning_modules import sealed
 
@@ -90,6 +90,6 @@ def export(
     torch.export.save(exported, folder / "vote.pt2")
     card = {
         "shape": shape, "class_names": class_names, "programs": len(programs), "networks": places,
-        "files": {file.name: dataset.file_sha256(file) for file in sorted(folder.iterdir())},
+        "files": {file.name: plain_arrays.file_sha256(file) for file in sorted(folder.iterdir())},
     }  # fmt: skip
     file_io.write_json(folder / "ensemble.json", sealed.sealed(card))

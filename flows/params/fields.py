@@ -38,6 +38,7 @@ def limit_entries(value: Any) -> Any:
 NUMBER = BeforeValidator(no_boolean)
 Fraction = Annotated[float, Field(gt=0, lt=1), NUMBER]
 Share = Annotated[float, Field(ge=0, lt=1), NUMBER]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), NUMBER]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), NUMBER]
 Count = Annotated[int, Field(ge=1, le=10**9), NUMBER]
 Size = Annotated[int, Field(ge=1, le=10**15), NUMBER]  # bytes or pixels

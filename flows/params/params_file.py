@@ -1,10 +1,9 @@
 """The only reader of params.yaml: checks it against frozen typed models before anything runs."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
-from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, PlainValidator, ValidationError, model_validator
 
 from flows.params import fields, recipes, sections
 from flows.project import paths
@@ -137,16 +136,12 @@ WORDS = {
 }
 
 
-def explain(source: str, problem: "ErrorDetails", known: Callable[[list[str]], list[str]] | None = None) -> str:
-    """One of pydantic's errors as a sentence.
-
-    Args:
-        known: gives the keys of the section at a place; by default of params.yaml's.
-    """
+def explain(source: str, problem: "ErrorDetails", model: type[BaseModel] = Params) -> str:
+    """One of pydantic's errors about a model as a sentence."""
     place = [shown(str(part)) for part in problem["loc"] if part != "[key]"]
     key = ".".join(place)
     if problem["type"] in ("extra_forbidden", "invalid_key"):
-        return f"{source}: {unknown('key', key, (known or siblings)(place[:-1]))}"
+        return f"{source}: {unknown('key', key, siblings(place[:-1], model))}"
     if problem["type"] == "missing":
         return f"{source}: {key} is missing"
     if problem["type"] == "value_error":
@@ -158,12 +153,15 @@ def explain(source: str, problem: "ErrorDetails", known: Callable[[list[str]], l
     return f"{source}: {key} is {given}, but should be {said}"
 
 
-def siblings(place: list[str]) -> list[str]:
-    """The keys that a section may have, as dotted paths."""
-    blocks: dict[str, Any] = {"data": sections.Feed, "members": recipes.Member}
-    section: Any = (blocks.get(place[0]) or Params.model_fields[place[0]].annotation) if place else Params
-    for name in place[2:]:
-        section = section.model_fields[name].annotation
+def siblings(place: list[str], model: type[BaseModel]) -> list[str]:
+    """The keys that a section of a model may have, as dotted paths."""
+    section, parts = model, iter(place)
+    for part in parts:
+        kind: Any = section.model_fields[part].annotation
+        if get_origin(kind) is dict:  # of sections, by a key of the user's
+            next(parts, None)
+            kind = get_args(kind)[1]
+        section = kind
     return [".".join([*place, name]) for name in section.model_fields]
 
 

@@ -1,7 +1,6 @@
 """A member of params.yaml: its network, its optimizer and how many replicas it has."""
 
 import dataclasses
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -73,7 +72,7 @@ class Optimizer(BaseModel):
     is written here (adagrad_da, ftrl, lion, muon, proximal_adagrad, proximal_sgd, rmsprop_tf)."""
     lr: fields.Positive
     """The learning rate that the schedule multiplies: the one at its start, or at its peak where there is a warm-up."""
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False), fields.NUMBER] = 0.0
+    weight_decay: fields.NotNegative = 0.0
     """Weight decay of all parameters, with biases and batch normalisation unless regularization.decay is weights."""
 
     @model_validator(mode="before")
@@ -107,27 +106,21 @@ def hyper_parameter(key: str, value: Any, like: Any) -> Any:
         ):
             raise InputError(f"{key} is {quoted(value)}, but has to be a list of {len(like)} numbers")
         return [fields.number(item) for item in value]
-    if key in names.WHOLE:
-        least = names.WHOLE[key]
-        if type(value) is not int or value < least:
-            raise InputError(f"{key} is {quoted(value)}, but has to be a whole number of at least {least}")
-        return value
     if fields.number(value) is None:
         raise InputError(f"{key} is {quoted(value)}, but has to be a number")
     return fields.number(value)
 
 
-def within(limits: dict[str, Any], key: str, value: Any) -> Any:
-    """The value, which has to be within the limits of `names.LIMITS`; as a whole number where they ask for one."""
-    if limits.get("type") == "integer":
-        if value != int(value):
-            raise InputError(f"{key} is {quoted(value)}, but has to be a whole number")
-        value = int(value)
-    if value < limits.get("minimum", -math.inf):
-        raise InputError(f"{key} is {quoted(value)}, but has to be at least {limits['minimum']}")
-    if value <= limits.get("exclusiveMinimum", -math.inf):
-        raise InputError(f"{key} is {quoted(value)}, but has to be greater than {limits['exclusiveMinimum']}")
-    return value
+def like_default(key: str, like: Any) -> dict:
+    """The values that `hyper_parameter` accepts."""
+    if isinstance(like, str):
+        return {"enum": list(names.CHOICES[key]), "default": like}
+    if isinstance(like, bool):
+        return {"type": "boolean", "default": like}
+    if isinstance(like, list):
+        items = [{"type": ["number", "null"] if default is None else "number"} for default in like]
+        return {"type": "array", "items": items, "minItems": len(like), "maxItems": len(like), "default": like}
+    return {"type": "number", "default": like}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,13 +148,19 @@ class Named:
         if not own:
             return name
         values = {key: hyper_parameter(key, given.get(key, like), like) for key, like in own.items()}
-        return {"name": name} | {key: within(names.LIMITS.get((name, key), {}), key, values[key]) for key in own}
+        return {"name": name} | {key: names.within(name, key, value) for key, value in values.items()}
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self.check)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict:
-        return {"named": self.kind}  # flows/params/schema.py fills it in
+        mappings: list[dict] = [{"name": {"enum": sorted(name for name, own in self.table.items() if not own)}}]
+        for name, own in sorted(self.table.items()):
+            if own:
+                values = {key: like_default(key, like) | names.LIMITS.get((name, key), {}) for key, like in own.items()}
+                mappings.append({"name": {"const": name}} | values)
+        exact = {"type": "object", "required": ["name"], "additionalProperties": False}
+        return {"anyOf": [{"enum": sorted(self.table)}, *(exact | {"properties": values} for values in mappings)]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,15 +182,12 @@ class Rates:
         return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
 
 
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), fields.NUMBER]
-
-
 class Regularization(fields.Section):
     """What keeps a member's networks from overfitting, beside dropout, label smoothing and weight decay."""
 
-    l1: NotNegative = names.REGULARIZATION["l1"]
+    l1: fields.NotNegative = names.REGULARIZATION["l1"]
     """Adds l1 times the sum of the weights' absolute values to the loss; biases and normalisation are no weights."""
-    l2: NotNegative = names.REGULARIZATION["l2"]
+    l2: fields.NotNegative = names.REGULARIZATION["l2"]
     """Adds l2 times the sum of the weights' squares to the loss, beside the optimizer's weight_decay."""
     max_norm: fields.Positive | None = names.REGULARIZATION["max_norm"]
     """Largest norm of a unit's or filter's incoming weights, to which a step scales them down; null: no limit."""
@@ -199,7 +195,7 @@ class Regularization(fields.Section):
     """Largest norm of a network's whole gradient, to which it is scaled down; null: no limit."""
     clip_value: fields.Positive | None = names.REGULARIZATION["clip_value"]
     """Largest absolute value of each gradient, before clip_norm; null: no limit."""
-    mixup: NotNegative = names.REGULARIZATION["mixup"]
+    mixup: fields.NotNegative = names.REGULARIZATION["mixup"]
     """Alpha: each image is mixed with another one in shares drawn from Beta(alpha, alpha); 0: none is."""
     cutout: fields.Share = names.REGULARIZATION["cutout"]
     """Share of an image's sides that a rectangle at a random place covers; 0: what the augmentation covers."""

@@ -38,7 +38,8 @@ def schema() -> dict:
         described(model, getattr(recipes if hasattr(recipes, name) else sections, name))
     networks(models["Network"])
     optimizers(models["Optimizer"])
-    named(models["Member"])
+    network = models["Member"]["properties"]["network"]
+    network["anyOf"] = [{"enum": sorted(names.NETWORKS)}, {"$ref": network.pop("$ref")}]
     across_keys(models["Member"])
     several_nodes(models["Training"])
     models["Ensemble"]["properties"]["methods"]["uniqueItems"] = True
@@ -74,52 +75,14 @@ def networks(made: dict) -> None:
     by_name(made, tables)
 
 
-def like_default(key: str, like: Any) -> dict:
-    """The values that `recipes.hyper_parameter` accepts."""
-    if isinstance(like, str):
-        return {"enum": list(names.CHOICES[key]), "default": like}
-    if key in names.WHOLE:
-        return {"type": "integer", "minimum": names.WHOLE[key], "default": like}
-    if isinstance(like, bool):
-        return {"type": "boolean", "default": like}
-    if isinstance(like, list):
-        items = [{"type": ["number", "null"] if default is None else "number"} for default in like]
-        return {"type": "array", "items": items, "minItems": len(like), "maxItems": len(like), "default": like}
-    return {"type": "number", "default": like}
-
-
 def optimizers(made: dict) -> None:
     """Adds each optimizer's own hyper-parameters: those that `recipes.hyper_parameter` accepts."""
 
     tables = {
-        name: {key: like_default(key, like) for key, like in own.items()} for name, own in names.OPTIMIZERS.items()
+        name: {key: recipes.like_default(key, like) for key, like in own.items()}
+        for name, own in names.OPTIMIZERS.items()
     }
     by_name(made, tables)
-
-
-def named(member: dict) -> None:
-    """Allows a name alone or with its own hyper-parameters where `recipes.Named` does, and a network's name alone."""
-    network = member["properties"]["network"]
-    network["anyOf"] = [{"enum": sorted(names.NETWORKS)}, {"$ref": network.pop("$ref")}]
-    tables = {
-        "activation": names.ACTIVATIONS,
-        "initializer": names.INITIALIZERS,
-        "loss": names.LOSSES,
-        "schedule": names.SCHEDULES,
-    }
-    for key, table in tables.items():
-        value = member["properties"][key]
-        assert value.pop("named") == key
-        bare = sorted(name for name, own in table.items() if not own)
-        choices: list[dict] = [{"enum": sorted(table)}]
-        for name, own in [(bare, {}), *((name, own) for name, own in sorted(table.items()) if own)]:
-            called = {"const": name} if isinstance(name, str) else {"enum": name}
-            limits = {at: names.LIMITS.get((str(name), at), {}) for at in own}
-            properties = {"name": called} | {at: like_default(at, like) | limits[at] for at, like in own.items()}
-            choices.append(
-                {"type": "object", "properties": properties, "required": ["name"], "additionalProperties": False}
-            )
-        value["anyOf"] = choices
 
 
 def across_keys(member: dict) -> None:

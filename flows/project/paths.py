@@ -114,6 +114,11 @@ def replica_scores_file(dataset: str) -> Path:
     return root() / "predictions" / dataset / "scores.json"
 
 
+def study_folder(name: str) -> Path:
+    """What a study found: verdicts.md, tables and figures."""
+    return root() / "studies" / "results" / name
+
+
 def member_metrics_file(dataset: str, member: str) -> Path:
     """Means and deviations over the member's replicas. One file a member, so that `dvc metrics show` has a row each."""
     return root() / "metrics" / dataset / "members" / f"{member}.json"

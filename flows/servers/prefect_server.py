@@ -21,6 +21,7 @@ from flows.project import paths
 from flows.project.errors import ExhaustedError, InputError, UnavailableError, disk_is_full, free
 from flows.untrusted import masking
 
+PATIENCE = 60  # seconds that a server may take to answer: a machine on which members train keeps it waiting
 ROOM = 8 * 2**20  # bytes of free disk space; an empty database takes a quarter of it
 
 APP = "flows.access.door:prefect"
@@ -115,7 +116,7 @@ def check(whose: str) -> None:
         UnavailableError: the server does not answer.
     """
     check_address()
-    reason = ports.why_no_answer(health(), timeout=10)
+    reason = ports.why_no_answer(health(), timeout=PATIENCE)
     # Through a proxy only Prefect's client may get there: it knows kinds of proxies that Python's own does not.
     if reason and (urlsplit(health()).hostname in LOOPBACK or not names_proxy()):
         raise UnavailableError(f"Prefect's server at {shown()} does not answer ({masking.text(reason)}). {whose}")
@@ -128,7 +129,7 @@ def check_secret() -> None:
     secret = os.environ.get("PREFECT_API_AUTH_STRING")
     key = os.environ.get("PREFECT_API_KEY")
     sent = f"Basic {b64encode(secret.encode()).decode()}" if secret else f"Bearer {key}" if key else None
-    if ports.wants_password(f"{os.environ['PREFECT_API_URL'].rstrip('/')}/version", sent, timeout=10):
+    if ports.wants_password(f"{os.environ['PREFECT_API_URL'].rstrip('/')}/version", sent, timeout=PATIENCE):
         raise InputError(
             f"Prefect's server at {shown()} {'does not know this secret' if secret else 'wants its secret'}: set "
             "PREFECT_API_AUTH_STRING to it; that of `trainyard serve` is in .trainyard/serve/env of its project"

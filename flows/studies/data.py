@@ -13,13 +13,11 @@ from pathlib import Path
 import click
 import numpy as np
 
-from flows.data import dataset as datasets
 from flows.data import plain_arrays, source_images, sources
 from flows.machine.console import run
-from flows.project import file_io, paths
-from flows.project.errors import InputError, unknown
+from flows.project import paths
+from flows.project.errors import unknown
 from flows.studies import specification
-from lightning_modules import sealed
 
 
 @dataclass(frozen=True)
@@ -61,16 +59,9 @@ def load(study: specification.Study) -> Splits:
     Raises:
         InputError: they do not exist, a file was changed or damaged, or a class is too small to be split.
     """
-    place = folder(study.dataset)
-    if not place.is_dir():
-        shown = place.relative_to(paths.root())
-        raise InputError(f"{shown} does not exist: run dvc repro studies/dvc.yaml:data@{study.dataset}")
-    card = sealed.opened(file_io.read_json(place / "dataset.json", "files"), place / "dataset.json")
-    for name, digest in card["files"].items():
-        if datasets.file_sha256(place / name) != digest:
-            raise datasets.damaged(place / name, "is not what dataset.json says (changed or damaged)")
-    images = np.load(place / "train_images.npy", mmap_mode="r", allow_pickle=False)
-    labels = np.load(place / "train_labels.npy", mmap_mode="r", allow_pickle=False)
+    stage = f"studies/dvc.yaml:data@{study.dataset}"
+    card, arrays = plain_arrays.read(folder(study.dataset), ("train_images", "train_labels"), stage)
+    images, labels = arrays["train_images"], arrays["train_labels"]
     names = card["class_names"]
     held_out = source_images.stratified_sample(labels, study.held_out, study.seed, names, "the held-out split")
     rest = np.setdiff1d(np.arange(len(labels)), held_out)

@@ -127,19 +127,13 @@ def read(path: Path | None = None) -> Studies:
         found = Studies.model_validate(content)
     except ValidationError as error:
         problems = error.errors()[: params_file.MOST_TOLD]
-        raise InputError("; ".join(params_file.explain(path.name, problem, siblings) for problem in problems)) from None
+        raise InputError("; ".join(params_file.explain(path.name, problem, Studies) for problem in problems)) from None
     for name, study in found.studies.items():
         if study.dataset not in found.data:
             raise InputError(
                 f"{path.name}: studies.{name}.dataset is {study.dataset}, but data.{study.dataset} is missing"
             )
     return found
-
-
-def siblings(place: list[str]) -> list[str]:
-    """The keys that a section may have, as dotted paths."""
-    section: Any = {"data": Data, "studies": Study}[place[0]] if len(place) > 1 else Studies
-    return [".".join([*place, name]) for name in section.model_fields]
 
 
 def study(name: str) -> Study:

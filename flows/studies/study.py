@@ -18,9 +18,7 @@ import click
 from flows.machine import processes
 from flows.machine.console import run
 from flows.project import paths
-from flows.project.errors import InputError
-from flows.studies import specification
-from flows.studies.variants import variants
+from flows.studies import variants
 from flows.untrusted.escaping import printable
 
 if TYPE_CHECKING:
@@ -34,11 +32,7 @@ def study(name: str) -> "Findings":
         InputError: the study or its data cannot be used.
         WorkerError: a process that trained was killed.
     """
-    given = specification.study(name)
-    try:
-        compared = variants(given)
-    except InputError as error:
-        raise InputError(f"studies.yaml: studies.{name}: {error}") from None
+    given, compared = variants.read(name)
 
     from flows.graph import code_digest
     from flows.studies import data, engine, mlflow_log, report
@@ -56,7 +50,7 @@ def study(name: str) -> "Findings":
         f"{len(rows):,} trainings on {given.dataset}: {len(splits.train):,} training images, "
         f"{len(splits.validation):,} for every choice, {len(splits.held_out):,} held out to report; seed {given.seed}."
     )
-    folder = paths.root() / "studies" / "results" / name
+    folder = paths.study_folder(name)
     report.write(folder, given, rows, found, source)
     mlflow_log.log(name, given, compared, rows, found, folder, splits.card["files"])
     return found

@@ -55,6 +55,15 @@ class Variant:
         return member.recipe, settings
 
 
+def read(name: str) -> tuple[specification.Study, list[Variant]]:
+    """A study of studies.yaml with its variants. Raises InputError as `specification.study` and `variants`."""
+    study = specification.study(name)
+    try:
+        return study, variants(study)
+    except InputError as error:
+        raise InputError(f"studies.yaml: studies.{name}: {error}") from None
+
+
 def variants(study: specification.Study) -> list[Variant]:
     """The variants, in the order of the file.
 
@@ -181,10 +190,5 @@ def checked(name: str, given: Mapping[str, Any]) -> recipes.Member:
         return recipes.Member.model_validate(given)
     except ValidationError as error:
         problems = error.errors()
-    told = []
-    for problem in problems[: params_file.MOST_TOLD]:
-        if problem["type"] in ("extra_forbidden", "invalid_key"):
-            told.append(str(unknown("key", ".".join(map(str, problem["loc"])), recipes.Member.model_fields)))
-        else:
-            told.append(params_file.explain("", problem).removeprefix(": "))
-    raise InputError(f"variant {quoted(name)}: {'; '.join(told)}")
+    told = (params_file.explain("", problem, recipes.Member) for problem in problems[: params_file.MOST_TOLD])
+    raise InputError(f"variant {quoted(name)}: {'; '.join(said.removeprefix(': ') for said in told)}")

@@ -38,7 +38,7 @@ def after_training(method: Callable) -> Callable:
     return call
 
 
-class Tracker:
+class Tracker(mlflow_runs.BestEffort):
     """The runs of one member: a parent run for its training, and a child run for each replica.
 
     Neither a store that fails nor a mistake of ours costs a training: the first is said, the second raised by `finish`.
@@ -54,7 +54,6 @@ class Tracker:
     def __init__(self, card: dict, seeds: list[int], work: Path | None = None) -> None:
         self.card, self.seeds = card, seeds
         self.ids_file = work / "runs.json" if work else None
-        self.lost = False
         self.mistake: Exception | None = None
         self.connected = False
         self.ids: dict[str, str] = {}
@@ -237,13 +236,13 @@ def log_network(run: str, predictor: "nn.Module", card: dict) -> None:
         )
 
 
-class Scores:
+class Scores(mlflow_runs.BestEffort):
     """Logs the scores from stage evaluate to the runs of a dataset's replicas."""
 
     client: "MlflowClient"
 
     def __init__(self, dataset: str) -> None:
-        self.dataset, self.lost = dataset, False
+        self.dataset = dataset
         self.place = ""  # the id of the dataset's experiment, once the client is connected
 
     @mlflow_runs.best_effort

@@ -53,15 +53,27 @@ def flatten(nested: dict, prefix: str = "") -> dict[str, str]:
     return flat
 
 
+class BestEffort:
+    """What logs by `best_effort` methods.
+
+    Attributes:
+        lost: whether one has failed.
+        later: what logs later what was lost.
+    """
+
+    lost = False
+    later = "`trainyard track` logs it later"
+
+
 def best_effort(method: Callable) -> Callable:
-    """Decorates a method that logs: reports its first failure, sets `self.lost`, and skips it and all later calls.
+    """Decorates a method of a BestEffort: reports its first failure, sets `lost`, and skips it and all later calls.
 
     Training goes on without MLflow. What is not the store's failure is raised: a DamagedError, which is about a file
     of this project, and a mistake in our own code.
     """
 
     @functools.wraps(method)
-    def call(self: Any, *arguments: Any) -> Any:
+    def call(self: BestEffort, *arguments: Any) -> Any:
         if self.lost:
             return None
         try:
@@ -74,7 +86,7 @@ def best_effort(method: Callable) -> Callable:
                 raise
             messages.warn(
                 f"MLflow at {mlflow_store.shown_store()} cannot be used ({masking.sentence(error)}). "
-                f"The work goes on without it; {getattr(self, 'later', '`trainyard track` logs it later')}"
+                f"The work goes on without it; {self.later}"
             )
             return None
 

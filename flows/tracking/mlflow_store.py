@@ -20,6 +20,9 @@ from flows.untrusted.escaping import printable
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+# Seconds that it may take to reach a server, and until it answers: a machine on which members train keeps it waiting.
+PATIENCE = (5, 60)
+
 
 def store() -> str:
     """The tracking URI."""
@@ -63,12 +66,12 @@ def connect() -> "MlflowClient":
     """A client for the store, which is created where it does not exist.
 
     Raises:
-        ConnectionError: a server does not answer within seconds.
+        ConnectionError: a server cannot be reached within seconds, or does not answer within a minute.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # By default MLflow retries for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(PATIENCE[1]))
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     uri = store()
@@ -80,7 +83,7 @@ def connect() -> "MlflowClient":
             for name, value in login.mlflow_client_variables().items():
                 os.environ.setdefault(name, value)
         try:
-            answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5, verify=certificates())
+            answer = requests.get(f"{uri.rstrip('/')}/health", timeout=PATIENCE, verify=certificates())
         except requests.RequestException as error:
             raise ConnectionError(f"{shown_store()} does not answer: {type(error).__name__}") from None
         if answer.status_code >= 500:
@@ -135,7 +138,7 @@ def require_answer(uri: str) -> None:
     port = port or {"postgresql": 5432, "mysql": 3306, "mssql": 1433}.get(parts.scheme.partition("+")[0])
     if parts.hostname and port:
         try:
-            socket.create_connection((parts.hostname, port), 5).close()
+            socket.create_connection((parts.hostname, port), PATIENCE[0]).close()
         except OSError as error:
             raise ConnectionError(f"{parts.hostname}:{port} does not answer: {error.strerror or error}") from None
 

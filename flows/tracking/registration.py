@@ -25,7 +25,7 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Registrar:
+class Registrar(mlflow_runs.BestEffort):
     """Logs an ensemble and registers it as the dataset's challenger, and as champion where there is none.
 
     The first champion does not pass the gate: there is none to compare it with. But an ensemble without a finite
@@ -33,7 +33,7 @@ class Registrar:
     """
 
     def __init__(self, dataset: str) -> None:
-        self.dataset, self.lost = dataset, False
+        self.dataset = dataset
 
     @mlflow_runs.best_effort
     def register(self, digest: str, card: dict, files: Path) -> dict | None:

@@ -14,7 +14,7 @@ STUDY = "trainyard.study"
 RESULT = "trainyard.study_sha256"
 
 
-class StudyLog:
+class StudyLog(mlflow_runs.BestEffort):
     """Logs a study that is finished. A store that fails costs no study: it is said, and nothing is logged.
 
     Args:
@@ -27,7 +27,6 @@ class StudyLog:
 
     def __init__(self, name: str, about: str, dataset: str, data: str, digest: str) -> None:
         self.name, self.about, self.dataset, self.data, self.digest = name, about, dataset, data, digest
-        self.lost = False
         self.later = (
             f"`dvc repro --force --single-item studies/dvc.yaml:study@{name}` logs it, and trains nothing again"
         )

@@ -34,7 +34,7 @@ def write(target: Path, card: dict, seeds: list[int], fitted: "list[Fitted]") ->
     Returns:
         The content of member.json: the card with history_sha256, and with `replicas`, an entry for each.
     """
-    from flows.data import dataset
+    from flows.data import plain_arrays
     from lightning_modules import weights
 
     temporary = target.parents[1] / f".{target.parent.name}.{target.name}.unfinished"
@@ -42,7 +42,7 @@ def write(target: Path, card: dict, seeds: list[int], fitted: "list[Fitted]") ->
         write_history(temporary / "history.csv", [result.history for result in fitted])
         trained = card | {
             "replicas": [about(seed, result) for seed, result in zip(seeds, fitted, strict=True)],
-            "history_sha256": dataset.file_sha256(temporary / "history.csv"),
+            "history_sha256": plain_arrays.file_sha256(temporary / "history.csv"),
         }
         weights.save(temporary, trained, [result.state for result in fitted])
     return trained

@@ -1,6 +1,6 @@
 """Resolves how a member is trained, once, from params.yaml, the data's card and this machine.
 
-The result is frozen, and so is what training, MLflow and the saved weights get of it: its card, made once.
+The result is frozen. Training, MLflow and the saved weights share its card, which `flows.train` makes once.
 """
 
 import zlib
@@ -28,8 +28,8 @@ class Resolved:
     member: str
     dataset: str
     seed: int
-    recipe: Mapping
-    settings: Mapping
+    recipe: dict
+    settings: dict
     data: Mapping
     parameters: int
     jobs: int
@@ -41,8 +41,8 @@ class Resolved:
             "member": self.member,
             "dataset": self.dataset,
             "seed": self.seed,
-            "recipe": dict(self.recipe),
-            "settings": dict(self.settings),
+            "recipe": self.recipe,
+            "settings": self.settings,
             **self.data,
             "parameters": self.parameters,
         }
@@ -105,8 +105,7 @@ def processes_or_stacked(card: dict, replicas: int, jobs: int, *, divided: bool 
 
     "auto" is a rule by network and device. A measurement could decide differently the next time, and the two ways round
     differently. On a CPU, or with several GPUs, each replica has its own process. A single GPU is far too large for one
-    small fully connected network, so it trains these stacked; every mlp can be stacked, and shallow is one, unless
-    its schedule goes by how well it does.
+    small fully connected network, so it trains these stacked, unless their schedule goes by how well each does.
 
     Args:
         card: with recipe, shape, class_names and settings, whose `parallel` may be "auto".
@@ -121,20 +120,21 @@ def processes_or_stacked(card: dict, replicas: int, jobs: int, *, divided: bool 
     """
     from lightning_modules import networks
     from lightning_modules.networks.stacking import NotStackableError, stack
-    from lightning_modules.optimizers import goes_by_validation
     from lightning_modules.together import refuse_unstackable
 
     settings, name = card["settings"], card["recipe"]["network"]["name"]
     if settings["parallel"] == "processes" or replicas == 1:
         return "processes"
-    if settings["parallel"] == "auto":
-        small = settings["accelerator"] == "gpu" and name in ("mlp", "shallow") and jobs == 1 and not divided
-        small = small and not goes_by_validation(card["recipe"]["schedule"])
-        return "stacked" if small else "processes"
+    auto = settings["parallel"] == "auto"
+    pays = settings["accelerator"] == "gpu" and name in ("mlp", "shallow") and jobs == 1 and not divided
+    if auto and not pays:
+        return "processes"
     try:
         refuse_unstackable(card["recipe"])
         stack([networks.build(card["recipe"], card["shape"], len(card["class_names"]))])
     except NotStackableError as error:
+        if auto:
+            return "processes"
         raise InputError(
             f"params.yaml: training.parallel is stacked, but {error} (network {name}): use auto or processes"
         ) from None
@@ -142,13 +142,12 @@ def processes_or_stacked(card: dict, replicas: int, jobs: int, *, divided: bool 
 
 
 def build_once(card: dict) -> int:
-    """Builds the network, its optimizer and schedule once, so that a bad recipe is refused before anything starts.
-    Returns the number of parameters."""
+    """Builds the network and its optimizer once, so that torch refuses a bad recipe before anything starts. Returns the
+    number of parameters."""
     from lightning_modules import networks, optimizers
     from lightning_modules.regularization import building as regularization
 
     network = networks.build(card["recipe"], card["shape"], len(card["class_names"]))
     decay = regularization.completed(card["recipe"])["decay"]
-    optimizer = optimizers.build(card["recipe"]["optimizer"], networks.groups(network, decay))
-    optimizers.schedule(card["recipe"]["schedule"], optimizer, steps=1)
+    optimizers.build(card["recipe"]["optimizer"], networks.groups(network, decay))
     return sum(parameter.numel() for parameter in network.parameters())

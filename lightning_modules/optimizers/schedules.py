@@ -8,7 +8,6 @@ from typing import Any
 from torch import optim
 
 from lightning_modules import names
-from lightning_modules.errors import InputError
 
 # What a share of the training may be above its exact value: (1/3)·3 is not always 1.
 SLACK = 1e-9
@@ -110,23 +109,6 @@ SCHEDULES: dict[str, Callable[..., Any]] = {
     "step": stepwise,
 }
 
-# The hyper-parameters' ranges: a test and its words.
-SHARE = (lambda value: 0 < value < 1, "greater than 0 and less than 1")
-FACTOR = (lambda value: 0 < value <= 1, "greater than 0 and at most 1")
-FROM_ONE = (lambda value: 1 <= value < math.inf, "a number from 1")
-RANGES: dict[tuple[str, str], tuple[Callable[[float], bool], str]] = {
-    ("cosine", "warmup"): (lambda value: 0 <= value < 1, "at least 0 and less than 1"),
-    ("cosine_restarts", "cycles"): (lambda value: value >= 1 and value % 1 == 0, "a whole number from 1"),
-    ("one_cycle", "warmup"): SHARE,
-    ("one_cycle", "div_factor"): FROM_ONE,
-    ("one_cycle", "final_div_factor"): FROM_ONE,
-    ("reduce_on_plateau", "factor"): FACTOR,
-    ("reduce_on_plateau", "patience"): (lambda value: value >= 0 and value % 1 == 0, "a whole number from 0"),
-    ("reduce_on_plateau", "threshold"): (lambda value: 0 <= value < 1, "at least 0 and less than 1"),
-    ("step", "every"): SHARE,
-    ("step", "factor"): FACTOR,
-}
-
 
 def completed(given: str | dict) -> dict:
     """A schedule's name and all its hyper-parameters.
@@ -135,11 +117,8 @@ def completed(given: str | dict) -> dict:
         InputError: one is out of its range.
     """
     settings = names.completed(given, names.SCHEDULES)
-    for key, value in settings.items():
-        fits, want = RANGES.get((settings["name"], key), (None, ""))
-        if fits and not fits(value):
-            raise InputError(f"schedule {settings['name']}: {key} is {value}, but has to be {want}")
-    return settings
+    name = settings.pop("name")
+    return {"name": name} | {key: names.within(name, key, value) for key, value in settings.items()}
 
 
 def schedule(given: str | dict, optimizer: optim.Optimizer, steps: int) -> optim.lr_scheduler.LambdaLR:
