@@ -1,5 +1,6 @@
 """studies/studies.yaml as typed models: what each study varies, tunes and reports."""
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +34,11 @@ def study_name(name: Any) -> str:
     return name
 
 
+def variant_name(value: Any) -> Any:
+    """A number or a list as the name of the variant that has it: YAML reads `baseline: 0.5` as a number."""
+    return json.dumps(value) if isinstance(value, (bool, int, float, list)) else value
+
+
 class Study(fields.Section):
     """One comparison."""
 
@@ -49,8 +55,8 @@ class Study(fields.Section):
     tune: dict[str, Literal["default"] | list[float]] = Field(default_factory=dict)
     """What is tuned for each variant: a dotted key, and its values, or `default` for seven values at half-decade steps
     around the published default; then an optimum at the edge extends the grid."""
-    baseline: str
-    """The variant to which the others are compared."""
+    baseline: Annotated[str, BeforeValidator(variant_name)] = ""
+    """The variant to which the others are compared. A study needs one: `variants` says which there are."""
     seeds: Annotated[int, BeforeValidator(at_least_two), Field(ge=2, le=1000), fields.NUMBER] = 5
     """Fresh seeds that are reported: networks for each variant."""
     tuning_seeds: Annotated[int, Field(ge=1, le=1000), fields.NUMBER] = 1
@@ -113,32 +119,50 @@ class Data(fields.Section):
 Studies.model_rebuild()
 
 
-def read(path: Path | None = None) -> Studies:
+def content(path: Path | None = None) -> dict[str, Any]:
+    """studies.yaml as it is written. Raises InputError where it is missing, no valid YAML, or has no keys."""
+    path = path or paths.root() / FILE
+    found = bounded_yaml.read(path)
+    if not isinstance(found, dict):
+        raise InputError(f"{path.name} is empty or no mapping of keys to values")
+    return found
+
+
+def blocks(given: dict[str, Any]) -> dict[Any, Any]:
+    """The block of each study, by its name, unchecked; none where `studies` is no mapping."""
+    found = given.get("studies")
+    return found if isinstance(found, dict) else {}
+
+
+def read(path: Path | None = None, only: str | None = None) -> Studies:
     """Reads and checks the studies.
+
+    Args:
+        only: a study, of all of which its block alone is checked: a mistake in another one is none of its business.
 
     Raises:
         InputError: the file is missing, no valid YAML, or holds a mistake.
     """
-    path = path or paths.root() / FILE
-    content = bounded_yaml.read(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path.name} is empty or no mapping of keys to values")
+    given = content(path)
+    if only is not None and blocks(given):
+        given = given | {"studies": {name: block for name, block in blocks(given).items() if name == only}}
+    source = Path(path or FILE).name
     try:
-        found = Studies.model_validate(content)
+        found = Studies.model_validate(given)
     except ValidationError as error:
         problems = error.errors()[: params_file.MOST_TOLD]
-        raise InputError("; ".join(params_file.explain(path.name, problem, Studies) for problem in problems)) from None
+        raise InputError("; ".join(params_file.explain(source, problem, Studies) for problem in problems)) from None
     for name, study in found.studies.items():
         if study.dataset not in found.data:
             raise InputError(
-                f"{path.name}: studies.{name}.dataset is {study.dataset}, but data.{study.dataset} is missing"
+                f"{source}: studies.{name}.dataset is {study.dataset}, but data.{study.dataset} is missing"
             )
     return found
 
 
 def study(name: str) -> Study:
-    """One study. Raises InputError where there is none of that name, or the file holds a mistake."""
-    found = read()
+    """One study. Raises InputError where there is none of that name, or its block holds a mistake."""
+    found = read(only=name)
     if name not in found.studies:
-        raise unknown("study", name, found.studies)
+        raise unknown("study", name, map(str, blocks(content())))
     return found.studies[name]
