@@ -1,11 +1,15 @@
 """`trainyard study`: runs what is stale of a study, and prints what it found."""
 
+import hashlib
+
 import click
 
-from flows.graph import dvc_command
+from flows.graph import code_digest, dvc_command, dvc_graph
 from flows.machine.console import run
 from flows.project import paths
+from flows.project.errors import InputError
 from flows.studies import specification, variants
+from flows.untrusted.escaping import printable
 
 PIPELINE = "studies/dvc.yaml"
 
@@ -18,16 +22,18 @@ def command(names: tuple[str, ...], everything: bool) -> int | None:
 
     Only what is stale runs, by DVC. An interrupted study goes on where it was.
     """
-    known = specification.read().studies
-    chosen = list(known) if everything else list(names)
-    for name in chosen:  # what is wrong is said before DVC deletes a result
+    known = [str(name) for name in specification.blocks(specification.content())]
+    chosen = known if everything else list(names)
+    for name in chosen:  # what is wrong is said before DVC starts
         variants.read(name)
+    if not known:
+        specification.read()  # says what is wrong, or nothing is: there is no study
     if not chosen:
         width = max(map(len, known), default=0)
-        for name, study in known.items():
-            done = "" if paths.study_folder(name).exists() else "  (not run yet)"
-            click.echo(f"{name:<{width}}  {study.about}{done}")
+        for name in known:
+            click.echo(f"{printable(name):<{width}}  {printable(about(name))}")
         return None
+    click.echo(f"{', '.join(chosen)}: asking DVC what is stale")
     targets = [f"{PIPELINE}:study@{name}" for name in chosen]
     try:
         code = dvc_command.foreground(paths.root(), "repro", *targets)
@@ -39,6 +45,34 @@ def command(names: tuple[str, ...], everything: bool) -> int | None:
     for name in chosen:
         click.echo()
         click.echo((paths.study_folder(name) / "verdicts.md").read_text(encoding="utf-8"))
+    return None
+
+
+def about(name: str) -> str:
+    """A line about a study: its question, and whether it has to run, or why it cannot."""
+    try:
+        study, _ = variants.read(name)
+    except InputError as error:
+        return f"(cannot run) {error}"
+    state = stale(name)
+    return f"{study.about}  ({state})" if state else study.about
+
+
+def stale(name: str) -> str | None:
+    """Why a study has to run, by what DVC has noted of its last run; None where it need not."""
+    stages = dvc_graph.described((paths.root() / PIPELINE).with_name("dvc.lock")).values()
+    result = paths.shown(paths.study_folder(name)).as_posix()
+    noted = next((one for one in stages if result in {out["path"] for out in one.get("outs", ())}), None)
+    if noted is None or not paths.study_folder(name).exists():
+        return "not run yet"
+    now = specification.content()
+    for key, block in noted.get("params", {}).get(specification.FILE, {}).items():
+        group, _, own = key.partition(".")
+        if now.get(group, {}).get(own) != block:
+            return f"stale: {key} has changed"
+    code = f"{code_digest.digest('studies/study')}\n".encode()
+    if hashlib.md5(code, usedforsecurity=False).hexdigest() not in {dep.get("md5") for dep in noted.get("deps", ())}:
+        return "stale: the code has changed"
     return None
 
 

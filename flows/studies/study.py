@@ -19,7 +19,6 @@ from flows.machine import processes
 from flows.machine.console import run
 from flows.project import paths
 from flows.studies import variants
-from flows.untrusted.escaping import printable
 
 if TYPE_CHECKING:
     from flows.findings.findings import Findings
@@ -33,6 +32,8 @@ def study(name: str) -> "Findings":
         WorkerError: a process that trained was killed.
     """
     given, compared = variants.read(name)
+    # At once: what follows loads torch for seconds before it has anything to show.
+    click.echo(f"{name}: {len(compared)} variants over {given.seeds} seeds; loading libraries and images")
 
     from flows.graph import code_digest
     from flows.studies import data, engine, mlflow_log, report
@@ -61,9 +62,8 @@ def study(name: str) -> "Findings":
 def command(name: str) -> None:
     """Train and judge what the study NAME of studies/studies.yaml compares."""
     with processes.exit_on_sigterm():
-        found = study(name)
-    for sentence in found.words():
-        click.echo(printable(sentence))
+        study(name)
+    click.echo(f"{name}: judged, see {paths.shown(paths.study_folder(name) / 'verdicts.md')}")
 
 
 if __name__ == "__main__":
