@@ -137,6 +137,8 @@ def test_a_mistake_in_another_study_is_none_of_its_business(place):
     assert [one.name for one in variants_module.read("tiny")[1]] == ["sgd", "adam"]
     with pytest.raises(InputError, match=r"studies.broken.about is 5"):
         variants_module.read("broken")
+    with pytest.raises(InputError, match=r"a study's name has at most"):
+        variants_module.read("7")
     with pytest.raises(InputError, match=r"Known: 7, broken, tiny"):
         variants_module.read("tiyn")
 

@@ -100,6 +100,13 @@ def test_a_mistake_is_told_before_anything_runs_and_costs_no_result(clone):
     assert (clone / "studies" / "results" / "first" / "verdicts.md").read_text(encoding="utf-8") == before
 
 
+def test_a_study_that_stops_dvc_is_named_by_its_own_mistake(clone):
+    changed(clone, "second", dataset=None)
+    assert command(clone, "flows.commands.study", "first", code=2) == (
+        "trainyard: studies.yaml: studies.second.dataset is missing\n"
+    )
+
+
 def test_without_a_name_the_studies_are_listed_with_what_has_to_run(clone):
     new, stale = "(not run yet)", "(stale: studies.first has changed)"
     said = command(clone, "flows.commands.study")

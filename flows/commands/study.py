@@ -22,7 +22,8 @@ def command(names: tuple[str, ...], everything: bool) -> int | None:
 
     Only what is stale runs, by DVC. An interrupted study goes on where it was.
     """
-    known = [str(name) for name in specification.blocks(specification.content())]
+    blocks = specification.blocks(specification.content())
+    known = [str(name) for name in blocks]
     chosen = known if everything else list(names)
     for name in chosen:  # what is wrong is said before DVC starts
         variants.read(name)
@@ -33,6 +34,9 @@ def command(names: tuple[str, ...], everything: bool) -> int | None:
         for name in known:
             click.echo(f"{printable(name):<{width}}  {printable(about(name))}")
         return None
+    for name, block in blocks.items():  # without a dataset DVC refuses the others, too, in words of its own
+        if not isinstance(block, dict) or "dataset" not in block:
+            specification.read(only=str(name))
     click.echo(f"{', '.join(chosen)}: asking DVC what is stale")
     targets = [f"{PIPELINE}:study@{name}" for name in chosen]
     try:

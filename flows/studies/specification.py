@@ -145,7 +145,7 @@ def read(path: Path | None = None, only: str | None = None) -> Studies:
     """
     given = content(path)
     if only is not None and blocks(given):
-        given = given | {"studies": {name: block for name, block in blocks(given).items() if name == only}}
+        given = given | {"studies": {name: block for name, block in blocks(given).items() if str(name) == only}}
     source = Path(path or FILE).name
     try:
         found = Studies.model_validate(given)
