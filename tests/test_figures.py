@@ -180,6 +180,20 @@ def test_nothing_but_numbers_that_json_has(charts):
         json.dumps(theme.specification(chart), allow_nan=False)  # raises
 
 
+@pytest.mark.parametrize("name", ["budget", "gradients"])
+def test_verdicts_are_told_apart_without_colours(charts, name):
+    """Lines of those that are worse are dotted, and each verdict has a shape of its own."""
+    layers = theme.specification(charts[name])["layer"]
+    dash, shape = (
+        next(layer["encoding"][channel] for layer in layers if channel in layer["encoding"])
+        for channel in ("strokeDash", "shape")
+    )
+    assert dash["field"] == shape["field"] == "word"
+    dashes = dict(zip(dash["scale"]["domain"], dash["scale"]["range"], strict=True))
+    assert dashes["worse"] != dashes["better"]
+    assert len(set(shape["scale"]["range"])) == len(theme.WORDS)
+
+
 def test_titles_say_what_was_found(charts):
     titles = {name: " ".join(theme.specification(chart)["title"]["text"]) for name, chart in charts.items()}
     assert "better than sgd" in titles["verdicts"]

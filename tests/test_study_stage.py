@@ -61,6 +61,13 @@ def test_studies_are_stages_that_run_once_and_the_changed_one_alone_again(clone,
         assert len((result / "table.csv").read_text(encoding="utf-8").splitlines()) == 3
     again = command(clone, "flows.commands.study", "first", "second")
     assert "Running stage" not in again
+
+    dvc(clone, "plots", "show")
+    shown = {file.name for file in (clone / "dvc_plots" / "static").iterdir()}
+    assert shown == {
+        f"workspace_studies_figures_{name}_{figure}.svg" for name in ("first", "second") for figure in FIGURES
+    }
+
     content = yaml.safe_load((clone / "studies" / "studies.yaml").read_text(encoding="utf-8"))
     content["studies"]["second"]["margin"] = 1.0
     write(clone, content)
@@ -81,6 +88,20 @@ def test_studies_are_stages_that_run_once_and_the_changed_one_alone_again(clone,
     assert "verdicts.svg" in {file.path for file in client.list_artifacts(study.info.run_id)}
 
 
+def test_a_repeat_runs_after_what_it_repeats_and_stands_beside_it(clone):
+    said = command(clone, "flows.commands.study", "--on", "blobs")
+    stages = [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")]
+    assert stages.index("studies/dvc.yaml:study@second") < stages.index("studies/dvc.yaml:repeat@third")
+    assert "studies/dvc.yaml:study@first" not in stages
+    assert "## On digits and blobs" in said
+    assert {file.stem for file in (clone / "studies" / "figures" / "third").iterdir()} == FIGURES | {
+        "heat_map",
+        "performance_profile",
+    }
+    said = command(clone, "flows.commands.study", "--on", "mnist", code=2)
+    assert said == 'trainyard: unknown dataset "mnist". Known: blobs, digits\n'
+
+
 def test_a_mistake_is_told_by_the_command_before_dvc_runs(clone):
     content = yaml.safe_load((clone / "studies" / "studies.yaml").read_text(encoding="utf-8"))
     content["studies"]["first"]["baseline"] = "adamm"
@@ -94,4 +115,8 @@ def test_a_mistake_is_told_by_the_command_before_dvc_runs(clone):
 
 def test_without_a_name_the_studies_are_listed(clone):
     said = command(clone, "flows.commands.study")
-    assert said == "first   A test?  (not run yet)\nsecond  A test?  (not run yet)\n"
+    assert said == (
+        "first   digits  A test?  (not run yet)\n"
+        "second  digits  A test?  (not run yet)\n"
+        "third   blobs   A test?  (not run yet)\n"
+    )
