@@ -203,6 +203,23 @@ def test_titles_say_what_was_found(charts):
     assert titles["budget"].startswith("sgd is best with 1 trial")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["better"], "a is better than sgd"),
+        (["cannot tell"], "a cannot be told from sgd"),
+        (["worse", "cannot tell"], "No variant is better than sgd: 1 worse, 1 cannot be told from it"),
+        (["better", "equivalent"], "1 of 2 is better than sgd (a), 1 equivalent"),
+        (["better"] * 4, "4 of 4 are better than sgd"),
+    ],
+)
+def test_the_title_of_the_verdicts_is_a_sentence_for_any_number_of_variants(words, said):
+    rows = [{"variant": "sgd", "word": "baseline"}] + [
+        {"variant": name, "word": word} for name, word in zip("abcd", words)
+    ]
+    assert forest.headline(rows, "sgd") == said
+
+
 def test_a_curve_of_a_training_that_diverged_ends_there():
     rows = [
         {"variant": "a", "seed": seed, "epoch": epoch, "validation_nll": math.nan if epoch > 2 else 1.0 + seed}

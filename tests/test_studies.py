@@ -11,6 +11,7 @@ from conftest import ROOT
 
 from flows.project.errors import InputError
 from flows.studies import data, engine, gradients, specification, stacks, study, trials
+from flows.studies import variants as variants_module
 from flows.studies.trials import Tuning
 from flows.studies.variants import variants
 from lightning_modules import names
@@ -83,7 +84,9 @@ def without_seconds(rows: list[dict]) -> list[str]:
         ({"vary": {"optimizer.name": ["sgd", "adamm"]}}, r"variant 'adamm': .*unknown optimizer \"adamm\".*\"adam\""),
         ({"vary": {"optimizer.lr": [0.1, 0.2]}, "baseline": "0.1"}, r"optimizer.lr is both varied and tuned"),
         ({"seeds": 1}, r"1 is too few: the seed is the unit of comparison"),
-        ({"baseline": "adamw"}, r"unknown variant \"adamw\".*Known: adam, sgd"),
+        ({"baseline": "adamw"}, r"studies.tiny: baseline: unknown variant \"adamw\".*Known: adam, sgd"),
+        ({"baseline": ""}, r"baseline is missing: name the variant to compare the others to, of sgd, adam$"),
+        ({"member": MEMBER | {"optimizer": "adamm"}, "vary": {"dropout": [0, 0.1]}}, r"unknown optimizer [^;]* sgd$"),
         ({"vary": {"optimizer.name": ["sgd"]}}, r"a comparison needs two or more"),
         ({"vary": {"optimizer.name": ["sgd", "sgd"]}}, r"two variants are called 'sgd'"),
         ({"vary": {}}, r"give either `vary`"),
@@ -122,6 +125,23 @@ def test_a_name_that_is_none_of_a_folder_is_refused(place, name):
     (place / "studies" / "studies.yaml").write_text(yaml.safe_dump(whole), encoding="utf-8")
     with pytest.raises(InputError, match="a study's name has at most 64 lower-case letters"):
         study.study(name)
+
+
+def test_a_number_names_the_variant_that_has_it(place):
+    write(place, TINY | {"vary": {"dropout": [0, 0.1]}, "baseline": 0.1, "tune": {}})
+    assert variants_module.read("tiny")[0].baseline == "0.1"
+
+
+def test_a_mistake_in_another_study_is_none_of_its_business(place):
+    whole = {"data": {"digits": {"test": 0.2}}, "studies": {"tiny": TINY, "broken": {"about": 5}, 7: None}}
+    whole["repeats"] = {"again": {"of": "broken"}, "lost": {"of": "tinny"}}
+    (place / "studies" / "studies.yaml").write_text(yaml.safe_dump(whole), encoding="utf-8")
+    assert [one.name for one in variants_module.read("tiny")[1]] == ["sgd", "adam"]
+    for name in ("broken", "again"):
+        with pytest.raises(InputError, match=r"studies.broken.about is 5"):
+            variants_module.read(name)
+    with pytest.raises(InputError, match=r"Known: 7, again, broken, lost, tiny"):
+        variants_module.read("tiyn")
 
 
 def test_the_studies_that_ship_are_valid():
@@ -164,7 +184,7 @@ def test_a_repeat_that_cannot_be_is_refused(place, repeats, said):
         file = place / "studies" / "studies.yaml"
         file.write_text(file.read_text().replace("repeats: {}", "repeats: []"))
     with pytest.raises(InputError, match=said) as caught:
-        study.study("again")
+        study.study("tiny" if "tiny" in repeats else "again")
     assert "\n" not in str(caught.value)
 
 

@@ -22,7 +22,6 @@ from flows.machine.console import run
 from flows.project import paths
 from flows.project.errors import InputError
 from flows.studies import specification, variants
-from flows.untrusted.escaping import printable
 
 if TYPE_CHECKING:
     from flows.findings.across import Outcome
@@ -38,6 +37,8 @@ def study(name: str) -> "Findings":
     """
     given, compared = variants.read(name)
     others = repeated(name, [variant.name for variant in compared])  # before hours of training
+    # At once: what follows loads torch for seconds before it has anything to show.
+    click.echo(f"{name}: {len(compared)} variants over {given.seeds} seeds; loading libraries and images")
 
     from flows.graph import code_digest
     from flows.studies import data, engine, mlflow_log, report
@@ -71,7 +72,7 @@ def repeated(name: str, compared: list[str]) -> "dict[str, list[Outcome]]":
     """
     from flows.studies import report
 
-    known = specification.read()
+    known = specification.named(name)
     found = {}
     for other in known.line(name)[:-1]:
         file = paths.study_folder(other) / "table.csv"
@@ -86,9 +87,8 @@ def repeated(name: str, compared: list[str]) -> "dict[str, list[Outcome]]":
 def command(name: str) -> None:
     """Train and judge what the study NAME of studies/studies.yaml compares."""
     with processes.exit_on_sigterm():
-        found = study(name)
-    for sentence in found.words():
-        click.echo(printable(sentence))
+        study(name)
+    click.echo(f"{name}: judged, see {paths.shown(paths.study_folder(name) / 'verdicts.md')}")
 
 
 if __name__ == "__main__":

@@ -57,9 +57,7 @@ class Variant:
 
 def read(name: str) -> tuple[specification.Study, list[Variant]]:
     """A study of studies.yaml with its variants. Raises InputError as `specification.study` and `variants`."""
-    found = specification.read()
-    if name not in found.every:
-        raise unknown("study", name, found.every)
+    found = specification.named(name)
     study = found.every[name]
     try:
         return study, variants(study)
@@ -88,8 +86,10 @@ def variants(study: specification.Study) -> list[Variant]:
         found[name] = variant(study, name, values)
     if len(found) < 2:
         raise InputError("there is a single variant: a comparison needs two or more")
+    if not study.baseline:
+        raise InputError(f"baseline is missing: name the variant to compare the others to, of {', '.join(found)}")
     if study.baseline not in found:
-        raise unknown("variant", study.baseline, found)
+        raise InputError(f"baseline: {unknown('variant', study.baseline, found)}")
     return list(found.values())
 
 
@@ -118,7 +118,8 @@ def variant(study: specification.Study, name: str, values: Mapping[str, Any]) ->
     for one in sorted(values, key=lambda one: (not one.endswith(".name"), one)):
         put(given, one, values[one])
     optimizer = given.get("optimizer")
-    optimizer = {"name": optimizer} if isinstance(optimizer, str) else optimizer
+    if isinstance(optimizer, str):
+        optimizer = given["optimizer"] = {"name": optimizer}
     if isinstance(optimizer, dict) and optimizer.get("name") in names.OPTIMIZERS:
         published = names.LEARNING_RATES[optimizer["name"]]
         if "optimizer.lr" in study.tune and study.tune["optimizer.lr"] == specification.DEFAULT:
@@ -192,6 +193,7 @@ def checked(name: str, given: Mapping[str, Any]) -> recipes.Member:
     try:
         return recipes.Member.model_validate(given)
     except ValidationError as error:
-        problems = error.errors()
+        # Each known optimizer has a published rate: one is missing where the name is wrong, and that is all to say.
+        problems = [one for one in error.errors() if (one["loc"], one["type"]) != (("optimizer", "lr"), "missing")]
     told = (params_file.explain("", problem, recipes.Member) for problem in problems[: params_file.MOST_TOLD])
     raise InputError(f"variant {quoted(name)}: {'; '.join(said.removeprefix(': ') for said in told)}")
