@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from itertools import combinations, pairwise
 from xml.etree import ElementTree
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from flows.figures import animation, costs, forest, heat_map, learning_curves, race, sensitivity, theme
-from flows.findings import pictures, verdicts
+from flows.findings import across, pictures, verdicts
+from flows.untrusted.escaping import in_markdown
 
 VARIANTS = ["sgd", *(f"optimizer_{number}" for number in range(19))]
 RATES = [0.001, 0.01, 0.1, 1.0, 10.0]
@@ -178,6 +180,20 @@ def test_nothing_but_numbers_that_json_has(charts):
         json.dumps(theme.specification(chart), allow_nan=False)  # raises
 
 
+@pytest.mark.parametrize("name", ["budget", "gradients"])
+def test_verdicts_are_told_apart_without_colours(charts, name):
+    """Lines of those that are worse are dotted, and each verdict has a shape of its own."""
+    layers = theme.specification(charts[name])["layer"]
+    dash, shape = (
+        next(layer["encoding"][channel] for layer in layers if channel in layer["encoding"])
+        for channel in ("strokeDash", "shape")
+    )
+    assert dash["field"] == shape["field"] == "word"
+    dashes = dict(zip(dash["scale"]["domain"], dash["scale"]["range"], strict=True))
+    assert dashes["worse"] != dashes["better"]
+    assert len(set(shape["scale"]["range"])) == len(theme.WORDS)
+
+
 def test_titles_say_what_was_found(charts):
     titles = {name: " ".join(theme.specification(chart)["title"]["text"]) for name, chart in charts.items()}
     assert "better than sgd" in titles["verdicts"]
@@ -231,16 +247,24 @@ def test_the_performance_profile_is_that_of_the_article():
     assert all(share == 0 for _, share in costs.profile([{"variant": "a", "problem": 0, "cost": math.inf}], 4)["a"])
 
 
-def test_two_datasets_are_compared_by_heat_map_and_profile():
-    small = VARIANTS[:5]
-    studies = {name: verdicts.judge(study(small)[0], "sgd", 0.1) for name in ("digits", "mnist")}
-    found = pictures.across_datasets(studies)
-    assert set(found) == {"heat_map", "performance_profile"}
-    shown = [text for text, *_ in texts(theme.svg(found["heat_map"]))]
-    assert {"digits", "mnist", *small} <= set(shown)
-    for one in studies["digits"].findings[1:]:
-        cell = f"{100 * one.comparison.interval.mean:+.2f} {heat_map.SIGNS[one.word]}".replace("-", "−")
-        assert shown.count(cell) >= 2
+def test_two_datasets_are_compared_by_heat_map_profile_and_table():
+    """Of the variants that both have; the best on average first."""
+    found = {"digits": VARIANTS[:5], "mnist": VARIANTS[:4]}
+    judged = {name: verdicts.judge(study(variants)[0], "sgd", 0.1) for name, variants in found.items()}
+    everywhere = across.Across("sgd", {name: across.outcomes(one) for name, one in judged.items()})
+    drawn = pictures.across_datasets(everywhere)
+    assert set(drawn) == {"heat_map", "performance_profile"}
+    shown = [text for text, *_ in texts(theme.svg(drawn["heat_map"]))]
+    assert {"digits", "mnist", *VARIANTS[:4]} <= set(shown)
+    assert VARIANTS[4] not in shown
+    lines = {line.split(" | ")[0].removeprefix("| "): line for line in everywhere.markdown().splitlines()}
+    for one in judged["mnist"].findings[1:]:
+        points = f"{100 * one.comparison.interval.mean:+.2f}"
+        assert f"{points} {heat_map.SIGNS[one.word]}".replace("-", "−") in shown
+        assert lines[in_markdown(one.variant)].endswith(f" | {points}, {one.word} |")
+    means = [statistics.fmean(one.points for one in row) for row in everywhere.rows.values()]
+    assert means == sorted(means, reverse=True)
+    assert len(everywhere.rows) == 4
 
 
 def test_contours_leave_out_the_tops():

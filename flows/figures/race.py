@@ -20,6 +20,12 @@ STAR = "M0,-1L0.24,-0.32L0.95,-0.31L0.38,0.12L0.59,0.81L0,0.4L-0.59,0.81L-0.38,0
 AWAY = 3.0  # sizes of the drawn part: a path is drawn no farther outside than this
 ROOM = 80.0, 16.0  # pixels of a name: across, up
 FROM_EDGE = 12.0  # pixels
+# Of the marks on a path, in pixels: from one to the next, how far each path's first one is behind that of the path
+# before, and how many at most: a path that swings round a minimum is longer than it looks.
+APART, BEHIND, MOST_MARKS = 64.0, 8.0, 8
+SHAPES = (
+    "circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left", "triangle-right",
+)  # fmt: skip
 
 
 def race(
@@ -31,15 +37,17 @@ def race(
     optimizers: Sequence[str],
     title: str,
     subtitle: str,
+    marked: bool = True,
 ) -> Chart:
-    """Draws a race.
+    """Draws a race. Shapes tell the optimizers apart in grey, too.
 
     Args:
         paths: an optimizer each, in the order of arrival: optimizer, places (x and y of each step), text (for the list
             beside).
         heights: above the minimum, of y × x.
         minima: places to mark.
-        optimizers: their names, in the order of the colours.
+        optimizers: their names, in the order of colours and shapes.
+        marked: whether the paths have the shapes on them; not where they are still to be drawn, in an animation.
     """
     place = [
         kind(f"{name}:Q", title=None, axis=alt.Axis(grid=False, tickCount=5, domain=False),
@@ -48,6 +56,7 @@ def race(
     ]  # fmt: skip
     order = [path["optimizer"] for path in paths]
     colour = alt.Color("optimizer:N", legend=None, scale=alt.Scale(domain=list(optimizers), range=list(theme.COLOURS)))
+    shape = alt.Shape("optimizer:N", legend=None, scale=alt.Scale(domain=list(optimizers), range=list(SHAPES)))
     fill = alt.Fill("level:Q", legend=None, scale=alt.Scale(domain=[0, LEVELS - 1], range=[LOW, HIGH]))
     trails = [
         {"optimizer": path["optimizer"], "step": step, "x": across, "y": up}
@@ -62,6 +71,13 @@ def race(
     listed = [
         {"optimizer": path["optimizer"], "text": path["text"], "row": 12 + 22 * row} for row, path in enumerate(paths)
     ]
+    marks = [
+        {"optimizer": path["optimizer"], "x": across, "y": up}
+        for number, path in enumerate(paths if marked else [])
+        for across, up in marked_places(path, BEHIND * (1 + number), x, y)
+    ]
+    row = alt.Y("row:Q", axis=None, scale=alt.Scale(domain=[0, HEIGHT], range=[0, HEIGHT]))
+    beside = alt.Chart(theme.data(listed)).encode(y=row)
     written = alt.Chart(theme.data(names)).encode(*place, text="optimizer:N")
     layers = [
         alt.Chart(theme.data(contours(heights, x, y)))
@@ -70,6 +86,9 @@ def race(
         alt.Chart(theme.data(trails), name=TRAILS)
         .mark_line(strokeWidth=2.2, clip=True, strokeJoin="round", strokeCap="round")
         .encode(*place, order="step:Q", color=colour),
+        alt.Chart(theme.data(marks))
+        .mark_point(filled=True, size=55, opacity=1, stroke="white", strokeWidth=1, clip=True)
+        .encode(*place, color=colour, shape=shape),
         alt.Chart(theme.data([{"x": first[0], "y": first[1]}]))
         .mark_point(filled=True, size=90, color="white", stroke=theme.INK, strokeWidth=2, opacity=1)
         .encode(*place),
@@ -78,14 +97,12 @@ def race(
         .encode(*place),
         written.mark_text(fontSize=12, fontWeight=700, stroke="white", strokeWidth=4, strokeJoin="round"),
         written.mark_text(fontSize=12, fontWeight=700).encode(color=colour),
-        alt.Chart(theme.data(listed))
-        .mark_text(align="left", fontSize=13)
-        .encode(
-            x=alt.value(WIDTH + 16), text="text:N", color=colour,
-            y=alt.Y("row:Q", axis=None, scale=alt.Scale(domain=[0, HEIGHT], range=[0, HEIGHT])),
-        ),
     ]  # fmt: skip
-    chart = alt.layer(alt.layer(*layers[:-1]), layers[-1]).resolve_scale(y="independent")
+    order_of_arrival = alt.layer(
+        beside.mark_point(filled=True, size=70, opacity=1).encode(x=alt.value(WIDTH + 18), color=colour, shape=shape),
+        beside.mark_text(align="left", fontSize=13).encode(x=alt.value(WIDTH + 30), text="text:N"),
+    )
+    chart = alt.layer(alt.layer(*layers), order_of_arrival).resolve_scale(y="independent")
     return theme.finished(chart.properties(width=WIDTH, height=HEIGHT), title, subtitle, WIDTH + 220)
 
 
@@ -119,6 +136,16 @@ def within(places: Sequence[tuple[float, float]], x: np.ndarray, y: np.ndarray) 
     """The places, of steps × 2; those far outside of the drawn part at its border."""
     low, high = np.array([x[0], y[0]]), np.array([x[-1], y[-1]])
     return np.clip(np.array(places, float), low - AWAY * (high - low), high + AWAY * (high - low))
+
+
+def marked_places(path: Row, first: float, x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:
+    """Places along a path at even distances in pixels, the first one `first` and a distance after its start."""
+    low, size = np.array([x[0], y[0]]), np.array([x[-1] - x[0], y[-1] - y[0]])
+    line = dense((within(path["places"], x, y) - low) / size * np.array([WIDTH, HEIGHT]))
+    gone = np.concatenate([[0.0], np.hypot(*np.diff(line, axis=0).T).cumsum()])
+    wanted = np.arange(first + APART / 2, gone[-1], APART)[:MOST_MARKS]
+    found = line[np.searchsorted(gone, wanted)] / np.array([WIDTH, HEIGHT]) * size + low
+    return [(float(across), float(up)) for across, up in found]
 
 
 def name_places(

@@ -57,11 +57,12 @@ class Variant:
 
 def read(name: str) -> tuple[specification.Study, list[Variant]]:
     """A study of studies.yaml with its variants. Raises InputError as `specification.study` and `variants`."""
-    study = specification.study(name)
+    found = specification.named(name)
+    study = found.every[name]
     try:
         return study, variants(study)
     except InputError as error:
-        raise InputError(f"studies.yaml: studies.{name}: {error}") from None
+        raise InputError(f"studies.yaml: {found.block(name)}: {error}") from None
 
 
 def variants(study: specification.Study) -> list[Variant]:
