@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_modules import initializers, losses, names, networks, optimizers
+from lightning_modules import initializers, losses, names, networks, optimizers, regularization
 from lightning_modules.errors import DivergedError
 from lightning_modules.images import Blocks, Images
 from lightning_modules.lightning import pl
-from lightning_modules.regularization import building as regularization
 from lightning_modules.regularization.dropout import Dropout
 
 if TYPE_CHECKING:
@@ -49,6 +48,7 @@ class Classifier(pl.LightningModule):
     training_images: Images
     validation_images: Images
     smoothing: Tensor
+    drawn_order: Tensor  # of the training images in this epoch
 
     def __init__(self, recipe: dict, shape: list[int], classes: int, seed: int, epochs: int, batch_size: int) -> None:
         super().__init__()
@@ -59,7 +59,6 @@ class Classifier(pl.LightningModule):
         self.group: ProcessGroup | None = None
         self.numbers: list[dict[str, float]] = []
         self.finished: set[int] = set()
-        self.drawn_order: Tensor | None = None
         self.diverged: set[int] | None = None
         self.given_loss = names.completed(recipe.get("loss", names.DEFAULTS["loss"]), names.LOSSES)
         self.loss_of_each = losses.build(self.given_loss, recipe["label_smoothing"])
@@ -93,11 +92,7 @@ class Classifier(pl.LightningModule):
     def train_dataloader(self) -> Blocks:
         count = len(self.training_images)
         whole = self.hparams["recipe"]["optimizer"]["name"] in optimizers.FULL_BATCH
-        return Blocks(count, count if whole else self.hparams["batch_size"], BLOCK, self.order)
-
-    def order(self) -> Tensor:
-        """The order of the training images in this epoch."""
-        return self.draw_order() if self.drawn_order is None else self.drawn_order
+        return Blocks(count, count if whole else self.hparams["batch_size"], BLOCK, lambda: self.drawn_order)
 
     def draw_order(self) -> Tensor:
         """A random order of the training images: N positions, or R×N for R networks."""
@@ -143,7 +138,6 @@ class Classifier(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.reseed(self.current_epoch + 1)
-
         self.drawn_order = self.draw_order()
 
     def reseed(self, epoch: int) -> None:

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_modules import memory, networks, optimizers, sealed
+from lightning_modules import memory, networks, optimizers, regularization, sealed
 from lightning_modules.classifier import Classifier
 from lightning_modules.errors import InputError
 from lightning_modules.images import Images
 from lightning_modules.lightning import pl
-from lightning_modules.regularization import building as regularization
 from lightning_modules.together import Together
 
 if TYPE_CHECKING:
@@ -114,8 +113,8 @@ class Progress(pl.Callback):
             if not self.best[number] or value < self.best[number]["value"]:
                 state = {name: tensor.detach().cpu().clone() for name, tensor in module.state(number).items()}
                 self.best[number] = {"value": value, "epoch": epoch, "state": state}
-        values = [self.sign * numbers[self.key] for numbers in module.numbers]
-        optimizers.epoch_ended(scheduler, [value if number in rows else None for number, value in enumerate(values)])
+        # A stack has no schedule that goes by it.
+        optimizers.epoch_ended(scheduler, self.sign * module.numbers[0][self.key])
         if self.left is not None:
             self.left -= 1
         self.stop(trainer, module)

@@ -214,30 +214,31 @@ VOTES = ("hard_vote", "soft_vote", "weighted_vote")
 VIEWS = ("mirror", "mirror_shift", "none")
 
 
-# The learning rate that each optimizer's authors or its library give as default: around it studies look for the best.
+# Each optimizer's learning rate unless a study sets it, and around which studies look for the best: torch's default,
+# but where a line says whose it is.
 LEARNING_RATES = {
     "adadelta": 1.0,
     "adafactor": 0.01,
     "adagrad": 0.01,
-    "adagrad_da": 0.01,
+    "adagrad_da": 0.01,  # Adagrad's
     "adam": 0.001,
     "adamax": 0.002,
     "adamw": 0.001,
     "asgd": 0.01,
-    "ftrl": 0.1,
-    "gradient_descent": 0.1,
-    "lion": 0.0001,
-    "momentum": 0.01,
-    "muon": 0.02,
+    "ftrl": 0.1,  # ours: libraries do not agree
+    "gradient_descent": 0.1,  # ours: larger than that of SGD, which makes many steps an epoch
+    "lion": 0.0001,  # its authors' program's
+    "momentum": 0.01,  # Keras's
+    "muon": 0.02,  # its authors' program's
     "nadam": 0.002,
-    "nag": 0.01,
-    "proximal_adagrad": 0.01,
-    "proximal_sgd": 0.01,
+    "nag": 0.01,  # Keras's
+    "proximal_adagrad": 0.01,  # Adagrad's
+    "proximal_sgd": 0.01,  # that of SGD
     "radam": 0.001,
-    "rmsprop": 0.001,
-    "rmsprop_tf": 0.001,
+    "rmsprop": 0.001,  # Keras's
+    "rmsprop_tf": 0.001,  # Keras's
     "rprop": 0.01,
-    "sgd": 0.01,
+    "sgd": 0.01,  # Keras's
 }
 
 

@@ -111,7 +111,7 @@ def meta_is_a_gpu(monkeypatch):
 
 
 def crossings(module: Classifier) -> list[str]:
-    batches = module.order().split(BATCH, dim=-1)
+    batches = module.draw_order().split(BATCH, dim=-1)
     module.training_step(batches[:1], 0)  # makes the optimizer's state
     seen: list[str] = []
     with Copies(seen), Crossings(seen):

@@ -144,8 +144,7 @@ def processes_or_stacked(card: dict, replicas: int, jobs: int, *, divided: bool 
 def build_once(card: dict) -> int:
     """Builds the network and its optimizer once, so that torch refuses a bad recipe before anything starts. Returns the
     number of parameters."""
-    from lightning_modules import networks, optimizers
-    from lightning_modules.regularization import building as regularization
+    from lightning_modules import networks, optimizers, regularization
 
     network = networks.build(card["recipe"], card["shape"], len(card["class_names"]))
     decay = regularization.completed(card["recipe"])["decay"]

@@ -119,6 +119,6 @@ def log_probabilities(given: str | dict, logits: Tensor) -> Tensor:
 
     Of the softmax; after binary_cross_entropy of the sigmoids, divided by their sum.
     """
-    if names.completed(given, names.LOSSES)["name"] == "binary_cross_entropy":
+    if names.name_of(given) == "binary_cross_entropy":
         logits = F.logsigmoid(logits)
     return logits.log_softmax(-1)
