@@ -187,8 +187,12 @@ def checked(name: str, given: Mapping[str, Any]) -> recipes.Member:
         InputError: names the variant, and each key with what it has to be.
     """
     try:
-        return recipes.Member.model_validate(given)
+        member = recipes.Member.model_validate(given)
     except ValidationError as error:
         problems = error.errors()
+    else:
+        if wrong := names.unfit("classification", member.recipe):
+            raise InputError(f"variant {quoted(name)}: {wrong}")
+        return member
     told = (params_file.explain("", problem, recipes.Member) for problem in problems[: params_file.MOST_TOLD])
     raise InputError(f"variant {quoted(name)}: {'; '.join(said.removeprefix(': ') for said in told)}")
