@@ -242,9 +242,11 @@ class Classifier(pl.LightningModule):
                 network's index.
         """
         self.numbers = self.measured()
+        # Not all scores: R² has no value where the target is constant.
+        finite = {"training_loss", *(name for name, _ in self.task.MONITORS.values())}
         for number, numbers in enumerate(self.numbers):
             for name, value in numbers.items():
-                if number not in self.finished and not math.isfinite(value):
+                if name in finite and number not in self.finished and not math.isfinite(value):
                     if self.diverged is not None:
                         self.diverged.add(number)
                         continue

@@ -44,7 +44,9 @@ def test_what_is_shipped_is_valid(content):
 @pytest.mark.parametrize("dataset", fields.DATASETS)
 def test_moving_to_another_dataset_is_one_word(content, dataset):
     if dataset == "digit_strings":  # the shipped members give no answer at each step
-        content = put(content, "members", {"lstm": content["members"]["mlp"] | {"network": "lstm", "activation": "tanh"}})
+        content = put(
+            content, "members", {"lstm": content["members"]["mlp"] | {"network": "lstm", "activation": "tanh"}}
+        )
     assert parse(put(content, "dataset", dataset)).feed.epochs == content["data"][dataset]["epochs"]
 
 
@@ -57,7 +59,11 @@ def test_the_comments_name_what_is_known():
 
 # The key as it is said, and words that have to be in the sentence: what is wrong and what would be right.
 NAMES = [
-    ("dataset", "minst", ["dataset", '"minst"', 'Did you mean "mnist"?', "Known: blobs, cifar10, diabetes, digit_strings, digits"]),
+    (
+        "dataset",
+        "minst",
+        ["dataset", '"minst"', 'Did you mean "mnist"?', "Known: blobs, cifar10, diabetes, digit_strings, digits"],
+    ),
     (
         "members.mlp.network.name",
         "mpl",
