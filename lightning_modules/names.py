@@ -4,6 +4,7 @@ Tests hold each table equal to the code that implements it.
 """
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 from lightning_modules.errors import InputError
@@ -78,11 +79,21 @@ LOSSES: dict[str, dict[str, Any]] = {
     "binary_cross_entropy": {},
     "categorical_cross_entropy": {},
     "cross_entropy": {},
+    "ctc": {},
     "focal": {"gamma": 2.0},
     "hinge": {},
     "mae": {},
     "mse": {},
 }
+
+# What networks learn, and the losses that fit it, the default first: a class, a number, or a sequence of classes.
+TASKS: dict[str, tuple[str, ...]] = {
+    "classification": (
+        "cross_entropy", "binary_cross_entropy", "categorical_cross_entropy", "focal", "hinge", "mae", "mse",
+    ),
+    "regression": ("mse", "mae"),
+    "sequence": ("ctc",),
+}  # fmt: skip
 
 # Losses whose target is a distribution over the classes, which label smoothing can spread.
 SMOOTHED = ("binary_cross_entropy", "categorical_cross_entropy", "cross_entropy", "mae", "mse")
@@ -133,6 +144,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "airbench": {"widths": [64, 256, 256], "depth": 2},
 }
 RECURRENT = ("rnn", "lstm", "gru")
+# Tasks that only some networks can do: those that give an answer at each step.
+ONLY_BY: dict[str, tuple[str, ...]] = {"sequence": RECURRENT}
 # The activation of a recurrent network's cells unless params.yaml sets it: the published one.
 RECURRENT_ACTIVATION = "tanh"
 
@@ -209,6 +222,12 @@ AUGMENTATIONS = (
 )  # fmt: skip
 
 VOTES = ("hard_vote", "soft_vote", "weighted_vote")
+# The votes that each task has: of numbers soft_vote is the mean, of sequences it is that of each step's probabilities.
+VOTES_OF: dict[str, tuple[str, ...]] = {
+    "classification": VOTES,
+    "regression": ("soft_vote", "weighted_vote"),
+    "sequence": ("soft_vote",),
+}
 
 # Test-time views.
 VIEWS = ("mirror", "mirror_shift", "none")
@@ -269,6 +288,28 @@ def misfit(kind: str, given: str | dict, network: str) -> str | None:
     if network in fitting:
         return None
     return f"{kind} {name} does not fit network {network}: {reason}. It fits {', '.join(fitting)}"
+
+
+def task_of(card: Mapping[str, Any]) -> str:
+    """The task of a dataset's card, or a member's, of which cards of older versions say nothing."""
+    return card.get("task", "classification")
+
+
+def unfit(task: str, recipe: dict[str, Any]) -> str | None:
+    """Why a recipe does not fit a task, in a sentence; None if it does.
+
+    Args:
+        task: a key of `TASKS`.
+        recipe: with network, loss and label_smoothing.
+    """
+    loss, network = name_of(recipe["loss"]), name_of(recipe["network"])
+    if loss not in TASKS[task]:
+        return f"loss {loss} does not fit task {task}: it takes {' or '.join(TASKS[task])}"
+    if network not in ONLY_BY.get(task, (network,)):
+        return f"network {network} does not fit task {task}: it takes {' or '.join(ONLY_BY[task])}"
+    if task != "classification" and recipe["label_smoothing"]:
+        return f"label_smoothing spreads a target over classes, and task {task} has no such target: set it to 0"
+    return None
 
 
 def dropouts(network: dict[str, Any]) -> int:

@@ -24,7 +24,7 @@ class Together(Classifier):
     Args:
         recipes: one per network; they may differ in the keys that `FREE` names.
         seeds: one per network.
-        shape, classes, epochs, batch_size: as in `Classifier`.
+        shape, classes, epochs, batch_size, about: as in `Classifier`.
 
     Raises:
         NotStackableError: a layer has no stacked version, or the schedule goes by how well each network does.
@@ -32,20 +32,21 @@ class Together(Classifier):
     """
 
     def __init__(
-        self, recipes: list[dict], shape: list[int], classes: int, seeds: list[int], epochs: int, batch_size: int
-    ) -> None:
+        self, recipes: list[dict], shape: list[int], classes: int, seeds: list[int], epochs: int, batch_size: int,
+        about: dict | None = None,
+    ) -> None:  # fmt: skip
         if len({repr(shared(recipe)) for recipe in recipes}) > 1:
             raise ValueError(f"networks that train together may differ in {', '.join(FREE)} alone")
         refuse_unstackable(recipes[0])
-        super().__init__(recipes[0], shape, classes, seeds[0], epochs, batch_size)
+        super().__init__(recipes[0], shape, classes, seeds[0], epochs, batch_size, about)
         alone = []
         for recipe, seed in zip(recipes, seeds):
             torch.manual_seed(seed)
-            alone.append(networks.build(recipe, shape, classes))
+            alone.append(self.task.network(recipe, shape))
         self.network = stack(alone)
         self.seeds, self.generators = seeds, [None] * len(seeds)
         # Refuses what it cannot do for any of them.
-        losses.build(self.given_loss, max(recipe["label_smoothing"] for recipe in recipes))
+        self.task.loss(self.given_loss, max(recipe["label_smoothing"] for recipe in recipes))
         self.regularization = regularization.build(recipes, stacked=True)
         self.smoothing = torch.tensor([[float(recipe["label_smoothing"])] for recipe in recipes])
 

@@ -102,10 +102,12 @@ def build(given: str | dict, smoothing: float = 0.0) -> Loss:
         smoothing: the largest label smoothing that it will be called with.
 
     Raises:
-        InputError: the loss has no target distribution that could be smoothed.
+        InputError: the loss has no target distribution that could be smoothed, or is none of classes.
     """
     settings = names.completed(given, names.LOSSES)
     name = settings.pop("name")
+    if name not in LOSSES:
+        raise InputError(f"loss {name} does not fit task classification: it takes {' or '.join(sorted(LOSSES))}")
     loss = partial(LOSSES[name], **settings)
     if name in names.SMOOTHED:
         return loss
