@@ -117,22 +117,29 @@ def reach(values: Tensor, step: Tensor) -> Tensor:
     return 0.99 / (-step / values).max().clamp_min(0.99)
 
 
-def cross_fitted_vote(log_probabilities: Tensor, labels: Tensor, folds: int = 5) -> Tensor:
+def cross_fitted_vote(
+    log_probabilities: Tensor,
+    labels: Tensor,
+    folds: int = 5,
+    fit: Callable[[Tensor, Tensor], Tensor] = fit_weights,
+    vote: Callable[[Tensor, Tensor], Tensor] = weighted_vote,
+) -> Tensor:
     """The cross-fitted weighted vote: each fold of images is voted on with weights fitted to the other folds.
 
     So no weight was fitted to the label of an image that it votes on, which makes the vote comparable, on these images,
     with votes that fit nothing.
 
     Args:
-        log_probabilities: networks × images × classes.
+        log_probabilities: networks × images × classes, or what else `fit` and `vote` take.
         labels: images.
+        fit: the weights from predictions and labels; `vote`: a prediction from predictions and weights.
     """
     fold = torch.arange(len(labels)) % folds
     result = torch.empty_like(log_probabilities[0])
     for number in range(folds):
         inside = fold == number
-        weights = fit_weights(log_probabilities[:, ~inside], labels[~inside])
-        result[inside] = weighted_vote(log_probabilities[:, inside], weights)
+        weights = fit(log_probabilities[:, ~inside], labels[~inside])
+        result[inside] = vote(log_probabilities[:, inside], weights)
     return result
 
 
@@ -142,12 +149,15 @@ class Vote(nn.Module):
     Args:
         method: a key of VOTES.
         weights: of the weighted vote, one per network.
+        votes: the ensemble methods of another task.
     """
 
-    def __init__(self, method: str, weights: Tensor | None = None) -> None:
+    def __init__(
+        self, method: str, weights: Tensor | None = None, votes: dict[str, Callable[..., Tensor]] = VOTES
+    ) -> None:
         super().__init__()
-        self.method = method
+        self.combine = votes[method]
         self.register_buffer("weights", weights)
 
     def forward(self, log_probabilities: Tensor) -> Tensor:
-        return VOTES[self.method](log_probabilities, self.weights)
+        return self.combine(log_probabilities, self.weights)

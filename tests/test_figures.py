@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from itertools import pairwise
+from itertools import combinations, pairwise
 from xml.etree import ElementTree
 
 import numpy as np
@@ -299,6 +299,21 @@ def test_contours_leave_out_the_tops():
 LINES = """<svg xmlns="http://www.w3.org/2000/svg"><g class="mark-line role-mark trails_0_marks">
 <path d="M0,0L3,4L3,4H10" stroke="#000"/></g><g class="mark-line trails_0_marks"><path d="M5,5V9" stroke="#fff"/></g>
 <g class="mark-line other_marks"><path d="M1,1L2,2"/></g></svg>"""
+
+
+@pytest.mark.parametrize("steps", [1, 2, 400])
+def test_no_name_in_a_race_is_on_another_one(steps):
+    """Also where paths are short, at one place, or where they stand still."""
+    x, y = np.linspace(-8, 2, 11), np.linspace(-6, 4, 11)
+    generator = np.random.default_rng(0)
+    start = (-7.5, -1.5)
+    walks = [np.cumsum(generator.normal(0, 0.05 * number, (steps, 2)), axis=0) for number in range(8)]
+    paths = [{"places": [start, *map(tuple, walk + start)]} for walk in walks]
+    places = race.name_places(paths, [start, (0.0, 0.0)], x, y)
+    pixels = [((across + 8) / 10 * race.WIDTH, (up + 6) / 10 * race.HEIGHT) for across, up in [start, *places]]
+    assert all(0 < across < race.WIDTH and 0 < up < race.HEIGHT for across, up in pixels)
+    for first, second in combinations(pixels, 2):
+        assert any(abs(a - b) >= room - 0.01 for a, b, room in zip(first, second, race.ROOM))
 
 
 def test_an_animation_draws_each_line_step_by_step():

@@ -10,13 +10,20 @@ from flows.commands.results import command
 from flows.params.params_file import read
 from flows.project import file_io, paths
 from flows.project.errors import InputError
-from flows.reporting import results
+from flows.reporting import by_task, results
 from flows.statistics.replicates import wilson_interval
+
+
+def test_the_line_of_a_test_has_top_5_where_it_was_measured():
+    few = {"accuracy": 0.9, "nll": 0.3, "brier": 0.1, "ece": 0.02}
+    assert by_task.line("classification", few) == "test accuracy 90.00%, nll 0.3000, brier 0.1000, ece 0.0200"
+    assert by_task.line("classification", few | {"top_5": 0.995}).endswith("ece 0.0200, top_5 99.50%")
 
 
 def test_rows_are_members_then_ways_to_vote_of_which_one_has_test_scores(finished):
     params = read()
-    table = {row[0].removesuffix(" *"): dict(zip(results.HEADINGS, row)) for row in results.rows(params)}
+    headings = by_task.headings("classification")
+    table = {row[0].removesuffix(" *"): dict(zip(headings, row)) for row in results.rows(params)}
     assert list(table) == [*params.members, *params.ensemble.methods]
     for member, recipe in params.members.items():
         numbers = file_io.read_json(paths.member_metrics_file("digits", member))
@@ -44,7 +51,7 @@ def test_rows_are_members_then_ways_to_vote_of_which_one_has_test_scores(finishe
 def test_markdown_has_a_row_each_of_as_many_cells(finished):
     said = CliRunner().invoke(command, ["--markdown"], catch_exceptions=False).stdout.splitlines()
     assert len(said) == 2 + len(results.rows(read()))
-    assert {line.count("|") for line in said} == {len(results.HEADINGS) + 1}
+    assert {line.count("|") for line in said} == {len(by_task.headings("classification")) + 1}
     assert said[2].startswith("| small | 2 | ")
 
 

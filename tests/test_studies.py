@@ -141,6 +141,8 @@ def test_a_mistake_in_another_study_is_none_of_its_business(place):
     for name in ("broken", "again"):
         with pytest.raises(InputError, match=r"studies.broken.about is 5"):
             variants_module.read(name)
+    with pytest.raises(InputError, match=r"a study's name has at most"):
+        variants_module.read("7")
     with pytest.raises(InputError, match=r"Known: 7, again, broken, lost, tiny"):
         variants_module.read("tiyn")
 
@@ -221,10 +223,6 @@ def test_a_varied_optimizer_brings_its_own_hyper_parameters_and_rate():
         "weight_decay": 0.1,
     }
     assert found["adam"].at(None)[0]["optimizer"]["betas"] == [0.8, 0.9]
-
-
-def test_every_optimizer_has_a_published_rate():
-    assert names.LEARNING_RATES.keys() >= names.OPTIMIZERS.keys()
 
 
 def test_a_grid_has_seven_rates_at_half_decades_around_the_default():

@@ -1,5 +1,6 @@
 """A study as a user runs it: through DVC, in a clone, and in MLflow."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def test_studies_are_stages_that_run_once_and_the_changed_one_alone_again(clone,
     changed = dvc(clone, "repro", "studies/dvc.yaml")
     assert "study@second" in changed.partition("Running stage")[2]
     assert "Running stage 'studies/dvc.yaml:study@first'" not in changed
-    assert "epochs" not in changed  # only what is said of the trainings has changed
+    assert "second: judged" in changed
+    assert not re.search(r"^second: .* epochs", changed, re.MULTILINE)  # only what is said of the trainings has changed
 
     assert not any("study" in stage for stage in planning.plan(clone).stages)  # the main pipeline has no part of it
     monkeypatch.chdir(clone)
@@ -120,6 +122,13 @@ def test_a_mistake_is_told_before_anything_runs_and_costs_no_result(clone):
     assert command(clone, "flows.commands.study", "first", code=2) == f"trainyard: {MISTAKE}\n"
     assert f"trainyard: {MISTAKE}\n" in dvc(clone, "repro", "studies/dvc.yaml:study@first", code=None)
     assert (clone / "studies" / "results" / "first" / "verdicts.md").read_text(encoding="utf-8") == before
+
+
+def test_a_study_that_stops_dvc_is_named_by_its_own_mistake(clone):
+    changed(clone, "second", dataset=None)
+    assert command(clone, "flows.commands.study", "first", code=2) == (
+        "trainyard: studies.yaml: studies.second.dataset is missing\n"
+    )
 
 
 def test_without_a_name_the_studies_are_listed_with_what_has_to_run(clone):

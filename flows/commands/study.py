@@ -37,6 +37,10 @@ def command(names: tuple[str, ...], everything: bool, dataset: str | None) -> in
         for name in blocks:
             click.echo(f"{printable(name):<{width}}  {printable(about(name))}")
         return None
+    for name, block in blocks.items():  # without these DVC refuses all other studies too, in words of its own
+        needed = {"dataset", "of"} if name in given["repeats"] else {"dataset"}
+        if not isinstance(block, dict) or not needed <= block.keys():
+            specification.read(only=name)
     click.echo(f"{', '.join(chosen)}: asking DVC what is stale")
     targets = [f"{PIPELINE}:{'repeat' if name in given['repeats'] else 'study'}@{name}" for name in chosen]
     try:

@@ -21,13 +21,15 @@ def register(dataset: str) -> None:
 
     from flows.models.export import export
     from flows.tracking.registration import Registrar
-    from lightning_modules import voting
+    from lightning_modules import tasks, voting
 
     made = record.read(dataset)
     predictors = [predictor for member in made.networks for predictor in networks(made, member)]
     weights = None if made.weights is None else torch.tensor(made.weights)
     with tempfile.TemporaryDirectory() as folder:
-        export(predictors, voting.Vote(made.method, weights), made.shape, made.class_names, Path(folder))
+        about = {"class_names": made.class_names, **made.about}
+        vote = voting.Vote(made.method, weights, tasks.of(about).VOTES)
+        export(predictors, vote, made.shape, made.class_names, Path(folder), made.about)
         card = {
             "method": made.method,
             "members": ", ".join(made.networks),
@@ -36,6 +38,7 @@ def register(dataset: str) -> None:
             "class_names": made.class_names,
             "test_sha256": made.test_sha256,
             "metrics": made.metrics,
+            **made.about,
         }
         version = Registrar(dataset).register(made.digest, card, Path(folder))
     if version:

@@ -151,23 +151,32 @@ def marked_places(path: Row, first: float, x: np.ndarray, y: np.ndarray) -> list
 def name_places(
     paths: Sequence[Row], bare: Sequence[tuple[float, float]], x: np.ndarray, y: np.ndarray
 ) -> list[tuple[float, float]]:
-    """Where each path's name is written: on its path, as far from the other paths and names as there is a place, and
-    on no place of `bare`, which is marked."""
+    """Where each path's name is written: on its path, as far from the other paths as there is a place, but on no other
+    name and no place of `bare`, which is marked. Where a path is too short for that, as near to it as there is room."""
     low, size = np.array([x[0], y[0]]), np.array([x[-1] - x[0], y[-1] - y[0]])
     pixels = np.array([WIDTH, HEIGHT])
     drawn = [dense((within(path["places"], x, y) - low) / size * pixels) for path in paths]
     found = [(np.array(place) - low) / size * pixels for place in bare]
+    room = np.array(ROOM)
+    anywhere = np.stack(np.meshgrid(*(np.arange(half, end - half, 8.0) for half, end in zip(room / 2, pixels))), 2)
+    anywhere = anywhere.reshape(-1, 2)
     for number, own in enumerate(drawn):
         others = np.concatenate([*(line for other, line in enumerate(drawn) if other != number), np.full((1, 2), -1e3)])
-        room = np.array(ROOM)
         inside = ((own > room / 2) & (own < pixels - room / 2)).all(1)
         # Distances in sizes of a name. A name on another one is worse than a name on another path.
         free = np.abs((own[:, None] - others[None]) / room).max(2).min(1)
-        for taken in found:
-            free = free - 10 * np.maximum(0.0, 1 - np.abs((own - taken) / room).max(1))
+        free = free - 10 * np.maximum(0.0, 1 - apart(own, found))
         best = own[np.argmax(np.where(inside, free, free - 1e3))].clip(FROM_EDGE, pixels - FROM_EDGE)
+        if apart(best[None], found) < 1 and len(places := anywhere[apart(anywhere, found) >= 1]):
+            near = own[:: len(own) // 200 + 1]
+            best = places[np.argmin(np.square(places[:, None] - near[None]).sum(2).min(1))]
         found.append(best)
     return [tuple((place / pixels * size + low).tolist()) for place in found[len(bare) :]]
+
+
+def apart(places: np.ndarray, taken: Sequence[np.ndarray]) -> np.ndarray:
+    """How far each place of n × 2 is from the nearest that is taken, in sizes of a name: below 1 they overlap."""
+    return np.abs((places[:, None] - np.stack(taken)[None]) / np.array(ROOM)).max(2).min(1)
 
 
 def dense(line: np.ndarray, most: float = 6.0) -> np.ndarray:

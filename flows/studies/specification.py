@@ -78,6 +78,13 @@ class Study(fields.Section):
     """Epochs without a better validation nll before a network stops; null: none stops before its last epoch."""
 
     @model_validator(mode="after")
+    def of_classifiers(self) -> "Study":
+        task = fields.TASKS.get(self.dataset, ("classification",))[0]
+        if task != "classification":
+            raise InputError(f"studies compare classifiers by their accuracy, and the task of {self.dataset} is {task}")
+        return self
+
+    @model_validator(mode="after")
     def one_way_to_vary(self) -> "Study":
         if bool(self.vary) == bool(self.variants):
             raise InputError("give either `vary`, dotted keys with a list of values each, or `variants` by name")
@@ -170,7 +177,10 @@ def read(path: Path | None = None, only: str | None = None) -> Studies:
     """
     given = content(path)
     source = Path(path or FILE).name
-    wanted = set(blocks(given)) if only is None else repeated(blocks(given), only)
+    every = blocks(given)
+    wanted = {name for name in every if only in (None, str(name))}
+    if only is not None:
+        wanted |= repeated(every, only)
     try:
         found = Studies.model_validate(completed(given, wanted, source))
     except ValidationError as error:

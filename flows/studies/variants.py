@@ -188,9 +188,13 @@ def checked(name: str, given: Mapping[str, Any]) -> recipes.Member:
         InputError: names the variant, and each key with what it has to be.
     """
     try:
-        return recipes.Member.model_validate(given)
+        member = recipes.Member.model_validate(given)
     except ValidationError as error:
         # Each known optimizer has a published rate: one is missing where the name is wrong, and that is all to say.
         problems = [one for one in error.errors() if (one["loc"], one["type"]) != (("optimizer", "lr"), "missing")]
+    else:
+        if wrong := names.unfit("classification", member.recipe):
+            raise InputError(f"variant {quoted(name)}: {wrong}")
+        return member
     told = (params_file.explain("", problem, recipes.Member) for problem in problems[: params_file.MOST_TOLD])
     raise InputError(f"variant {quoted(name)}: {'; '.join(said.removeprefix(': ') for said in told)}")
