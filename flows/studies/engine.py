@@ -99,7 +99,7 @@ def train_all(name: str, groups: list[Group], study: Study, card: dict, inputs: 
     """Trains what is not kept in a file yet, and removes files of other versions of the study."""
     used: set[Path] = set()
     waiting: list[Work] = []
-    total = sum(trials.planned(group.tunings) * epochs_of(group.tunings[0].first()[:1]) for group in groups)
+    total = epochs_of([trial for group in groups for tuning in group.tunings for trial in tuning.planned()])
     with Bar(name, total) as bar:
 
         def open_round(group: Group) -> None:
@@ -206,7 +206,8 @@ def grouped(study: Study, variants: list[Variant], shape: list[int], classes: in
     weights: dict[str, int] = {}
     for variant in variants:
         tuning = Tuning(study, variant)
-        for trial in tuning.first():
+        recipes = {json.dumps(dict(trial.recipe), sort_keys=True): trial for trial in tuning.first()}
+        for trial in recipes.values():  # one a value: seeds share it
             try:
                 card = {"recipe": dict(trial.recipe), "shape": shape, "class_names": [""] * classes}
                 parameters = build_once(card)
