@@ -16,7 +16,8 @@ from flows.statistics.replicates import wilson_interval
 
 def test_rows_are_members_then_ways_to_vote_of_which_one_has_test_scores(finished):
     params = read()
-    table = {row[0].removesuffix(" *"): dict(zip(by_task.headings("classification"), row)) for row in results.rows(params)}
+    headings = by_task.headings("classification")
+    table = {row[0].removesuffix(" *"): dict(zip(headings, row)) for row in results.rows(params)}
     assert list(table) == [*params.members, *params.ensemble.methods]
     for member, recipe in params.members.items():
         numbers = file_io.read_json(paths.member_metrics_file("digits", member))
