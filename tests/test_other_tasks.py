@@ -104,6 +104,10 @@ def content() -> dict:
         ("diabetes", "data.diabetes.task", "classification", "diabetes is for regression: set it to that"),
         ("digits", "data.digits.task", "regression", "data.digits.task is regression, but digits is for class"),
         ("digits", "members.mlp.loss", "ctc", "loss ctc does not fit task classification: it takes cross_entropy"),
+        ("digit_strings", "members", {"lstm": {"network": "lstm", "optimizer": ADAM, "test_time_views": "mirror"}},
+         "lstm: test_time_views mirror mirrors images, and a mirrored sequence runs backwards"),
+        ("digit_strings", "members", {"lstm": {"network": "lstm", "optimizer": ADAM, "augment": "flip"}},
+         "member lstm has augment flip, which mirrors images"),
         ("digit_strings", "seed", 0, "mlp: network mlp does not fit task sequence: it takes rnn or lstm or gru"),
     ],
 )  # fmt: skip
@@ -229,6 +233,17 @@ def test_data_of_another_task_than_params_says_is_refused(diabetes):
     card = dataset.read_card("diabetes") | {"task": "classification"}
     with pytest.raises(InputError, match=r"data\.diabetes\.task is regression, but data/diabetes was made for classif"):
         resolving.resolve(read(), "linear", card, divided=False)
+
+
+def test_measurements_are_no_probabilities(diabetes):
+    params = edit(Path.cwd(), lambda content: content["members"]["small"].update(initializer="rbm"))
+    try:
+        with pytest.raises(
+            InputError, match="initializer rbm takes pixels for probabilities, and diabetes has measure"
+        ):
+            resolving.resolve(params, "small", dataset.read_card("diabetes"), divided=False)
+    finally:
+        edit(Path.cwd(), lambda content: content["members"]["small"].pop("initializer"))
 
 
 # --- Sequences -------------------------------------------------------------------------------------------------------

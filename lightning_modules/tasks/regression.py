@@ -56,7 +56,9 @@ class Regression(Task):
     def loss(self, given: str | dict, smoothing: float) -> Loss:
         name = names.name_of(given)
         if name not in LOSSES:
-            raise InputError(f"loss {name} does not fit task regression: it takes {' or '.join(names.TASKS['regression'])}")
+            raise InputError(
+                f"loss {name} does not fit task regression: it takes {' or '.join(names.TASKS['regression'])}"
+            )
         kind = LOSSES[name]
         return lambda logits, labels, smoothing=0.0: kind(logits[..., 0] - self.standardized(labels))
 
