@@ -16,7 +16,7 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.datasets import load_diabetes
 
 from flows.commands import champion, predict, promote
-from flows.data import added, dataset
+from flows.data import added, dataset, digit_strings
 from flows.drift import judgement
 from flows.models import trained_members
 from flows.params.params_file import parse, read
@@ -32,7 +32,7 @@ MEMBERS = {
         "linear": {"network": {"name": "mlp", "hidden": None}, "optimizer": ADAM, "replicas": 2},
         "small": {"network": {"name": "mlp", "hidden": [16]}, "optimizer": ADAM, "loss": "mae"},
     },
-    "digit_strings": {"reader": {"network": {"name": "gru", "hidden": 8}, "optimizer": ADAM, "replicas": 2}},
+    "digit_strings": {"reader": {"network": {"name": "rnn", "hidden": 8}, "optimizer": ADAM, "replicas": 2}},
 }
 EPOCHS = {"diabetes": 20, "digit_strings": 1}
 
@@ -52,7 +52,10 @@ def made(name: str, factory: pytest.TempPathFactory, store: Path) -> Path:
         shutil.copy(store, folder)
         params = edit(folder, lambda content: of_task(name, content))
         os.chdir(folder)
-        download.download(params)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(digit_strings, "IN_A_POOL", 20)
+            patch.setattr(digit_strings, "TESTS", 60)
+            download.download(params)
         for member in params.members:
             train.train(params, member)
         evaluate.evaluate(params)
