@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from flows.figures import animation, costs, forest, heat_map, learning_curves, race, sensitivity, theme
-from flows.findings import pictures, verdicts
+from flows.findings import across, pictures, verdicts
+from flows.untrusted.escaping import in_markdown
 
 VARIANTS = ["sgd", *(f"optimizer_{number}" for number in range(19))]
 RATES = [0.001, 0.01, 0.1, 1.0, 10.0]
@@ -214,16 +216,24 @@ def test_the_performance_profile_is_that_of_the_article():
     assert all(share == 0 for _, share in costs.profile([{"variant": "a", "problem": 0, "cost": math.inf}], 4)["a"])
 
 
-def test_two_datasets_are_compared_by_heat_map_and_profile():
-    small = VARIANTS[:5]
-    studies = {name: verdicts.judge(study(small)[0], "sgd", 0.1) for name in ("digits", "mnist")}
-    found = pictures.across_datasets(studies)
-    assert set(found) == {"heat_map", "performance_profile"}
-    shown = [text for text, *_ in texts(theme.svg(found["heat_map"]))]
-    assert {"digits", "mnist", *small} <= set(shown)
-    for one in studies["digits"].findings[1:]:
-        cell = f"{100 * one.comparison.interval.mean:+.2f} {heat_map.SIGNS[one.word]}".replace("-", "−")
-        assert shown.count(cell) >= 2
+def test_two_datasets_are_compared_by_heat_map_profile_and_table():
+    """Of the variants that both have; the best on average first."""
+    found = {"digits": VARIANTS[:5], "mnist": VARIANTS[:4]}
+    judged = {name: verdicts.judge(study(variants)[0], "sgd", 0.1) for name, variants in found.items()}
+    everywhere = across.Across("sgd", {name: across.outcomes(one) for name, one in judged.items()})
+    drawn = pictures.across_datasets(everywhere)
+    assert set(drawn) == {"heat_map", "performance_profile"}
+    shown = [text for text, *_ in texts(theme.svg(drawn["heat_map"]))]
+    assert {"digits", "mnist", *VARIANTS[:4]} <= set(shown)
+    assert VARIANTS[4] not in shown
+    lines = {line.split(" | ")[0].removeprefix("| "): line for line in everywhere.markdown().splitlines()}
+    for one in judged["mnist"].findings[1:]:
+        points = f"{100 * one.comparison.interval.mean:+.2f}"
+        assert f"{points} {heat_map.SIGNS[one.word]}".replace("-", "−") in shown
+        assert lines[in_markdown(one.variant)].endswith(f" | {points}, {one.word} |")
+    means = [statistics.fmean(one.points for one in row) for row in everywhere.rows.values()]
+    assert means == sorted(means, reverse=True)
+    assert len(everywhere.rows) == 4
 
 
 def test_contours_leave_out_the_tops():

@@ -64,9 +64,10 @@ def rows_of(name: str = "tiny") -> list[dict]:
     return rows
 
 
-def write(project, content: dict) -> None:
-    whole = {"data": {"digits": {"test": 0.2}}, "studies": {"tiny": content}}
-    (project / "studies" / "studies.yaml").write_text(yaml.safe_dump(whole), encoding="utf-8")
+def write(project, content: dict, repeats: dict | None = None) -> None:
+    data = {"digits": {"test": 0.2}, "blobs": {"test": 0.2}}
+    whole = {"data": data, "studies": {"tiny": content}, "repeats": repeats or {}}
+    (project / "studies" / "studies.yaml").write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
 
 
 def without_seconds(rows: list[dict]) -> list[str]:
@@ -117,18 +118,72 @@ def test_bad_input_is_refused_before_training(place, changes, said):
     "name", ["/tmp/else", "..", "x; touch pwned", "", "a.b", "-x", "A", "a" * 65, "a:b", "a b", "ä"]
 )
 def test_a_name_that_is_none_of_a_folder_is_refused(place, name):
-    whole = {"data": {"digits": {"test": 0.2}}, "studies": {name: TINY}}
+    whole = {"data": {"digits": {"test": 0.2}}, "studies": {name: TINY}, "repeats": {}}
     (place / "studies" / "studies.yaml").write_text(yaml.safe_dump(whole), encoding="utf-8")
     with pytest.raises(InputError, match="a study's name has at most 64 lower-case letters"):
         study.study(name)
 
 
 def test_the_studies_that_ship_are_valid():
-    found = specification.read(ROOT / "studies" / "studies.yaml").studies
-    assert len(found) >= 11
-    for name, one in found.items():
+    found = specification.read(ROOT / "studies" / "studies.yaml")
+    assert len(found.studies) >= 11
+    for name, one in found.every.items():
         assert len(variants(one)) > 1, name
-        assert one.dataset == "digits", name
+        assert (one.dataset == "digits") == (name in found.studies), name
+
+
+def test_a_repeat_has_what_it_does_not_say_from_what_it_repeats(place):
+    again = {"of": "tiny", "dataset": "blobs", "seeds": 4}
+    write(place, TINY, {"again": again})
+    found = specification.study("again")
+    assert found.model_dump() == specification.study("tiny").model_dump() | again
+    assert specification.read().line("again") == ["tiny", "again"]
+    assert specification.read().line("tiny") == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    ("repeats", "said"),
+    [
+        ({"again": {"dataset": "blobs"}}, r"repeats.again.of is missing"),
+        ({"again": {"of": "tinny", "dataset": "blobs"}}, r"repeats.again.of: unknown study \"tinny\". Did you mean"),
+        ({"again": {"of": "again", "dataset": "blobs"}}, r"repeats.again.of: unknown study \"again\""),
+        ({"again": {"of": "later", "dataset": "blobs"}, "later": {"of": "tiny"}}, r"repeats.again.of: unknown study"),
+        ({"tiny": {"of": "tiny", "dataset": "blobs"}}, r"repeats.tiny has the name of a study"),
+        ({"again": {"of": "tiny"}}, r"repeats.again.dataset is digits, as in what it repeats"),
+        ({"again": {"of": "tiny", "dataset": "mnist"}}, r"repeats.again.dataset is mnist, but data.mnist is missing"),
+        ({"again": {"of": "tiny", "dataset": "blobs", "baseline": "adam"}}, r"repeats.again.baseline is 'adam'"),
+        ({"again": {"of": "tiny", "dataset": "blobs", "sedes": 3}}, r"unknown key \"repeats.again.sedes\""),
+        ({"again": {"of": "tiny", "dataset": "blobs", "vary": {"dropuot": [0]}}}, r"studies.yaml: repeats.again: "),
+        ({"again": None}, r"repeats.again is empty"),
+        ([], r"repeats is \[\]"),
+    ],
+)
+def test_a_repeat_that_cannot_be_is_refused(place, repeats, said):
+    write(place, TINY, repeats)
+    if repeats == []:
+        file = place / "studies" / "studies.yaml"
+        file.write_text(file.read_text().replace("repeats: {}", "repeats: []"))
+    with pytest.raises(InputError, match=said) as caught:
+        study.study("again")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_repeat_is_compared_with_what_it_repeats(place):
+    """Not before that has run; then in a table and in figures across the datasets."""
+    member = MEMBER | {"network": {"name": "mlp", "hidden": [4]}}
+    tuned = {"tune": {"optimizer.lr": [0.01, 0.1]}}
+    write(place, TINY | tuned, {"again": {"of": "tiny", "dataset": "blobs", "member": member}})
+    data.write("blobs", 0.2)
+    with pytest.raises(InputError, match="again repeats tiny, which has not run"):
+        study.study("again")
+    first, second = study.study("tiny"), study.study("again")
+    page = (place / "studies" / "results" / "again" / "verdicts.md").read_text(encoding="utf-8")
+    differences = [f"{100 * found['adam'].comparison.interval.mean:+.2f}, " for found in (first, second)]
+    [line] = [line for line in page.partition("## On digits and blobs")[2].splitlines() if line.startswith("| adam")]
+    assert all(difference in line for difference in differences)
+    figures = {file.name for file in (place / "studies" / "figures" / "again").iterdir()}
+    assert {"heat_map.svg", "performance_profile.svg"} < figures
+    assert "heat_map.svg" not in {file.name for file in (place / "studies" / "figures" / "tiny").iterdir()}
 
 
 def test_an_unknown_study_is_named(place):
@@ -191,14 +246,11 @@ def test_an_optimum_at_the_edge_widens_the_grid():
     learned(inside, best=0.1)
     assert len(inside.scores) == 7
     assert inside.best() == 0.1
-    assert inside.bracketed()
     learned(beyond, best=1.0)
     assert beyond.best() == 1.0
-    assert beyond.bracketed()
     assert max(beyond.scores) == 3.16
     learned(below, best=1e-9)
     assert below.best() == min(below.scores) == 3.16e-5
-    assert not below.bracketed()
 
 
 def test_a_grid_of_the_users_is_not_widened():

@@ -15,7 +15,7 @@ from flows.tracking import mlflow_store
 pytestmark = pytest.mark.long
 
 STUDIES = {
-    "data": {"digits": {"test": 0.2}},
+    "data": {"digits": {"test": 0.2}, "blobs": {"test": 0.2}},
     "studies": {
         name: {
             "about": "A test?",
@@ -28,6 +28,7 @@ STUDIES = {
         }
         for name in ("first", "second")
     },
+    "repeats": {"third": {"of": "second", "dataset": "blobs"}},
 }
 FIGURES = {"verdicts", "learning_curves", "sensitivity", "budget", "steps_to_target"}
 
@@ -54,7 +55,7 @@ def test_studies_are_stages_that_run_once_and_the_changed_one_alone_again(clone,
     assert "| adam" in said
     for name in ("first", "second"):
         result = clone / "studies" / "results" / name
-        assert {file.stem for file in result.glob("*.svg")} == FIGURES
+        assert {file.stem for file in (clone / "studies" / "figures" / name).glob("*")} == FIGURES
         assert {file.stem for file in result.glob("*.json")} == FIGURES
         assert "A test?" in (result / "verdicts.md").read_text(encoding="utf-8")
         assert len((result / "table.csv").read_text(encoding="utf-8").splitlines()) == 3

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, mo
 
 from flows.params import fields, params_file
 from flows.project import paths
-from flows.project.errors import InputError, unknown
+from flows.project.errors import InputError, quoted, unknown
 from flows.untrusted import bounded_yaml
 
 FILE = "studies/studies.yaml"
@@ -98,11 +98,11 @@ class Study(fields.Section):
         return next(iter(self.tune), None)
 
 
-class Studies(fields.Section):
-    data: dict[Annotated[str, fields.OneOf("dataset", fields.DATASETS)], "Data"]
-    """The datasets that studies use."""
-    studies: dict[Annotated[str, PlainValidator(study_name)], Study]
-    """The studies, by name."""
+class Repeat(Study):
+    """A study once more on another dataset: whatever it does not say itself is as in the one that it repeats."""
+
+    of: str
+    """The study, or the repeat above this one, that it repeats."""
 
 
 class Data(fields.Section):
@@ -110,7 +110,29 @@ class Data(fields.Section):
     """official, or the fraction that is set aside before a study sees anything; as in params.yaml."""
 
 
-Studies.model_rebuild()
+class Studies(fields.Section):
+    data: dict[Annotated[str, fields.OneOf("dataset", fields.DATASETS)], Data]
+    """The datasets that studies use."""
+    studies: dict[Annotated[str, PlainValidator(study_name)], Study]
+    """The studies, by name."""
+    repeats: dict[Annotated[str, PlainValidator(study_name)], Repeat]
+    """Studies on a further dataset, by name: a block of their own, because each also depends on the one it repeats."""
+
+    @property
+    def every(self) -> dict[str, Study]:
+        """The studies, and those on a further dataset, by name."""
+        return self.studies | self.repeats
+
+    def block(self, name: str) -> str:
+        """Where a study stands: studies.<name>."""
+        return f"{'repeats' if name in self.repeats else 'studies'}.{name}"
+
+    def line(self, name: str) -> list[str]:
+        """The study, after those that it repeats: of each the one it repeats stands before it."""
+        found = [name]
+        while isinstance(one := self.every[found[0]], Repeat):
+            found.insert(0, one.of)
+        return found
 
 
 def read(path: Path | None = None) -> Studies:
@@ -124,21 +146,56 @@ def read(path: Path | None = None) -> Studies:
     if not isinstance(content, dict):
         raise InputError(f"{path.name} is empty or no mapping of keys to values")
     try:
-        found = Studies.model_validate(content)
+        found = Studies.model_validate(completed(content, path.name))
     except ValidationError as error:
         problems = error.errors()[: params_file.MOST_TOLD]
         raise InputError("; ".join(params_file.explain(path.name, problem, Studies) for problem in problems)) from None
-    for name, study in found.studies.items():
+    for name, study in found.every.items():
         if study.dataset not in found.data:
             raise InputError(
-                f"{path.name}: studies.{name}.dataset is {study.dataset}, but data.{study.dataset} is missing"
+                f"{path.name}: {found.block(name)}.dataset is {study.dataset}, but data.{study.dataset} is missing"
+            )
+    for name in found.repeats:
+        *others, own = (found.every[one] for one in found.line(name))
+        if own.dataset in {other.dataset for other in others}:
+            raise InputError(
+                f"{path.name}: repeats.{name}.dataset is {own.dataset}, as in what it repeats: give another dataset"
+            )
+        if own.baseline != others[0].baseline:
+            raise InputError(
+                f"{path.name}: repeats.{name}.baseline is {quoted(own.baseline)}, but what it repeats has "
+                f"{quoted(others[0].baseline)}: leave it out"
             )
     return found
 
 
+def completed(content: dict, source: str) -> dict:
+    """The content, in which each repeat has what it does not say itself from the study that it repeats. What is no
+    mapping is left as it is, to be refused by the models.
+
+    Raises:
+        InputError: a repeat is of none that stands above it, or has the name of a study.
+    """
+    studies, repeats = content.get("studies"), content.get("repeats")
+    if not isinstance(studies, dict) or not isinstance(repeats, dict):
+        return content
+    every = dict(studies)
+    for name, own in repeats.items():
+        if name in studies:
+            raise InputError(f"{source}: repeats.{name} has the name of a study: give it another one")
+        every[name] = own
+        if isinstance(own, dict) and "of" in own:
+            above = {other: one for other, one in every.items() if other != name}
+            if not isinstance(own["of"], str) or own["of"] not in above:
+                raise InputError(f"{source}: repeats.{name}.of: {unknown('study', own['of'], above)}")
+            if isinstance(above[own["of"]], dict):
+                every[name] = above[own["of"]] | own
+    return content | {"repeats": {name: every[name] for name in repeats}}
+
+
 def study(name: str) -> Study:
     """One study. Raises InputError where there is none of that name, or the file holds a mistake."""
-    found = read()
-    if name not in found.studies:
-        raise unknown("study", name, found.studies)
-    return found.studies[name]
+    found = read().every
+    if name not in found:
+        raise unknown("study", name, found)
+    return found[name]

@@ -57,11 +57,14 @@ class Variant:
 
 def read(name: str) -> tuple[specification.Study, list[Variant]]:
     """A study of studies.yaml with its variants. Raises InputError as `specification.study` and `variants`."""
-    study = specification.study(name)
+    found = specification.read()
+    if name not in found.every:
+        raise unknown("study", name, found.every)
+    study = found.every[name]
     try:
         return study, variants(study)
     except InputError as error:
-        raise InputError(f"studies.yaml: studies.{name}: {error}") from None
+        raise InputError(f"studies.yaml: {found.block(name)}: {error}") from None
 
 
 def variants(study: specification.Study) -> list[Variant]:
