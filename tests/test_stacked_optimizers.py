@@ -44,12 +44,12 @@ def trained(given: list[dict], divided: bool = False, interrupted: bool = False)
                 parameter.grad = gradient[number].clone()
             optimizer.step()
     together = [nn.Parameter(tensor.clone()) for tensor in first]
-    whole = stacking.build_stacked(given, groups(together, divided, 2))
+    whole = stacking.StackedOptimizer(given, groups(together, divided, 2))
     for step, factor in enumerate(FACTORS):
         if interrupted and step == 2:
             state = whole.state_dict()
             together = [nn.Parameter(parameter.detach().clone()) for parameter in together]
-            whole = stacking.build_stacked(given, groups(together, divided, 2))
+            whole = stacking.StackedOptimizer(given, groups(together, divided, 2))
             whole.load_state_dict(state)
         whole.param_groups[0]["lr"] = factor
         for parameter, gradient in zip(together, gradients[step]):

@@ -1,5 +1,6 @@
 """Writes what a study found: tables, words and figures, all from one object."""
 
+import contextlib
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,14 @@ from flows.untrusted.escaping import in_csv, in_markdown
 LISTS = ("curve", "gradient_norms", "epoch_seconds")  # keys of a row that have files of their own
 DEEP = 5  # layers with weights
 CURVE = ("variant", "setting", "value", "seed")  # what a row of curves.csv has of its training's
+
+
+def load() -> None:
+    """Loads what draws figures."""
+    with contextlib.suppress(Exception):  # it fails again when a figure is drawn
+        from flows.figures import theme
+
+        theme.start()
 
 
 def findings(study: Study, rows: Sequence[dict], classes: int) -> Findings:
