@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.findings.findings import Findings
 from flows.project import paths
+from flows.studies.log_process import LogProcess
 from flows.studies.specification import Repeat, Study
 from flows.studies.variants import Variant
 from flows.tracking.study_runs import StudyLog
@@ -20,6 +21,7 @@ METRICS = (
 
 
 def log(
+    process: LogProcess,
     name: str,
     study: Study,
     variants: Sequence[Variant],
@@ -27,9 +29,10 @@ def log(
     found: Findings,
     files: Mapping[str, str],
 ) -> None:
-    """Logs the study, with its tables and figures, unless this result of it is logged already.
+    """Begins to log the study, with its tables and figures, unless this result of it is logged already.
 
     Args:
+        process: that logs it. It waits for the files until its `finish` is called.
         files: the SHA-256 of each file of the images.
     """
     data = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
@@ -39,7 +42,7 @@ def log(
     stage = f"{'repeat' if isinstance(study, Repeat) else 'study'}@{name}"
     log = StudyLog(name, stage, study.about, study.dataset, data, digest)
     folders = [paths.study_folder(name), paths.study_figures(name)]
-    log.log(params, list(entries(variants, rows, found)), folders)
+    process.log(log, params, list(entries(variants, rows, found)), folders)
 
 
 def entries(variants: Sequence[Variant], rows: Sequence[dict], found: Findings) -> Iterator[dict[str, Any]]:

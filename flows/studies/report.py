@@ -1,5 +1,6 @@
 """Writes what a study found: tables, words and figures, all from one object."""
 
+import contextlib
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,14 @@ from flows.untrusted.escaping import in_csv, in_markdown
 LEFT_OUT = ("curve", "gradient_norms", "epoch_seconds")
 DEEP = 5  # layers with weights
 CURVE = ("variant", "setting", "value", "seed")  # what a row of curves.csv has of its training's
+
+
+def load() -> None:
+    """Loads what draws figures."""
+    with contextlib.suppress(Exception):  # it fails again when a figure is drawn
+        from flows.figures import theme
+
+        theme.start()
 
 
 def findings(study: Study, rows: Sequence[dict], classes: int) -> Findings:
