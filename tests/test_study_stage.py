@@ -72,7 +72,7 @@ def test_studies_are_stages_that_run_once_and_the_changed_one_alone_again(clone,
     content = yaml.safe_load((clone / "studies" / "studies.yaml").read_text(encoding="utf-8"))
     content["studies"]["second"]["margin"] = 1.0
     write(clone, content)
-    changed = dvc(clone, "repro", "studies/dvc.yaml")
+    changed = dvc(clone, "repro", *(f"studies/dvc.yaml:study@{name}" for name in ("first", "second")))
     assert "study@second" in changed.partition("Running stage")[2]
     assert "Running stage 'studies/dvc.yaml:study@first'" not in changed
     assert "second: judged" in changed
