@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from flows.data import dataset
 from flows.ensembles.choice import choose
+from flows.ensembles.fitting import fit, out_of_fold
 from flows.ensembles.predictions import predictions
 from flows.ensembles.record import Record
 from flows.models import measurements, trained_members
@@ -15,7 +16,7 @@ from flows.project.errors import InputError
 from flows.reporting import dvc_plots
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from lightning_modules.ensembles import Combiner
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def combine(params: Params) -> Combined:
     """
     import torch
 
-    from lightning_modules import scores, voting
+    from lightning_modules import scores
 
     name = params.dataset
     data = dataset.load(name)
@@ -56,17 +57,14 @@ def combine(params: Params) -> Combined:
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} does not exist: run dvc repro evaluate") from None
 
-    votes = {
-        # Cross-fitted: on the images that its weights were fitted to, this vote would win by construction.
-        method: voting.cross_fitted_vote(predicted["validation"], labels["validation"])
-        if method == "weighted_vote"
-        else voting.VOTES[method](predicted["validation"])
-        for method in params.ensemble.methods
+    methods = dict(zip(params.ensemble.labels, params.ensemble.methods))
+    on_validation = {
+        method: scores.score(out_of_fold(given, predicted["validation"], labels["validation"]), labels["validation"])
+        for method, given in methods.items()
     }
-    on_validation = {method: scores.score(vote, labels["validation"]) for method, vote in votes.items()}
     method = choose(on_validation, params.ensemble.select_by)
-    weights = voting.fit_weights(predicted["validation"], labels["validation"]) if method == "weighted_vote" else None
-    chosen = voting.VOTES[method](predicted["test"], weights)
+    combiner = fit(methods[method], predicted["validation"], labels["validation"])
+    chosen = combiner(predicted["test"])
     of_members = {member: numbers["validation"] for member, numbers in members.items()}
     best_member = choose(of_members, params.ensemble.select_by)
     test = scores.score(chosen, labels["test"])
@@ -88,7 +86,7 @@ def combine(params: Params) -> Combined:
         result,
         {
             "methods": [{"method": key, **numbers} for key, numbers in on_validation.items()],
-            "weights": weight_rows(networks, weights),
+            "weights": weight_rows(networks, combiner),
             "classes": dvc_plots.per_class("ensemble", scores.per_class(chosen, labels["test"], class_names)),
             "confusion": dvc_plots.confusion("ensemble", chosen, labels["test"], class_names),
             "reliability": [{"network": "ensemble", **row} for row in scores.reliability(chosen, labels["test"])],
@@ -96,7 +94,7 @@ def combine(params: Params) -> Combined:
         Record(
             dataset=name,
             method=method,
-            weights=None if weights is None else weights.tolist(),
+            fitted={part: values.tolist() for part, values in combiner.named_buffers()},
             networks={
                 member: [replica["weights_sha256"] for replica in trained_members.card(name, member)["replicas"]]
                 for member in params.members
@@ -115,8 +113,12 @@ def combine(params: Params) -> Combined:
     )
 
 
-def weight_rows(networks: list[str], weights: "Tensor | None") -> list[dict]:
-    return [
-        {"network": network, "weight": 1 / len(networks) if weights is None else weights[number].item()}
-        for number, network in enumerate(networks)
-    ]
+def weight_rows(networks: list[str], combiner: "Combiner") -> list[dict]:
+    """Each network's share in the ensemble; of `stacking` the share of its absolute weights in the first layer."""
+    fitted = dict(combiner.named_buffers())
+    if "weight_0" in fitted:
+        parts = fitted["weight_0"].abs().reshape(len(networks), -1).sum(1)
+        shares = (parts / parts.sum()).tolist()
+    else:
+        shares = fitted["weights"].tolist() if "weights" in fitted else [1 / len(networks)] * len(networks)
+    return [{"network": network, "weight": share} for network, share in zip(networks, shares, strict=True)]

@@ -21,13 +21,14 @@ def register(dataset: str) -> None:
 
     from flows.models.export import export
     from flows.tracking.registration import Registrar
-    from lightning_modules import voting
+    from lightning_modules.ensembles import Combiner
 
     made = record.read(dataset)
     predictors = [predictor for member in made.networks for predictor in networks(made, member)]
-    weights = None if made.weights is None else torch.tensor(made.weights)
+    fitted = {name: torch.tensor(values) for name, values in made.fitted.items()}
+    combiner = Combiner(made.method.partition("(")[0], fitted)
     with tempfile.TemporaryDirectory() as folder:
-        export(predictors, voting.Vote(made.method, weights), made.shape, made.class_names, Path(folder))
+        export(predictors, combiner, made.shape, made.class_names, Path(folder))
         card = {
             "method": made.method,
             "members": ", ".join(made.networks),

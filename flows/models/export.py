@@ -64,7 +64,7 @@ def export(
 
     Args:
         predictors: see `weights.Predictor`.
-        vote: maps log-probabilities, networks × images × classes, to images × classes; see `voting.Vote`.
+        vote: maps log-probabilities, networks × images × classes, to images × classes; see `ensembles.Combiner`.
         shape: height, width and channels of an image.
     """
     # More than one image: a batch of one would be frozen into the program.

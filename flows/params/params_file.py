@@ -50,7 +50,7 @@ class Params(fields.Section):
         for name in fields.RESERVED:
             if name in self.members:
                 raise InputError(f"members.{name}: this name is taken by files of the project; choose another")
-        if len(set(self.ensemble.methods)) < len(self.ensemble.methods):
+        if len(set(self.ensemble.labels)) < len(self.ensemble.methods):
             raise InputError("ensemble.methods names a method twice")
         for dataset in fields.WITHOUT_TEST_SPLIT:
             if dataset in self.data and self.data[dataset].test == "official":

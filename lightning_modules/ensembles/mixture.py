@@ -1,47 +1,7 @@
-"""Ensemble methods. Each takes log-probabilities, networks × images × classes, and returns log-probabilities, images ×
-classes, so that an ensemble is scored like a single network."""
-
-from collections.abc import Callable
+"""The mixture of networks that is most likely."""
 
 import torch
-from torch import Tensor, nn
-
-
-def soft_vote(log_probabilities: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The log of the networks' mean probability, weighted if `weights` (networks, sum 1) are given."""
-    count = len(log_probabilities)
-    weights = log_probabilities.new_full((count,), 1 / count) if weights is None else weights
-    # A network with weight zero has no say. The log of the smallest float stands in for minus infinity.
-    logs = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
-    # By rounding, a sum of probabilities can be above 1.
-    return (log_probabilities + logs[:, None, None]).logsumexp(0).clamp_max(0)
-
-
-def hard_vote(log_probabilities: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The log of each class's share of the votes; each network votes for its most probable class.
-
-    One extra vote is spread over all classes, so that no class is impossible (Laplace's rule). Ties are broken by the
-    soft vote, with a weight of a ten-thousandth: too little to outweigh a vote, enough to be seen in single precision.
-    """
-    count, images, classes = log_probabilities.shape
-    choices = log_probabilities.argmax(2).T
-    # Not one_hot: networks × images × classes of int64 would need more memory than the probabilities.
-    votes = choices.new_zeros(images, classes).scatter_add(1, choices, torch.ones_like(choices))
-    shares = (votes + 1 / classes) / (count + 1)
-    shares = (shares + 1e-4 * soft_vote(log_probabilities).exp()) / (1 + 1e-4)
-    return shares.log().clamp_max(0)
-
-
-def weighted_vote(log_probabilities: Tensor, weights: Tensor) -> Tensor:
-    """The soft vote with the weights that `fit_weights` found."""
-    return soft_vote(log_probabilities, weights)
-
-
-VOTES: dict[str, Callable[..., Tensor]] = {
-    "soft_vote": soft_vote,
-    "hard_vote": hard_vote,
-    "weighted_vote": weighted_vote,
-}
+from torch import Tensor
 
 # Largest gap, in nats, between the mean log-likelihood of the fitted weights and the optimum. Weights are kept in
 # single precision, which may add 1e-7.
@@ -115,39 +75,3 @@ def newton(relative: Tensor, diagonal: Tensor, target: Tensor) -> Tensor:
 def reach(values: Tensor, step: Tensor) -> Tensor:
     """The largest share of a step, at most 1 and with a margin of 1 %, that keeps positive values positive."""
     return 0.99 / (-step / values).max().clamp_min(0.99)
-
-
-def cross_fitted_vote(log_probabilities: Tensor, labels: Tensor, folds: int = 5) -> Tensor:
-    """The cross-fitted weighted vote: each fold of images is voted on with weights fitted to the other folds.
-
-    So no weight was fitted to the label of an image that it votes on, which makes the vote comparable, on these images,
-    with votes that fit nothing.
-
-    Args:
-        log_probabilities: networks × images × classes.
-        labels: images.
-    """
-    fold = torch.arange(len(labels)) % folds
-    result = torch.empty_like(log_probabilities[0])
-    for number in range(folds):
-        inside = fold == number
-        weights = fit_weights(log_probabilities[:, ~inside], labels[~inside])
-        result[inside] = weighted_vote(log_probabilities[:, inside], weights)
-    return result
-
-
-class Vote(nn.Module):
-    """An ensemble method as a module: log-probabilities networks × images × classes in, images × classes out.
-
-    Args:
-        method: a key of VOTES.
-        weights: of the weighted vote, one per network.
-    """
-
-    def __init__(self, method: str, weights: Tensor | None = None) -> None:
-        super().__init__()
-        self.method = method
-        self.register_buffer("weights", weights)
-
-    def forward(self, log_probabilities: Tensor) -> Tensor:
-        return VOTES[self.method](log_probabilities, self.weights)
