@@ -52,8 +52,8 @@ pipeline: setup ## Run every stage that is stale in parallel, with Prefect
 results: setup ## Print the table of members and ensembles
 	@python -m flows.commands.results
 
-study: setup ## Run a study and print its verdicts: make study NAME=optimizers; all of them without NAME
-	@python -m flows.commands.study $(or $(NAME),--all)
+study: setup ## Run a study and print its verdicts: make study NAME=optimizers; those on digits without NAME
+	@python -m flows.commands.study $(or $(NAME),--on digits)
 
 status: setup ## Say what is stale and why, and what is champion
 	@python -m flows.commands.status

@@ -125,7 +125,7 @@ def measure(study: dict | None = None, part: float = PART, runs: int = RUNS) -> 
         copy(root)
         if study:
             file = root / specification.FILE
-            content = yaml.safe_load(file.read_text(encoding="utf-8")) | {"studies": {NAME: study}}
+            content = yaml.safe_load(file.read_text(encoding="utf-8")) | {"studies": {NAME: study}, "repeats": {}}
             file.write_text(yaml.safe_dump(content), encoding="utf-8")
         with contextlib.chdir(root):
             given = specification.study(NAME)

@@ -29,7 +29,9 @@ def download(params: params_file.Params) -> dict:
         name, class_names, shape ([H, W, C]), counts (images per split; train is without validation), duplicates (see
         `duplicates`), mean and std (per channel, of the training images without the validation images, intensities
         0 to 1; std is 0 for a constant channel), test_sha256 (pins the test images and labels), files (the SHA-256
-        of every .npy), provenance.
+        of every .npy), provenance, task, dtype (of the images). Where channels are measurements, float32, their names
+        are `features`, and mean and std those of the values themselves. For regression `target` has the name, mean and
+        std of what is predicted, over the same images.
 
     Raises:
         InputError: the source is not available or not what it should be, or a class is too small to be split.
@@ -37,9 +39,7 @@ def download(params: params_file.Params) -> dict:
     paths.refuse_links(f"data/{params.dataset}", "models", "predictions", "plots", "metrics", "settings", "ensembles")
     given = sources.read(params.dataset, params.feed.test, params.limits)
     # Split before added images are joined: those are for training only, so that validation scores stay comparable.
-    validation = source_images.stratified_sample(
-        given.train_labels, params.feed.validation, params.seed, given.class_names, "the validation split"
-    )
+    validation = source_images.validation_sample(given, params.feed.validation, params.seed)
     images = added.join(params.dataset, given, params.limits)
     mean, std = plain_arrays.mean_and_std(images.train_images, validation)
     arrays = {
@@ -62,7 +62,14 @@ def download(params: params_file.Params) -> dict:
         "mean": mean,
         "std": std,
         "test_sha256": dataset.digest_of_test_data(images.test_images, images.test_labels),
+        "task": images.task,
+        "dtype": images.train_images.dtype.name,
     }
+    if images.features is not None:
+        card["features"] = images.features
+    if images.task == "regression":
+        centre, spread = plain_arrays.centre_and_spread(np.delete(images.train_labels, validation).tolist())
+        card["target"] = {"name": images.target, "mean": centre, "std": spread}
     return plain_arrays.write(paths.data_folder(params.dataset), arrays, card, images.provenance)
 
 
@@ -93,8 +100,16 @@ def summary(card: dict) -> str:
     )
     return (
         f"{card['name']}: {counts['train']:,} training, {counts['validation']:,} validation, {counts['test']:,} test "
-        f"images of {'×'.join(map(str, card['shape']))}, {len(card['class_names'])} classes{same}"
+        f"{'rows' if card['dtype'] == 'float32' else 'images'} of {'×'.join(map(str, card['shape']))}, "
+        f"{learned(card)}{same}"
     )
+
+
+def learned(card: dict) -> str:
+    """What is to be learned of each image."""
+    if card["task"] == "regression":
+        return f"{card['target']['name']}: {card['target']['mean']:.4g} ± {card['target']['std']:.3g}"
+    return f"{'sequences of ' if card['task'] == 'sequence' else ''}{len(card['class_names'])} classes"
 
 
 @click.command()

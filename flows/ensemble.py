@@ -16,7 +16,8 @@ from flows.machine.console import run
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
 from flows.project.errors import counted
-from flows.reporting import dvc_plots
+from flows.reporting import by_task, dvc_plots
+from lightning_modules import names
 
 
 def ensemble(params: Params) -> dict:
@@ -31,7 +32,12 @@ def ensemble(params: Params) -> dict:
     paths.refuse_links("ensembles")
     combined = combine(params)
     write(params.dataset, combined)
-    say(combined.result)
+    of_task = names.ENSEMBLES_OF[params.feed.task]
+    if left := [name for name in map(names.name_of, params.ensemble.methods) if name not in of_task]:
+        print(
+            f"left out: {', '.join(left)}, which needs classes, and the task of {params.dataset} is {params.feed.task}"
+        )
+    say(combined.result, params.feed.task)
     register(params.dataset)
     return combined.result
 
@@ -47,8 +53,15 @@ def write(name: str, combined: Combined) -> None:
             files.add(table, rows)
 
 
-def say(result: dict) -> None:
+def say(result: dict, task: str) -> None:
     test, gain = result["test"], result["gain"]
+    if task != "classification":
+        over = by_task.gain_text(gain)
+        print(
+            f"{result['method']} of {counted(result['networks'], 'network')}: {by_task.line(task, test)} "
+            f"({over} over {result['best_member']})"
+        )
+        return
     apart = f"; two networks disagree on {result['disagreement']:.2%}" if result["networks"] > 1 else ""
     print(
         f"{result['method']} of {counted(result['networks'], 'network')}: test accuracy {test['accuracy']:.2%} "

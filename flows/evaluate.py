@@ -1,10 +1,12 @@
 """Stage evaluate: scores every member and replica on validation and test.
 
 Reads   data/<dataset>/, models/<dataset>/<member>/ of the members in params.yaml
-Writes  predictions/<dataset>/: <member>.<split>.npy (log-probabilities, replicas × images × classes), files.json (the
-        SHA-256 of each), scores.json and classes.json (precision, recall, F1 and confusion matrix) of each replica;
+Writes  predictions/<dataset>/: <member>.<split>.npy (predictions, see `tasks.interface`: of classes log-probabilities,
+        replicas × images × classes), files.json (the SHA-256 of each), scores.json of each replica, and of classes
+        classes.json (precision, recall, F1 and confusion matrix);
         metrics/<dataset>/members/<member>.json;
-        plots/<dataset>/members/: curves.csv, classes.csv, confusion.csv, reliability.csv
+        plots/<dataset>/members/: curves.csv, and of classes classes.csv, confusion.csv, reliability.csv, of numbers
+        predicted.csv
 Run     python -m flows.evaluate
 
 Each trained network is scored once on the test images. Every choice is made on validation.
@@ -18,9 +20,9 @@ from flows.machine.console import run
 from flows.models import measurements, trained_members
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
-from flows.reporting import dvc_plots
-from flows.statistics.replicates import accuracy_text, summarize
-from lightning_modules import sealed
+from flows.reporting import by_task, dvc_plots
+from flows.statistics.replicates import summarize
+from lightning_modules import names, sealed
 
 
 def evaluate(params: Params) -> dict:
@@ -28,7 +30,8 @@ def evaluate(params: Params) -> dict:
 
     Returns:
         By member: the number of parameters, the number of replicas, and for validation and test each score's mean and
-        standard deviation over the replicas. The same is in metrics/<dataset>/members/.
+        standard deviation over the replicas, and of other tasks than classification, for test, the ends of its 95 %
+        interval, <score>_low and <score>_high. The same is in metrics/<dataset>/members/.
 
     Raises:
         InputError: a member is not trained, or the data was changed.
@@ -37,10 +40,11 @@ def evaluate(params: Params) -> dict:
 
     from flows.data import dataset, plain_arrays
     from flows.tracking.member_runs import Scores
-    from lightning_modules import scores, weights
+    from lightning_modules import scores, tasks, weights
 
     name = params.dataset
     data = dataset.load(name)
+    kind, task = names.task_of(data.card), tasks.of(data.card)
     accelerator = hardware.accelerator(params.training.accelerator, params.training.devices)
     device = "cuda" if accelerator == "gpu" else "cpu"
     paths.refuse_links(*(f"{folder}/{name}" for folder in ("predictions", "plots", "metrics")))
@@ -73,27 +77,24 @@ def evaluate(params: Params) -> dict:
                 file = unfinished / f"{member}.{split}.npy"
                 np.save(file, predicted.numpy(), allow_pickle=False)
                 files[file.name] = plain_arrays.file_sha256(file)
-                measured = [scores.score(one, labels) for one in predicted]
+                measured = [task.score(one, labels) for one in predicted]
                 for number, one in enumerate(predicted):
                     each_replica[member][number][split] = measured[number]
-                    each_class[member][number][split] = {
-                        "classes": scores.per_class(one, labels, class_names),
-                        "confusion": scores.confusion(one, labels),
-                    }
+                    if kind == "classification":
+                        each_class[member][number][split] = {
+                            "classes": scores.per_class(one, labels, class_names),
+                            "confusion": scores.confusion(one, labels),
+                        }
                 metrics[member][split] = summarize(measured)
-            # The first replica's plots stand for the member: those of several would be drawn over each other.
-            first = predicted[0]
-            tables.add("classes", dvc_plots.per_class(member, each_class[member][0]["test"]["classes"]))
-            tables.add("confusion", dvc_plots.confusion(member, first, labels, class_names))
-            tables.add("reliability", ({"network": member, **row} for row in scores.reliability(first, labels)))
             test = metrics[member]["test"]
-            print(
-                f"{member}: test accuracy {accuracy_text(test)}, "
-                f"nll {test['nll']:.4f}, brier {test['brier']:.4f}, ece {test['ece']:.4f}",
-                flush=True,
-            )
+            test |= by_task.intervals(kind, task, predicted, labels)
+            # The first replica's plots stand for the member: those of several would be drawn over each other.
+            for table, rows_of in by_task.plots(kind, member, predicted[0], labels, class_names).items():
+                tables.add(table, rows_of)
+            print(f"{member}: {by_task.line(kind, test)}", flush=True)
         file_io.write_json(unfinished / "scores.json", each_replica)
-        file_io.write_json(unfinished / "classes.json", each_class)
+        if kind == "classification":
+            file_io.write_json(unfinished / "classes.json", each_class)
         file_io.write_json(unfinished / "files.json", sealed.sealed({"files": files}))
         for member, numbers in metrics.items():
             file_io.write_json(unfinished_numbers / f"{member}.json", numbers)

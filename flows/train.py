@@ -21,18 +21,21 @@ from flows.machine.console import run
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
 from flows.project.errors import InputError, counted
+from flows.reporting import by_task
+from flows.statistics.replicates import score_text
 from flows.training import interrupted, member_files, resolving
 from flows.training.launch import launch, launcher
+from lightning_modules import names
 
 
 def train(params: Params, member: str) -> dict:
     """Trains the member's replicas and writes them.
 
     Returns:
-        The content of member.json: member, dataset, seed, recipe, settings, shape, class_names, mean, std,
-        parameters, history_sha256 (of history.csv), and a list of replicas, each with seed, epochs, best_epoch,
-        validation_nll, validation_accuracy and weights_sha256. If another command leads the training (see `launch`),
-        nothing is written, and replicas and history_sha256 are missing.
+        The content of member.json: member, dataset, seed, recipe, settings, shape, class_names, mean, std, task, dtype,
+        features, target, parameters, history_sha256 (of history.csv), and a list of replicas, each with seed, epochs,
+        best_epoch, weights_sha256 and the validation scores of the best epoch, such as validation_nll. If another
+        command leads the training (see `launch`), nothing is written, and replicas and history_sha256 are missing.
 
     Raises:
         InputError: the data or the recipe cannot be used, or another process trains this member.
@@ -109,9 +112,10 @@ def command(member: str) -> None:
         card = train(read(), member)
     if "replicas" not in card:
         return
-    best = [f"{replica['validation_accuracy']:.2%}" for replica in card["replicas"]]
+    score = by_task.FIRST[names.task_of(card)]
+    best = [score_text(score, replica[f"validation_{score}"]) for replica in card["replicas"]]
     replicas = counted(len(best), "replica")
-    print(f"{member}: {replicas} of {card['parameters']:,} parameters, validation accuracy {', '.join(best)}")
+    print(f"{member}: {replicas} of {card['parameters']:,} parameters, validation {score} {', '.join(best)}")
 
 
 if __name__ == "__main__":

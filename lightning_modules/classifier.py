@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_modules import initializers, losses, names, networks, optimizers
+from lightning_modules import initializers, names, networks, optimizers, regularization, tasks
 from lightning_modules.errors import DivergedError
 from lightning_modules.images import Blocks, Images
 from lightning_modules.lightning import pl
-from lightning_modules.regularization import building as regularization
 from lightning_modules.regularization.dropout import Dropout
 
 if TYPE_CHECKING:
@@ -36,11 +35,13 @@ class Classifier(pl.LightningModule):
         classes: number of classes.
         seed: of initial weights, batch order, dropout and augmentation.
         epochs, batch_size: as planned; the learning-rate schedule spans all of these epochs.
+        about: what `tasks.of` needs of the dataset's card; None: classification.
 
     Constructor arguments are plain JSON types, so a checkpoint loads by itself.
 
     Attributes:
-        numbers: the last epoch's training_loss, validation_nll and validation_accuracy, one dict per network.
+        numbers: the last epoch's training_loss, and the task's scores such as validation_nll and validation_accuracy,
+            one dict per network.
         finished: indices of the networks that early stopping has ended, while others go on.
         diverged: indices of those whose loss became NaN or infinite, where that is noted, not raised.
     """
@@ -49,20 +50,24 @@ class Classifier(pl.LightningModule):
     training_images: Images
     validation_images: Images
     smoothing: Tensor
+    drawn_order: Tensor  # of the training images in this epoch
 
-    def __init__(self, recipe: dict, shape: list[int], classes: int, seed: int, epochs: int, batch_size: int) -> None:
+    def __init__(
+        self, recipe: dict, shape: list[int], classes: int, seed: int, epochs: int, batch_size: int,
+        about: dict | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.save_hyperparameters()
         self.automatic_optimization = False  # one block is many optimizer steps
+        self.task = tasks.of(about or {"class_names": [""] * classes})
         torch.manual_seed(seed)
-        self.network = networks.build(recipe, shape, classes).to(memory_format=torch.channels_last)
+        self.network = self.task.network(recipe, shape).to(memory_format=torch.channels_last)
         self.group: ProcessGroup | None = None
         self.numbers: list[dict[str, float]] = []
         self.finished: set[int] = set()
-        self.drawn_order: Tensor | None = None
         self.diverged: set[int] | None = None
         self.given_loss = names.completed(recipe.get("loss", names.DEFAULTS["loss"]), names.LOSSES)
-        self.loss_of_each = losses.build(self.given_loss, recipe["label_smoothing"])
+        self.loss_of_each = self.task.loss(self.given_loss, recipe["label_smoothing"])
         self.regularization = regularization.build([recipe], stacked=False)
         self.register_buffer("smoothing", torch.tensor(float(recipe["label_smoothing"])), persistent=False)
         # One per network; None is torch's global generator.
@@ -75,7 +80,7 @@ class Classifier(pl.LightningModule):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, N×classes, of normalised images, N×C×H×W."""
+        """Logits, N×classes or as the task has them, of normalised images, N×C×H×W."""
         return self.network(images)
 
     def pretrain(self) -> None:
@@ -93,11 +98,7 @@ class Classifier(pl.LightningModule):
     def train_dataloader(self) -> Blocks:
         count = len(self.training_images)
         whole = self.hparams["recipe"]["optimizer"]["name"] in optimizers.FULL_BATCH
-        return Blocks(count, count if whole else self.hparams["batch_size"], BLOCK, self.order)
-
-    def order(self) -> Tensor:
-        """The order of the training images in this epoch."""
-        return self.draw_order() if self.drawn_order is None else self.drawn_order
+        return Blocks(count, count if whole else self.hparams["batch_size"], BLOCK, lambda: self.drawn_order)
 
     def draw_order(self) -> Tensor:
         """A random order of the training images: N positions, or R×N for R networks."""
@@ -143,7 +144,6 @@ class Classifier(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.reseed(self.current_epoch + 1)
-
         self.drawn_order = self.draw_order()
 
     def reseed(self, epoch: int) -> None:
@@ -218,17 +218,15 @@ class Classifier(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         if self.group:  # buffers are the running statistics of batch normalisation
             self.group.copy_first(self.network.buffers())
-        self.nll_sum = torch.zeros(len(self.generators), device=self.device)
-        self.hits = torch.zeros(len(self.generators), device=self.device)
+        self.sums: dict[str, Tensor] = {}
 
     def validation_step(self, block: list[Tensor], block_index: int) -> None:
         for index in block:
             images, labels = self.validation_images.batch(index)
             logits = self(images).float()
-            predicted = losses.log_probabilities(self.given_loss, logits)
-            nll = F.nll_loss(predicted.flatten(0, -2), labels.flatten(), reduction="none")
-            self.nll_sum += nll.view(labels.shape).sum(-1)
-            self.hits += (logits.argmax(-1) == labels).sum(-1)
+            for name, column in self.task.measured(self.given_loss, logits, labels).items():
+                before = self.sums.setdefault(name, torch.zeros(len(self.generators), device=self.device))
+                before += column.sum(-1)
 
     def on_validation_epoch_end(self) -> None:
         """Sets `numbers`.
@@ -238,9 +236,11 @@ class Classifier(pl.LightningModule):
                 network's index.
         """
         self.numbers = self.measured()
+        # Not all scores: R² has no value where the target is constant.
+        finite = {"training_loss", *(name for name, _ in self.task.MONITORS.values())}
         for number, numbers in enumerate(self.numbers):
             for name, value in numbers.items():
-                if number not in self.finished and not math.isfinite(value):
+                if name in finite and number not in self.finished and not math.isfinite(value):
                     if self.diverged is not None:
                         self.diverged.add(number)
                         continue
@@ -249,13 +249,11 @@ class Classifier(pl.LightningModule):
 
     def measured(self) -> list[dict[str, float]]:
         """The epoch's sums as means, one dict per network."""
-        sums = torch.stack([self.loss_sum, self.nll_sum, self.hits]).double()
+        sums = torch.stack([self.loss_sum, *self.sums.values()]).double()
         if self.group:
             self.group.sum(sums)
-        sums = sums.cpu().reshape(3, -1)
-        count = len(self.validation_images)
-        loss, nll, hits = (sums / torch.tensor([[len(self.training_images)], [count], [count]])).tolist()
-        return [
-            {"training_loss": loss[number], "validation_nll": nll[number], "validation_accuracy": hits[number]}
-            for number in range(len(loss))
-        ]
+        sums = sums.cpu().reshape(len(sums), -1)
+        loss, means = sums[0] / len(self.training_images), sums[1:] / len(self.validation_images)
+        scores = self.task.scores(dict(zip(self.sums, means)))
+        columns = {"training_loss": loss, **{f"validation_{name}": values for name, values in scores.items()}}
+        return [dict(zip(columns, row)) for row in torch.stack(list(columns.values()), 1).tolist()]

@@ -15,19 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_modules import memory, networks, optimizers, sealed
+from lightning_modules import memory, networks, optimizers, regularization, sealed
 from lightning_modules.classifier import Classifier
 from lightning_modules.errors import InputError
 from lightning_modules.images import Images
 from lightning_modules.lightning import pl
-from lightning_modules.regularization import building as regularization
 from lightning_modules.together import Together
 
 if TYPE_CHECKING:
     from lightning_modules.distributed import ProcessGroup
 
-# The monitored number, and the sign that makes smaller better.
-MONITORS = {"nll": ("validation_nll", 1), "accuracy": ("validation_accuracy", -1)}
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
@@ -61,9 +58,10 @@ class Progress(pl.Callback):
     """
 
     def __init__(
-        self, monitor: str, patience: int | None, turn: int | None, networks: int, report: Callable[[dict], None]
-    ) -> None:
-        self.key, self.sign = MONITORS[monitor]
+        self, monitored: tuple[str, int], patience: int | None, turn: int | None, networks: int,
+        report: Callable[[dict], None],
+    ) -> None:  # fmt: skip
+        self.key, self.sign = monitored
         self.patience, self.left, self.report = patience, turn, report
         self.histories: list[list[dict]] = [[] for _ in range(networks)]
         self.best: list[dict] = [{} for _ in range(networks)]
@@ -114,8 +112,8 @@ class Progress(pl.Callback):
             if not self.best[number] or value < self.best[number]["value"]:
                 state = {name: tensor.detach().cpu().clone() for name, tensor in module.state(number).items()}
                 self.best[number] = {"value": value, "epoch": epoch, "state": state}
-        values = [self.sign * numbers[self.key] for numbers in module.numbers]
-        optimizers.epoch_ended(scheduler, [value if number in rows else None for number, value in enumerate(values)])
+        # A stack has no schedule that goes by it.
+        optimizers.epoch_ended(scheduler, self.sign * module.numbers[0][self.key])
         if self.left is not None:
             self.left -= 1
         self.stop(trainer, module)
@@ -197,6 +195,7 @@ class Settings:
     Attributes:
         mean, std: per channel, of the training images' intensities between 0 and 1.
         class_names: of the labels 0, 1, ...
+        task, target: of the dataset's card, see `tasks.of`.
         augment: a name of `images.AUGMENTATIONS`.
         early_stopping: epochs without a better `monitor` ("nll" or "accuracy") before a network stops.
         turn: epochs after which to return, even if more are left. The next call resumes from the checkpoint; a turn
@@ -220,6 +219,8 @@ class Settings:
     class_names: list[str]
     epochs: int
     batch_size: int
+    task: str = "classification"
+    target: dict | None = None
     augment: str = "none"
     early_stopping: int | None = None
     monitor: str = "nll"
@@ -239,6 +240,10 @@ class Settings:
             raise ValueError(f"a turn of {self.turn} epochs: give 1 or more, and a checkpoint to go on from")
 
     @property
+    def about(self) -> dict:
+        return {"class_names": self.class_names, "task": self.task, "target": self.target}
+
+    @property
     def place(self) -> torch.device:
         return torch.device("cuda", self.device) if self.accelerator == "gpu" else torch.device("cpu")
 
@@ -248,7 +253,7 @@ def fit(recipe: dict, training: tuple, validation: tuple, *, seed: int, **settin
 
     Args:
         recipe: a member of params.yaml.
-        training, validation: a split: images (uint8, M×H×W×C), labels (int64, M), and optionally rows (int64, the
+        training, validation: a split: images (M×H×W×C), labels (M×...), see `Images`, and optionally rows (int64, the
             indices of those that belong to the split; None for all).
         seed: of initial weights, batch order, dropout and augmentation.
         settings: see `Settings`.
@@ -261,7 +266,7 @@ def fit(recipe: dict, training: tuple, validation: tuple, *, seed: int, **settin
     given = Settings(**settings)
     prepare(given)
     shape, classes = list(training[0].shape[1:]), len(given.class_names)
-    module = Classifier(recipe, shape, classes, seed, given.epochs, given.batch_size)
+    module = Classifier(recipe, shape, classes, seed, given.epochs, given.batch_size, given.about)
     return train(module, 1, training, validation, given)[0]
 
 
@@ -281,7 +286,7 @@ def fit_together(
     given = Settings(**settings)
     prepare(given)
     shape, classes = list(training[0].shape[1:]), len(given.class_names)
-    module = Together(recipes, shape, classes, seeds, given.epochs, given.batch_size)
+    module = Together(recipes, shape, classes, seeds, given.epochs, given.batch_size, given.about)
     return train(module, len(seeds), training, validation, given)
 
 
@@ -326,7 +331,8 @@ def train(module: Classifier, count: int, training: tuple, validation: tuple, se
         module.diverged = set()
     first = not group or group.rank == 0
     report = settings.report if first else lambda event: None
-    progress = Progress(settings.monitor, settings.early_stopping, settings.turn, count, report)
+    monitored = module.task.MONITORS[settings.monitor]
+    progress = Progress(monitored, settings.early_stopping, settings.turn, count, report)
     callbacks: list[pl.Callback] = [progress]
     checkpoint = settings.checkpoint
     if checkpoint:

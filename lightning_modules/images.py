@@ -51,8 +51,12 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 N×H×W×C to float32 N×C×H×W in channels_last memory, without a copy for the permutation.
 
     Args:
-        mean, std: per channel, of intensities between 0 and 1. A constant channel becomes zero.
+        images: uint8, or float32 where each channel is a measurement with a unit of its own.
+        mean, std: per channel, of intensities between 0 and 1; of float32 the values' own. A constant channel becomes
+            zero.
     """
+    if images.dtype != torch.uint8:
+        return ((images - mean) / std.where(std > 0, 1.0)).permute(0, 3, 1, 2)
     return images.float().sub_(255 * mean).div_((255 * std).clamp_min(1)).permute(0, 3, 1, 2)
 
 
@@ -60,9 +64,9 @@ class Images:
     """One split of a dataset, whose batches are made by index.
 
     Args:
-        images: uint8, M×H×W×C. On a CPU they are not copied; they are never written to.
-        labels: int64, M.
-        mean, std: per channel, of intensities between 0 and 1.
+        images: uint8 or float32, M×H×W×C. On a CPU they are not copied; they are never written to.
+        labels: M×...; int64 where they are classes.
+        mean, std: per channel, see `normalize`.
         augment: a key of AUGMENTATIONS; drawn for each image in each epoch, see `begin_epoch`.
         rows: int64, the indices of the N images of this split; None for all.
         cutout: replaces the augmentation's own; 0 leaves that.
@@ -135,7 +139,7 @@ class Images:
         return normalize(self.taken(torch.arange(min(count, len(self)), device=self.device)), self.mean, self.std)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The normalised, augmented images N×C×H×W (float32) and labels N at `index`.
+        """The normalised, augmented images N×C×H×W (float32) and labels N×... at `index`.
 
         Args:
             index: N positions, or R×N for R networks; then images and labels are R×N×... too.
@@ -152,10 +156,12 @@ class Images:
         images, labels = normalize(pixels, self.mean, self.std), self.labels[flat]
         if self.augmentation.cutout:
             images.masked_fill_(self.squares(own), 0.0)  # in place, which keeps the channels_last memory format
-        return (images, labels) if index.dim() == 1 else (images.unflatten(0, index.shape), labels.view(index.shape))
+        if index.dim() == 1:
+            return images, labels
+        return images.unflatten(0, index.shape), labels.unflatten(0, index.shape)
 
     def taken(self, index: Tensor) -> Tensor:
-        """The images at `index`, unchanged: uint8, N×H×W×C."""
+        """The images at `index`, unchanged: N×H×W×C."""
         # Much faster than indexing with [], which copies value by value.
         return self.images.index_select(0, index if self.rows is None else self.rows[index])
 

@@ -4,6 +4,7 @@ Tests hold each table equal to the code that implements it.
 """
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 from lightning_modules.errors import InputError
@@ -78,11 +79,21 @@ LOSSES: dict[str, dict[str, Any]] = {
     "binary_cross_entropy": {},
     "categorical_cross_entropy": {},
     "cross_entropy": {},
+    "ctc": {},
     "focal": {"gamma": 2.0},
     "hinge": {},
     "mae": {},
     "mse": {},
 }
+
+# What networks learn, and the losses that fit it, the default first: a class, a number, or a sequence of classes.
+TASKS: dict[str, tuple[str, ...]] = {
+    "classification": (
+        "cross_entropy", "binary_cross_entropy", "categorical_cross_entropy", "focal", "hinge", "mae", "mse",
+    ),
+    "regression": ("mse", "mae"),
+    "sequence": ("ctc",),
+}  # fmt: skip
 
 # Losses whose target is a distribution over the classes, which label smoothing can spread.
 SMOOTHED = ("binary_cross_entropy", "categorical_cross_entropy", "cross_entropy", "mae", "mse")
@@ -136,6 +147,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "airbench": {"widths": [64, 256, 256], "depth": 2},
 }
 RECURRENT = ("rnn", "lstm", "gru")
+# Tasks that only some networks can do: those that give an answer at each step.
+ONLY_BY: dict[str, tuple[str, ...]] = {"sequence": RECURRENT}
 # The activation of a recurrent network's cells unless params.yaml sets it: the published one.
 RECURRENT_ACTIVATION = "tanh"
 
@@ -222,35 +235,42 @@ ENSEMBLES: dict[str, dict[str, Any]] = {
     "super_learner": {"temperature": False},
     "weighted_vote": {"temperature": False},
 }
+# Those that each task has: of numbers soft_vote is the mean, of sequences it is that of each step's probabilities.
+ENSEMBLES_OF: dict[str, tuple[str, ...]] = {
+    "classification": tuple(ENSEMBLES),
+    "regression": ("soft_vote", "weighted_vote"),
+    "sequence": ("soft_vote",),
+}
 
 # Test-time views.
 VIEWS = ("mirror", "mirror_shift", "none")
 
 
-# The learning rate that each optimizer's authors or its library give as default: around it studies look for the best.
+# Each optimizer's learning rate unless a study sets it, and around which studies look for the best: torch's default,
+# but where a line says whose it is.
 LEARNING_RATES = {
     "adadelta": 1.0,
     "adafactor": 0.01,
     "adagrad": 0.01,
-    "adagrad_da": 0.01,
+    "adagrad_da": 0.01,  # Adagrad's
     "adam": 0.001,
     "adamax": 0.002,
     "adamw": 0.001,
     "asgd": 0.01,
-    "ftrl": 0.1,
-    "gradient_descent": 0.1,
-    "lion": 0.0001,
-    "momentum": 0.01,
-    "muon": 0.02,
+    "ftrl": 0.1,  # ours: libraries do not agree
+    "gradient_descent": 0.1,  # ours: larger than that of SGD, which makes many steps an epoch
+    "lion": 0.0001,  # its authors' program's
+    "momentum": 0.01,  # Keras's
+    "muon": 0.02,  # its authors' program's
     "nadam": 0.002,
-    "nag": 0.01,
-    "proximal_adagrad": 0.01,
-    "proximal_sgd": 0.01,
+    "nag": 0.01,  # Keras's
+    "proximal_adagrad": 0.01,  # Adagrad's
+    "proximal_sgd": 0.01,  # that of SGD
     "radam": 0.001,
-    "rmsprop": 0.001,
-    "rmsprop_tf": 0.001,
+    "rmsprop": 0.001,  # Keras's
+    "rmsprop_tf": 0.001,  # Keras's
     "rprop": 0.01,
-    "sgd": 0.01,
+    "sgd": 0.01,  # Keras's
 }
 
 
@@ -290,6 +310,28 @@ def misfit(kind: str, given: str | dict, network: str) -> str | None:
     if network in fitting:
         return None
     return f"{kind} {name} does not fit network {network}: {reason}. It fits {', '.join(fitting)}"
+
+
+def task_of(card: Mapping[str, Any]) -> str:
+    """The task of a dataset's card, or a member's, of which cards of older versions say nothing."""
+    return card.get("task", "classification")
+
+
+def unfit(task: str, recipe: dict[str, Any]) -> str | None:
+    """Why a recipe does not fit a task, in a sentence; None if it does.
+
+    Args:
+        task: a key of `TASKS`.
+        recipe: with network, loss and label_smoothing.
+    """
+    loss, network = name_of(recipe["loss"]), name_of(recipe["network"])
+    if loss not in TASKS[task]:
+        return f"loss {loss} does not fit task {task}: it takes {' or '.join(TASKS[task])}"
+    if network not in ONLY_BY.get(task, (network,)):
+        return f"network {network} does not fit task {task}: it takes {' or '.join(ONLY_BY[task])}"
+    if task != "classification" and recipe["label_smoothing"]:
+        return f"label_smoothing spreads a target over classes, and task {task} has no such target: set it to 0"
+    return None
 
 
 def dropouts(network: dict[str, Any]) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 BINS = 15  # of confidence, for the expected calibration error
+TOP = 5  # classes among which a label counts as found, for top_5
 
 
 def score(log_probabilities: Tensor, labels: Tensor) -> dict[str, float]:
@@ -22,10 +23,12 @@ def score(log_probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     Returns:
         accuracy (0 to 1); nll, the mean negative log-likelihood in nats; brier, the mean squared distance between
         probabilities and truth, summed over classes (0 to 2: Brier, 1950); ece, the expected calibration error
-        (0 to 1: Naeini et al., 2015), over the bins of `reliability`.
+        (0 to 1: Naeini et al., 2015), over the bins of `reliability`; and where there are more than five classes top_5,
+        the share of images whose label is among the five most probable ones (0 to 1).
     """
+    asks = log_probabilities.shape[1] > TOP
     if log_probabilities.isnan().any():
-        return dict.fromkeys(("accuracy", "nll", "brier", "ece"), math.nan)
+        return dict.fromkeys(("accuracy", "nll", "brier", "ece", *(("top_5",) if asks else ())), math.nan)
     probabilities = log_probabilities.exp().double()
     truth = torch.nn.functional.one_hot(labels, probabilities.shape[1])
     rows = reliability(log_probabilities, labels)
@@ -34,6 +37,7 @@ def score(log_probabilities: Tensor, labels: Tensor) -> dict[str, float]:
         "nll": torch.nn.functional.nll_loss(log_probabilities.double(), labels).item(),
         "brier": (probabilities - truth).square().sum(1).mean().item(),
         "ece": sum(row["count"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / len(labels),
+        **({"top_5": top_k(log_probabilities, labels, TOP)} if asks else {}),
     }
 
 
@@ -112,17 +116,11 @@ def disagreement(log_probabilities: Tensor) -> float:
     return (pairs * images - same) / (pairs * images)
 
 
-def top_k(log_probabilities: Tensor, labels: Tensor, k: int | None = None) -> float:
-    """The share of images whose label is among the k classes that are most probable, 0 to 1.
-
-    Args:
-        k: None for the usual 5 where there are more classes than that, else half of the classes, rounded up: with two
-            classes it is 1, which is accuracy.
-    """
+def top_k(log_probabilities: Tensor, labels: Tensor, k: int) -> float:
+    """The share of images whose label is among the k classes that are most probable, 0 to 1."""
     if log_probabilities.isnan().any():
         return math.nan
-    classes = log_probabilities.shape[1]
-    chosen = log_probabilities.topk(k or (5 if classes > 5 else -(-classes // 2)), 1).indices
+    chosen = log_probabilities.topk(k, 1).indices
     return (chosen == labels[:, None]).any(1).double().mean().item()
 
 

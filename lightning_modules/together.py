@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
-from lightning_modules import losses, names, networks, optimizers
+from lightning_modules import losses, names, networks, optimizers, regularization, views
 from lightning_modules.classifier import EVALUATION_BATCH, Classifier, epoch_seed
 from lightning_modules.images import Blocks, Images
 from lightning_modules.networks.stacking import NotStackableError, stack, unstack
-from lightning_modules.regularization import building as regularization
 
 # The keys in which recipes of networks that train together may differ.
 FREE = (
@@ -25,7 +24,7 @@ class Together(Classifier):
     Args:
         recipes: one per network; they may differ in the keys that `FREE` names.
         seeds: one per network.
-        shape, classes, epochs, batch_size: as in `Classifier`.
+        shape, classes, epochs, batch_size, about: as in `Classifier`.
 
     Raises:
         NotStackableError: a layer has no stacked version, or the schedule goes by how well each network does.
@@ -33,20 +32,21 @@ class Together(Classifier):
     """
 
     def __init__(
-        self, recipes: list[dict], shape: list[int], classes: int, seeds: list[int], epochs: int, batch_size: int
-    ) -> None:
+        self, recipes: list[dict], shape: list[int], classes: int, seeds: list[int], epochs: int, batch_size: int,
+        about: dict | None = None,
+    ) -> None:  # fmt: skip
         if len({repr(shared(recipe)) for recipe in recipes}) > 1:
             raise ValueError(f"networks that train together may differ in {', '.join(FREE)} alone")
         refuse_unstackable(recipes[0])
-        super().__init__(recipes[0], shape, classes, seeds[0], epochs, batch_size)
+        super().__init__(recipes[0], shape, classes, seeds[0], epochs, batch_size, about)
         alone = []
         for recipe, seed in zip(recipes, seeds):
             torch.manual_seed(seed)
-            alone.append(networks.build(recipe, shape, classes))
+            alone.append(self.task.network(recipe, shape))
         self.network = stack(alone)
         self.seeds, self.generators = seeds, [None] * len(seeds)
         # Refuses what it cannot do for any of them.
-        losses.build(self.given_loss, max(recipe["label_smoothing"] for recipe in recipes))
+        self.task.loss(self.given_loss, max(recipe["label_smoothing"] for recipe in recipes))
         self.regularization = regularization.build(recipes, stacked=True)
         self.smoothing = torch.tensor([[float(recipe["label_smoothing"])] for recipe in recipes])
 
@@ -66,7 +66,7 @@ class Together(Classifier):
     def build_optimizer(self) -> torch.optim.Optimizer:
         decay = regularization.completed(self.hparams["recipe"])["decay"]
         groups = networks.groups(self.network, decay, stacked=True)
-        return optimizers.build_stacked([recipe["optimizer"] for recipe in self.hparams["recipes"]], groups)
+        return optimizers.StackedOptimizer([recipe["optimizer"] for recipe in self.hparams["recipes"]], groups)
 
     def last_rates(self) -> list[float]:
         optimizer, scheduler = self.built()
@@ -124,9 +124,14 @@ def log_probabilities(
         alone.append(network.to(images.device).eval())
     count = len(alone)
     whole = stack(alone).eval() if count > 1 else alone[0]  # new layers: they do not have the mode of those stacked
-    found, loss = [], recipes[0].get("loss", names.DEFAULTS["loss"])
+    loss, seen = (recipes[0].get(key, names.DEFAULTS[key]) for key in ("loss", "test_time_views"))
+
+    def say(view: Tensor) -> Tensor:
+        return whole(view.expand(count, *view.shape)) if count > 1 else whole(view)[None]
+
+    found = []
     for index in torch.arange(len(images), device=images.device).split(max(100, 4 * EVALUATION_BATCH // count)):
         batch, _ = images.batch(index)
-        logits = whole(batch.expand(count, *batch.shape)) if count > 1 else whole(batch)[None]
+        logits = views.logits(say, batch, seen)
         found.append(losses.log_probabilities(loss, logits.float()).cpu())
     return torch.cat(found, 1)

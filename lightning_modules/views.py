@@ -3,9 +3,9 @@
 Source: Jordan, arXiv:2404.00498, 2024 (the six views and their weights); mirrored views: Krizhevsky et al., 2012.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 
@@ -37,6 +37,7 @@ def mirror_shift(images: Tensor) -> Iterator[tuple[float, Tensor]]:
 VIEWS = {"none": none, "mirror": mirror, "mirror_shift": mirror_shift}
 
 
-def logits(network: nn.Module, images: Tensor, name: str) -> Tensor:
+def logits(network: Callable[[Tensor], Tensor], images: Tensor, name: str) -> Tensor:
     """The network's logits, N×classes: the weighted mean over the views `name` of normalised images, N×C×H×W."""
-    return sum(weight * network(view) for weight, view in VIEWS[name](images))
+    first, *others = (weight * network(view) for weight, view in VIEWS[name](images))
+    return sum(others, first)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from lightning_modules import losses, names, networks, sealed, views
+from lightning_modules import names, sealed, tasks, views
 from lightning_modules.errors import DamagedError
 from lightning_modules.images import normalize
 
@@ -19,12 +19,14 @@ NEEDED = ("replicas", "recipe", "shape", "class_names", "mean", "std")  # keys o
 
 
 class Predictor(nn.Module):
-    """A trained network with its preprocessing: uint8 images N×H×W×C in, log-probabilities N×classes out.
+    """A trained network with its preprocessing: images N×H×W×C, as they are in the dataset, in, predictions out, which
+    are log-probabilities N×classes unless the task is another.
 
     Args:
-        mean, std: per channel, of intensities between 0 and 1.
+        mean, std: per channel, see `images.normalize`.
         test_time_views: a key of `views.VIEWS`; logits are averaged over these views.
         loss: that of the recipe, see `losses.log_probabilities`.
+        task: None: classification.
     """
 
     mean: Tensor
@@ -32,17 +34,17 @@ class Predictor(nn.Module):
 
     def __init__(
         self, network: nn.Module, mean: list[float], std: list[float],
-        test_time_views: str = "none", loss: str | dict = names.DEFAULTS["loss"],
+        test_time_views: str = "none", loss: str | dict = names.DEFAULTS["loss"], task: tasks.Task | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.network = network
+        self.network, self.task = network, task or tasks.of({"class_names": []})
         self.test_time_views, self.loss = test_time_views, loss
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
 
     def forward(self, images: Tensor) -> Tensor:
         images = normalize(images, self.mean, self.std)
-        return losses.log_probabilities(self.loss, views.logits(self.network, images, self.test_time_views))
+        return self.task.predicted(self.loss, views.logits(self.network, images, self.test_time_views))
 
 
 def save(folder: Path, card: dict, replicas: list[dict[str, Tensor]]) -> None:
@@ -98,17 +100,17 @@ def load(folder: Path) -> tuple[dict, list[Predictor]]:
             states[int(replica)][name] = tensor
     except (SafetensorError, ValueError, IndexError, KeyError) as error:  # a damaged header
         raise DamagedError(file, f"cannot be read (damaged: {error})") from None
-    predictors = []
+    predictors, task = [], tasks.of(card)
     for number, (about, state) in enumerate(zip(card["replicas"], states)):
-        network = networks.build(card["recipe"], card["shape"], len(card["class_names"]))
+        network = task.network(card["recipe"], card["shape"])
         # The digest covers names and bytes. Shapes and types are compared too: with another type the same bytes are
         # other numbers.
         same, written = kinds(state) == kinds(network.state_dict()), about.get("weights_sha256")
         if not same or (written and written != digest(state)):
             raise DamagedError(file, f"is not what member.json says of replica {number} (changed or damaged)")
         network.load_state_dict(state)
-        how = [card["recipe"].get(key, names.DEFAULTS[key]) for key in ("test_time_views", "loss")]
-        predictors.append(Predictor(network, card["mean"], card["std"], *how).eval())
+        shown, loss = (card["recipe"].get(key, names.DEFAULTS[key]) for key in ("test_time_views", "loss"))
+        predictors.append(Predictor(network, card["mean"], card["std"], shown, loss, task).eval())
     return card, predictors
 
 
@@ -129,7 +131,7 @@ def digest(state: dict[str, Tensor]) -> str:
 def predict(
     predictor: nn.Module, images: Any, device: torch.device | str = "cpu", batch_size: int = 1000, rows: Any = None
 ) -> Tensor:
-    """Log-probabilities, N×classes on the CPU, of uint8 images N×H×W×C in any array that torch can read.
+    """Predictions, N×... on the CPU, of images N×H×W×C in any array that torch can read.
 
     Args:
         rows: indices of the images to predict; None for all. No more than one batch of images is copied at a time.
@@ -144,6 +146,6 @@ def predict(
         if not start:
             # One result for all batches: small ones, kept one by one, would lie between the large blocks of memory that
             # each batch frees, and keep them from being used again.
-            found = torch.empty(count, part.shape[1])
+            found = torch.empty(count, *part.shape[1:])
         found[some] = part
     return found

@@ -92,6 +92,23 @@ def test_the_architecture_has_the_rooms_in_their_order_with_their_door_plates():
     assert said == [(name, importlib.import_module(f"flows.{name}").__doc__) for name in rooms]
 
 
+def test_the_optimizers_of_our_own_have_their_keys_and_defaults():
+    text = (ROOT / "docs" / "params.md").read_text(encoding="utf-8").partition("## Optimizers of our own")[2]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", text.partition("\n## ")[0], re.MULTILINE)
+    assert len(rows) > 5
+    for name, keys in rows:
+        said = {key: value.strip("`") for key, value in re.findall(r"`(\w+)` (\[.*?\]|[^,]+)", keys)}
+        assert {key: number(value) for key, value in said.items()} == names.OPTIMIZERS[name], name
+
+
+def number(text: str) -> object:
+    """YAML takes 1e-10 for text."""
+    try:
+        return float(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
 def targets() -> set[str]:
     return set(re.findall(r"^([a-z0-9-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 

@@ -21,6 +21,9 @@ from flows.project.errors import InputError
 from flows.tracking import experiments, mlflow_store
 from lightning_modules import scores
 from lightning_modules.ensembles import Combiner
+from lightning_modules.tasks import Classification
+
+CLASSES = Classification({"class_names": []})
 
 
 def votes(split: str, params: Params) -> torch.Tensor:
@@ -63,7 +66,7 @@ def test_the_numbers_agree(finished):
     measured = scores.score(probabilities(result, params, "test"), labels("test"))
     assert result["test"] == pytest.approx(measured, rel=1e-5)
     # On validation what is fitted was fitted to other images.
-    vote = fitting.out_of_fold(result["method"], votes("validation", params), labels("validation"))
+    vote = fitting.out_of_fold(CLASSES, result["method"], votes("validation", params), labels("validation"))
     assert result["validation"] == pytest.approx(scores.score(vote, labels("validation")), rel=1e-5)
     members = {name: file_io.read_json(paths.member_metrics_file("digits", name)) for name in params.members}
     best = min(members, key=lambda name: members[name]["validation"]["nll"])
@@ -96,7 +99,7 @@ def test_the_chosen_way_is_the_best_on_validation_and_alone_scored_on_test(finis
     for run in client.search_runs([experiments.experiment(client, "digits")], "tags.`trainyard.kind` = 'ensemble'"):
         written += json.dumps(run.data.metrics)
     for method in methods:
-        fitted = fitting.fit(method, votes("validation", params), labels("validation"))
+        fitted = fitting.fit(CLASSES, method, votes("validation", params), labels("validation"))
         test = scores.score(fitted(votes("test", params)), labels("test"))
         assert (f"{test['nll']:.8f}"[:7] in written) == (method == result["method"])
 

@@ -3,6 +3,7 @@ arithmetic is scikit-learn's."""
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ from sklearn.ensemble import StackingClassifier, VotingClassifier
 from sklearn.linear_model import LogisticRegression
 from test_voting import CLASSES, IMAGES, equal, nll, opinions
 
-from flows.ensembles import stacking, super_learner
-from flows.ensembles.fitting import fit, out_of_fold
+from flows.ensembles import fitting, least_squares, stacking
 from lightning_modules import names, scores
 from lightning_modules.ensembles import COMBINED, Combiner, votes
+from lightning_modules.tasks import Classification
+
+fit = partial(fitting.fit, Classification({"class_names": []}))
+out_of_fold = partial(fitting.out_of_fold, Classification({"class_names": []}))
 
 NETWORK = {"name": "stacking", "hidden": 5}
 METHODS = [
@@ -228,7 +232,7 @@ def test_stacking_corrects_a_network_that_calls_each_class_by_another_s_name():
 def test_no_weights_have_a_better_brier_score_than_the_super_learners(seed):
     """No other mixture near by nor far away, drawn at random."""
     stacked, labels = opinions(5, seed)
-    fitted = super_learner.fit_weights(stacked, labels)
+    fitted = fit("super_learner", stacked, labels).weights
     assert fitted.min() >= 0
     assert fitted.sum().item() == pytest.approx(1, abs=1e-6)
     truth = torch.nn.functional.one_hot(labels, CLASSES)
@@ -248,3 +252,29 @@ def test_a_hidden_layer_has_its_units():
     stacked, labels = opinions(2)
     layers = stacking.fit_layers(stacked, labels, c=1.0, hidden=7)
     assert [tuple(layers[name].shape) for name in ("weight_0", "weight_1")] == [(2 * CLASSES, 7), (7, CLASSES)]
+
+
+def test_the_fitted_mean_is_the_best_there_is():
+    draw = torch.Generator().manual_seed(0)
+    truth = torch.randn(300, generator=draw)
+    predicted = truth + torch.randn(6, 300, generator=draw) * torch.linspace(0.5, 3, 6)[:, None]
+    found = least_squares.fit_weights(predicted, truth)
+    assert found.sum().item() == pytest.approx(1, abs=1e-6)
+    assert (found >= 0).all()
+
+    def error(given: torch.Tensor) -> float:
+        return (given.double() @ predicted.double() - truth).square().mean().item()
+
+    for other in torch.distributions.Dirichlet(torch.ones(6)).sample((500,)):
+        assert error(found) <= error(other) + 1e-9
+    for near in torch.eye(6):  # a small step towards each network
+        assert error(found) <= error(0.999 * found + 0.001 * near) + 1e-9
+    assert error(found) < error(torch.full((6,), 1 / 6))
+
+
+def test_weights_of_networks_that_are_one_are_any_and_those_of_nan_are_none():
+    truth = torch.arange(5.0)
+    same = truth.expand(3, -1) + 1
+    assert least_squares.fit_weights(same, truth).sum().item() == pytest.approx(1)
+    assert least_squares.fit_weights(truth.expand(2, -1), truth).sum().item() == pytest.approx(1)  # without an error
+    assert least_squares.fit_weights(same * torch.nan, truth).isnan().all()

@@ -46,7 +46,9 @@ def test_the_metrics_are_those_of_the_predictions(finished):
                 assert scores["nll"] == pytest.approx(sklearn_metrics.log_loss(labels[split], own), rel=1e-5)
                 assert scores["brier"] == pytest.approx(((own - np.eye(10)[labels[split]]) ** 2).sum(1).mean())
                 assert 0 <= scores["ece"] <= 1
-            for score in ("accuracy", "nll", "brier", "ece"):
+                found = sklearn_metrics.top_k_accuracy_score(labels[split], own, k=5)
+                assert scores["top_5"] == pytest.approx(found)
+            for score in ("accuracy", "nll", "brier", "ece", "top_5"):
                 values = [numbers[split][score] for numbers in each_replica[member]]
                 assert summary[split][score] == pytest.approx(np.mean(values))
                 deviation = pytest.approx(np.std(values, ddof=1)) if len(values) > 1 else None

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from test_ensemble_methods import METHODS
+from test_ensemble_methods import METHODS, fit
 from test_voting import opinions
 from torch import nn
 
-from flows.ensembles.fitting import fit
 from flows.models.export import export, structure
 from flows.models.served_ensemble import ServedEnsemble
 from flows.project import file_io

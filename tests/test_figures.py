@@ -2,14 +2,16 @@
 
 import json
 import math
-from itertools import pairwise
+import statistics
+from itertools import combinations, pairwise
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from flows.figures import animation, costs, forest, heat_map, learning_curves, race, sensitivity, theme
-from flows.findings import pictures, verdicts
+from flows.findings import across, pictures, verdicts
+from flows.untrusted.escaping import in_markdown
 
 VARIANTS = ["sgd", *(f"optimizer_{number}" for number in range(19))]
 RATES = [0.001, 0.01, 0.1, 1.0, 10.0]
@@ -178,6 +180,20 @@ def test_nothing_but_numbers_that_json_has(charts):
         json.dumps(theme.specification(chart), allow_nan=False)  # raises
 
 
+@pytest.mark.parametrize("name", ["budget", "gradients"])
+def test_verdicts_are_told_apart_without_colours(charts, name):
+    """Lines of those that are worse are dotted, and each verdict has a shape of its own."""
+    layers = theme.specification(charts[name])["layer"]
+    dash, shape = (
+        next(layer["encoding"][channel] for layer in layers if channel in layer["encoding"])
+        for channel in ("strokeDash", "shape")
+    )
+    assert dash["field"] == shape["field"] == "word"
+    dashes = dict(zip(dash["scale"]["domain"], dash["scale"]["range"], strict=True))
+    assert dashes["worse"] != dashes["better"]
+    assert len(set(shape["scale"]["range"])) == len(theme.WORDS)
+
+
 def test_titles_say_what_was_found(charts):
     titles = {name: " ".join(theme.specification(chart)["title"]["text"]) for name, chart in charts.items()}
     assert "better than sgd" in titles["verdicts"]
@@ -185,6 +201,23 @@ def test_titles_say_what_was_found(charts):
         "sgd is first at 95% validation accuracy, after 100 steps; 1 of 20 does"
     )
     assert titles["budget"].startswith("sgd is best with 1 trial")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["better"], "a is better than sgd"),
+        (["cannot tell"], "a cannot be told from sgd"),
+        (["worse", "cannot tell"], "No variant is better than sgd: 1 worse, 1 cannot be told from it"),
+        (["better", "equivalent"], "1 of 2 is better than sgd (a), 1 equivalent"),
+        (["better"] * 4, "4 of 4 are better than sgd"),
+    ],
+)
+def test_the_title_of_the_verdicts_is_a_sentence_for_any_number_of_variants(words, said):
+    rows = [{"variant": "sgd", "word": "baseline"}] + [
+        {"variant": name, "word": word} for name, word in zip("abcd", words)
+    ]
+    assert forest.headline(rows, "sgd") == said
 
 
 def test_a_curve_of_a_training_that_diverged_ends_there():
@@ -214,16 +247,24 @@ def test_the_performance_profile_is_that_of_the_article():
     assert all(share == 0 for _, share in costs.profile([{"variant": "a", "problem": 0, "cost": math.inf}], 4)["a"])
 
 
-def test_two_datasets_are_compared_by_heat_map_and_profile():
-    small = VARIANTS[:5]
-    studies = {name: verdicts.judge(study(small)[0], "sgd", 0.1) for name in ("digits", "mnist")}
-    found = pictures.across_datasets(studies)
-    assert set(found) == {"heat_map", "performance_profile"}
-    shown = [text for text, *_ in texts(theme.svg(found["heat_map"]))]
-    assert {"digits", "mnist", *small} <= set(shown)
-    for one in studies["digits"].findings[1:]:
-        cell = f"{100 * one.comparison.interval.mean:+.2f} {heat_map.SIGNS[one.word]}".replace("-", "−")
-        assert shown.count(cell) >= 2
+def test_two_datasets_are_compared_by_heat_map_profile_and_table():
+    """Of the variants that both have; the best on average first."""
+    found = {"digits": VARIANTS[:5], "mnist": VARIANTS[:4]}
+    judged = {name: verdicts.judge(study(variants)[0], "sgd", 0.1) for name, variants in found.items()}
+    everywhere = across.Across("sgd", {name: across.outcomes(one) for name, one in judged.items()})
+    drawn = pictures.across_datasets(everywhere)
+    assert set(drawn) == {"heat_map", "performance_profile"}
+    shown = [text for text, *_ in texts(theme.svg(drawn["heat_map"]))]
+    assert {"digits", "mnist", *VARIANTS[:4]} <= set(shown)
+    assert VARIANTS[4] not in shown
+    lines = {line.split(" | ")[0].removeprefix("| "): line for line in everywhere.markdown().splitlines()}
+    for one in judged["mnist"].findings[1:]:
+        points = f"{100 * one.comparison.interval.mean:+.2f}"
+        assert f"{points} {heat_map.SIGNS[one.word]}".replace("-", "−") in shown
+        assert lines[in_markdown(one.variant)].endswith(f" | {points}, {one.word} |")
+    means = [statistics.fmean(one.points for one in row) for row in everywhere.rows.values()]
+    assert means == sorted(means, reverse=True)
+    assert len(everywhere.rows) == 4
 
 
 def test_contours_leave_out_the_tops():
@@ -239,6 +280,21 @@ def test_contours_leave_out_the_tops():
 LINES = """<svg xmlns="http://www.w3.org/2000/svg"><g class="mark-line role-mark trails_0_marks">
 <path d="M0,0L3,4L3,4H10" stroke="#000"/></g><g class="mark-line trails_0_marks"><path d="M5,5V9" stroke="#fff"/></g>
 <g class="mark-line other_marks"><path d="M1,1L2,2"/></g></svg>"""
+
+
+@pytest.mark.parametrize("steps", [1, 2, 400])
+def test_no_name_in_a_race_is_on_another_one(steps):
+    """Also where paths are short, at one place, or where they stand still."""
+    x, y = np.linspace(-8, 2, 11), np.linspace(-6, 4, 11)
+    generator = np.random.default_rng(0)
+    start = (-7.5, -1.5)
+    walks = [np.cumsum(generator.normal(0, 0.05 * number, (steps, 2)), axis=0) for number in range(8)]
+    paths = [{"places": [start, *map(tuple, walk + start)]} for walk in walks]
+    places = race.name_places(paths, [start, (0.0, 0.0)], x, y)
+    pixels = [((across + 8) / 10 * race.WIDTH, (up + 6) / 10 * race.HEIGHT) for across, up in [start, *places]]
+    assert all(0 < across < race.WIDTH and 0 < up < race.HEIGHT for across, up in pixels)
+    for first, second in combinations(pixels, 2):
+        assert any(abs(a - b) >= room - 0.01 for a, b, room in zip(first, second, race.ROOM))
 
 
 def test_an_animation_draws_each_line_step_by_step():

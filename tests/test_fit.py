@@ -445,19 +445,19 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing(every_epoch_is_saved
 def test_the_order_of_the_images_is_the_seeds_alone(more, monkeypatch):
     """Whatever else is drawn: so that what differs in it is compared on the same mini-batches."""
     orders: list[list] = []
-    order = classifier.Classifier.order
+    draw_order = classifier.Classifier.draw_order
 
     def noted(module):
-        found = order(module)
+        found = draw_order(module)
         orders[-1].append(found.tolist())
         return found
 
-    monkeypatch.setattr(classifier.Classifier, "order", noted)
+    monkeypatch.setattr(classifier.Classifier, "draw_order", noted)
     for changed in ({}, more):
         orders.append([])
         regularization = {key: value for key, value in changed.items() if key in ("mixup", "cutout")}
         recipe = MLP | {"regularization": regularization, "dropout": changed.get("dropout", 0.0)}
         train(recipe, epochs=3, augment=changed.get("augment", "none"))
-    assert len(orders[0]) == 3
+    assert len(orders[0]) == 4  # one more than epochs: an epoch's end draws the next one's
     assert orders[0][0] != orders[0][1]
     assert orders[0] == orders[1]

@@ -26,7 +26,8 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_the_known_names_are_those_of_the_code():
-    assert names.LOSSES.keys() == LOSSES.keys()
+    assert {*names.TASKS["classification"]} == LOSSES.keys()
+    assert {loss for fitting in names.TASKS.values() for loss in fitting} == names.LOSSES.keys()
     assert {*names.SMOOTHED} == LOSSES.keys() - {"focal", "hinge"}
 
 

@@ -1,17 +1,20 @@
 """`trainyard export`: what it writes is what was trained, and numpy alone needs no more."""
 
+import re
 import shutil
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from click.testing import CliRunner
-from conftest import refused
+from conftest import ROOT, refused
 
 from flows.commands import export
 from flows.data import dataset
 from flows.models import trained_members
 from flows.project import file_io, paths
-from lightning_modules import weights
+from lightning_modules import networks, sealed, weights
 
 
 def exported(*arguments: str) -> str:
@@ -50,6 +53,28 @@ def test_the_exported_arrays_say_what_the_member_says(finished_copy):
     assert not np.allclose(state["0.1.weight"], state["1.1.weight"])
 
 
+def test_numpy_alone_computes_the_logits_of_the_mlp_that_ships_as_the_page_says(finished_copy):
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    [example] = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "logits" in block]
+    recipe = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["members"]["mlp"] | {"replicas": 1}
+    torch.manual_seed(0)
+    state = networks.build(recipe, [8, 8, 1], 10).state_dict()
+    small = file_io.read_json(paths.model_folder("digits", "small") / "member.json")
+    card = {key: small[key] for key in ("shape", "class_names", "mean", "std")} | {"recipe": recipe}
+    card["replicas"] = [{"weights_sha256": weights.digest(state)}]
+    weights.save(paths.model_folder("digits", "mlp"), sealed.sealed(card), [state])
+    for _ in export.export("digits", "mlp", paths.export_folder("digits", "mlp")):
+        pass
+    said: dict = {}
+    exec(example, said)
+    [predictor] = trained_members.load("digits", "mlp")[1]
+    expected = weights.predict(predictor, said["data"]["test_images"]).numpy()
+    assert np.ptp(said["logits"]) > 1
+    np.testing.assert_allclose(
+        said["logits"] - np.log(np.exp(said["logits"]).sum(1, keepdims=True)), expected, atol=1e-4
+    )
+
+
 def test_the_data_are_the_splits(finished, tmp_path):
     exported("wide", "--output", str(tmp_path))
     data, loaded = arrays(tmp_path / "data.npz"), dataset.load("digits")
@@ -86,6 +111,12 @@ def test_bad_input_is_one_sentence(finished_copy, capfd):
     assert 'unknown member "smal". Did you mean "small"?' in refused(capfd, export.command, "smal")
     assert "is a file: give a folder" in refused(
         capfd, export.command, "small", "--output", str(finished_copy / "params.yaml")
+    )
+    assert "models/blobs/small does not exist, and dataset is digits: run dvc exp run -S dataset=blobs train@small" in (
+        refused(capfd, export.command, "small", "--dataset", "blobs")
+    )
+    assert 'unknown dataset "blob". Did you mean "blobs"?' in refused(
+        capfd, export.command, "small", "--dataset", "blob"
     )
     shutil.rmtree(paths.model_folder("digits", "wide"))
     assert "models/digits/wide does not exist: run dvc repro train@wide" in refused(capfd, export.command, "wide")

@@ -20,6 +20,9 @@ RATES = {
     "rprop": 0.05, "sgd": 0.05,
 }  # fmt: skip
 
+# Of torch's optimizers those whose usual learning rate is another library's, or ours.
+NOT_TORCHS = ("gradient_descent", "momentum", "nag", "rmsprop", "sgd")
+
 
 def plain(value):
     """As params.yaml would hold it."""
@@ -29,7 +32,7 @@ def plain(value):
 
 
 def test_the_known_names_are_those_of_the_code():
-    assert set(names.OPTIMIZERS) == set(OPTIMIZERS) == set(RATES)
+    assert set(names.OPTIMIZERS) == set(OPTIMIZERS) == set(RATES) == set(names.LEARNING_RATES)
     assert set(names.SCHEDULES) == set(SCHEDULES)
 
 
@@ -49,6 +52,12 @@ def test_the_known_hyper_parameters_and_defaults_are_torchs(name):
     if name == "gradient_descent":
         del expected["momentum"]
     assert names.OPTIMIZERS[name] == expected
+
+
+@pytest.mark.parametrize("name", [name for name, (kind, _) in OPTIMIZERS.items() if "torch." in kind.__module__])
+def test_a_learning_rate_is_torchs_but_where_the_table_says_whose(name):
+    default = plain(inspect.signature(OPTIMIZERS[name][0]).parameters["lr"].default)
+    assert (names.LEARNING_RATES[name] == default) == (name not in NOT_TORCHS)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_optimizers import RATES
 
 from lightning_modules import optimizers
 from lightning_modules.errors import InputError
@@ -244,8 +243,7 @@ def test_a_tensor_of_rates_is_an_optimizer_for_each_network(settings, schedule):
         for rate, decay, place in zip(rates, decays, alone)
     ]
     for step in range(8):
-        rests = step == 4 or (step == 0 and not settings.get("initial_accumulator_value"))
-        factor = torch.tensor([[1.0], [0.5], [0.0 if rests else 1.0]]) if schedule else torch.ones(3, 1)
+        factor = 0.5 if schedule and step > 3 else 1.0
         together.param_groups[0]["lr"] = rates * factor
         give_gradients([stacked], step)
         together.step()
@@ -254,6 +252,39 @@ def test_a_tensor_of_rates_is_an_optimizer_for_each_network(settings, schedule):
             optimizer.param_groups[0]["lr"] = (rates * factor)[number].item()
             optimizer.step()
     torch.testing.assert_close(stacked.detach(), torch.stack([place.detach() for place in alone]), rtol=1e-4, atol=1e-6)
+
+
+def stack_of(settings: dict, device: str = "cpu") -> tuple[list[torch.nn.Parameter], optimizers.StackedOptimizer]:
+    places = [torch.nn.Parameter(place.detach().to(device)) for place in parameters(0, 3)]
+    each = [{**settings, "lr": rate, "weight_decay": decay} for rate, decay in ((0.1, 0.0), (0.03, 0.1), (0.01, 0.2))]
+    return places, optimizers.StackedOptimizer(each, [{"params": places}])
+
+
+@pytest.mark.parametrize("settings", CASES, ids=str)
+def test_a_stacks_state_goes_to_where_its_weights_are(settings):
+    """A checkpoint is read into main memory. The device `meta` stands for a GPU."""
+    places, optimizer = stack_of(settings)
+    give_gradients(places, 0)
+    optimizer.step()
+    _, there = stack_of(settings, "meta")
+    there.load_state_dict(optimizer.state_dict())
+    [inner] = there.parts[0].inner
+    held = [*inner.param_groups[0].values(), *(one for state in inner.state.values() for one in state.values())]
+    devices = {one.device.type for one in held if isinstance(one, torch.Tensor)}
+    assert devices == {"meta"}
+
+
+@pytest.mark.parametrize("settings", CASES, ids=str)
+def test_a_schedule_may_end_lower_than_single_precision_goes(settings):
+    """Such as {name: step, every: 0.02, factor: 0.1}."""
+    rates = [0.1, 0.1, 1e-29, 1e-40, 1e-60, 0.0]
+    assert all(place.isfinite().all() for place in walked(settings, 6, rates))
+    places, optimizer = stack_of(settings)
+    for step, rate in enumerate(rates):
+        give_gradients(places, step)
+        optimizer.param_groups[0]["lr"] = rate / 0.1
+        optimizer.step()
+    assert all(place.isfinite().all() for place in places)
 
 
 def test_these_take_tensors():
@@ -341,7 +372,3 @@ def test_a_gradient_that_is_no_number_is_not_hidden(settings):
     place.grad = torch.tensor([math.nan, 1.0])
     optimizer.step()
     assert place.isnan().tolist() == [True, False]
-
-
-def test_rates_are_known_for_all():
-    assert set(RATES) == set(OPTIMIZERS)

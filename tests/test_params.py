@@ -43,6 +43,10 @@ def test_what_is_shipped_is_valid(content):
 
 @pytest.mark.parametrize("dataset", fields.DATASETS)
 def test_moving_to_another_dataset_is_one_word(content, dataset):
+    if dataset == "digit_strings":  # the shipped members give no answer at each step
+        content = put(
+            content, "members", {"lstm": content["members"]["mlp"] | {"network": "lstm", "activation": "tanh"}}
+        )
     assert parse(put(content, "dataset", dataset)).feed.epochs == content["data"][dataset]["epochs"]
 
 
@@ -55,7 +59,11 @@ def test_the_comments_name_what_is_known():
 
 # The key as it is said, and words that have to be in the sentence: what is wrong and what would be right.
 NAMES = [
-    ("dataset", "minst", ["dataset", '"minst"', 'Did you mean "mnist"?', "Known: blobs, cifar10, digits"]),
+    (
+        "dataset",
+        "minst",
+        ["dataset", '"minst"', 'Did you mean "mnist"?', "Known: blobs, cifar10, diabetes, digit_strings, digits"],
+    ),
     (
         "members.mlp.network.name",
         "mpl",
@@ -331,7 +339,11 @@ def test_every_optimizer_takes_its_defaults_and_no_others(content, name):
 
 @pytest.mark.parametrize(
     ("kind", "table"),
-    [("activation", names.ACTIVATIONS), ("initializer", names.INITIALIZERS), ("loss", names.LOSSES)],
+    [
+        ("activation", names.ACTIVATIONS),
+        ("initializer", names.INITIALIZERS),
+        ("loss", {name: names.LOSSES[name] for name in names.TASKS["classification"]}),
+    ],
 )
 def test_a_name_is_completed_with_its_own_hyper_parameters(content, kind, table):
     for name, own in table.items():

@@ -130,7 +130,7 @@ def test_of_each_optimizer_too(content, name):
     assert not right(put(content, f"members.mlp.optimizer.{other}", 0.5))
 
 
-@pytest.mark.parametrize("loss", names.LOSSES)
+@pytest.mark.parametrize("loss", names.TASKS["classification"])
 def test_of_each_loss_too(content, loss):
     own = names.LOSSES[loss]
     content = put(content, "members.mlp.loss", {"name": loss, **own})

@@ -3,12 +3,14 @@
 import math
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
 from flows.commands import race as command
 from flows.figures import animation
+from flows.figures import race as drawn
 from flows.project.errors import InputError
 from flows.race import racing
 from flows.race.surfaces import SURFACES
@@ -86,6 +88,20 @@ def test_a_few_steps_from_command_to_figures(tmp_path):
     for move in (move for circle in circles for move in circle):
         assert len(move.get("values").split(";")) == len(move.get("keyTimes").split(";")) == 5 + 2
     assert max(file.stat().st_size for file in folder.iterdir()) < 1_000_000
+
+
+def test_paths_have_marks_at_even_distances():
+    way = np.linspace(0, 1, 50)
+    found = drawn.marked_places({"places": [(x, 0.5) for x in way]}, 8.0, way, way)
+    steps = np.diff([x for x, _ in found]) * drawn.WIDTH
+    assert len(found) == int((drawn.WIDTH - 8 - drawn.APART / 2) // drawn.APART) + 1
+    assert steps == pytest.approx(drawn.APART, abs=7)  # pixels
+    assert len(drawn.marked_places({"places": [(0, 0), (1, 1)] * 50}, 0.0, way, way)) == drawn.MOST_MARKS
+    assert drawn.marked_places({"places": [(0.5, 0.5)]}, 0.0, way, way) == []
+
+
+def test_each_that_can_race_has_a_shape_of_its_own():
+    assert len(set(drawn.SHAPES)) == len(drawn.SHAPES) == racing.MOST
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ from flows.commands.results import command
 from flows.params.params_file import read
 from flows.project import file_io, paths
 from flows.project.errors import InputError
-from flows.reporting import results
+from flows.reporting import by_task, results
 from flows.statistics.replicates import wilson_interval
 
 
 def test_rows_are_members_then_ways_to_vote_of_which_one_has_test_scores(finished):
     params = read()
-    table = {row[0].removesuffix(" *"): dict(zip(results.HEADINGS, row)) for row in results.rows(params)}
+    headings = by_task.headings("classification")
+    table = {row[0].removesuffix(" *"): dict(zip(headings, row)) for row in results.rows(params)}
     assert list(table) == [*params.members, *params.ensemble.methods]
     for member, recipe in params.members.items():
         numbers = file_io.read_json(paths.member_metrics_file("digits", member))
@@ -44,7 +45,7 @@ def test_rows_are_members_then_ways_to_vote_of_which_one_has_test_scores(finishe
 def test_markdown_has_a_row_each_of_as_many_cells(finished):
     said = CliRunner().invoke(command, ["--markdown"], catch_exceptions=False).stdout.splitlines()
     assert len(said) == 2 + len(results.rows(read()))
-    assert {line.count("|") for line in said} == {len(results.HEADINGS) + 1}
+    assert {line.count("|") for line in said} == {len(by_task.headings("classification")) + 1}
     assert said[2].startswith("| small | 2 | ")
 
 

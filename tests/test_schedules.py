@@ -119,23 +119,23 @@ def test_a_plateau_is_torchs(sign):
             scheduler.step()
         before = one.param_groups[0]["lr"]
         assert optimizers.last_rates(scheduler) == [before]
-        optimizers.epoch_ended(scheduler, [sign * value])
+        optimizers.epoch_ended(scheduler, sign * value)
         theirs.step(value)
         assert one.param_groups[0]["lr"] == pytest.approx(other.param_groups[0]["lr"])
         seen.add(one.param_groups[0]["lr"])
     assert len(seen) > 2
 
 
-def test_each_network_has_a_plateau_of_its_own():
-    optimizer = sgd({}, {"until": 0.5}, {}, {"until": 0.5})  # two networks of two groups
+def test_a_plateau_lowers_the_rates_of_all_groups_of_which_some_end_early():
+    optimizer = sgd({}, {"until": 0.5})
     scheduler = optimizers.schedule({**PLATEAU, "patience": 0}, optimizer, 4)
     optimizer.step()
     scheduler.step()
-    for values in ([1.0, 1.0], [2.0, 0.5], [2.0, None]):
-        optimizers.epoch_ended(scheduler, values)
-    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.05, 0.2, 0.2])
+    for value in (1.0, 2.0, 2.0):
+        optimizers.epoch_ended(scheduler, value)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.05])
     scheduler.step()
-    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0, 0.2, 0])
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0])
 
 
 def test_others_do_not_go_by_validation():
@@ -145,7 +145,7 @@ def test_others_do_not_go_by_validation():
         optimizer.step()
         scheduler.step()
         before = optimizer.param_groups[0]["lr"]
-        optimizers.epoch_ended(scheduler, [1.0])
+        optimizers.epoch_ended(scheduler, 1.0)
         assert optimizer.param_groups[0]["lr"] == before
 
 

@@ -4,11 +4,13 @@ import pytest
 import torch
 from test_fit import CLASSES, MLP, TRAINING, VALIDATION, Interrupted, assert_same, half_wrong, train
 
-from lightning_modules import classifier, networks
+from lightning_modules import classifier, networks, weights
 from lightning_modules.errors import DivergedError, InputError
 from lightning_modules.fit import Fitted, fit_together
-from lightning_modules.names import NETWORKS, OPTIMIZERS, misfit
+from lightning_modules.images import Images
+from lightning_modules.names import NETWORKS, OPTIMIZERS, VIEWS, misfit
 from lightning_modules.networks.stacking import NotStackableError, stack, unstack
+from lightning_modules.together import log_probabilities
 
 SEEDS = [5, 6, 7]
 SMALL = {
@@ -79,16 +81,34 @@ def test_so_does_each_with_its_switches_turned(name, switch):
         assert_alike(train(one, seed=seed), fitted)
 
 
-@pytest.mark.parametrize("name", ["mlp", "shallow", "lenet", "cnn", "split_merge", "resnet", "rnn"])
-@pytest.mark.parametrize("activation", [{"name": "prelu", "init": 0.25}, {"name": "maxout", "pieces": 3}])
+LEARNING_OR_WIDENING = [
+    (name, activation)
+    for name in ("mlp", "shallow", "lenet", "cnn", "split_merge", "resnet", "rnn")
+    for activation in ({"name": "prelu", "init": 0.25}, {"name": "maxout", "pieces": 3})
+    if not misfit("activation", activation, name)
+]
+
+
+@pytest.mark.parametrize(("name", "activation"), LEARNING_OR_WIDENING, ids=str)
 def test_so_does_each_with_an_activation_that_learns_or_that_widens(name, activation):
-    if misfit("activation", activation, name):
-        return
     # Not Adam, which makes steps of full length of gradients that are nothing but rounding.
     one = recipe(name, activation=activation, **optimizer("momentum"))
     together = train_together([one] * 3)
     for seed, fitted in zip(SEEDS, together):
         assert_alike(train(one, seed=seed), fitted)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("views", VIEWS)
+def test_what_trained_networks_say_together_is_what_each_says_when_served(views, count):
+    given = recipe("cnn", test_time_views=views)
+    alone = [networks.build(given, (8, 8, 1), 3).eval() for _ in range(count)]
+    images = Images(*VALIDATION, [0.25], [0.2])
+    states = [network.state_dict() for network in alone]
+    found = log_probabilities([given] * count, states, [8, 8, 1], 3, images)
+    for network, said in zip(alone, found, strict=True):
+        served = weights.predict(weights.Predictor(network, [0.25], [0.2], views).eval(), VALIDATION[0])
+        torch.testing.assert_close(said, served, atol=1e-5, rtol=1e-4)
 
 
 def test_they_may_differ_in_the_dropout_of_each_layer():

@@ -33,7 +33,7 @@ def show(dataset: str, found: dict) -> None:
         click.echo(f"challenger  {found['challenger']}, {challenger_state(found)}")
     if found["interrupted"]:
         click.echo(interruption(found["interrupted"]))
-    if found["champion"] is not None:
+    if found["champion"] is not None and found["test"]:
         for line in test_image_lines(found["test"]):
             click.echo(f"test images {line}")
 
@@ -112,7 +112,8 @@ def command(dataset: str | None, as_json: bool) -> None:
     dataset = dataset or params.dataset
     found = promoting.standing(dataset)
     champion = found["champion"]
-    found["test"] = promoting.outlook(dataset, champion, params.gate.alpha) if champion else None
+    judged = champion and params.task_of(dataset) == "classification"
+    found["test"] = promoting.outlook(dataset, champion, params.gate.alpha) if judged else None
     if as_json:
         click.echo(json.dumps({"dataset": dataset} | found, indent=2, ensure_ascii=False))
     else:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.machine.console import run
+from flows.params import fields
 from flows.params.params_file import read
 from flows.project import file_io, paths
-from flows.project.errors import InputError, counted
+from flows.project.errors import InputError, counted, unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,6 +97,15 @@ def command(member: str, dataset: str | None, output: Path | None, data: bool) -
     params = read()
     dataset = dataset or params.dataset
     params.member(member)  # refuses a name that params.yaml does not have
+    if dataset not in fields.DATASETS:
+        raise unknown("dataset", dataset, fields.DATASETS)
+    needed = [paths.model_folder(dataset, member), *([paths.data_folder(dataset)] if data else [])]
+    missing = next((folder for folder in needed if not folder.exists()), None)
+    if missing and dataset != params.dataset:  # where they are the same, what reads it says which stage to run
+        raise InputError(
+            f"{paths.shown(missing)} does not exist, and dataset is {params.dataset}: "
+            f"run dvc exp run -S dataset={dataset} train@{member}"
+        )
     for file, holds in export(dataset, member, output or paths.export_folder(dataset, member), data=data):
         click.echo(f"{paths.shown(file)}: {holds}")
 

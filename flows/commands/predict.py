@@ -1,4 +1,8 @@
-"""`trainyard predict IMAGE...`: classifies image files, and the images in folders, with the dataset's champion."""
+"""`trainyard predict IMAGE...`: classifies image files, and the images in folders, with the dataset's champion.
+
+Where the champion predicts a number, the answer is that number; where it was trained on measurements instead of images,
+it reads .csv files of them, see `measurements`.
+"""
 
 import itertools
 import json
@@ -9,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flows.commands import measurements
 from flows.machine.console import run
 from flows.params.params_file import read
 from flows.params.sections import DEFAULT_LIMITS, Limits
@@ -92,14 +97,24 @@ def predict(dataset: str, files: Sequence[Path]) -> Iterator[dict]:
     """Classifies files. Yields a dict per file, in their order.
 
     Its keys are file, label, probability (of the label), probabilities (of all classes), model, made_of ([width,
-    height] of the file) and size (that which it was resized to). For a file that is no image: file, label (None) and
-    problem.
+    height] of the file) and size (that which it was resized to). Where a number is predicted: target (its name) and
+    prediction instead of what is of classes; where sequences are, probability is that of the alignment. For a file that
+    is no image: file, label (None) and problem. Of a .csv file each row is yielded, see `measurements.answers`.
 
     Raises:
-        InputError: there is no champion.
+        InputError: there is no champion, or it predicts from measurements, and a file is no .csv file.
     """
     model, limits = None, read().limits
     about: dict = {}
+    if any(file.suffix.lower() == measurements.SUFFIX for file in files):
+        from flows.tracking.loading import load_champion
+
+        model, about = load_champion(dataset)
+        if features := getattr(model, "features", None):
+            if other := [file for file in files if file.suffix.lower() != measurements.SUFFIX]:
+                raise InputError(refused_image(name(other[0]), dataset, features))
+            yield from measurements.answers(model, about, files, limits)  # type: ignore[arg-type]  # a ServedEnsemble
+            return
     for first in range(0, len(files), BATCH):
         batch = files[first : first + BATCH]
         # The first images are checked before the champion is loaded, which takes seconds.
@@ -108,7 +123,16 @@ def predict(dataset: str, files: Sequence[Path]) -> Iterator[dict]:
             from flows.tracking.loading import load_champion
 
             model, about = load_champion(dataset)
+        if model and (features := getattr(model, "features", None)):
+            raise InputError(refused_image(name(batch[0]), dataset, features))
         yield from results(model, about, batch, images, problems)
+
+
+def refused_image(file: str, dataset: str, features: Sequence[str]) -> str:
+    return (
+        f"{file} is no .csv file, and the champion of {dataset} predicts from measurements: give a .csv file whose "
+        f"first line names {', '.join(features)}"
+    )
 
 
 def read_images(files: Sequence[Path], limits: Limits) -> tuple[dict[Path, Unread], dict[Path, str]]:
@@ -141,20 +165,38 @@ def results(
             except InputError as error:  # the header is valid, but the rest is damaged
                 problems[file] = str(error)
     if pixels and model:
-        frame = model.predict(np.stack(list(pixels.values())))
-        probabilities = frame.drop(columns="label")
-        for number, file in enumerate(pixels):
-            answers[file] = {
-                "file": name(file),
-                "label": frame["label"][number],
-                "probability": float(probabilities.loc[number].max()),
-                "probabilities": {key: float(value) for key, value in probabilities.loc[number].items()},
-                "model": f"{about['name']} version {about['version']}",
-                "made_of": list(images[file].size),
-                "size": [shape[1], shape[0]],
-            }
+        found = answered(model, np.stack(list(pixels.values())), about)
+        for file, answer in zip(pixels, found, strict=True):
+            sizes = {"made_of": list(images[file].size), "size": [shape[1], shape[0]]}
+            answers[file] = {"file": name(file)} | answer | sizes
     for file in files:
         yield answers.get(file) or {"file": name(file), "label": None, "problem": problems[file]}
+
+
+def answered(model: "ServedEnsemble | ForeignModel", pixels: "np.ndarray", about: dict) -> Iterator[dict]:
+    """What the model says of each image."""
+    frame, task = model.predict(pixels), getattr(model, "task", "classification")
+    made_by = {"model": f"{about['name']} version {about['version']}"}
+    if task == "regression":
+        for value in frame[model.target].tolist():  # type: ignore[union-attr]  # a ServedEnsemble
+            yield measurements.prediction(model, value, about)  # type: ignore[arg-type]
+        return
+    if task == "sequence":
+        for label, probability in zip(frame["label"], frame["probability"].tolist()):
+            yield {"label": label, "probability": probability} | made_by
+        return
+    probabilities = frame.drop(columns="label")
+    for number, label in enumerate(frame["label"]):
+        of_classes = {key: float(value) for key, value in probabilities.loc[number].items()}
+        yield {"label": label, "probability": max(of_classes.values()), "probabilities": of_classes} | made_by
+
+
+def line(result: dict, width: int) -> str:
+    """A result on one line of the terminal."""
+    file = f"{result['file']}, row {result['row']}" if "row" in result else result["file"]
+    if "prediction" in result:
+        return f"{file:<{width}}  {printable(result['target'])} {result['prediction']:.4g}"
+    return f"{file:<{width}}  {printable(result['label'])}  {result['probability']:.1%}"
 
 
 def is_shrunk(result: dict) -> bool:
@@ -183,6 +225,9 @@ def command(images: tuple[Path, ...], dataset: str | None, as_json: bool) -> int
     Images are converted to the grey or colour, and resized to the size, that the champion was trained on. There is a
     warning if an image shrinks to less than a third of its width or height. A file that is no image is named, and the
     others are still classified. Exit code 0: all are classified; 1: some are not; 2: none is.
+
+    A champion that was trained on measurements takes .csv files instead: the first line names them, and each other line
+    gets a prediction.
     """
     files, without = files_of(images)
     width = max((len(name(file)) for file in files), default=0)
@@ -192,7 +237,7 @@ def command(images: tuple[Path, ...], dataset: str | None, as_json: bool) -> int
             problems += 1
             click.echo(f"trainyard: {result['problem']}", err=True)
         elif not as_json:
-            click.echo(f"{result['file']:<{width}}  {printable(result['label'])}  {result['probability']:.1%}")
+            click.echo(line(result, width))
         if is_shrunk(result):
             shrunk.append(result)
         told.append(result)

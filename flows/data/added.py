@@ -15,6 +15,7 @@ from flows.data.source_images import ADDED, Images, shown
 from flows.params.sections import DEFAULT_LIMITS, Limits
 from flows.project import paths
 from flows.project.errors import InputError, counted
+from lightning_modules import names
 
 
 def folder(dataset: str) -> Path:
@@ -94,5 +95,8 @@ def join(dataset: str, images: Images, limits: Limits = DEFAULT_LIMITS) -> Image
 def make_folders(dataset: str) -> None:
     """Makes data/incoming/<class>/ for each class, where the dataset was downloaded, for people to put images into."""
     if (paths.data_folder(dataset) / "dataset.json").is_file():
-        for name in class_folders(read_card(dataset)["class_names"]):
+        card = read_card(dataset)
+        if names.task_of(card) != "classification":
+            return
+        for name in class_folders(card["class_names"]):
             (paths.incoming_folder() / name).mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,8 @@ import numpy as np
 
 from flows.data import plain_arrays
 from flows.project import paths
+from flows.project.errors import InputError
+from lightning_modules import names
 
 STAGE = "download"  # which makes them
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels", "validation_indices")
@@ -17,7 +19,8 @@ class Dataset:
     """A dataset. Its arrays are memory-mapped and read-only.
 
     card: the content of dataset.json, see `flows.download.download`.
-    train_images, test_images: uint8, N×H×W×C; train_labels, test_labels: int64, N.
+    train_images, test_images: uint8, N×H×W×C; train_labels, test_labels: int64, N; of other tasks than classification
+        see `source_images.Images`.
     validation_indices: int64, sorted; rows of the training arrays, which contain the validation images.
     """
 
@@ -76,6 +79,19 @@ def read_card(dataset: str) -> dict:
     return plain_arrays.read_card(paths.data_folder(dataset), ARRAYS, STAGE, "test_sha256")
 
 
+def refuse_other_tasks(dataset: str, what: str, hint: str = "") -> None:
+    """Raises InputError for a dataset of another task than classification, as far as its card is there.
+
+    Args:
+        what: cannot be done with it: the beginning of the sentence, such as "the gate compares".
+        hint: the end of the sentence.
+    """
+    if (paths.data_folder(dataset) / "dataset.json").is_file():
+        task = names.task_of(read_card(dataset))
+        if task != "classification":
+            raise InputError(f"{what} classifiers alone, and the task of {dataset} is {task}{hint}")
+
+
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -84,5 +100,5 @@ def digest_of_test_data(images: np.ndarray, labels: np.ndarray) -> str:
     """SHA-256 of test images and labels, independent of the file format."""
     digest = hashlib.sha256(f"{images.shape} {images.dtype}".encode())
     digest.update(np.ascontiguousarray(images).data)
-    digest.update(np.ascontiguousarray(labels, "<i8").data)
+    digest.update(np.ascontiguousarray(labels, "<f4" if labels.dtype.kind == "f" else "<i8").data)
     return digest.hexdigest()

@@ -18,8 +18,14 @@ PIECE = 1000  # images counted at a time: numpy's bincount makes 64-bit integers
 def mean_and_std(images: np.ndarray, left_out: np.ndarray | Sequence[int] = ()) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel, of intensities 0 to 1, without the images at the indices `left_out`.
 
-    Sums are integers, so the result is the same on every machine.
+    Sums are integers, so the result is the same on every machine. Of float32 images they are those of the values
+    themselves, in any unit, and the sums are exact as well.
     """
+    if images.dtype != np.uint8:
+        count = np.ones(len(images), bool)
+        count[np.asarray(left_out, int)] = False
+        columns = images[count].reshape(-1, images.shape[-1]).T.tolist()
+        return [list(found) for found in zip(*map(centre_and_spread, columns))]  # type: ignore[return-value]
     counts = np.zeros((images.shape[-1], 256), np.int64)
     count = np.ones(len(images), bool)
     count[np.asarray(left_out, int)] = False
@@ -35,6 +41,12 @@ def mean_and_std(images: np.ndarray, left_out: np.ndarray | Sequence[int] = ()) 
         mean.append(first / number / 255)
         std.append(math.sqrt((second * number - first**2) / number**2) / 255)
     return mean, std
+
+
+def centre_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation, by exact sums: the same on every machine."""
+    mean = math.fsum(values) / len(values)
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
 
 
 def write(folder: Path, arrays: dict[str, np.ndarray], card: dict, provenance: list[dict]) -> dict:

@@ -26,6 +26,14 @@ class Images:
 
     Images are uint8, N×H×W×C; labels are int64, N, indices into `class_names`. `provenance` has an entry for each
     source file: file, from, bytes and sha256. It does not depend on the place from which the bytes were fetched.
+
+    Attributes:
+        task: a key of `names.TASKS`. For regression labels are float32, N, and there are no class names; for sequences
+            they are int64, N×longest, padded with -1.
+        target: what the number is, for regression.
+        features: the names of the channels where these are measurements: images are float32 then, 1×1×channels.
+        pools: int64, one a training image: images that have something in common, such as parts, are in one pool, and
+            a pool is never divided between training and validation. None: there is nothing in common.
     """
 
     train_images: np.ndarray
@@ -34,6 +42,10 @@ class Images:
     test_labels: np.ndarray
     class_names: list[str]
     provenance: list[dict]
+    task: str = "classification"
+    target: str | None = None
+    features: list[str] | None = None
+    pools: np.ndarray | None = None
 
 
 def stratified_sample(
@@ -65,6 +77,33 @@ def stratified_sample(
         generator = np.random.default_rng([seed, label])
         chosen.append(generator.permutation(np.flatnonzero(labels == label))[:size])
     return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def random_sample(count: int, fraction: float, seed: int, purpose: str) -> np.ndarray:
+    """A random sample: sorted int64 indices of a `fraction` of `count` images, the same for the same seed.
+
+    Args:
+        purpose: what the sample is for, in a message.
+
+    Raises:
+        InputError: there are fewer than two, so that none would be left on one side.
+    """
+    if count < 2:
+        raise InputError(f"there are {count} images that {purpose} could be set aside from; it takes 2 or more")
+    size = min(max(round(count * fraction), 1), count - 1)
+    return np.sort(np.random.default_rng(seed).permutation(count)[:size]).astype(np.int64)
+
+
+def validation_sample(images: Images, fraction: float, seed: int) -> np.ndarray:
+    """The sorted indices of the training images that become the validation split: of classes a stratified sample, else
+    a random one, of whole pools where there are pools."""
+    purpose, labels = "the validation split", images.train_labels
+    if images.pools is not None:
+        chosen = random_sample(int(images.pools.max()) + 1, fraction, seed, purpose)
+        return np.flatnonzero(np.isin(images.pools, chosen)).astype(np.int64)
+    if images.task == "classification":
+        return stratified_sample(labels, fraction, seed, images.class_names, purpose)
+    return random_sample(len(labels), fraction, seed, purpose)
 
 
 def describe(dataset: str) -> dict:

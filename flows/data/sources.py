@@ -6,7 +6,7 @@ images.
 
 from collections.abc import Callable
 
-from flows.data import built_in, class_folders, published, source_images
+from flows.data import built_in, class_folders, digit_strings, published, source_images
 from flows.params.sections import DEFAULT_LIMITS, Limits
 from flows.project.errors import unknown
 
@@ -29,6 +29,8 @@ def read(dataset: str, test: str | float, limits: Limits = DEFAULT_LIMITS) -> so
 READERS: dict[str, Callable[..., source_images.Images]] = {
     "digits": built_in.digits,
     "blobs": built_in.blobs,
+    "diabetes": built_in.diabetes,
+    "digit_strings": digit_strings.digit_strings,
     "mnist": published.mnist,
     "fashion_mnist": published.fashion_mnist,
     "cifar10": published.cifar10,

@@ -59,6 +59,7 @@ def drift(place: Path, dataset: str, params: Drift, seed: int, limits: Limits = 
     from flows.data import image_folder
     from flows.drift import figure
 
+    data_of.refuse_other_tasks(dataset, "drift is found by what is predicted by")
     data = data_of.load(dataset)
     shape = tuple(data.card["shape"])
     arrivals = image_folder.read(place, shape, params.images, seed, limits)

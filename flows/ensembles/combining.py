@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flows.data import dataset
+from flows.ensembles import record
 from flows.ensembles.choice import choose
 from flows.ensembles.fitting import fit, out_of_fold
 from flows.ensembles.predictions import predictions
@@ -13,7 +14,8 @@ from flows.models import measurements, trained_members
 from flows.params.params_file import Params
 from flows.project import paths
 from flows.project.errors import InputError
-from flows.reporting import dvc_plots
+from flows.reporting import by_task
+from lightning_modules import names
 
 if TYPE_CHECKING:
     from lightning_modules.ensembles import Combiner
@@ -25,7 +27,7 @@ class Combined:
 
     Attributes:
         result: the chosen method, its scores on validation and test, the gain over the member that is best on
-            validation, and the disagreement of the networks.
+            validation, and of classifiers the disagreement of the networks.
         tables: rows for plots, by table.
         record: what the ensemble is made of.
     """
@@ -36,18 +38,18 @@ class Combined:
 
 
 def combine(params: Params) -> Combined:
-    """Combines all networks by each method in params.yaml, and chooses a method.
+    """Combines all networks by each method in params.yaml that the task has, and chooses a method.
 
     Raises:
         InputError: a member is not trained or evaluated, or a file was changed.
     """
     import torch
 
-    from lightning_modules import scores
+    from lightning_modules import scores, tasks
 
     name = params.dataset
     data = dataset.load(name)
-    class_names = data.card["class_names"]
+    class_names, kind, task = data.card["class_names"], names.task_of(data.card), tasks.of(data.card)
     trained_members.check(name, params.members)
     networks = [f"{member}-{number}" for member, recipe in params.members.items() for number in range(recipe.replicas)]
     labels = {split: torch.from_numpy(data.labels(split)) for split in paths.SPLITS}
@@ -57,39 +59,43 @@ def combine(params: Params) -> Combined:
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} does not exist: run dvc repro evaluate") from None
 
-    methods = dict(zip(params.ensemble.labels, params.ensemble.methods))
+    methods = {
+        label: given
+        for label, given in zip(params.ensemble.labels, params.ensemble.methods)
+        if names.name_of(given) in task.ENSEMBLES
+    }
     on_validation = {
-        method: scores.score(out_of_fold(given, predicted["validation"], labels["validation"]), labels["validation"])
+        method: task.score(
+            out_of_fold(task, given, predicted["validation"], labels["validation"]), labels["validation"]
+        )
         for method, given in methods.items()
     }
-    method = choose(on_validation, params.ensemble.select_by)
-    combiner = fit(methods[method], predicted["validation"], labels["validation"])
+    method = choose(on_validation, params.ensemble.select_by, task.ORDERS)
+    combiner = fit(task, methods[method], predicted["validation"], labels["validation"])
     chosen = combiner(predicted["test"])
     of_members = {member: numbers["validation"] for member, numbers in members.items()}
-    best_member = choose(of_members, params.ensemble.select_by)
-    test = scores.score(chosen, labels["test"])
+    best_member = choose(of_members, params.ensemble.select_by, task.ORDERS)
+    test = task.score(chosen, labels["test"])
+    best = members[best_member]["test"]
     result = {
         "method": method,
         "select_by": params.ensemble.select_by,
         "networks": len(networks),
         "parameters": sum(members[member]["parameters"] * recipe.replicas for member, recipe in params.members.items()),
         "validation": on_validation[method],
-        "test": test,
+        "test": test | by_task.intervals(kind, task, chosen[None], labels["test"]),
         "best_member": best_member,
-        "gain": {
-            "accuracy": test["accuracy"] - members[best_member]["test"]["accuracy"],
-            "nll": members[best_member]["test"]["nll"] - test["nll"],
-        },
-        "disagreement": scores.disagreement(predicted["test"]),
+        # Better is positive.
+        "gain": {score: sign * (best[score] - test[score]) for score, sign in sorted(task.ORDERS["nll"])},
     }
+    if kind == "classification":
+        result["disagreement"] = scores.disagreement(predicted["test"])
     return Combined(
         result,
         {
             "methods": [{"method": key, **numbers} for key, numbers in on_validation.items()],
             "weights": weight_rows(networks, combiner),
-            "classes": dvc_plots.per_class("ensemble", scores.per_class(chosen, labels["test"], class_names)),
-            "confusion": dvc_plots.confusion("ensemble", chosen, labels["test"], class_names),
-            "reliability": [{"network": "ensemble", **row} for row in scores.reliability(chosen, labels["test"])],
+            **by_task.plots(kind, "ensemble", chosen, labels["test"], class_names),
         },
         Record(
             dataset=name,
@@ -107,8 +113,9 @@ def combine(params: Params) -> Combined:
                 **{f"best_validation_{score}": value for score, value in on_validation[method].items()},
                 **{f"test_{score}": value for score, value in test.items()},
                 **{f"gain_{score}": value for score, value in result["gain"].items()},
-                "disagreement": result["disagreement"],
+                **({"disagreement": result["disagreement"]} if "disagreement" in result else {}),
             },
+            about={key: data.card[key] for key in record.ABOUT if key in data.card},
         ),
     )
 

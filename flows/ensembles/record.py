@@ -3,12 +3,15 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from flows.graph import healing
 from flows.project import file_io, paths
 from flows.project.errors import DamagedError, InputError
 from lightning_modules import sealed
+
+ABOUT = ("task", "dtype", "features", "target")  # keys of a dataset's card that say what goes in and what comes out
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Record:
         class_names: in the order of the probabilities.
         test_sha256: the digest of the pinned test images and labels.
         metrics: to log with the model.
+        about: what else the data's card says of `ABOUT`; records of older versions have nothing of it.
     """
 
     dataset: str
@@ -33,6 +37,7 @@ class Record:
     class_names: list[str]
     test_sha256: str
     metrics: Mapping[str, float]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -56,7 +61,8 @@ def read(dataset: str) -> Record:
     """The record of a dataset's ensemble. Raises InputError if there is none, or the file is damaged."""
     file = paths.ensemble_file(dataset)
     try:
-        found = sealed.opened(file_io.read_json(file, *Record.__dataclass_fields__), paths.shown(file))
+        needed = [name for name in Record.__dataclass_fields__ if name != "about"]
+        found = sealed.opened(file_io.read_json(file, *needed), paths.shown(file))
     except FileNotFoundError:
         raise InputError(f"{paths.shown(file)} does not exist: run dvc repro ensemble") from None
     except DamagedError as error:

@@ -21,14 +21,16 @@ def register(dataset: str) -> None:
 
     from flows.models.export import export
     from flows.tracking.registration import Registrar
+    from lightning_modules import tasks
     from lightning_modules.ensembles import Combiner
 
     made = record.read(dataset)
     predictors = [predictor for member in made.networks for predictor in networks(made, member)]
     fitted = {name: torch.tensor(values) for name, values in made.fitted.items()}
-    combiner = Combiner(made.method.partition("(")[0], fitted)
+    combines = tasks.of({"class_names": made.class_names, **made.about}).ENSEMBLES
+    combiner = Combiner(made.method.partition("(")[0], fitted, combines)
     with tempfile.TemporaryDirectory() as folder:
-        export(predictors, combiner, made.shape, made.class_names, Path(folder))
+        export(predictors, combiner, made.shape, made.class_names, Path(folder), made.about)
         card = {
             "method": made.method,
             "members": ", ".join(made.networks),
@@ -37,6 +39,7 @@ def register(dataset: str) -> None:
             "class_names": made.class_names,
             "test_sha256": made.test_sha256,
             "metrics": made.metrics,
+            **made.about,
         }
         version = Registrar(dataset).register(made.digest, card, Path(folder))
     if version:

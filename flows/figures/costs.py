@@ -37,18 +37,11 @@ def by_budget(rows: Sequence[Row], what: str = "error (%)") -> Chart:
     )
     base = alt.Chart(theme.data(rows)).encode(
         x=x, y=alt.Y("error:Q", title=what, scale=scale, axis=alt.Axis(tickCount=5, format="~g")),
-        color=theme.word_colour(), detail="variant:N",
+        detail="variant:N",
     )  # fmt: skip
-    pixel = math.log(high / low) / height
-    spots = theme.spread([math.log(high / row["error"]) / pixel for row in ends.values()])
-    labels = labels_beside(
-        [
-            {"variant": name, "word": row["word"], "at": row["error"], "spot": high * math.exp(-pixel * spot)}
-            for (name, row), spot in zip(ends.items(), spots)
-        ],
-        scale,
-    )
-    chart = alt.layer(base.mark_line(strokeWidth=1.8), base.mark_point(filled=True, size=30, opacity=1), *labels)
+    named = [{"variant": name, "word": row["word"], "at": row["error"]} for name, row in ends.items()]
+    labels = theme.names_beside(named, scale, (low, high), WIDTH, height)
+    chart = alt.layer(*theme.word_lines(base), *labels)
     if first == last["variant"]:
         title = f"{first} is best with {counted(trials[0])} and with {counted(last['trials'])}"
     else:
@@ -57,30 +50,13 @@ def by_budget(rows: Sequence[Row], what: str = "error (%)") -> Chart:
         chart.properties(width=WIDTH, height=height),
         title,
         "Held-out error of the training that is best on validation; trials go from the published default outwards. "
-        "Colour: the verdict, blue better, grey cannot tell, orange worse, black the baseline.",
+        f"Shapes say {theme.WORD_KEY}.",
         WIDTH + LABELS + 60,
     )
 
 
 def counted(trials: int) -> str:
     return f"{trials} trial{'s' if trials != 1 else ''}"
-
-
-def labels_beside(rows: Sequence[Row], scale: alt.Scale) -> list[alt.Chart]:
-    """Names on the right of a chart, with a line to each from the end of its own.
-
-    Args:
-        rows: variant, word, and on the chart's vertical axis at (where the line ends) and spot (where the name is).
-        scale: of that axis.
-    """
-    base = alt.Chart(theme.data(rows)).encode(color=theme.word_colour())
-    text = base.mark_text(align="left", fontSize=12).encode(
-        x=alt.value(WIDTH + 24), y=alt.Y("spot:Q", scale=scale), text="variant:N"
-    )
-    line = base.mark_rule(strokeWidth=0.8, opacity=0.6).encode(
-        x=alt.value(WIDTH + 2), x2=alt.value(WIDTH + 21), y=alt.Y("at:Q", scale=scale), y2="spot:Q"
-    )
-    return [line, text]
 
 
 def steps_to_target(rows: Sequence[Row], target: str, unit: str = "steps") -> Chart:

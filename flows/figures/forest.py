@@ -83,13 +83,23 @@ def limits(rows: Sequence[Row], margin: float) -> tuple[float, float]:
     return low - room, high + room
 
 
+# What is said of variants that are not better, and of a single one.
+OTHERS = (
+    ("worse", "worse", "is worse than"),
+    ("equivalent", "equivalent", "is equivalent to"),
+    ("cannot tell", "cannot be told from it", "cannot be told from"),
+)
+
+
 def headline(rows: Sequence[Row], baseline: str) -> str:
-    """The verdicts, counted: "2 of 9 are better than sgd (adam, nadam), 3 worse, 4 cannot be told from it"."""
+    """The verdicts, counted: "2 of 9 are better than sgd (adam, nadam), 3 worse, 4 cannot be told from it". Of a single
+    one its own: "adam cannot be told from sgd"."""
     by_word = {word: [row["variant"] for row in rows if row["word"] == word] for word in theme.WORDS}
     others, better = len(rows) - len(by_word["baseline"]), by_word["better"]
-    names = f" ({', '.join(better)})" if 0 < len(better) <= 3 else ""
-    said = [f"{len(better) or 'None'} of {others} {'is' if len(better) == 1 else 'are'} better than {baseline}{names}"]
-    for word, text in (("worse", "worse"), ("equivalent", "equivalent"), ("cannot tell", "cannot be told from it")):
-        if by_word[word]:
-            said.append(f"{len(by_word[word])} {text}")
-    return ", ".join(said)
+    if others == 1:
+        alone = {"better": "is better than"} | {word: text for word, _, text in OTHERS}
+        return next(f"{by_word[word][0]} {text} {baseline}" for word, text in alone.items() if by_word[word])
+    names = f" ({', '.join(better)})" if len(better) <= 3 else ""
+    said = f"{len(better)} of {others} {'is' if len(better) == 1 else 'are'} better than {baseline}{names}"
+    rest = [f"{len(by_word[word])} {text}" for word, text, _ in OTHERS if by_word[word]]
+    return ", ".join([said, *rest]) if better else f"No variant is better than {baseline}: {', '.join(rest)}"

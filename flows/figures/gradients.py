@@ -1,6 +1,5 @@
 """The norm of the gradient that reaches each layer of a network."""
 
-import math
 import statistics
 from collections.abc import Sequence
 
@@ -42,34 +41,18 @@ def gradient_norms(rows: Sequence[Row]) -> Chart:
             axis=alt.Axis(labelAngle=0, grid=False),
         ),
         y=alt.Y("norm:Q", title="norm of the gradient", scale=scale, axis=alt.Axis(tickCount=6, format=".0e")),
-        color=theme.word_colour(), detail="variant:N",
+        detail="variant:N",
     )  # fmt: skip
-    pixel = math.log(high / low) / height
     starts = {variant: next(iter(layers.values())) for variant, layers in medians.items()}
-    spots = theme.spread([math.log(high / norm) / pixel for norm in starts.values()])
-    labels = alt.Chart(
-        theme.data(
-            [
-                {"variant": variant, "word": words[variant], "spot": high * math.exp(-pixel * spot), "at": norm}
-                for (variant, norm), spot in zip(starts.items(), spots)
-            ]
-        )
-    ).encode(color=theme.word_colour())
-    beside = [
-        labels.mark_rule(strokeWidth=0.8, opacity=0.6).encode(
-            x=alt.value(WIDTH + 2), x2=alt.value(WIDTH + 21), y=alt.Y("at:Q", scale=scale), y2="spot:Q"
-        ),
-        labels.mark_text(align="left", fontSize=12).encode(
-            x=alt.value(WIDTH + 24), y=alt.Y("spot:Q", scale=scale), text="variant:N"
-        ),
-    ]
-    chart = alt.layer(base.mark_line(strokeWidth=1.8), base.mark_point(filled=True, size=30, opacity=1), *beside)
+    named = [{"variant": variant, "word": words[variant], "at": norm} for variant, norm in starts.items()]
+    beside = theme.names_beside(named, scale, (low, high), WIDTH, height)
+    chart = alt.layer(*theme.word_lines(base), *beside)
     ratios = {variant: starts[variant] / list(layers.values())[-1] for variant, layers in medians.items()}
     worst = min(ratios, key=lambda variant: ratios[variant])
     return theme.finished(
         chart.properties(width=WIDTH, height=height),
         f"{worst}: {ratios[worst]:.0e} of the last layer's gradient reaches the first",
-        "Norm of the loss's gradient by each layer's weights before the first step, median over seeds. Colour: the "
-        "verdict.",
+        "Norm of the loss's gradient by each layer's weights before the first step, median over seeds. Shapes "
+        f"say {theme.WORD_KEY}.",
         WIDTH + LABELS + 60,
     )

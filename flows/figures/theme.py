@@ -5,6 +5,7 @@ words say the same, in grey too. The font is in vl-convert itself, and an SVG na
 """
 
 import json
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,12 @@ WORD_SHAPES = {
     "baseline": "diamond",
 }  # fmt: skip
 
+WORD_DASHES: dict[str, list[int]] = {
+    "better": [1, 0], "equivalent": [7, 3], "cannot tell": [1, 0], "worse": [2, 2], "baseline": [1, 0],
+}  # fmt: skip
+# What a figure says of them, in grey too.
+WORD_KEY = "the verdict: ▲ better, ■ equivalent, ● cannot tell, ▼ worse, black the baseline"
+
 COLUMNS = 3  # panels side by side: with more, one cannot read them on a phone
 SIGN_WIDTH = 7.2  # pixels of a sign of the title
 LABEL_GAP = 14.0  # pixels from one label to the next
@@ -49,6 +56,42 @@ def word_colour(legend: bool = False) -> alt.Color:
 def word_shape() -> alt.Shape:
     scale = alt.Scale(domain=list(WORDS), range=[WORD_SHAPES[word] for word in WORDS])
     return alt.Shape("word:N", scale=scale, legend=None)
+
+
+def word_lines(base: alt.Chart) -> list[alt.Chart]:
+    """The lines of a chart that has a `word` a line, with a point for each row: told apart in grey, too."""
+    dash = alt.Scale(domain=list(WORDS), range=[WORD_DASHES[word] for word in WORDS])
+    lines = base.mark_line(strokeWidth=1.8).encode(
+        color=word_colour(), strokeDash=alt.StrokeDash("word:N", scale=dash, legend=None)
+    )
+    points = base.mark_point(filled=True, size=50, opacity=1, stroke="white", strokeWidth=0.8).encode(
+        color=word_colour(), shape=word_shape()
+    )
+    return [lines, points]
+
+
+def names_beside(
+    rows: Sequence[Row], scale: alt.Scale, ends: tuple[float, float], width: int, height: int
+) -> list[alt.Chart]:
+    """Names on the right of a chart of a logarithmic vertical axis, with a line to each from the end of its own.
+
+    Args:
+        rows: variant, word, and at: where the line ends, on that axis.
+        scale: of the axis, and its ends.
+    """
+    low, high = ends
+    pixel = math.log(high / low) / height
+    spots = spread([math.log(high / row["at"]) / pixel for row in rows])
+    placed = [{**row, "spot": high * math.exp(-pixel * spot)} for row, spot in zip(rows, spots, strict=True)]
+    base = alt.Chart(data(placed)).encode(color=word_colour())
+    return [
+        base.mark_rule(strokeWidth=0.8, opacity=0.6).encode(
+            x=alt.value(width + 2), x2=alt.value(width + 21), y=alt.Y("at:Q", scale=scale), y2="spot:Q"
+        ),
+        base.mark_text(align="left", fontSize=12).encode(
+            x=alt.value(width + 24), y=alt.Y("spot:Q", scale=scale), text="variant:N"
+        ),
+    ]
 
 
 def finished(chart: Any, title: str, subtitle: str, width: float) -> Chart:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from flows.findings.across import Across
 from flows.findings.budget import Row
 from flows.findings.findings import Finding, Findings
 from flows.findings.verdicts import Measure, records
@@ -105,30 +106,24 @@ def error(score: float, findings: Findings) -> float:
     return 100 * (1 - score) if findings.measure == "accuracy" else score
 
 
-def across_datasets(studies: Mapping[str, Findings]) -> "dict[str, Chart]":
-    """The figures that compare two datasets or more, by dataset: a heat map of the verdicts, and where the studies have
-    targets a performance profile of the steps to them.
-
-    Only variants that all studies have are drawn.
-    """
+def across_datasets(across: Across) -> "dict[str, Chart]":
+    """The figures that compare two datasets or more: a heat map of the verdicts, and where all studies have targets a
+    performance profile of the steps to them."""
     from flows.figures import costs, heat_map
 
-    first = next(iter(studies.values()))
-    shared = [one.variant for one in first.findings if all(one.variant in names(found) for found in studies.values())]
-    cells, runs = [], []
-    for dataset, found in studies.items():
-        for variant in shared:
-            one = found[variant]
-            scale = 100.0 if found.measure == "accuracy" else 1.0
-            mean = one.comparison.interval.mean * scale if one.comparison else 0.0
-            cells.append({"variant": variant, "dataset": dataset, "difference": mean, "word": one.word})
-            if one.steps:
-                runs.append({"variant": variant, "problem": dataset, "cost": one.steps.median})
-    charts = {"heat_map": heat_map.heat_map(cells, first.baseline)}
+    outcomes = [
+        (dataset, one) for row in across.rows.values() for dataset, one in zip(across.datasets, row, strict=True)
+    ]
+    cells = [
+        {"variant": one.variant, "dataset": dataset, "difference": one.points, "word": one.word}
+        for dataset, one in outcomes
+    ]
+    charts = {"heat_map": heat_map.heat_map(cells, across.baseline)}
+    runs = [
+        {"variant": one.variant, "problem": dataset, "cost": one.steps}
+        for dataset, one in outcomes
+        if one.steps is not None
+    ]
     if len(runs) == len(cells):
-        charts["performance_profile"] = costs.performance_profile(runs, first.baseline)
+        charts["performance_profile"] = costs.performance_profile(runs, across.baseline)
     return charts
-
-
-def names(findings: Findings) -> set[str]:
-    return {one.variant for one in findings.findings}

@@ -60,7 +60,14 @@ def read(root: Path) -> Any:
     try:
         return Repo(os.fspath(root)).index.graph
     except DvcException as error:
-        raise InputError(f"DVC cannot read the stages: {sentence(error, None)}") from None
+        raise InputError(f"DVC cannot read the stages: {with_advice(sentence(error, None))}") from None
+
+
+def with_advice(said: str) -> str:
+    """What DVC says of a mistake. It reads every dvc.yaml before it does anything, also those of other pipelines."""
+    if "studies/" not in said:
+        return said
+    return f"{said}; a mistake in studies/studies.yaml stops the main pipeline too, and `trainyard study` names it"
 
 
 def name(stage: Any, root: Path) -> str:
@@ -87,7 +94,7 @@ def stale(root: Path) -> dict[str, list[str]]:
         with place_to_ask(root) as place:
             answer = json.loads(dvc_command.ask(place, "status", "--json"))
     except InputError as error:
-        raise InputError(f"DVC cannot tell what is stale: {error}") from None
+        raise InputError(f"DVC cannot tell what is stale: {with_advice(str(error))}") from None
     stages_of = functools.cache(described)  # one file may describe a thousand stages
     # Metrics are not in DVC's cache, but in git. Look them up only where an out has changed.
     not_kept = uncached(root) if any(map(changed_outs, answer.values())) else {}

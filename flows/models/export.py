@@ -4,7 +4,10 @@ Networks that differ only in their weights share one program, with their weights
 for each network would take longer than training a small network.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +21,7 @@ IMAGES = torch.export.Dim("images", min=1)
 
 
 class Program:
-    """A network without its weights: (state, uint8 images N×H×W×C) to log-probabilities N×classes.
+    """A network without its weights: (state, images N×H×W×C) to predictions, of classes log-probabilities N×classes.
 
     Args:
         predictor: see `weights.Predictor`.
@@ -58,17 +61,23 @@ def structure(network: nn.Module) -> str:
 
 @torch.inference_mode()
 def export(
-    predictors: list[nn.Module], vote: nn.Module, shape: list[int], class_names: list[str], folder: Path
-) -> None:
+    predictors: list[nn.Module], vote: nn.Module, shape: list[int], class_names: list[str], folder: Path,
+    about: Mapping[str, Any] = MappingProxyType({}),
+) -> None:  # fmt: skip
     """Writes network-<n>.pt2 and weights-<n>.npz for each kind of network, vote.pt2, and the card ensemble.json.
 
     Args:
         predictors: see `weights.Predictor`.
-        vote: maps log-probabilities, networks × images × classes, to images × classes; see `ensembles.Combiner`.
+        vote: maps predictions, networks × images × ..., to images × ...; see `ensembles.Combiner`.
         shape: height, width and channels of an image.
+        about: see `ensembles.record.ABOUT`; nothing for classes of uint8 images.
     """
     # More than one image: a batch of one would be frozen into the program.
-    probe = torch.randint(256, (8, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    if about.get("dtype", "uint8") == "uint8":
+        probe = torch.randint(256, (8, *shape), dtype=torch.uint8, generator=generator)
+    else:
+        probe = torch.randn(8, *shape, generator=generator)
     programs: list[Program] = []
     alike: dict[str, list[int]] = {}
     places = []
@@ -85,11 +94,12 @@ def export(
         programs[number].states.append(state)
     for number, program in enumerate(programs):
         program.save(folder, number)
-    stacked = torch.zeros(len(predictors), 2, len(class_names))
+    stacked = predictors[0](probe)[None, :2].repeat_interleave(len(predictors), 0)
     exported = torch.export.export(vote.eval(), (stacked,), dynamic_shapes=({1: IMAGES},), strict=False)
     torch.export.save(exported, folder / "vote.pt2")
     card = {
         "shape": shape, "class_names": class_names, "programs": len(programs), "networks": places,
+        **about,
         "files": {file.name: plain_arrays.file_sha256(file) for file in sorted(folder.iterdir())},
     }  # fmt: skip
     file_io.write_json(folder / "ensemble.json", sealed.sealed(card))

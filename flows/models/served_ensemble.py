@@ -1,9 +1,9 @@
 """Loads a registered ensemble. MLflow keeps a copy of this file in the model, so that it does not need this project.
 
-A model's data folder holds, for each kind of network, network-<n>.pt2 (the exported program: weights and uint8 images
-in, log-probabilities out) and weights-<n>.npz (the weights of all networks of the kind); vote.pt2 (log-probabilities of
-all networks in, of the ensemble out); and ensemble.json (shape, class names, each network's program and weights, the
-SHA-256 of each file and of itself, so that a damaged model is refused).
+A model's data folder holds, for each kind of network, network-<n>.pt2 (the exported program: weights and images in,
+predictions out, of classes log-probabilities) and weights-<n>.npz (the weights of all networks of the kind); vote.pt2
+(predictions of all networks in, of the ensemble out); and ensemble.json (shape, class names, task, each network's
+program and weights, the SHA-256 of each file and of itself, so that a damaged model is refused).
 
 An exported program could run code of its own, by a pickle among other ways. So torch is given only its tensors and its
 graph of torch's own operators.
@@ -41,6 +41,9 @@ class ServedEnsemble:
     def __init__(self, folder: Path) -> None:
         card = read_card(folder)
         self.class_names, self.shape = card["class_names"], tuple(card["shape"])
+        self.task, self.dtype = card.get("task", "classification"), np.dtype(card.get("dtype", "uint8"))
+        self.columns, self.features = columns(card), card.get("features", [])
+        self.target = card.get("target", {}).get("name")  # what is predicted, where it is a number
         programs, weights = [], []
         for number in range(card["programs"]):
             programs.append(load_program(folder / f"network-{number}.pt2"))
@@ -53,25 +56,48 @@ class ServedEnsemble:
         self.vote = load_program(folder / "vote.pt2")
 
     def predict(self, images: np.ndarray, params: dict | None = None) -> pd.DataFrame:
-        """The label and the probability of each class, one row an image.
+        """What `columns` names, one row an image: the label and the probability of each class; a number; or a sequence
+        as its classes one after another.
 
         Args:
-            images: uint8, N×H×W×C, H×W×C as in training.
+            images: N×H×W×C, type and H×W×C as in training.
         """
         images = np.asarray(images)
-        if images.dtype != np.uint8 or images.shape[1:] != self.shape:
+        if images.dtype != self.dtype or images.shape[1:] != self.shape:
             wanted = f"N×{'×'.join(map(str, self.shape))}"
-            raise ValueError(f"images have to be uint8, {wanted}, not {images.dtype}, {images.shape}")
+            raise ValueError(f"images have to be {self.dtype}, {wanted}, not {images.dtype}, {images.shape}")
         parts = [self.run(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
-        probabilities = np.concatenate(parts) if parts else np.empty((0, len(self.class_names)))
-        frame = pd.DataFrame(probabilities.astype(np.float64), columns=self.class_names)
-        frame.insert(0, "label", [self.class_names[best] for best in probabilities.argmax(1)])
+        if self.task == "sequence":
+            read = [self.sequence(steps) for part in parts for steps in part]
+            return pd.DataFrame(read, columns=[name for name, _ in self.columns])
+        numbers = np.concatenate(parts) if parts else np.empty((0, max(1, len(self.class_names))))
+        if self.task == "regression":
+            return pd.DataFrame(numbers.astype(np.float64), columns=[name for name, _ in self.columns])
+        frame = pd.DataFrame(numbers.astype(np.float64), columns=self.class_names)
+        frame.insert(0, "label", [self.class_names[best] for best in numbers.argmax(1)])
         return frame
+
+    def sequence(self, steps: np.ndarray) -> tuple[str, float]:
+        """The greedy decoding of steps × (classes + 1) probabilities, the blank last, and its probability."""
+        best = steps.argmax(1)
+        kept = [now for now, before in zip(best, [-1, *best]) if now not in (before, len(self.class_names))]
+        return "".join(self.class_names[label] for label in kept), float(steps.max(1).prod())
 
     def run(self, images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             given = torch.tensor(images)
-            return self.vote(torch.stack([program(state, given) for program, state in self.networks])).exp().numpy()
+            found = self.vote(torch.stack([program(state, given) for program, state in self.networks]))
+            return (found if self.task == "regression" else found.exp()).numpy()
+
+
+def columns(card: dict) -> list[tuple[str, str]]:
+    """The columns of an answer, each with MLflow's name of its type."""
+    task = card.get("task", "classification")
+    if task == "regression":
+        return [(card["target"]["name"], "double")]
+    if task == "sequence":
+        return [("label", "string"), ("probability", "double")]
+    return [("label", "string"), *((name, "double") for name in card["class_names"])]
 
 
 def read_card(folder: Path) -> dict:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flows.graph.repro import Outcome
 from flows.params.params_file import Params
 from flows.project.errors import InputError, counted, our_mistake
-from flows.reporting import results
+from flows.reporting import by_task, results
 from flows.servers.watch_server import away
 from flows.untrusted.escaping import fenced, in_markdown
 from flows.untrusted.masking import sentence
@@ -118,12 +118,13 @@ def table(params: Params, pages: Mapping) -> list[str]:
         return []
     runs = pages.get("runs", {})
     lines = ["## Results", ""]
-    for line in (results.HEADINGS, ("---", *("---:" for _ in results.HEADINGS[1:]))):
+    headings = by_task.headings(params.feed.task)
+    for line in (headings, ("---", *("---:" for _ in headings[1:]))):
         lines.append(f"| {' | '.join(line)} |")
     for name, *cells in rows:
         link = runs.get("ensemble") if name.endswith(" *") else runs.get(name)
         lines.append(f"| {' | '.join([f'[{name}]({link})' if link else name, *cells])} |")
-    lines += ["", f"{results.LEGEND} * was chosen on validation."]
+    lines += ["", f"{by_task.legend(params.feed.task)} * was chosen on validation."]
     if "experiment" in pages:
         links = [f"[all runs]({pages['experiment']})"]
         links += [f"[the model]({pages['model']})"] if "model" in pages else []

@@ -11,9 +11,11 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from flows.project.errors import InputError, unknown
 
-WITHOUT_TEST_SPLIT = ("digits", "blobs")
+WITHOUT_TEST_SPLIT = ("digits", "blobs", "diabetes", "digit_strings")
 WITH_TEST_SPLIT = ("mnist", "fashion_mnist", "cifar10")
 DATASETS = (*WITHOUT_TEST_SPLIT, *WITH_TEST_SPLIT, "folder")  # which may have one
+# The tasks of datasets that are not for classification alone, the default first.
+TASKS = {"diabetes": ("regression",), "digit_strings": ("sequence",)}
 MOST_ENTRIES = 2000  # of a list or mapping
 # Names that a member cannot have: its files would overwrite others.
 RESERVED = ("ensemble", "members")

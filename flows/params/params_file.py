@@ -9,6 +9,7 @@ from flows.params import fields, recipes, sections
 from flows.project import paths
 from flows.project.errors import InputError, counted, quoted, shown, unknown
 from flows.untrusted import bounded_yaml
+from lightning_modules import names
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -61,6 +62,7 @@ class Params(fields.Section):
         for dataset in fields.WITH_TEST_SPLIT:
             if dataset in self.data and self.data[dataset].test != "official":
                 raise InputError(f"data.{dataset}.test has to be official: {dataset} comes with its test split")
+        self.check_task()
         for name in self.members:
             size, processes = self.settings(name)["batch_size"], self.training.processes
             if size < processes:
@@ -69,6 +71,51 @@ class Params(fields.Section):
                     "processes (training.devices × training.num_nodes): each needs an image of its own"
                 )
         return self
+
+    def check_task(self) -> None:
+        """Gives members without a loss the task's default.
+
+        Raises:
+            InputError: a dataset has another task, or something does not fit the task of the chosen one.
+        """
+        for dataset, feed in self.data.items():
+            known = fields.TASKS.get(dataset, ("classification",))
+            if feed.task not in known:
+                raise InputError(
+                    f"data.{dataset}.task is {feed.task}, but {dataset} is for {' or '.join(known)}: set it to that"
+                )
+        task, dataset = self.feed.task, self.dataset
+        if task == "regression":
+            for key, value in (
+                ("training.monitor", self.training.monitor),
+                ("ensemble.select_by", self.ensemble.select_by),
+            ):
+                if value != "nll":
+                    raise InputError(
+                        f"{key} is {value}, but {dataset} is for regression, which has none: set it to nll, which is "
+                        "the mean squared error there"
+                    )
+        given = [names.completed(method, names.ENSEMBLES) for method in self.ensemble.methods]
+        left = [method["name"] for method in given if method["name"] in names.ENSEMBLES_OF[task]]
+        if not left:
+            raise InputError(
+                f"ensemble.methods has {', '.join(self.ensemble.labels)}, but for {task} there "
+                f"{'is' if len(names.ENSEMBLES_OF[task]) == 1 else 'are'} {', '.join(names.ENSEMBLES_OF[task])}"
+            )
+        if task != "classification" and any(method.get("temperature") for method in given):
+            raise InputError(
+                f"ensemble.methods has a temperature, but {dataset} is for {task}, and a temperature scales probabilities "
+                "of classes: leave it out"
+            )
+        for name, member in self.members.items():
+            if "loss" not in member.model_fields_set:
+                self.members[name] = member = member.model_copy(update={"loss": names.TASKS[task][0]})
+            if wrong := names.unfit(task, member.recipe):
+                raise InputError(f"members.{name}: {wrong} (the task of dataset {dataset})")
+
+    def task_of(self, dataset: str) -> str:
+        """What is learned of a dataset's images; classification where params.yaml says nothing of it."""
+        return self.data[dataset].task if dataset in self.data else "classification"
 
     @property
     def feed(self) -> sections.Feed:

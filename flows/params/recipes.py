@@ -219,9 +219,9 @@ class Member(fields.Section):
     dropout: Annotated[float | list[float], Rates()] = names.DEFAULTS["dropout"]
     """Fraction of activations that a training step drops, rounded to 1/256; a list: one for each layer with dropout."""
     loss: Annotated[str | dict, Named("loss", names.LOSSES)] = names.DEFAULTS["loss"]
-    """What training minimises."""
+    """What training minimises; unless it is given, mse where the dataset's task is regression, ctc for sequences."""
     label_smoothing: fields.Share = names.DEFAULTS["label_smoothing"]
-    """Fraction of the target probability that the loss spreads over all classes; not for hinge and focal."""
+    """Fraction of the target probability that the loss spreads over all classes; not for hinge, focal and ctc."""
     regularization: Regularization = Regularization()
     """What else keeps its networks from overfitting."""
     optimizer: Optimizer

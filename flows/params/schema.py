@@ -126,13 +126,19 @@ def datasets(made: dict, feed: dict) -> None:
     data = made["properties"]["data"]
     del data["propertyNames"]
     data["properties"] = {
-        dataset: {"allOf": [{"$ref": "#/definitions/Feed"}, {"properties": {"test": test}}]}
+        dataset: {"allOf": [{"$ref": "#/definitions/Feed"}, own(fields.TASKS.get(dataset, ("classification",)), test)]}
         for dataset, test in tests.items()
     }
     data["additionalProperties"] = False
     made["allOf"] = [
         when("dataset", dataset, {"properties": {"data": {"required": [dataset]}}}) for dataset in fields.DATASETS
     ]
+
+
+def own(tasks: tuple[str, ...], test: dict) -> dict:
+    """What holds for the block of one dataset: its tasks, and its test split."""
+    needed = {} if "classification" in tasks else {"required": ["task"]}
+    return {"properties": {"task": {"enum": list(tasks)}, "test": test}} | needed
 
 
 def members(made: dict) -> None:

@@ -13,6 +13,8 @@ from lightning_modules import names
 class Feed(fields.Section):
     """How one dataset is split and fed."""
 
+    task: Annotated[str, fields.OneOf("task", names.TASKS)] = "classification"
+    """What is learned of an image: a class, a number (regression) or a sequence of classes. Each dataset has one."""
     test: Annotated[str | float, PlainValidator(fields.official_or_fraction)]
     """official, where the dataset has a test split; else the fraction that becomes one, the same for every seed."""
     validation: fields.Fraction
@@ -31,7 +33,7 @@ class Training(fields.Section):
     early_stopping: fields.Count
     """Epochs without a better validation score (`monitor`) before a replica stops."""
     monitor: Literal["nll", "accuracy"]
-    """The validation score that decides on early stopping and the best epoch."""
+    """The validation score that decides on early stopping and the best epoch; nll is the mse of a regression."""
     accelerator: Literal["auto", "cpu", "gpu"]
     """auto: a GPU where there is one, else the CPU."""
     devices: fields.Count

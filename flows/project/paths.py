@@ -115,8 +115,13 @@ def replica_scores_file(dataset: str) -> Path:
 
 
 def study_folder(name: str) -> Path:
-    """What a study found: verdicts.md, tables and figures."""
+    """What a study found: verdicts.md, tables, and the figures as Vega-Lite."""
     return root() / "studies" / "results" / name
+
+
+def study_figures(name: str) -> Path:
+    """The figures of a study as SVG, and nothing else: `dvc plots` shows all that lies there."""
+    return root() / "studies" / "figures" / name
 
 
 def member_metrics_file(dataset: str, member: str) -> Path:

@@ -54,6 +54,10 @@ def decide(dataset: str, params: Params) -> dict:
         InputError: no model is registered, or the data is missing or damaged.
         UnavailableError: MLflow does not answer, or a model cannot be loaded. Nothing is decided then.
     """
+    from flows.data.dataset import refuse_other_tasks
+
+    hint = ": look at `trainyard results`, and promote with --force REASON"
+    refuse_other_tasks(dataset, "the gate, McNemar's test, compares", hint)
     decision = undecided(dataset, params)
     challenger, champion = decision["challenger"], decision["champion"]
     if challenger == champion:

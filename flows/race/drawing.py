@@ -26,20 +26,25 @@ def draw(surface: Surface, name: str, paths: Sequence[racing.Path], steps: int, 
         {"optimizer": one.optimizer, "places": one.places, "text": f"{place}  {one.optimizer}: {arrival(one)}"}
         for place, one in enumerate(paths, 1)
     ]
-    chart = race.race(
-        rows,
-        heights,
-        x.numpy(),
-        y.numpy(),
-        surface.minima,
-        sorted(one.optimizer for one in paths),
-        headline(surface, paths, steps),
-        subtitle(steps),
-    )
+
+    def chart(marked: bool) -> theme.Chart:
+        return race.race(
+            rows,
+            heights,
+            x.numpy(),
+            y.numpy(),
+            surface.minima,
+            sorted(one.optimizer for one in paths),
+            headline(surface, paths, steps),
+            subtitle(steps),
+            marked,
+        )
+
     files = [folder / f"{name}.svg", folder / f"{name}.png", folder / f"{name}-animated.svg"]
-    theme.save(chart, files[0])
-    theme.save(chart, files[1])
-    moving = animation.animated(files[0].read_text(encoding="utf-8"), race.TRAILS)
+    still = chart(marked=True)
+    theme.save(still, files[0])
+    theme.save(still, files[1])
+    moving = animation.animated(theme.svg(chart(marked=False)), race.TRAILS)
     with file_io.whole(files[2]) as temporary:
         temporary.write_text(moving, encoding="utf-8")
     return files

@@ -11,17 +11,7 @@ from flows.models import measurements
 from flows.params.params_file import Params
 from flows.project import file_io, paths
 from flows.project.errors import InputError
-from flows.statistics.replicates import accuracy_text, wilson_interval
-
-HEADINGS = (
-    "", "replicas", "parameters", "validation accuracy", "validation nll", "test accuracy", "95% interval", "test nll",
-    "test ece", "seconds",
-)  # fmt: skip
-
-LEGEND = (
-    "Accuracy is the mean ± the sample standard deviation over replicas; its 95% interval (Wilson's) is what the "
-    "number of test images leaves open."
-)
+from flows.reporting import by_task
 
 
 def rows(params: Params) -> list[tuple[str, ...]]:
@@ -32,12 +22,13 @@ def rows(params: Params) -> list[tuple[str, ...]]:
     """
     from flows.data import dataset  # numpy
 
+    task = params.feed.task
     try:
         members = {member: measurements.member_metrics(params.dataset, member) for member in params.members}
         ensemble = measurements.ensemble_metrics(params.dataset)
         methods_file = paths.plots_folder(params.dataset) / "ensemble" / "methods.csv"
         methods = list(csv.DictReader(methods_file.read_text(encoding="utf-8", errors="replace").splitlines()))
-        if not methods or not {"method", "accuracy", "nll"} <= methods[0].keys():
+        if not methods or not {"method", by_task.FIRST[task], by_task.CHOSEN_BY[task]} <= methods[0].keys():
             raise file_io.damaged(methods_file, "is damaged", healing.heal(methods_file, "ensemble"))
         images = dataset.read_card(params.dataset)["counts"]["test"]
     except FileNotFoundError as error:
@@ -46,23 +37,19 @@ def rows(params: Params) -> list[tuple[str, ...]]:
     for name, numbers in members.items():
         validation, test = numbers["validation"], numbers["test"]
         size = (str(numbers["replicas"]), f"{numbers['parameters']:,}")
-        chosen_on = (accuracy_text(validation), f"{validation['nll']:.4f}")
-        measured = (accuracy_text(test), *score_columns(test, images))
+        chosen_on = (by_task.first_text(task, validation), by_task.chosen_text(task, validation))
+        measured = (by_task.first_text(task, test), *by_task.test_cells(task, test, images))
         table.append((name, *size, *chosen_on, *measured, seconds(params.dataset, name)))
     test = ensemble["test"]
     for numbers in methods:
         chosen = numbers["method"] == ensemble["method"]
         size = (str(ensemble["networks"]), f"{ensemble['parameters']:,}")
-        chosen_on = (f"{float(numbers['accuracy']):.2%}", f"{float(numbers['nll']):.4f}")
-        measured = (f"{test['accuracy']:.2%}", *score_columns(test, images)) if chosen else ("",) * 4
+        of_method = {score: float(value) for score, value in numbers.items() if score != "method"}
+        chosen_on = (by_task.first_text(task, of_method), by_task.chosen_text(task, of_method))
+        cells = (by_task.first_text(task, test), *by_task.test_cells(task, test, images))
+        measured = cells if chosen else ("",) * len(cells)
         table.append((f"{numbers['method']}{' *' if chosen else ''}", *size, *chosen_on, *measured, ""))
     return table
-
-
-def score_columns(test: dict[str, float], images: int) -> tuple[str, str, str]:
-    """The columns after the test accuracy: its interval, NLL and ECE."""
-    low, high = wilson_interval(test["accuracy"], images)
-    return f"{low:.1%} to {high:.1%}", f"{test['nll']:.4f}", f"{test['ece']:.4f}"
 
 
 def seconds(dataset: str, member: str) -> str:
@@ -82,13 +69,13 @@ def seconds(dataset: str, member: str) -> str:
 
 def show(params: Params, markdown: bool = False) -> None:
     """Prints the table."""
-    lines = rows(params)
+    lines, headings, legend = rows(params), by_task.headings(params.feed.task), by_task.legend(params.feed.task)
     if markdown:
-        for line in (HEADINGS, ("---", *("---:" for _ in HEADINGS[1:])), *lines):
+        for line in (headings, ("---", *("---:" for _ in headings[1:])), *lines):
             click.echo(f"| {' | '.join(line)} |")
         return
     table = Table(title=params.dataset, title_justify="left")
-    for heading in HEADINGS:
+    for heading in headings:
         table.add_column(heading, justify="right" if heading else "left")
     for number, line in enumerate(lines):
         last_member = number + 1 < len(lines) and lines[number + 1][0].startswith(tuple(params.ensemble.labels))
@@ -99,6 +86,6 @@ def show(params: Params, markdown: bool = False) -> None:
     console.print(table)
     # Not printed by rich, which would wrap it: a log has no width.
     click.echo(
-        f"{LEGEND} The way to vote (*) was chosen by its validation "
-        f"{'NLL' if params.ensemble.select_by == 'nll' else 'accuracy'} and scored once on test."
+        f"{legend} The way to vote (*) was chosen by its validation "
+        f"{by_task.selected_by(params.feed.task, params.ensemble.select_by)} and scored once on test."
     )

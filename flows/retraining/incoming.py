@@ -147,6 +147,11 @@ def decide(settings: Params, files: list[str], fatal: list | None = None) -> dic
     from flows.data import added, image_file, sources
 
     dataset = settings.dataset
+    if settings.feed.task != "classification":
+        raise InputError(
+            f"data/incoming/ has folders of classes, and the task of {dataset} is {settings.feed.task}: nothing can be "
+            "taken in for it"
+        )
     images = added.join(dataset, sources.read(dataset, settings.feed.test, settings.limits), settings.limits)
     shape = images.train_images.shape[1:]
     if shape[-1] not in image_file.MODES:

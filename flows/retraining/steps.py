@@ -193,6 +193,12 @@ def judge(place: Place, options: Options) -> tuple[list[str], list[str], dict | 
     try:
         if trouble := register(place):
             return [], [trouble], None
+        if place.settings.feed.task != "classification":
+            return (
+                ["the champion stays: the gate compares classifiers alone, and promote --force takes this one"],
+                [],
+                None,
+            )
         decision = gate.decide(place.dataset, place.settings)
         if options.promote or not decision["promote"]:
             promoting.promote(place.dataset, decision)  # records a refusal too

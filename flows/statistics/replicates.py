@@ -17,6 +17,14 @@ def summarize(replicas: list[dict[str, float]]) -> dict[str, float]:
     return result
 
 
+def score_text(name: str, value: float) -> str:
+    """A score as text: shares that a person reads as such in percent, numbers in a unit of the data's with four digits,
+    others with four decimals."""
+    if name in ("accuracy", "cer"):
+        return f"{value:.2%}"
+    return f"{value:.4g}" if name in ("mse", "mae") else f"{value:.4f}"
+
+
 def accuracy_text(numbers: dict[str, float]) -> str:
     """The accuracy as text: 97.50% ± 0.40%; without the deviation for a single replica."""
     deviation = f" ± {numbers['accuracy_std']:.2%}" if "accuracy_std" in numbers else ""

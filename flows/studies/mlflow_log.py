@@ -5,11 +5,11 @@ import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from flows.findings.findings import Findings
-from flows.studies.specification import Study
+from flows.project import paths
+from flows.studies.specification import Repeat, Study
 from flows.studies.variants import Variant
 from flows.tracking.study_runs import StudyLog
 
@@ -19,20 +19,26 @@ METRICS = (
 
 
 def log(
-    name: str, study: Study, variants: Sequence[Variant], rows: Sequence[dict], found: Findings, folder: Path,
+    name: str,
+    study: Study,
+    variants: Sequence[Variant],
+    rows: Sequence[dict],
+    found: Findings,
     files: Mapping[str, str],
-) -> None:  # fmt: skip
-    """Logs the study, unless this result of it is logged already.
+) -> None:
+    """Logs the study, with its tables and figures, unless this result of it is logged already.
 
     Args:
-        folder: of its figures and tables.
         files: the SHA-256 of each file of the images.
     """
     data = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     content = [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
     digest = hashlib.sha256(json.dumps([name, study.model_dump(), content], sort_keys=True).encode()).hexdigest()
     params = study.model_dump(exclude={"about", "variants", "vary"})
-    StudyLog(name, study.about, study.dataset, data, digest).log(params, list(entries(variants, rows, found)), folder)
+    stage = f"{'repeat' if isinstance(study, Repeat) else 'study'}@{name}"
+    log = StudyLog(name, stage, study.about, study.dataset, data, digest)
+    folders = [paths.study_folder(name), paths.study_figures(name)]
+    log.log(params, list(entries(variants, rows, found)), folders)
 
 
 def entries(variants: Sequence[Variant], rows: Sequence[dict], found: Findings) -> Iterator[dict[str, Any]]:

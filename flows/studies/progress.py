@@ -26,9 +26,11 @@ class Bar:
         return self
 
     def start(self) -> None:
-        """Shows the bar. Its thread must not be there while workers are forked."""
+        """Shows the bar, or says in a log what begins. The bar's thread must not be there while workers are forked."""
         if self.bar:
             self.bar.start()
+        else:
+            print(f"{self.name}: {self.done:,} of {self.total:,} epochs are done", flush=True)
 
     def __exit__(self, *error: object) -> None:
         if self.bar:

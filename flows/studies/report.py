@@ -2,13 +2,14 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.findings import pictures, verdicts
+from flows.findings import across, pictures, verdicts
+from flows.findings.across import Outcome
 from flows.findings.findings import Findings
-from flows.project import file_io
+from flows.project import file_io, paths
 from flows.studies.specification import Study
 from flows.untrusted.escaping import in_csv, in_markdown
 
@@ -33,35 +34,67 @@ def findings(study: Study, rows: Sequence[dict], classes: int) -> Findings:
     )
 
 
-def write(folder: Path, study: Study, rows: Sequence[dict], found: Findings, source: str) -> None:
-    """Writes the folder anew: trainings.csv, curves.csv, table.csv, gradients.csv
-    (of deep networks), verdicts.md, and each figure as .svg and as
-    Vega-Lite.
+def write(
+    name: str, study: Study, rows: Sequence[dict], found: Findings, others: Mapping[str, Sequence[Outcome]], source: str
+) -> None:
+    """Writes the study's folders anew: of results trainings.csv, curves.csv, table.csv, gradients.csv (of deep
+    networks), verdicts.md and each figure as Vega-Lite; of figures each as .svg.
 
     Args:
         rows: of all trainings, see `worker.row`.
+        others: what the studies that this one repeats found, by dataset.
         source: where the numbers come from, a line of verdicts.md.
     """
     from flows.figures import theme
 
     curves = curve_rows(rows)
-    with file_io.whole_folder(folder) as unfinished:
+    everywhere = across.Across(study.baseline, {**others, study.dataset: across.outcomes(found)}) if others else None
+    with (
+        file_io.whole_folder(paths.study_folder(name)) as unfinished,
+        file_io.whole_folder(paths.study_figures(name)) as figures,
+    ):
         write_csv(unfinished / "trainings.csv", [{key: row[key] for key in row if key not in LISTS} for row in rows])
         write_csv(unfinished / "curves.csv", curves)
         write_csv(unfinished / "table.csv", found.table())
         if norms := gradient_rows(rows):
             write_csv(unfinished / "gradients.csv", norms)
         charts = pictures.charts(found, rows, curves, f"{study.target:.0%} validation accuracy", norms)
-        for name, chart in charts.items():
-            theme.save(chart, unfinished / f"{name}.svg")
-            theme.save(chart, unfinished / f"{name}.json")
-        (unfinished / "verdicts.md").write_text(page(study, found, source), encoding="utf-8")
+        if everywhere:
+            charts |= pictures.across_datasets(everywhere)
+        for figure, chart in charts.items():
+            theme.save(chart, figures / f"{figure}.svg")
+            theme.save(chart, unfinished / f"{figure}.json")
+        (unfinished / "verdicts.md").write_text(page(study, found, everywhere, source), encoding="utf-8")
 
 
-def page(study: Study, found: Findings, source: str) -> str:
-    """verdicts.md: the question, a sentence a variant, and the table."""
+def page(study: Study, found: Findings, everywhere: across.Across | None, source: str) -> str:
+    """verdicts.md: the question, a sentence a variant, the table, and of a repeat the table across datasets."""
     said = "".join(f"* {in_markdown(sentence)}\n" for sentence in found.words())
-    return f"# {in_markdown(study.about)}\n\n{said}\n{found.markdown()}\n{source}\n"
+    beside = f"\n## On {' and '.join(everywhere.datasets)}\n\n{everywhere.markdown()}" if everywhere else ""
+    return f"# {in_markdown(study.about)}\n\n{said}\n{found.markdown()}\n{source}\n{beside}"
+
+
+def outcomes(file: Path, variants: Iterable[str]) -> list[Outcome]:
+    """The outcomes in a table.csv.
+
+    Args:
+        variants: their names, as they are without what a CSV file adds.
+    """
+    names = {in_csv(name): name for name in variants}
+    with file.open(newline="", encoding="utf-8") as stream:
+        return [
+            Outcome(
+                names.get(row["variant"], row["variant"]),
+                row["word"],
+                number(row["difference"]),
+                number(row["steps_to_target"]),
+            )
+            for row in csv.DictReader(stream)
+        ]
+
+
+def number(text: str) -> float | None:
+    return float(text) if text else None
 
 
 def curve_rows(rows: Sequence[dict]) -> list[dict]:

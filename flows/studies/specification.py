@@ -1,5 +1,6 @@
 """studies/studies.yaml as typed models: what each study varies, tunes and reports."""
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,10 +9,11 @@ from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, mo
 
 from flows.params import fields, params_file
 from flows.project import paths
-from flows.project.errors import InputError, unknown
+from flows.project.errors import InputError, quoted, unknown
 from flows.untrusted import bounded_yaml
 
 FILE = "studies/studies.yaml"
+KINDS = ("studies", "repeats")  # keys of the file
 DEFAULT = "default"  # the published default of what is tuned
 
 
@@ -33,6 +35,11 @@ def study_name(name: Any) -> str:
     return name
 
 
+def variant_name(value: Any) -> Any:
+    """A number or a list as the name of the variant that has it: YAML reads `baseline: 0.5` as a number."""
+    return json.dumps(value) if isinstance(value, (bool, int, float, list)) else value
+
+
 class Study(fields.Section):
     """One comparison."""
 
@@ -49,8 +56,8 @@ class Study(fields.Section):
     tune: dict[str, Literal["default"] | list[float]] = Field(default_factory=dict)
     """What is tuned for each variant: a dotted key, and its values, or `default` for seven values at half-decade steps
     around the published default; then an optimum at the edge extends the grid."""
-    baseline: str
-    """The variant to which the others are compared."""
+    baseline: Annotated[str, BeforeValidator(variant_name)] = ""
+    """The variant to which the others are compared. A study needs one: `variants` says which there are."""
     seeds: Annotated[int, BeforeValidator(at_least_two), Field(ge=2, le=1000), fields.NUMBER] = 5
     """Fresh seeds that are reported: networks for each variant."""
     tuning_seeds: Annotated[int, Field(ge=1, le=1000), fields.NUMBER] = 1
@@ -69,6 +76,13 @@ class Study(fields.Section):
     """Seed of the splits, and of all seeds."""
     early_stopping: fields.Count | None = None
     """Epochs without a better validation nll before a network stops; null: none stops before its last epoch."""
+
+    @model_validator(mode="after")
+    def of_classifiers(self) -> "Study":
+        task = fields.TASKS.get(self.dataset, ("classification",))[0]
+        if task != "classification":
+            raise InputError(f"studies compare classifiers by their accuracy, and the task of {self.dataset} is {task}")
+        return self
 
     @model_validator(mode="after")
     def one_way_to_vary(self) -> "Study":
@@ -98,11 +112,11 @@ class Study(fields.Section):
         return next(iter(self.tune), None)
 
 
-class Studies(fields.Section):
-    data: dict[Annotated[str, fields.OneOf("dataset", fields.DATASETS)], "Data"]
-    """The datasets that studies use."""
-    studies: dict[Annotated[str, PlainValidator(study_name)], Study]
-    """The studies, by name."""
+class Repeat(Study):
+    """A study once more on another dataset: whatever it does not say itself is as in the one that it repeats."""
+
+    of: str
+    """The study, or the repeat above this one, that it repeats."""
 
 
 class Data(fields.Section):
@@ -110,35 +124,132 @@ class Data(fields.Section):
     """official, or the fraction that is set aside before a study sees anything; as in params.yaml."""
 
 
-Studies.model_rebuild()
+class Studies(fields.Section):
+    data: dict[Annotated[str, fields.OneOf("dataset", fields.DATASETS)], Data]
+    """The datasets that studies use."""
+    studies: dict[Annotated[str, PlainValidator(study_name)], Study]
+    """The studies, by name."""
+    repeats: dict[Annotated[str, PlainValidator(study_name)], Repeat]
+    """Studies on a further dataset, by name: a block of their own, because each also depends on the one it repeats."""
+
+    @property
+    def every(self) -> dict[str, Study]:
+        """The studies, and those on a further dataset, by name."""
+        return self.studies | self.repeats
+
+    def block(self, name: str) -> str:
+        """Where a study stands: studies.<name>."""
+        return f"{'repeats' if name in self.repeats else 'studies'}.{name}"
+
+    def line(self, name: str) -> list[str]:
+        """The study, after those that it repeats: of each the one it repeats stands before it."""
+        found = [name]
+        while isinstance(one := self.every[found[0]], Repeat):
+            found.insert(0, one.of)
+        return found
 
 
-def read(path: Path | None = None) -> Studies:
+def content(path: Path | None = None) -> dict[str, Any]:
+    """studies.yaml as it is written. Raises InputError where it is missing, no valid YAML, or has no keys."""
+    path = path or paths.root() / FILE
+    found = bounded_yaml.read(path)
+    if not isinstance(found, dict):
+        raise InputError(f"{path.name} is empty or no mapping of keys to values")
+    return found
+
+
+def blocks(given: dict[str, Any]) -> dict[Any, Any]:
+    """The block of each study, repeats too, by its name, unchecked; none where there is no mapping of them."""
+    return {
+        name: block for key in KINDS if isinstance(of_kind := given.get(key), dict) for name, block in of_kind.items()
+    }
+
+
+def read(path: Path | None = None, only: str | None = None) -> Studies:
     """Reads and checks the studies.
+
+    Args:
+        only: a study, of all of which its block and those that it repeats are checked alone: a mistake in another one
+            is none of its business.
 
     Raises:
         InputError: the file is missing, no valid YAML, or holds a mistake.
     """
-    path = path or paths.root() / FILE
-    content = bounded_yaml.read(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path.name} is empty or no mapping of keys to values")
+    given = content(path)
+    source = Path(path or FILE).name
+    every = blocks(given)
+    wanted = {name for name in every if only in (None, str(name))}
+    if only is not None:
+        wanted |= repeated(every, only)
     try:
-        found = Studies.model_validate(content)
+        found = Studies.model_validate(completed(given, wanted, source))
     except ValidationError as error:
         problems = error.errors()[: params_file.MOST_TOLD]
-        raise InputError("; ".join(params_file.explain(path.name, problem, Studies) for problem in problems)) from None
-    for name, study in found.studies.items():
+        raise InputError("; ".join(params_file.explain(source, problem, Studies) for problem in problems)) from None
+    for name, study in found.every.items():
         if study.dataset not in found.data:
             raise InputError(
-                f"{path.name}: studies.{name}.dataset is {study.dataset}, but data.{study.dataset} is missing"
+                f"{source}: {found.block(name)}.dataset is {study.dataset}, but data.{study.dataset} is missing"
+            )
+    for name in found.repeats:
+        *others, own = (found.every[one] for one in found.line(name))
+        if own.dataset in {other.dataset for other in others}:
+            raise InputError(
+                f"{source}: repeats.{name}.dataset is {own.dataset}, as in what it repeats: give another dataset"
+            )
+        if own.baseline != others[0].baseline:
+            raise InputError(
+                f"{source}: repeats.{name}.baseline is {quoted(own.baseline)}, but what it repeats has "
+                f"{quoted(others[0].baseline)}: leave it out"
             )
     return found
 
 
+def repeated(every: dict[Any, Any], name: Any) -> set[Any]:
+    """The names of a study and of what it repeats, by unchecked blocks."""
+    found: set[Any] = set()
+    while isinstance(name, str) and name in every and name not in found:
+        found.add(name)
+        name = every[name].get("of") if isinstance(every[name], dict) else None
+    return found
+
+
+def completed(given: dict, wanted: set, source: str) -> dict:
+    """The file's content with the wanted studies alone, in which each repeat has what it does not say itself from the
+    study that it repeats. What is no mapping is left as it is, to be refused by the models.
+
+    Raises:
+        InputError: a wanted repeat is of none that stands above it, or has the name of a study.
+    """
+    studies, repeats = (given.get(key) for key in KINDS)
+    if not isinstance(studies, dict) or not isinstance(repeats, dict):
+        return given
+    every = dict(studies)
+    for name, own in repeats.items():
+        if name not in wanted:
+            continue
+        if name in studies:
+            raise InputError(f"{source}: repeats.{name} has the name of a study: give it another one")
+        if isinstance(own, dict) and "of" in own:
+            if not isinstance(own["of"], str) or own["of"] not in every:
+                raise InputError(f"{source}: repeats.{name}.of: {unknown('study', own['of'], map(str, every))}")
+            if isinstance(every[own["of"]], dict):
+                own = every[own["of"]] | own
+        every[name] = own
+    return given | {
+        key: {name: every[name] for name in of_kind if name in wanted}
+        for key, of_kind in zip(KINDS, (studies, repeats), strict=True)
+    }
+
+
 def study(name: str) -> Study:
-    """One study. Raises InputError where there is none of that name, or the file holds a mistake."""
-    found = read()
-    if name not in found.studies:
-        raise unknown("study", name, found.studies)
-    return found.studies[name]
+    """One study. Raises InputError where there is none of that name, or its block holds a mistake."""
+    return named(name).every[name]
+
+
+def named(name: str) -> Studies:
+    """A study and those that it repeats. Raises InputError as `study`."""
+    found = read(only=name)
+    if name not in found.every:
+        raise unknown("study", name, map(str, blocks(content())))
+    return found

@@ -113,11 +113,6 @@ class Tuning:
             return [half_decades(self.variant.default, steps[1] + further) for further in (1, 2)]
         return []
 
-    def bracketed(self) -> bool:
-        """Whether values on both sides of the best one were tried."""
-        best, tried = self.best(), self.scores
-        return best is not None and min(tried) < best < max(tried)
-
 
 def rounds(tunings: Sequence[Tuning]) -> Iterator[list[Trial]]:
     """Yields the trials of one round after another; scores of a round are to be noted before the next is asked for."""

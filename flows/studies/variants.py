@@ -57,11 +57,12 @@ class Variant:
 
 def read(name: str) -> tuple[specification.Study, list[Variant]]:
     """A study of studies.yaml with its variants. Raises InputError as `specification.study` and `variants`."""
-    study = specification.study(name)
+    found = specification.named(name)
+    study = found.every[name]
     try:
         return study, variants(study)
     except InputError as error:
-        raise InputError(f"studies.yaml: studies.{name}: {error}") from None
+        raise InputError(f"studies.yaml: {found.block(name)}: {error}") from None
 
 
 def variants(study: specification.Study) -> list[Variant]:
@@ -85,8 +86,10 @@ def variants(study: specification.Study) -> list[Variant]:
         found[name] = variant(study, name, values)
     if len(found) < 2:
         raise InputError("there is a single variant: a comparison needs two or more")
+    if not study.baseline:
+        raise InputError(f"baseline is missing: name the variant to compare the others to, of {', '.join(found)}")
     if study.baseline not in found:
-        raise unknown("variant", study.baseline, found)
+        raise InputError(f"baseline: {unknown('variant', study.baseline, found)}")
     return list(found.values())
 
 
@@ -115,7 +118,8 @@ def variant(study: specification.Study, name: str, values: Mapping[str, Any]) ->
     for one in sorted(values, key=lambda one: (not one.endswith(".name"), one)):
         put(given, one, values[one])
     optimizer = given.get("optimizer")
-    optimizer = {"name": optimizer} if isinstance(optimizer, str) else optimizer
+    if isinstance(optimizer, str):
+        optimizer = given["optimizer"] = {"name": optimizer}
     if isinstance(optimizer, dict) and optimizer.get("name") in names.OPTIMIZERS:
         published = names.LEARNING_RATES[optimizer["name"]]
         if "optimizer.lr" in study.tune and study.tune["optimizer.lr"] == specification.DEFAULT:
@@ -187,8 +191,13 @@ def checked(name: str, given: Mapping[str, Any]) -> recipes.Member:
         InputError: names the variant, and each key with what it has to be.
     """
     try:
-        return recipes.Member.model_validate(given)
+        member = recipes.Member.model_validate(given)
     except ValidationError as error:
-        problems = error.errors()
+        # Each known optimizer has a published rate: one is missing where the name is wrong, and that is all to say.
+        problems = [one for one in error.errors() if (one["loc"], one["type"]) != (("optimizer", "lr"), "missing")]
+    else:
+        if wrong := names.unfit("classification", member.recipe):
+            raise InputError(f"variant {quoted(name)}: {wrong}")
+        return member
     told = (params_file.explain("", problem, recipes.Member) for problem in problems[: params_file.MOST_TOLD])
     raise InputError(f"variant {quoted(name)}: {'; '.join(said.removeprefix(': ') for said in told)}")

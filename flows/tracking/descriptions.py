@@ -4,19 +4,21 @@ MLflow shows the first line of an experiment's description above its runs, so th
 """
 
 import json
+import math
 
 from flows.params.params_file import Params
 from flows.project import file_io, paths
 from flows.project.errors import InputError
 from flows.statistics.replicates import wilson_interval
+from lightning_modules import names
 
 MOST = 5000  # characters of a description that MLflow keeps
 VIEW = "trainyard"  # the name of the view in links
 COLUMNS = (
     "metrics.`test_accuracy`", "metrics.`test_nll`", "metrics.`test_ece`", "attributes.`Dataset`",
 )  # fmt: skip
-# The columns of `trainyard results` that a description has.
-SHOWN = ("", "replicas", "validation accuracy", "test accuracy", "95% interval", "test nll", "test ece")
+# The columns of `trainyard results` that a description does not have.
+NOT_SHOWN = ("parameters", "seconds")
 
 
 def columns_tag() -> dict[str, str]:
@@ -29,8 +31,10 @@ def columns_tag() -> dict[str, str]:
 
 def verdict(dataset: str, card: dict) -> str:
     """One line that says how good the ensemble is. For `card` see `registration.Registrar.register`."""
-    accuracy, gain = card["metrics"].get("test_accuracy"), card["metrics"].get("gain_accuracy")
     who = f"{card['method']} of {card['networks']} networks ({card['members']})"
+    if names.task_of(card) == "regression":
+        return f"{of_numbers(dataset, card)}: {who}"
+    accuracy, gain = card["metrics"].get("test_accuracy"), card["metrics"].get("gain_accuracy")
     if accuracy is None or accuracy != accuracy:  # NaN
         return f"{dataset}: not measured on test images. {who}"
     counts = data_card(dataset).get("counts")
@@ -42,18 +46,31 @@ def verdict(dataset: str, card: dict) -> str:
     return f"**{accuracy:.2%}**{interval} of {dataset} are right{over}: {who}"
 
 
+def of_numbers(dataset: str, card: dict) -> str:
+    """How good an ensemble predicts a number."""
+    mse, mae, explained = (card["metrics"].get(f"test_{score}", math.nan) for score in ("mse", "mae", "r2"))
+    if math.isnan(mse):
+        return f"{dataset}: not measured on test rows"
+    return (
+        f"**{card['target']['name']}** of {dataset} is predicted with a mean absolute error of {mae:.4g} on test "
+        f"(mse {mse:.4g}, R² {explained:.3f})"
+    )
+
+
 def table(params: Params) -> str:
     """The results as a markdown table; empty where there are none."""
-    from flows.reporting import results  # rich
+    from flows.reporting import by_task, results  # rich
 
     try:
         lines = results.rows(params)
     except InputError:
         return ""
-    chosen = [number for number, heading in enumerate(results.HEADINGS) if heading in SHOWN]
-    head, *body = (" | ".join(line[number] for number in chosen) for line in (results.HEADINGS, *lines))
+    task = params.feed.task
+    headings, beside = by_task.headings(task), f"validation {by_task.CHOSEN_BY[task]}"
+    chosen = [number for number, heading in enumerate(headings) if heading not in (*NOT_SHOWN, beside)]
+    head, *body = (" | ".join(line[number] for number in chosen) for line in (headings, *lines))
     rows = [f"| {head} |", f"|---{'|---:' * (len(chosen) - 1)}|", *(f"| {line} |" for line in body)]
-    return "\n".join([*rows, "", f"{results.LEGEND} The way to vote (*) was chosen on validation images."])
+    return "\n".join([*rows, "", f"{by_task.legend(task)} The way to vote (*) was chosen on validation images."])
 
 
 def provenance_sentence(tags: dict[str, str]) -> str:
@@ -66,13 +83,23 @@ def provenance_sentence(tags: dict[str, str]) -> str:
     )
 
 
-def usage(dataset: str, which: str, shape: list[int], store: str) -> str:
+def answers(card: dict) -> str:
+    """What a row that a model gives back holds."""
+    task = names.task_of(card)
+    if task == "regression":
+        return f"has the number that is predicted, {card['target']['name']}"
+    if task == "sequence":
+        return "has a label, its classes one after another, and the probability of the alignment that it was read from"
+    return "has a label and the probability of each class"
+
+
+def usage(dataset: str, which: str, card: dict, store: str) -> str:
     """How to load and serve a model. `which` is a version, such as "/3", or an alias, such as "@champion"."""
-    given = f"N×{'×'.join(map(str, shape))}"
+    given, kind = f"N×{'×'.join(map(str, card['shape']))}", card.get("dtype", "uint8")
     first = f"numpy.load('data/{dataset}/test_images.npy')[:1].tolist()"
     one = f"import json, numpy; print(json.dumps({{'inputs': {first}}}))"
-    return f"""Load it, in the project's folder; `images` are uint8, {given}, and each row that comes back has a label
-and the probability of each class:
+    return f"""Load it, in the project's folder; `images` are {kind}, {given}, and each row that comes back
+{answers(card)}:
 
 ```python
 mlflow.set_tracking_uri("{store}")

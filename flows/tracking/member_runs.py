@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from torch import nn
 
-MONITORED = "validation_nll"  # a metric that every epoch has
+MONITORED = "training_loss"  # a metric that every epoch has, whatever is learned
 MOST_METRICS = 1000  # in one call to MLflow
 
 
@@ -212,24 +212,27 @@ class Tracker(mlflow_runs.BestEffort):
 
 
 def log_network(run: str, predictor: "nn.Module", card: dict) -> None:
-    """Logs a replica as a model that takes uint8 images N×H×W×C and returns log-probabilities N×classes."""
+    """Logs a replica as a model that takes images N×H×W×C and returns predictions, see `weights.Predictor`."""
     import mlflow
     import numpy as np
     import torch
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
+    dtype = np.dtype(card.get("dtype", "uint8"))
+    example = np.zeros((2, *card["shape"]), dtype)  # a batch of one would be frozen into the exported program
+    with torch.inference_mode():
+        shape = predictor(torch.from_numpy(example)).shape[1:]
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *card["shape"]))]),
-        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, len(card["class_names"])))]),
+        inputs=Schema([TensorSpec(dtype, (-1, *card["shape"]))]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, *shape))]),
     )
     with mlflow.start_run(run_id=run):
         mlflow.pytorch.log_model(
             predictor,
             name="model",
             signature=signature,
-            # A batch of one would be frozen into the exported program.
-            input_example=np.zeros((2, *card["shape"]), np.uint8),
+            input_example=example,
             serialization_format="pt2",
             # Without it MLflow loads the model in a process of its own to find out: 15 s.
             pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],

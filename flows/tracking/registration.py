@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from flows.tracking import descriptions, experiments, mlflow_runs, mlflow_store, provenance, registry, trusted_models
 from flows.untrusted import masking
+from lightning_modules import names
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 # The metrics that the run of a registered ensemble needs before it can be champion.
 SCORES = ("test_accuracy", "test_nll", "test_brier", "test_ece")
+SCORES_OF = {
+    "classification": SCORES,
+    "regression": ("test_mse", "test_mae", "test_r2"),
+    "sequence": ("test_accuracy", "test_cer", "test_nll"),
+}
 NOTE = "mlflow.note.content"  # the description that MLflow's pages show
 NOTED = "trainyard.note_sha256"  # of the description that this project wrote: one that a person edited is kept
 LOADER = "trainyard_ensemble"  # the module that each registered model contains
@@ -41,7 +47,8 @@ class Registrar(mlflow_runs.BestEffort):
 
         Args:
             digest: of everything that determines the ensemble: networks, method, vote weights, test data.
-            card: shape, class_names, method, members, test_sha256, metrics (numbers to log).
+            card: shape, class_names, method, members, test_sha256, metrics (numbers to log), and what `record.ABOUT`
+                names.
             files: the folder that `served_ensemble` loads.
 
         Returns:
@@ -54,7 +61,8 @@ class Registrar(mlflow_runs.BestEffort):
             known = registry.versions_of(client, self.dataset, digest)
             version = known[0].version if known else self.add(client, digest, card, files)
         client.set_registered_model_alias(self.dataset, registry.CHALLENGER, version)
-        unknown = [name for name in SCORES if not math.isfinite(card["metrics"].get(name, math.nan))]
+        scores = SCORES_OF[names.task_of(card)]
+        unknown = [name for name in scores if not math.isfinite(card["metrics"].get(name, math.nan))]
         if not unknown and registry.CHAMPION not in client.get_registered_model(self.dataset).aliases:
             client.set_registered_model_alias(self.dataset, registry.CHAMPION, version)
         return self.describe(client, version) | {"unknown": unknown}
@@ -105,12 +113,10 @@ class Registrar(mlflow_runs.BestEffort):
         address = mlflow_store.portable_uri()
         said = descriptions.verdict(self.dataset, card)
         results, made = descriptions.table(read()), descriptions.provenance_sentence(tags)
-        own = descriptions.joined(
-            said, results, made, descriptions.usage(self.dataset, f"/{version}", card["shape"], address)
-        )
+        own = descriptions.joined(said, results, made, descriptions.usage(self.dataset, f"/{version}", card, address))
         client.update_model_version(self.dataset, version, own)
         client.set_tag(run, NOTE, own)
-        use = descriptions.usage(self.dataset, f"@{registry.CHAMPION}", card["shape"], address)
+        use = descriptions.usage(self.dataset, f"@{registry.CHAMPION}", card, address)
         if not client.get_registered_model(self.dataset).description:
             client.update_registered_model(self.dataset, descriptions.joined(use))
         place = client.get_experiment(client.get_run(run).info.experiment_id)
@@ -128,10 +134,8 @@ class Registrar(mlflow_runs.BestEffort):
 
         from flows.models import served_ensemble
 
-        columns: list[ColSpec | TensorSpec] = [
-            ColSpec("string", "label"),
-            *(ColSpec("double", name) for name in card["class_names"]),
-        ]
+        columns: list[ColSpec | TensorSpec] = [ColSpec(kind, name) for name, kind in served_ensemble.columns(card)]
+        dtype = np.dtype(card.get("dtype", "uint8"))
         with tempfile.TemporaryDirectory() as folder:
             code = Path(folder) / f"{LOADER}.py"
             shutil.copy(served_ensemble.__file__, code)
@@ -142,9 +146,9 @@ class Registrar(mlflow_runs.BestEffort):
                     code_paths=[str(code)],
                     data_path=str(files),
                     signature=ModelSignature(
-                        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *card["shape"]))]), outputs=Schema(columns)
+                        inputs=Schema([TensorSpec(dtype, (-1, *card["shape"]))]), outputs=Schema(columns)
                     ),
-                    input_example=np.zeros((2, *card["shape"]), np.uint8),
+                    input_example=np.zeros((2, *card["shape"]), dtype),
                     pip_requirements=[
                         f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}", "pandas",
                     ],

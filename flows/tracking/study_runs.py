@@ -19,34 +19,33 @@ class StudyLog(mlflow_runs.BestEffort):
 
     Args:
         name: of the study.
+        stage: its stage in studies/dvc.yaml.
         about: its question.
         dataset: what it was trained on.
         data: a digest of the images.
         digest: identifies the result: one that is logged already is not logged again.
     """
 
-    def __init__(self, name: str, about: str, dataset: str, data: str, digest: str) -> None:
+    def __init__(self, name: str, stage: str, about: str, dataset: str, data: str, digest: str) -> None:
         self.name, self.about, self.dataset, self.data, self.digest = name, about, dataset, data, digest
-        self.later = (
-            f"`dvc repro --force --single-item studies/dvc.yaml:study@{name}` logs it, and trains nothing again"
-        )
+        self.later = f"`dvc repro --force --single-item studies/dvc.yaml:{stage}` logs it, and trains nothing again"
 
     @mlflow_runs.best_effort
     @mlflow_store.uninterrupted()
-    def log(self, params: Mapping[str, Any], variants: Sequence[Mapping[str, Any]], files: Path) -> None:
+    def log(self, params: Mapping[str, Any], variants: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> None:
         """Logs the run of the study and those of its variants.
 
         Args:
             params: of the study, nested.
             variants: a mapping each: name, setting, params (nested), metrics (numbers by name, those that are not
                 finite are left out) and word, its verdict.
-            files: the folder of figures and tables.
+            folders: their files are artifacts of the study's run.
         """
         with mlflow_runs.runs_lock():
-            self.log_once(mlflow_store.connect(), params, variants, files)
+            self.log_once(mlflow_store.connect(), params, variants, folders)
 
     def log_once(
-        self, client: Any, params: Mapping[str, Any], variants: Sequence[Mapping[str, Any]], files: Path
+        self, client: Any, params: Mapping[str, Any], variants: Sequence[Mapping[str, Any]], folders: Sequence[Path]
     ) -> None:
         place = experiments.experiment(client, EXPERIMENT)
         if client.search_runs([place], f"tags.`{RESULT}` = '{self.digest}'", max_results=1):
@@ -68,7 +67,8 @@ class StudyLog(mlflow_runs.BestEffort):
             run = self.create(client, place, f"{variant['name']} ({variant['setting']})", own, variant["params"])
             client.log_batch(run, metrics=mlflow_runs.metric_entities(variant["metrics"]))
             client.set_terminated(run)
-        client.log_artifacts(parent, str(files))
+        for folder in folders:
+            client.log_artifacts(parent, str(folder))
         client.set_tag(parent, RESULT, self.digest)  # last: a run without it is not whole, and is logged once more
         client.set_terminated(parent)
 

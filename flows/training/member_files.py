@@ -19,8 +19,7 @@ def about(seed: int, result: "Fitted") -> dict:
         "seed": seed,
         "epochs": len(result.history),
         "best_epoch": result.best_epoch,
-        "validation_nll": best["validation_nll"],
-        "validation_accuracy": best["validation_accuracy"],
+        **{name: value for name, value in best.items() if name.startswith("validation_")},
         "weights_sha256": weights.digest(result.state),
     }
 

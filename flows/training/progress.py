@@ -7,8 +7,16 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from flows.statistics.replicates import score_text
+
 # Seconds between two lines about one replica in a log.
 PAUSE = 10.0
+
+
+def told(row: dict) -> str:
+    """The validation scores of an epoch: nll 0.1234, accuracy 97.50%."""
+    scores = {name.removeprefix("validation_"): value for name, value in row.items() if name.startswith("validation_")}
+    return ", ".join(f"{name} {score_text(name, value)}" for name, value in scores.items())
 
 
 class Board:
@@ -72,7 +80,7 @@ class Board:
 
     def show(self, number: int, event: dict) -> None:
         row = event.get("row")
-        text = f"nll {row['validation_nll']:.4f}, accuracy {row['validation_accuracy']:.2%}" if row else ""
+        text = told(row) if row else ""
         if self.bars:
             task = self.rows[number]
             if not self.bars.tasks[number].started:

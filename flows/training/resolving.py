@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from flows.machine import hardware
 from flows.params.params_file import Params
 from flows.project.errors import InputError
+from lightning_modules import names
+
+# The keys of a dataset's card that a member's card has too: what its networks need of the data. Cards of older versions
+# have the first four.
+DATA = ("shape", "class_names", "mean", "std", "task", "dtype", "features", "target")
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class Resolved:
         seed: that of params.yaml, from which each replica's seed is derived.
         recipe: what makes its networks: network, activation, initializer, dropout, optimizer, schedule, replicas, ...
         settings: how they are trained: epochs, batch_size, augment, accelerator, precision, threads, parallel, ...
-        data: shape (height, width, channels), class_names, and mean and std of each channel.
+        data: what the dataset's card says of `DATA`.
         parameters: number of parameters of one network.
         jobs: replicas that train at once on this machine. Results do not depend on it.
     """
@@ -80,7 +85,12 @@ def resolve(params: Params, member: str, data_card: Mapping, *, divided: bool) -
         "accelerator": accelerator,
         "precision": hardware_precision(training.precision, accelerator),
     }
-    data = {key: data_card[key] for key in ("shape", "class_names", "mean", "std")}
+    data = {key: data_card[key] for key in DATA if key in data_card}
+    if (made := names.task_of(data_card)) != params.feed.task:
+        raise InputError(
+            f"params.yaml: data.{params.dataset}.task is {params.feed.task}, but data/{params.dataset} was made for "
+            f"{made}: run dvc repro --force download"
+        )
     parameters = build_once({"recipe": recipe, **data})
     jobs = side_by_side(recipe["replicas"], settings["threads"], accelerator, training.devices)
     card = {"recipe": recipe, "settings": settings, **data}
@@ -118,7 +128,7 @@ def processes_or_stacked(card: dict, replicas: int, jobs: int, *, divided: bool 
     Raises:
         InputError: params.yaml says stacked, and the network cannot be stacked.
     """
-    from lightning_modules import networks
+    from lightning_modules import tasks
     from lightning_modules.networks.stacking import NotStackableError, stack
     from lightning_modules.together import refuse_unstackable
 
@@ -131,7 +141,7 @@ def processes_or_stacked(card: dict, replicas: int, jobs: int, *, divided: bool 
         return "processes"
     try:
         refuse_unstackable(card["recipe"])
-        stack([networks.build(card["recipe"], card["shape"], len(card["class_names"]))])
+        stack([tasks.of(card).network(card["recipe"], card["shape"])])
     except NotStackableError as error:
         if auto:
             return "processes"
@@ -144,10 +154,9 @@ def processes_or_stacked(card: dict, replicas: int, jobs: int, *, divided: bool 
 def build_once(card: dict) -> int:
     """Builds the network and its optimizer once, so that torch refuses a bad recipe before anything starts. Returns the
     number of parameters."""
-    from lightning_modules import networks, optimizers
-    from lightning_modules.regularization import building as regularization
+    from lightning_modules import networks, optimizers, regularization, tasks
 
-    network = networks.build(card["recipe"], card["shape"], len(card["class_names"]))
+    network = tasks.of(card).network(card["recipe"], card["shape"])
     decay = regularization.completed(card["recipe"])["decay"]
     optimizers.build(card["recipe"]["optimizer"], networks.groups(network, decay))
     return sum(parameter.numel() for parameter in network.parameters())

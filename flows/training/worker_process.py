@@ -74,7 +74,7 @@ def given_to_fit(card: dict) -> dict:
     return {
         "training": data.split_view("train"),
         "validation": data.split_view("validation"),
-        **{key: card[key] for key in ("class_names", "mean", "std")},
+        **{key: card[key] for key in ("class_names", "mean", "std", "task", "target") if key in card},
         **{key: value for key, value in card["settings"].items() if key not in ("parallel", "processes")},
     }
 

@@ -9,7 +9,8 @@ from lightning_modules.ensembles.temperature import scaled
 from lightning_modules.ensembles.votes import borda_count, geometric_mean, hard_vote, soft_vote
 
 # Log-probabilities, networks × images × classes, and what was fitted, to log-probabilities, images × classes.
-COMBINED: dict[str, Callable[..., Tensor]] = {
+Combine = Callable[..., Tensor]
+COMBINED: dict[str, Combine] = {
     "borda_count": borda_count,
     "geometric_mean": geometric_mean,
     "greedy": soft_vote,
@@ -28,11 +29,14 @@ class Combiner(nn.Module):
         method: a key of COMBINED.
         fitted: what the method fitted, by name: `weights` of networks, layers of `stacking`; and `temperatures`, by
             which the networks are scaled before.
+        combined: the methods of another task.
     """
 
-    def __init__(self, method: str, fitted: dict[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, method: str, fitted: dict[str, Tensor] | None = None, combined: dict[str, Combine] = COMBINED
+    ) -> None:
         super().__init__()
-        self.method = method
+        self.combine = combined[method]
         for name, values in (fitted or {}).items():
             self.register_buffer(name, values)
 
@@ -40,4 +44,4 @@ class Combiner(nn.Module):
         fitted = dict(self.named_buffers())
         if "temperatures" in fitted:
             log_probabilities = scaled(log_probabilities, fitted.pop("temperatures"))
-        return COMBINED[self.method](log_probabilities, **fitted)
+        return self.combine(log_probabilities, **fitted)

@@ -102,10 +102,12 @@ def build(given: str | dict, smoothing: float = 0.0) -> Loss:
         smoothing: the largest label smoothing that it will be called with.
 
     Raises:
-        InputError: the loss has no target distribution that could be smoothed.
+        InputError: the loss has no target distribution that could be smoothed, or is none of classes.
     """
     settings = names.completed(given, names.LOSSES)
     name = settings.pop("name")
+    if name not in LOSSES:
+        raise InputError(f"loss {name} does not fit task classification: it takes {' or '.join(sorted(LOSSES))}")
     loss = partial(LOSSES[name], **settings)
     if name in names.SMOOTHED:
         return loss
@@ -119,6 +121,6 @@ def log_probabilities(given: str | dict, logits: Tensor) -> Tensor:
 
     Of the softmax; after binary_cross_entropy of the sigmoids, divided by their sum.
     """
-    if names.completed(given, names.LOSSES)["name"] == "binary_cross_entropy":
+    if names.name_of(given) == "binary_cross_entropy":
         logits = F.logsigmoid(logits)
     return logits.log_softmax(-1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_modules.networks.interface import Activation, Dropouts
-from lightning_modules.networks.layers import dropouts
+from lightning_modules.networks.layers import BatchNorm2d, dropouts
 
 # Constants of the published programs.
 NORM_MOMENTUM = 0.4  # momentum of BatchNorm's running statistics: training is too short for torch's 0.1
@@ -66,7 +66,7 @@ class Whitening(nn.Module):
         return F.conv2d(images, self.filters, self.bias)
 
 
-class Norm(nn.BatchNorm2d):
+class Norm(BatchNorm2d):
     """Batch normalisation with a learned bias and no learned scale: the next layer learns one."""
 
     def __init__(self, channels: int) -> None:

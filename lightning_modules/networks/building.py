@@ -34,21 +34,27 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build(recipe: dict, shape: Sequence[int], classes: int) -> nn.Module:
+def build(recipe: dict, shape: Sequence[int], classes: int, *, each_step: bool = False) -> nn.Module:
     """Builds and initialises the network of a member's recipe, drawing from torch's global generator.
 
     Args:
         recipe: a member of params.yaml: network (name and hyper-parameters), activation, initializer, dropout.
         shape: height, width and channels of an image.
         classes: number of logits.
+        each_step: whether the network gives logits at each step: for `names.RECURRENT` alone.
 
     Raises:
-        InputError: the activation does not fit the network, or dropout has too many or too few rates.
+        InputError: the activation or `each_step` does not fit the network, or dropout has too many or too few rates.
     """
     settings = dict(recipe["network"])
     if wrong := names.misfit("activation", recipe["activation"], settings["name"]):
         raise InputError(wrong)
-    network = NETWORKS[settings.pop("name")](
+    name = settings.pop("name")
+    if each_step:
+        if name not in names.RECURRENT:
+            raise InputError(f"network {name} gives no answer at each step: {', '.join(names.RECURRENT)} do")
+        settings["each_step"] = True
+    network = NETWORKS[name](
         tuple(shape), classes, activations.build(recipe["activation"]), recipe["dropout"], **settings
     )
     initialize(network, recipe["initializer"])

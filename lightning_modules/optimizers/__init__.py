@@ -9,7 +9,7 @@ from lightning_modules.optimizers.schedules import (
     last_rates,
     schedule,
 )
-from lightning_modules.optimizers.stacking import StackedOptimizer, build_stacked
+from lightning_modules.optimizers.stacking import StackedOptimizer
 
 __all__ = [
     "FULL_BATCH",
@@ -19,7 +19,6 @@ __all__ = [
     "TAKES_TENSORS",
     "StackedOptimizer",
     "build",
-    "build_stacked",
     "epoch_ended",
     "freeze_ended",
     "goes_by_validation",

@@ -1,13 +1,11 @@
 """Adagrad by dual averaging."""
 
-import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from lightning_modules.names import CHOICES
-from lightning_modules.optimizers.elementwise import LEAST, Elementwise, Tensors, add_scaled, check, shrink
+from lightning_modules.optimizers.elementwise import LEAST, Elementwise, Tensors, add, add_scaled, shrink
 
 
 class AdagradDA(Elementwise):
@@ -37,50 +35,41 @@ class AdagradDA(Elementwise):
     def __init__(
         self,
         params: Iterable,
-        lr: float = 0.01,
+        lr: float,
         initial_accumulator_value: float = 0.0,
         l1: float = 0.0,
         l2: float = 0.0,
         anchor: str = "init",
         weight_decay: float = 0.0,
     ) -> None:
-        own = {"initial_accumulator_value": initial_accumulator_value, "l1": l1, "l2": l2}
-        for key, value in own.items():
-            check(key, value, 0 <= value < math.inf, "a number from 0")
-        check("anchor", anchor, anchor in CHOICES["anchor"], " or ".join(CHOICES["anchor"]))
-        settings = {"lr": lr, **own, "anchor": anchor, "weight_decay": weight_decay}
-        super().__init__(params, settings)
+        super().__init__(
+            params, lr=lr, initial_accumulator_value=initial_accumulator_value, l1=l1, l2=l2, anchor=anchor,
+            weight_decay=weight_decay,
+        )  # fmt: skip
 
-    STATE = ("sum", "gradients", "anchor")
+    # `pull` is -Σ ηₛ·gₛ.
+    STATE = ("sum", "pull", "anchor")
 
     def begin(self, parameter: Tensor, group: dict) -> dict[str, Tensor]:
         return {
             "sum": torch.full_like(parameter, max(group["initial_accumulator_value"], LEAST)),
-            "gradients": torch.zeros_like(parameter),
+            "pull": torch.zeros_like(parameter),
             "anchor": parameter.clone() if group["anchor"] == "init" else torch.zeros_like(parameter),
         }
 
-    def before(self, group: dict) -> None:
-        group["rates"] = group.get("rates", 0.0) + group["lr"]
-
     def update(self, group: dict, parameters: Tensors, gradients: Tensors, *states: Tensors) -> None:
-        squares, sums, anchors = states
+        squares, pulls, anchors = states
+        group["rates"] = group.get("rates", 0.0) + group["lr"]  # Σ ηₛ
         torch._foreach_addcmul_(squares, gradients, gradients)
-        add_scaled(sums, gradients, group["lr"])
+        add_scaled(pulls, gradients, -group["lr"])
         roots = torch._foreach_sqrt(squares)
         if not (group["l1"] or group["l2"]):
-            for parameter, anchor, total, root in zip(parameters, anchors, sums, roots):
-                torch.addcdiv(anchor, total, root, value=-1, out=parameter)
+            for parameter, anchor, pull, root in zip(parameters, anchors, pulls, roots):
+                torch.addcdiv(anchor, pull, root, out=parameter)
             return
-        torch._foreach_copy_(parameters, sums)
-        torch._foreach_neg_(parameters)
-        if group["anchor"] == "init":
-            torch._foreach_addcmul_(parameters, roots, anchors)
+        for parameter, anchor, pull, root in zip(parameters, anchors, pulls, roots):
+            torch.addcmul(pull, root, anchor, out=parameter)
         shrink(parameters, group["l1"] * group["rates"], into=parameters)
         if group["l2"]:
-            more = group["l2"] * group["rates"]
-            if isinstance(more, Tensor):
-                torch._foreach_add_(roots, [more] * len(roots))
-            else:
-                torch._foreach_add_(roots, more)
+            add(roots, group["l2"] * group["rates"])
         torch._foreach_div_(parameters, roots)

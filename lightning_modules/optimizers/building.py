@@ -1,7 +1,7 @@
 """Builds an optimizer by its name. A name means what it means in torch.optim."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import optim
 
 from lightning_modules.errors import InputError
 from lightning_modules.optimizers.adagrad_da import AdagradDA
+from lightning_modules.optimizers.elementwise import Elementwise
 from lightning_modules.optimizers.ftrl import Ftrl
 from lightning_modules.optimizers.lion import Lion
 from lightning_modules.optimizers.muon import Muon
@@ -16,7 +17,7 @@ from lightning_modules.optimizers.proximal_adagrad import ProximalAdagrad
 from lightning_modules.optimizers.proximal_sgd import ProximalSGD
 from lightning_modules.optimizers.rmsprop_tf import RMSpropTF
 
-OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], dict[str, Any]]] = {
+OPTIMIZERS: dict[str, tuple[type[optim.Optimizer], dict[str, Any]]] = {
     "adadelta": (optim.Adadelta, {}),
     "adafactor": (optim.Adafactor, {}),
     "adagrad": (optim.Adagrad, {}),
@@ -52,7 +53,7 @@ LINEAR = (
 )  # fmt: skip
 
 # Those whose groups may have a tensor of learning rates and one of weight decays, see `Elementwise`.
-TAKES_TENSORS = ("adagrad_da", "ftrl", "lion", "proximal_adagrad", "proximal_sgd", "rmsprop_tf")
+TAKES_TENSORS = tuple(name for name, (kind, _) in OPTIMIZERS.items() if issubclass(kind, Elementwise))
 
 
 def build(settings: dict, parameters: Iterable[torch.Tensor | dict]) -> optim.Optimizer:
@@ -70,14 +71,15 @@ def build(settings: dict, parameters: Iterable[torch.Tensor | dict]) -> optim.Op
     accepted = inspect.signature(kind).parameters
     if "weight_decay" not in accepted and not given["weight_decay"]:
         del given["weight_decay"]
-    parameters, how = list(parameters), {}
-    if kind is optim.ASGD and on_gpu(parameters):
+    places: list[Any] = list(parameters)
+    how: dict[str, Any] = {}
+    if kind is optim.ASGD and on_gpu(places):
         how["capturable"] = True  # else each step reads two numbers per parameter back from the GPU and waits for them
     # Fused: one kernel for all parameters instead of a dozen for each. Before torch 2.12 Adagrad has it on CPUs only.
-    if "fused" in accepted and not (kind is optim.Adagrad and on_gpu(parameters)):
+    if "fused" in accepted and not (kind is optim.Adagrad and on_gpu(places)):
         how["fused"] = True
     try:
-        return kind(parameters, **(preset | given | how))
+        return kind(places, **(preset | given | how))
     except (TypeError, ValueError, IndexError) as error:
         raise InputError(f"optimizer {settings['name']} refuses {given}: {error}") from None
 

@@ -1,25 +1,39 @@
 """What the optimizers written here have in common: groups, state, and learning rates that may be tensors."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_modules.names import CHOICES
+
 Tensors = list[Tensor] | tuple[Tensor, ...]  # what torch's functions for many tensors take and give
 
-# The least sum of squared gradients. Its root divides a weight that has had no gradient yet, and 0/0 is no number.
+# The least sum of squared gradients: its root divides a weight that has had no gradient yet, and 0/0 is no number. And
+# the least learning rate, of which some updates take the inverse.
 LEAST = 1e-30
+
+# What each hyper-parameter may be: a test, which NaN fails, and its words.
+FROM_ZERO = (lambda value: 0 <= value < math.inf, "a number from 0")
+BELOW_ONE = (lambda value: 0 <= value < 1, "at least 0 and less than 1")
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("lr", "weight_decay", "initial_accumulator_value", "l1", "l2", "eps"), FROM_ZERO),
+    **dict.fromkeys(("alpha", "momentum"), BELOW_ONE),
+    "betas": (lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value), "two numbers from 0 below 1"),
+    "lr_power": (lambda value: -math.inf < value <= 0, "a number up to 0"),
+    "anchor": (lambda value: value in CHOICES["anchor"], " or ".join(CHOICES["anchor"])),
+}
 
 
 class Elementwise(Optimizer):
     """An optimizer whose update of one weight depends on no other weight.
 
     A group's `lr` and `weight_decay` are numbers, or tensors that broadcast against each of the group's parameters:
-    with parameters R×... a tensor R×1×... holds a value for each of R stacked networks. A learning rate of 0 changes
-    neither weights nor state; the first one of a tensor must not be 0.
+    with parameters R×... a tensor R×1×... holds a value for each of R stacked networks. A learning rate below `LEAST`
+    changes neither weights nor state; in a tensor there must be none.
 
     Args:
         params: parameters, or groups of them.
@@ -27,23 +41,22 @@ class Elementwise(Optimizer):
             own hyper-parameters.
 
     Raises:
-        ValueError: a hyper-parameter is out of its range.
+        ValueError: a hyper-parameter is not what `RANGES` says.
     """
 
     STATE: tuple[str, ...] = ()  # names of the tensors that it keeps for each parameter, like the parameter
     DECOUPLED = False  # whether `update` sees to the weight decay
 
-    def __init__(self, params: Iterable, settings: dict[str, Any]) -> None:
-        for key in ("lr", "weight_decay"):
-            check(key, settings[key], 0 <= settings[key] < math.inf, "a number from 0")
+    def __init__(self, params: Iterable, **settings: Any) -> None:
+        for key, value in settings.items():
+            fits, want = RANGES[key]
+            if not fits(value):
+                raise ValueError(f"{key} is {value}, but has to be {want}")
         super().__init__(params, settings)
 
     def begin(self, parameter: Tensor, group: dict) -> dict[str, Tensor]:
         """The state before a parameter's first step."""
         return {name: torch.zeros_like(parameter) for name in self.STATE}
-
-    def before(self, group: dict) -> None:
-        """What a step does once per group before it updates weights."""
 
     def update(self, group: dict, parameters: Tensors, gradients: Tensors, *states: Tensors) -> None:
         """Updates the parameters and the tensors that STATE names, in place; the gradients stay as they are."""
@@ -57,30 +70,15 @@ class Elementwise(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if not parameters or (not isinstance(group["lr"], Tensor) and group["lr"] == 0):
+            if not parameters or (not isinstance(group["lr"], Tensor) and group["lr"] < LEAST):
                 continue
-            self.before(group)
             for parameter in parameters:
                 if parameter not in self.state:
                     self.state[parameter] = self.begin(parameter, group)
             gradients = [parameter.grad for parameter in parameters]
             states = [[self.state[parameter][name] for parameter in parameters] for name in self.STATE]
-            rates = group["lr"]
-            # On a GPU it costs less to keep what was than to wait for the answer.
-            if isinstance(rates, Tensor) and (rates.is_cuda or not bool((rates > 0).all())):
-                self.update_resting(group, parameters, gradients, states)
-                continue
             self.update(group, parameters, self.decayed(group, parameters, gradients), *states)
         return loss
-
-    def update_resting(self, group: dict, parameters: Tensors, gradients: Tensors, states: Sequence[Tensors]) -> None:
-        """Like `update`, but keeps what was where the tensor of learning rates is 0."""
-        changed = [tensor for column in (parameters, *states) for tensor in column]
-        old = [tensor.clone() for tensor in changed]
-        self.update(group, parameters, self.decayed(group, parameters, gradients), *states)
-        moves = group["lr"] > 0
-        for tensor, before in zip(changed, old):
-            torch.where(moves, tensor, before, out=tensor)
 
     def decayed(self, group: dict, parameters: Tensors, gradients: Tensors) -> Tensors:
         """The gradients with the weight decay's part, in new tensors; the gradients themselves if there is none."""
@@ -92,12 +90,6 @@ class Elementwise(Optimizer):
         return torch._foreach_add(gradients, parameters, alpha=decay) if decay else gradients
 
 
-def check(key: str, value: Any, right: bool, want: str) -> None:
-    """Raises ValueError unless the value of a hyper-parameter is right. A NaN has to fail `right`."""
-    if not right:
-        raise ValueError(f"{key} is {value}, but has to be {want}")
-
-
 def divide(tensors: Tensors, by: float | Tensor) -> None:
     """Divides each tensor, in place, by a number or by a tensor that broadcasts against it."""
     if isinstance(by, Tensor):
@@ -105,6 +97,15 @@ def divide(tensors: Tensors, by: float | Tensor) -> None:
             tensor.div_(by)
     else:
         torch._foreach_mul_(tensors, 1 / by)
+
+
+def add(tensors: Tensors, value: float | Tensor) -> None:
+    """Adds a number, or a tensor that broadcasts against it, to each tensor, in place."""
+    if isinstance(value, Tensor):
+        for tensor in tensors:
+            tensor.add_(value)
+    else:
+        torch._foreach_add_(tensors, value)
 
 
 def add_scaled(tensors: Tensors, others: Tensors, scale: float | Tensor) -> None:

@@ -1,12 +1,11 @@
 """Follow the regularized leader, proximal."""
 
-import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from lightning_modules.optimizers.elementwise import LEAST, Elementwise, Tensors, adagrad, check, divide, shrink
+from lightning_modules.optimizers.elementwise import LEAST, Elementwise, Tensors, adagrad, divide, shrink
 
 
 class Ftrl(Elementwise):
@@ -43,24 +42,21 @@ class Ftrl(Elementwise):
     def __init__(
         self,
         params: Iterable,
-        lr: float = 0.01,
+        lr: float,
         lr_power: float = -0.5,
         initial_accumulator_value: float = 0.0,
         l1: float = 0.0,
         l2: float = 0.0,
         weight_decay: float = 0.0,
     ) -> None:
-        check("lr_power", lr_power, -math.inf < lr_power <= 0, "a number up to 0")
-        own = {"initial_accumulator_value": initial_accumulator_value, "l1": l1, "l2": l2}
-        for key, value in own.items():
-            check(key, value, 0 <= value < math.inf, "a number from 0")
-        super().__init__(params, {"lr": lr, "lr_power": lr_power, **own, "weight_decay": weight_decay})
+        super().__init__(
+            params, lr=lr, lr_power=lr_power, initial_accumulator_value=initial_accumulator_value, l1=l1, l2=l2,
+            weight_decay=weight_decay,
+        )  # fmt: skip
 
     def begin(self, parameter: Tensor, group: dict) -> dict[str, Tensor]:
-        first, rate = group["initial_accumulator_value"], group["lr"]
-        strength = first ** -group["lr_power"] / rate
-        if isinstance(rate, Tensor):
-            strength = torch.where(rate > 0, strength, 0.0)
+        first = group["initial_accumulator_value"]
+        strength = first ** -group["lr_power"] / group["lr"]
         pull = -(strength + 2 * group["l2"]) * parameter
         return {"sum": torch.full_like(parameter, max(first, LEAST)), "pull": pull}
 

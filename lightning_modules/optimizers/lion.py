@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
-from lightning_modules.optimizers.elementwise import Elementwise, Tensors, add_scaled, check
+from lightning_modules.optimizers.elementwise import Elementwise, Tensors, add_scaled
 
 
 class Lion(Elementwise):
@@ -33,12 +34,11 @@ class Lion(Elementwise):
     def __init__(
         self,
         params: Iterable,
-        lr: float = 1e-4,
+        lr: float,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
     ) -> None:
-        check("betas", betas, len(betas) == 2 and all(0 <= beta < 1 for beta in betas), "two numbers from 0 below 1")
-        super().__init__(params, {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay})
+        super().__init__(params, lr=lr, betas=tuple(betas), weight_decay=weight_decay)
 
     DECOUPLED = True
 
@@ -47,6 +47,8 @@ class Lion(Elementwise):
         first, second = group["betas"]
         directions = torch._foreach_lerp(moments, gradients, 1 - first)
         torch._foreach_sign_(directions)
-        add_scaled(directions, parameters, group["weight_decay"])
+        decay = group["weight_decay"]
+        if isinstance(decay, Tensor) or decay:
+            add_scaled(directions, parameters, decay)
         add_scaled(parameters, directions, -group["lr"])
         torch._foreach_lerp_(moments, gradients, 1 - second)

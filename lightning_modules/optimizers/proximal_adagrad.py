@@ -1,12 +1,11 @@
 """Proximal Adagrad."""
 
-import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from lightning_modules.optimizers.elementwise import LEAST, Elementwise, Tensors, adagrad, check, divide, shrink
+from lightning_modules.optimizers.elementwise import LEAST, Elementwise, Tensors, adagrad, add, add_scaled, shrink
 
 
 class ProximalAdagrad(Elementwise):
@@ -36,16 +35,15 @@ class ProximalAdagrad(Elementwise):
     def __init__(
         self,
         params: Iterable,
-        lr: float = 0.01,
+        lr: float,
         initial_accumulator_value: float = 0.0,
         l1: float = 0.0,
         l2: float = 0.0,
         weight_decay: float = 0.0,
     ) -> None:
-        own = {"initial_accumulator_value": initial_accumulator_value, "l1": l1, "l2": l2}
-        for key, value in own.items():
-            check(key, value, 0 <= value < math.inf, "a number from 0")
-        super().__init__(params, {"lr": lr, **own, "weight_decay": weight_decay})
+        super().__init__(
+            params, lr=lr, initial_accumulator_value=initial_accumulator_value, l1=l1, l2=l2, weight_decay=weight_decay
+        )
 
     def begin(self, parameter: Tensor, group: dict) -> dict[str, Tensor]:
         return {"sum": torch.full_like(parameter, max(group["initial_accumulator_value"], LEAST))}
@@ -55,13 +53,13 @@ class ProximalAdagrad(Elementwise):
         if not (group["l1"] or group["l2"]):
             adagrad(parameters, gradients, squares, group["lr"])
             return
-        # The same, divided by each weight's rate: with q = √n/η the weight is shrunk(q·w - g, λ₁) / (q + λ₂).
+        # The same, times √n: the weight is shrunk(√n·w - η·g, η·λ₁) / (√n + η·λ₂).
+        rate = group["lr"]
         torch._foreach_addcmul_(squares, gradients, gradients)
-        inverse_rates = torch._foreach_sqrt(squares)
-        divide(inverse_rates, group["lr"])
-        torch._foreach_mul_(parameters, inverse_rates)
-        torch._foreach_sub_(parameters, gradients)
-        shrink(parameters, group["l1"], into=parameters)
+        roots = torch._foreach_sqrt(squares)
+        torch._foreach_mul_(parameters, roots)
+        add_scaled(parameters, gradients, -rate)
+        shrink(parameters, rate * group["l1"], into=parameters)
         if group["l2"]:
-            torch._foreach_add_(inverse_rates, group["l2"])
-        torch._foreach_div_(parameters, inverse_rates)
+            add(roots, rate * group["l2"])
+        torch._foreach_div_(parameters, roots)

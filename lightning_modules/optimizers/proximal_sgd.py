@@ -1,11 +1,8 @@
 """Proximal gradient descent."""
 
-import math
 from collections.abc import Iterable
 
-import torch
-
-from lightning_modules.optimizers.elementwise import Elementwise, Tensors, add_scaled, check, shrink
+from lightning_modules.optimizers.elementwise import Elementwise, Tensors, add_scaled, divide, shrink
 
 
 class ProximalSGD(Elementwise):
@@ -28,11 +25,9 @@ class ProximalSGD(Elementwise):
     """
 
     def __init__(
-        self, params: Iterable, lr: float = 0.01, l1: float = 0.0, l2: float = 0.0, weight_decay: float = 0.0
+        self, params: Iterable, lr: float, l1: float = 0.0, l2: float = 0.0, weight_decay: float = 0.0
     ) -> None:
-        check("l1", l1, 0 <= l1 < math.inf, "a number from 0")
-        check("l2", l2, 0 <= l2 < math.inf, "a number from 0")
-        super().__init__(params, {"lr": lr, "l1": l1, "l2": l2, "weight_decay": weight_decay})
+        super().__init__(params, lr=lr, l1=l1, l2=l2, weight_decay=weight_decay)
 
     def update(self, group: dict, parameters: Tensors, gradients: Tensors, *states: Tensors) -> None:
         rate = group["lr"]
@@ -40,8 +35,4 @@ class ProximalSGD(Elementwise):
         if group["l1"]:
             shrink(parameters, rate * group["l1"], into=parameters)
         if group["l2"]:
-            divisor = 1 + rate * group["l2"]
-            if isinstance(divisor, torch.Tensor):
-                torch._foreach_div_(parameters, [divisor] * len(parameters))
-            else:
-                torch._foreach_div_(parameters, divisor)
+            divide(parameters, 1 + rate * group["l2"])

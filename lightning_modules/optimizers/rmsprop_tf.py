@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from lightning_modules.optimizers.elementwise import Elementwise, Tensors, adagrad, check
+from lightning_modules.optimizers.elementwise import Elementwise, Tensors, adagrad
 
 
 class RMSpropTF(Elementwise):
@@ -36,17 +36,13 @@ class RMSpropTF(Elementwise):
     def __init__(
         self,
         params: Iterable,
-        lr: float = 0.01,
+        lr: float,
         alpha: float = 0.9,
         eps: float = 1e-10,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
     ) -> None:
-        check("alpha", alpha, 0 <= alpha < 1, "at least 0 and less than 1")
-        check("eps", eps, 0 <= eps < math.inf, "a number from 0")
-        check("momentum", momentum, 0 <= momentum < 1, "at least 0 and less than 1")
-        own = {"alpha": alpha, "eps": eps, "momentum": momentum}
-        super().__init__(params, {"lr": lr, **own, "weight_decay": weight_decay})
+        super().__init__(params, lr=lr, alpha=alpha, eps=eps, momentum=momentum, weight_decay=weight_decay)
 
     # The state `sum` is (m + ε)/(1 - α), to which a step adds g²: so Adagrad's fused kernel does the rest of the step.
     def begin(self, parameter: Tensor, group: dict) -> dict[str, Tensor]:

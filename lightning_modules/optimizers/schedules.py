@@ -1,7 +1,7 @@
 """Learning-rate schedules by name. Each multiplies the recipe's learning rate by a factor of its own."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -147,7 +147,7 @@ def schedule(given: str | dict, optimizer: optim.Optimizer, steps: int) -> optim
 
 def goes_by_validation(given: str | dict) -> bool:
     """Whether a schedule depends on how well its network does on validation, so that networks cannot share it."""
-    return SCHEDULES[names.completed(given, names.SCHEDULES)["name"]] is ReduceOnPlateau
+    return SCHEDULES[names.name_of(given)] is ReduceOnPlateau
 
 
 def last_rates(scheduler: optim.lr_scheduler.LambdaLR) -> list[float]:
@@ -159,19 +159,14 @@ def last_rates(scheduler: optim.lr_scheduler.LambdaLR) -> list[float]:
     return [float(rate) * factor(done) for rate, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas)]
 
 
-def epoch_ended(scheduler: optim.lr_scheduler.LambdaLR, values: Sequence[float | None]) -> None:
+def epoch_ended(scheduler: optim.lr_scheduler.LambdaLR, value: float) -> None:
     """Tells a schedule that goes by validation how an epoch has ended, and sets the next step's learning rates.
 
     Args:
-        values: of what is monitored, less is better; one per network, whose groups are equal in number and follow each
-            other. None: the network is not trained any more.
+        value: of what is monitored; less is better.
     """
-    factors = scheduler.lr_lambdas
-    for number, (group, rate, factor) in enumerate(
-        zip(scheduler.optimizer.param_groups, scheduler.base_lrs, factors, strict=True)
-    ):
-        value = values[number * len(values) // len(factors)]
-        if isinstance(factor, ReduceOnPlateau) and value is not None:
+    for group, rate, factor in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas):
+        if isinstance(factor, ReduceOnPlateau):
             factor.judge(value)
             group["lr"] = rate * factor(scheduler.last_epoch)
 

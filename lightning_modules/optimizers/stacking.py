@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from lightning_modules.optimizers.building import LINEAR, TAKES_TENSORS, build
+from lightning_modules.optimizers.elementwise import LEAST
 
 # Those whose update of one weight depends on other weights of the same tensor.
 NOT_ELEMENTWISE = ("adafactor", "muon")
@@ -22,25 +23,20 @@ NOT_ELEMENTWISE = ("adafactor", "muon")
 DECOUPLED = ("adamw", "lion")
 
 
-def build_stacked(settings: Sequence[dict], groups: Sequence[dict]) -> "StackedOptimizer":
-    """Builds one optimizer for stacked networks. It updates each network as if it were alone, up to rounding.
+class StackedOptimizer(optim.Optimizer):
+    """Updates each of stacked networks as if it were alone, up to rounding. The learning rate of its only group is a
+    factor on those of the networks.
 
     Args:
         settings: the `optimizer` of each network's recipe.
         groups: of stacked parameters, see `networks.groups`: the first dimension of each is over the networks. They are
             moved in memory. A group may have a `weight_decay` of its own, 0.
 
-    Raises:
-        InputError: torch refuses the hyper-parameters.
-    """
-    return StackedOptimizer(settings, groups)
-
-
-class StackedOptimizer(optim.Optimizer):
-    """See `build_stacked`. The learning rate of its only group is a factor on those of the networks.
-
     Attributes:
         rates: the learning rate of each network.
+
+    Raises:
+        InputError: torch refuses the hyper-parameters.
     """
 
     def __init__(self, settings: Sequence[dict], groups: Sequence[dict]) -> None:
@@ -181,14 +177,22 @@ class TensorRates(Part):
     """Networks whose optimizer takes a tensor of learning rates, see `elementwise.Elementwise`."""
 
     def __init__(self, settings: Sequence[dict], whole: StackedOptimizer, rows: slice) -> None:
-        self.rates = column([given["lr"] for given in settings], whole.weights)
+        rates = [given["lr"] for given in settings]
+        self.rates, self.least = column(rates, whole.weights), min(rates)
         parameter = nn.Parameter(whole.weights[rows])
         parameter.grad = whole.gradients[rows]
         self.inner = [build(settings[0], [parameter])]
         if whole.decays is not None and any(given["weight_decay"] for given in settings):
             self.inner[0].param_groups[0]["weight_decay"] = whole.decays[rows]
 
+    def load_state_dict(self, states: list[dict]) -> None:
+        super().load_state_dict(states)
+        [group] = self.inner[0].param_groups  # of which torch moves no tensor to the device, unlike state
+        group |= {key: value.to(self.rates.device) for key, value in group.items() if isinstance(value, Tensor)}
+
     def step(self, factor: float) -> None:
+        if self.least * factor < LEAST:  # the optimizer takes no such rate
+            return
         [inner] = self.inner
         inner.param_groups[0]["lr"] = self.rates * factor
         inner.step()
