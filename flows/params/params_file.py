@@ -104,8 +104,7 @@ class Params(fields.Section):
             )
         if task != "classification" and any(method.get("temperature") for method in given):
             raise InputError(
-                f"ensemble.methods has a temperature, but {dataset} is for {task}, and it scales what is said of a class: "
-                "leave it out"
+                f"ensemble.methods has a temperature, but {dataset} is for {task}, and it is for classes: leave it out"
             )
         for name, member in self.members.items():
             if "loss" not in member.model_fields_set:
