@@ -122,20 +122,3 @@ def top_k(log_probabilities: Tensor, labels: Tensor, k: int) -> float:
         return math.nan
     chosen = log_probabilities.topk(k, 1).indices
     return (chosen == labels[:, None]).any(1).double().mean().item()
-
-
-def mae(log_probabilities: Tensor, labels: Tensor) -> float:
-    """The mean absolute error between probabilities and truth, over images and classes (0 to 1)."""
-    return error(log_probabilities, labels).abs().mean().item()
-
-
-def mse(log_probabilities: Tensor, labels: Tensor) -> float:
-    """The mean squared error between probabilities and truth, over images and classes (0 to 1): the Brier score divided
-    by the number of classes."""
-    return error(log_probabilities, labels).square().mean().item()
-
-
-def error(log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Probabilities minus truth, images × classes."""
-    probabilities = log_probabilities.exp().double()
-    return probabilities - torch.nn.functional.one_hot(labels, probabilities.shape[1])

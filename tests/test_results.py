@@ -14,6 +14,12 @@ from flows.reporting import by_task, results
 from flows.statistics.replicates import wilson_interval
 
 
+def test_the_line_of_a_test_has_top_5_where_it_was_measured():
+    few = {"accuracy": 0.9, "nll": 0.3, "brier": 0.1, "ece": 0.02}
+    assert by_task.line("classification", few) == "test accuracy 90.00%, nll 0.3000, brier 0.1000, ece 0.0200"
+    assert by_task.line("classification", few | {"top_5": 0.995}).endswith("ece 0.0200, top_5 99.50%")
+
+
 def test_rows_are_members_then_ways_to_vote_of_which_one_has_test_scores(finished):
     params = read()
     headings = by_task.headings("classification")

@@ -47,14 +47,6 @@ def test_as_scikit_learn(guesses):
     assert numbers["brier"] == pytest.approx(per_image.sum(1).mean(), rel=1e-6)
 
 
-def test_errors_are_scikit_learns(guesses):
-    predicted, labels = guesses
-    probabilities, truth = predicted.exp().double().numpy(), np.eye(5)[labels]
-    assert scores.mae(predicted, labels) == pytest.approx(metrics.mean_absolute_error(truth, probabilities))
-    assert scores.mse(predicted, labels) == pytest.approx(metrics.mean_squared_error(truth, probabilities))
-    assert scores.mse(predicted, labels) == pytest.approx(scores.score(predicted, labels)["brier"] / 5)
-
-
 @pytest.mark.parametrize("k", [1, 2, 4, 5])
 def test_top_k_is_scikit_learns(guesses, k):
     predicted, labels = guesses
@@ -81,8 +73,6 @@ def test_nan_is_no_score(guesses):
     predicted = predicted.clone()
     predicted[3, 1] = math.nan
     assert math.isnan(scores.top_k(predicted, labels, 2))
-    for measure in (scores.mae, scores.mse):
-        assert math.isnan(measure(predicted, labels))
 
 
 def test_as_torchmetrics(guesses):

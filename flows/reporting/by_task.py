@@ -17,7 +17,7 @@ BESIDE = {"classification": ("nll", "ece"), "regression": ("mae", "r2"), "sequen
 CHOSEN_BY = {"classification": "nll", "regression": "mae", "sequence": "nll"}
 # What is told of a test on one line.
 LINE = {
-    "classification": ("nll", "brier", "ece"), "regression": ("mae", "r2"), "sequence": ("cer", "nll"),
+    "classification": ("nll", "brier", "ece", "top_5"), "regression": ("mae", "r2"), "sequence": ("cer", "nll"),
 }  # fmt: skip
 
 
@@ -72,8 +72,8 @@ def interval_text(task: str, test: Mapping[str, float], images: int) -> str:
 
 
 def line(task: str, test: Mapping[str, float]) -> str:
-    """The scores of a test on one line."""
-    rest = ", ".join(f"{name} {score_text(name, test[name])}" for name in LINE[task])
+    """The scores of a test on one line; top_5 where there are more than five classes."""
+    rest = ", ".join(f"{name} {score_text(name, test[name])}" for name in LINE[task] if name in test)
     return f"test {FIRST[task]} {first_text(task, test)}, {rest}"
 
 

@@ -20,7 +20,7 @@ def summarize(replicas: list[dict[str, float]]) -> dict[str, float]:
 def score_text(name: str, value: float) -> str:
     """A score as text: shares that a person reads as such in percent, numbers in a unit of the data's with four digits,
     others with four decimals."""
-    if name in ("accuracy", "cer"):
+    if name in ("accuracy", "cer", "top_5"):
         return f"{value:.2%}"
     return f"{value:.4g}" if name in ("mse", "mae") else f"{value:.4f}"
 
