@@ -28,7 +28,7 @@ from flows.machine import hardware
 from flows.project import file_io, git, paths
 
 NAMES = ("data_path", "training", "replicas", "step", "logged_run", "share", "start", "memory", "pipeline", "gpu")
-MORE = ("growth", "orchestration", "studies")  # minutes more each, and nothing that every change would alter
+MORE = ("growth", "orchestration", "stacks", "studies")  # minutes more each, and nothing that every change would alter
 # What decides how fast a processor multiplies, as people name it and as Linux does; and what keeps torch from using it.
 FEATURES = {"avx2": "avx2", "avx512": "avx512f", "avx512_bf16": "avx512_bf16", "amx": "amx_bf16"}
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
@@ -38,8 +38,8 @@ COLUMNS = ("what", "ours", "other", "ratio", "accuracy", "load", "goal", "reache
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(NAMES + MORE))
 def main(names: tuple[str, ...]) -> None:
-    """Measure NAMES, by default all but growth, orchestration and studies: medians of up to five runs after a warm-up;
-    for ratios both sides run in turn and are compared pair by pair."""
+    """Measure NAMES, by default all but growth, orchestration, stacks and studies: medians of up to five runs after a
+    warm-up; for ratios both sides run in turn and are compared pair by pair."""
     # Benchmarks do not log to the user's own server.
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         os.environ.pop(name, None)

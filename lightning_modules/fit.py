@@ -123,8 +123,8 @@ class Progress(pl.Callback):
 
 
 class SaveLast(pl.callbacks.Checkpoint):
-    """Saves a checkpoint at the first epoch, at the last one of a turn, and in between so often that saving takes a
-    twentieth of the time.
+    """Saves a checkpoint at the first epoch that ends after `unsaved` seconds, at the last one of a turn, and in
+    between so often that saving takes a twentieth of the time.
 
     Lightning calls Checkpoint callbacks last, so that the checkpoint has what the other callbacks keep of the epoch.
     """
@@ -132,9 +132,9 @@ class SaveLast(pl.callbacks.Checkpoint):
     SHARE = 0.05  # of the time: an epoch of a small network takes no longer than its checkpoint
     LONGEST = 300.0  # seconds between checkpoints
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, unsaved: float) -> None:
         self.file = file
-        self.due = 0.0
+        self.due = time.monotonic() + unsaved
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         started = time.monotonic()
@@ -212,6 +212,7 @@ class Settings:
             each mini-batch among themselves; only rank 0 writes and reports.
         note_divergence: a network whose loss becomes NaN or infinite stops and is `Fitted.diverged`, instead of ending
             all by a DivergedError.
+        unsaved: seconds before the first checkpoint.
     """
 
     mean: list[float]
@@ -234,6 +235,7 @@ class Settings:
     report: Callable[[dict], None] = lambda event: None
     group: "ProcessGroup | None" = None
     note_divergence: bool = False
+    unsaved: float = 0.0
 
     def __post_init__(self) -> None:
         if self.turn is not None and (self.turn < 1 or self.checkpoint is None):
@@ -338,7 +340,7 @@ def train(module: Classifier, count: int, training: tuple, validation: tuple, se
     if checkpoint:
         if first:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        callbacks.append(SaveLast(checkpoint))
+        callbacks.append(SaveLast(checkpoint, settings.unsaved))
     where: dict[str, Any] = {"devices": [settings.device] if settings.accelerator == "gpu" else 1}
     if group:
         from lightning_modules.distributed import EndsOnSigterm

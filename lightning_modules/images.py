@@ -4,6 +4,7 @@ On a CPU the images are not copied. They usually are a memory-mapped file, whose
 batch is a copy.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +46,9 @@ AUGMENTATIONS = {
         reach=1 / 8, border="reflected", flip="alternating", cutout=3 / 8
     ),
 }
+
+
+READY = 2**21  # values of a split
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -103,6 +107,13 @@ class Images:
             # torch does not know read-only memory. Nothing here writes to it.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             self.images = torch.from_numpy(images).to(self.device)
+        # Normalised once, N×H×W×C, where that is small and nothing changes from epoch to epoch: the same numbers as
+        # batch by batch. Not on a GPU, where it would have to wait for the copy.
+        self.ready: Tensor | None = None
+        values = len(self) * math.prod(images.shape[1:])
+        if self.device.type == "cpu" and self.augmentation == Augmentation() and values <= READY:
+            every = normalize(self.taken(torch.arange(len(self))), self.mean, self.std)
+            self.ready = every.permute(0, 2, 3, 1)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -145,6 +156,9 @@ class Images:
             index: N positions, or R×N for R networks; then images and labels are R×N×... too.
         """
         flat = index.reshape(-1)
+        if self.ready is not None:
+            images, labels = self.ready.index_select(0, flat).permute(0, 3, 1, 2), self.labels[flat]
+            return self.shaped(images, labels, index)
         own: tuple[int | Tensor, Tensor] = (0, flat)
         if index.dim() > 1:
             own = (torch.arange(len(index), device=self.device).repeat_interleave(index.shape[1]), flat)
@@ -156,9 +170,16 @@ class Images:
         images, labels = normalize(pixels, self.mean, self.std), self.labels[flat]
         if self.augmentation.cutout:
             images.masked_fill_(self.squares(own), 0.0)  # in place, which keeps the channels_last memory format
-        if index.dim() == 1:
-            return images, labels
-        return images.unflatten(0, index.shape), labels.unflatten(0, index.shape)
+        return self.shaped(images, labels, index)
+
+    @staticmethod
+    def shaped(images: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch in the shape of its index."""
+        return (
+            (images, labels)
+            if index.dim() == 1
+            else (images.unflatten(0, index.shape), labels.unflatten(0, index.shape))
+        )
 
     def taken(self, index: Tensor) -> Tensor:
         """The images at `index`, unchanged: N×H×W×C."""

@@ -322,7 +322,7 @@ def unfit(task: str, recipe: dict[str, Any]) -> str | None:
 
     Args:
         task: a key of `TASKS`.
-        recipe: with network, loss and label_smoothing.
+        recipe: with network, loss and label_smoothing, and test_time_views unless there are none.
     """
     loss, network = name_of(recipe["loss"]), name_of(recipe["network"])
     if loss not in TASKS[task]:
@@ -331,6 +331,8 @@ def unfit(task: str, recipe: dict[str, Any]) -> str | None:
         return f"network {network} does not fit task {task}: it takes {' or '.join(ONLY_BY[task])}"
     if task != "classification" and recipe["label_smoothing"]:
         return f"label_smoothing spreads a target over classes, and task {task} has no such target: set it to 0"
+    if task == "sequence" and recipe.get("test_time_views", "none") != "none":
+        return f"test_time_views {recipe['test_time_views']} mirrors images, and a mirrored sequence runs backwards"
     return None
 
 

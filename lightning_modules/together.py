@@ -46,9 +46,11 @@ class Together(Classifier):
         self.network = stack(alone)
         self.seeds, self.generators = seeds, [None] * len(seeds)
         # Refuses what it cannot do for any of them.
-        self.task.loss(self.given_loss, max(recipe["label_smoothing"] for recipe in recipes))
+        largest = max(recipe["label_smoothing"] for recipe in recipes)
+        self.task.loss(self.given_loss, largest)
         self.regularization = regularization.build(recipes, stacked=True)
         self.smoothing = torch.tensor([[float(recipe["label_smoothing"])] for recipe in recipes])
+        self.smoothed = largest > 0
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, R×N×classes, of normalised images, R×N×C×H×W."""
@@ -86,7 +88,7 @@ class Together(Classifier):
         )
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return self.loss_of_each(logits, labels, self.smoothing).mean(-1)
+        return self.loss_of_each(logits, labels, self.smoothing if self.smoothed else 0.0).mean(-1)
 
 
 def refuse_unstackable(recipe: dict) -> None:

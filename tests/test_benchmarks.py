@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from benchmarks import (
     replicas,
     share,
     sides,
+    stacks,
     start,
     step,
     studies,
@@ -271,6 +273,14 @@ def test_a_rival_of_studies_trains_what_ours_trains(learned, module):
     for name in studies.OPTIMIZERS:
         accuracy = np.mean([train(seed=seed, optimizer=name) for seed in SEEDS])
         assert accuracy == pytest.approx(reached[name], abs=0.04), name
+
+
+def test_what_stacking_gains_is_measured_for_each_size():
+    [row] = stacks.measure(["64-32-10"], sizes=(1, 2, 3), rounds=1)
+    assert re.fullmatch(r"2: [\d.]+, 3: [\d.]+", row["ratio"])
+    assert row["measured"]["weights"] == 64 * 32 + 32 + 32 * 10 + 10
+    assert row["goal"] == f"the rule is {row['measured']['rule']}"
+    assert all(milliseconds > 0 for milliseconds in row["measured"]["milliseconds"].values())
 
 
 def whole(trainings: int, seconds: float, accuracy: float = 0.9) -> studies.Whole:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_modules import names
 from lightning_modules.classifier import Classifier
 from lightning_modules.images import Images
-from lightning_modules.optimizers import OPTIMIZERS
+from lightning_modules.optimizers import OPTIMIZERS, stacking
 from lightning_modules.regularization import dropout
 from lightning_modules.together import Together
 
@@ -159,6 +159,13 @@ def test_a_step_with_every_loss_and_all_regularization(loss):
 @pytest.mark.parametrize("optimizer", sorted(MANY_KERNELS - READ_BACK))
 def test_a_step_of_every_optimizer(optimizer):
     assert crossings(one(recipe(optimizer=optimizer))) == []
+
+
+@pytest.mark.parametrize("optimizer", sorted(stacking.STACKED))
+def test_a_step_of_every_optimizer_with_a_stacked_version(optimizer):
+    recipes = [recipe(optimizer=optimizer, lr=rate) for rate in (0.01, 0.02)]
+    module = Together(recipes, [SIDE, SIDE, 1], CLASSES, [0, 1], 5, BATCH)
+    assert crossings(on_device(module, "none")) == []
 
 
 @pytest.mark.parametrize("optimizer", sorted(READ_BACK))

@@ -203,6 +203,25 @@ def test_titles_say_what_was_found(charts):
     assert titles["budget"].startswith("sgd is best with 1 trial")
 
 
+def test_budgets_are_compared_where_all_have_spent_them():
+    rows = [
+        {"variant": name, "trials": trials, "error": error, "word": "cannot tell"}
+        for name, errors in (("a", {1: 5.0, 7: 3.0}), ("b", {1: 4.0, 7: 3.5, 9: 1.0}))
+        for trials, error in errors.items()
+    ]
+    assert theme.specification(costs.by_budget(rows))["title"]["text"] == ["b is best with 1 trial, a with 7 trials"]
+
+
+def test_a_curve_that_ended_early_is_not_the_lowest_at_the_end():
+    rows = [
+        {"variant": name, "seed": 0, "epoch": epoch, "validation_nll": loss}
+        for name, losses in (("a", [1.0, 0.5]), ("b", [0.1, math.nan]))
+        for epoch, loss in enumerate(losses, 1)
+    ]
+    title = theme.specification(learning_curves.learning_curves(rows, "a"))["title"]["text"]
+    assert title == ["a ends with the lowest validation nll: 0.5"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

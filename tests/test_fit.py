@@ -140,6 +140,11 @@ def test_checkpoints_take_little_of_the_time(tmp_path, monkeypatch):
     assert saved == [1, 1, 10]
 
 
+def test_what_takes_no_longer_than_may_be_lost_is_not_saved(tmp_path):
+    train(epochs=2, checkpoint=tmp_path / "replica.ckpt", unsaved=3600.0)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("moment", ["middle", "end"])
 @pytest.mark.parametrize("epoch", [1, 3])
 @pytest.mark.parametrize("recipe", [DROPPING, RESNET, AIRBENCH], ids=["mlp", "resnet", "airbench"])

@@ -52,6 +52,19 @@ def test_without_augmentation_a_batch_is_the_normalised_images_at_its_index(spli
         assert same(image, reference(split[0][number]))
 
 
+def test_a_small_split_that_is_normalised_once_has_the_same_batches(split, monkeypatch):
+    rows, index = np.arange(3, 30), torch.tensor([[5, 0], [26, 5]])
+    once = Images(*split, MEAN, STD, rows=rows)
+    assert once.ready is not None
+    monkeypatch.setattr("lightning_modules.images.READY", 27 * 16 * 24 * 3 - 1)
+    each = Images(*split, MEAN, STD, rows=rows)
+    assert each.ready is None
+    assert Images(*split, MEAN, STD, "flip", rows=rows[:5]).ready is None
+    for own, other in zip(once.batch(index), each.batch(index)):
+        assert torch.equal(own, other)
+        assert own.stride() == other.stride()
+
+
 @pytest.mark.parametrize("augment", ["shift", "flip", "shift_flip"])
 def test_every_image_of_a_batch_is_shifted_and_mirrored_on_its_own(split, augment):
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 from conftest import ROOT, TINY, at_home, edit, made_once, make_project, put, refused
@@ -16,15 +17,20 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.datasets import load_diabetes
 
 from flows.commands import champion, predict, promote
-from flows.data import added, dataset
+from flows.data import added, dataset, digit_strings
 from flows.drift import judgement
+from flows.ensembles import record, registering
 from flows.models import trained_members
+from flows.models.export import export
+from flows.models.served_ensemble import ServedEnsemble
 from flows.params.params_file import parse, read
 from flows.project import file_io, paths
 from flows.project.errors import InputError
 from flows.reporting import results
 from flows.studies import specification
 from flows.training import resolving
+from lightning_modules import tasks, voting
+from lightning_modules.tasks import sequence
 
 ADAM = {"name": "adam", "lr": 0.01}
 MEMBERS = {
@@ -32,7 +38,7 @@ MEMBERS = {
         "linear": {"network": {"name": "mlp", "hidden": None}, "optimizer": ADAM, "replicas": 2},
         "small": {"network": {"name": "mlp", "hidden": [16]}, "optimizer": ADAM, "loss": "mae"},
     },
-    "digit_strings": {"reader": {"network": {"name": "gru", "hidden": 8}, "optimizer": ADAM, "replicas": 2}},
+    "digit_strings": {"reader": {"network": {"name": "rnn", "hidden": 8}, "optimizer": ADAM, "replicas": 2}},
 }
 EPOCHS = {"diabetes": 20, "digit_strings": 1}
 
@@ -44,26 +50,27 @@ def of_task(name: str, content: dict) -> None:
     content["members"] = copy.deepcopy(MEMBERS[name])
 
 
-def made(name: str, factory: pytest.TempPathFactory, store: Path) -> Path:
+def finish(place: Path, name: str) -> None:
+    """Makes a project and runs all stages of a dataset in it."""
     from flows import download, ensemble, evaluate, train
 
-    def make(place: Path) -> None:
-        folder = make_project(place / "a project")
-        shutil.copy(store, folder)
-        params = edit(folder, lambda content: of_task(name, content))
-        os.chdir(folder)
-        download.download(params)
-        for member in params.members:
-            train.train(params, member)
-        evaluate.evaluate(params)
-        ensemble.ensemble(params)
-
-    return at_home(made_once(factory, name, make) / "a project")
+    folder = place / "a project"
+    params = edit(folder, lambda content: of_task(name, content))
+    os.chdir(folder)
+    download.download(params)
+    for member in params.members:
+        train.train(params, member)
+    evaluate.evaluate(params)
+    ensemble.ensemble(params)
 
 
 @pytest.fixture(scope="module")
 def diabetes_once(tmp_path_factory, empty_store):
-    return made("diabetes", tmp_path_factory, empty_store)
+    def make(place: Path) -> None:
+        shutil.copy(empty_store, make_project(place / "a project"))
+        finish(place, "diabetes")
+
+    return at_home(made_once(tmp_path_factory, "diabetes", make) / "a project")
 
 
 @pytest.fixture
@@ -73,8 +80,17 @@ def diabetes(diabetes_once, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def strings_once(tmp_path_factory, empty_store):
-    return made("digit_strings", tmp_path_factory, empty_store)
+def strings_once(tmp_path_factory):
+    def make(place: Path) -> None:
+        make_project(place / "a project")
+        with pytest.MonkeyPatch.context() as patch:
+            # To export a network of forty steps takes many seconds, and without a store nothing is exported here.
+            patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+            patch.setattr(digit_strings, "IN_A_POOL", 20)
+            patch.setattr(digit_strings, "TESTS", 60)
+            finish(place, "digit_strings")
+
+    return made_once(tmp_path_factory, "digit_strings", make) / "a project"
 
 
 @pytest.fixture
@@ -104,6 +120,10 @@ def content() -> dict:
         ("diabetes", "data.diabetes.task", "classification", "diabetes is for regression: set it to that"),
         ("digits", "data.digits.task", "regression", "data.digits.task is regression, but digits is for class"),
         ("digits", "members.mlp.loss", "ctc", "loss ctc does not fit task classification: it takes cross_entropy"),
+        ("digit_strings", "members", {"lstm": {"network": "lstm", "optimizer": ADAM, "test_time_views": "mirror"}},
+         "lstm: test_time_views mirror mirrors images, and a mirrored sequence runs backwards"),
+        ("digit_strings", "members", {"lstm": {"network": "lstm", "optimizer": ADAM, "augment": "flip"}},
+         "member lstm has augment flip, which mirrors images"),
         ("digit_strings", "seed", 0, "mlp: network mlp does not fit task sequence: it takes rnn or lstm or gru"),
     ],
 )  # fmt: skip
@@ -231,6 +251,17 @@ def test_data_of_another_task_than_params_says_is_refused(diabetes):
         resolving.resolve(read(), "linear", card, divided=False)
 
 
+def test_measurements_are_no_probabilities(diabetes):
+    params = edit(Path.cwd(), lambda content: content["members"]["small"].update(initializer="rbm"))
+    try:
+        with pytest.raises(
+            InputError, match="initializer rbm takes pixels for probabilities, and diabetes has measure"
+        ):
+            resolving.resolve(params, "small", dataset.read_card("diabetes"), divided=False)
+    finally:
+        edit(Path.cwd(), lambda content: content["members"]["small"].pop("initializer"))
+
+
 # --- Sequences -------------------------------------------------------------------------------------------------------
 
 
@@ -251,9 +282,7 @@ def test_strings_of_different_splits_have_no_digit_in_common(strings):
     assert not seen["validation"] & seen["test"]
 
 
-def test_sequences_are_scored_combined_and_served(strings, tmp_path):
-    from PIL import Image
-
+def test_sequences_are_scored_and_combined(strings):
     each = file_io.read_json(paths.replica_scores_file("digit_strings"))["reader"]
     assert {*each[0]["test"]} == {"accuracy", "cer", "nll"}
     best = file_io.read_json(paths.ensemble_metrics_file("digit_strings"))
@@ -261,8 +290,18 @@ def test_sequences_are_scored_combined_and_served(strings, tmp_path):
     assert best["test"]["cer_low"] <= best["test"]["cer"] <= best["test"]["cer_high"]
     card = trained_members.card("digit_strings", "reader")
     assert (card["task"], card["recipe"]["loss"]) == ("sequence", "ctc")
+
+
+@pytest.mark.long
+def test_what_is_served_reads_what_was_evaluated(strings, tmp_path):
+    made = record.read("digit_strings")
+    vote = voting.Vote(made.method, None, tasks.of({"class_names": made.class_names, **made.about}).VOTES)
+    export(registering.networks(made, "reader"), vote, made.shape, made.class_names, tmp_path, made.about)
     images, _ = dataset.load("digit_strings").split("test")
-    Image.fromarray(images[0, ..., 0]).save(tmp_path / "string.png")
-    [found] = predict.predict("digit_strings", [tmp_path / "string.png"])
-    assert set(found["label"]) <= set("0123456789")
-    assert 0 <= found["probability"] <= 1
+    found = list(predict.answered(ServedEnsemble(tmp_path), images, {"name": "digit_strings", "version": "1"}))
+    steps = torch.from_numpy(np.load(paths.predictions_file("digit_strings", "reader", "test")))
+    expected = sequence.decoded(sequence.soft_vote(steps))
+    assert [one["label"] for one in found] == [
+        "".join(str(int(label)) for label in row if label >= 0) for row in expected
+    ]
+    assert all(0 <= one["probability"] <= 1 for one in found)

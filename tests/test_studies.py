@@ -9,6 +9,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from flows.data import sources
 from flows.project.errors import InputError
 from flows.studies import data, engine, gradients, specification, stacks, study, trials
 from flows.studies import variants as variants_module
@@ -258,6 +259,28 @@ def learned(tuning: Tuning, best: float, worst: float | None = None) -> None:
         tuning.learn(round_, rows)
 
 
+def test_torch_sees_each_recipe_once_before_training(monkeypatch):
+    """Not once a seed."""
+    from flows.training import resolving
+
+    seen = []
+    build_once = resolving.build_once
+
+    def build(card: dict) -> int:
+        seen.append(repr(card["recipe"]))
+        return build_once(card)
+
+    monkeypatch.setattr(resolving, "build_once", build)
+    engine.grouped(given(seeds=5), variants(given()), [8, 8, 1], 10, "cpu")
+    assert len(seen) == len(set(seen)) == 2 * 7
+
+
+def test_the_bar_counts_the_epochs_of_votes_too():
+    one, two = variants(given(vary={"replicas": [1, 3]}, baseline="1"))
+    planned = [Tuning(given(), variant).planned() for variant in (one, two)]
+    assert [engine.epochs_of(trials) for trials in planned] == [2 * (7 + 2 + 2), 3 * 2 * (7 + 2 + 2)]
+
+
 def test_an_optimum_at_the_edge_widens_the_grid():
     sgd, _ = variants(given())
     inside, beyond, below = (Tuning(given(), sgd) for _ in range(3))
@@ -476,8 +499,11 @@ def test_a_gradient_that_vanishes_is_seen(place, activation, vanishes):
     assert (norms[0] < 1e-3 * norms[-1]) == vanishes
 
 
-def test_splits_have_no_image_in_common_and_the_test_split_is_not_there(place):
+def test_splits_have_no_image_in_common_and_the_test_split_is_not_there(place, monkeypatch):
+    whole = sources.read("digits", 0.2)
+    monkeypatch.setattr(sources, "read", lambda *_: pytest.fail("a study read the dataset, with its test split"))
     splits = data.load(given())
+    assert np.array_equal(splits.images, whole.train_images)
     parts = [set(part.tolist()) for part in (splits.train, splits.validation, splits.held_out)]
     assert sum(map(len, parts)) == len(set().union(*parts)) == len(splits.labels) == 1438
     assert len(parts[1]) == pytest.approx(0.2 * 1438, abs=1)

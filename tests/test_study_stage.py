@@ -72,7 +72,7 @@ def test_studies_are_stages_that_run_once_and_the_changed_one_alone_again(clone,
     content = yaml.safe_load((clone / "studies" / "studies.yaml").read_text(encoding="utf-8"))
     content["studies"]["second"]["margin"] = 1.0
     write(clone, content)
-    changed = dvc(clone, "repro", "studies/dvc.yaml")
+    changed = dvc(clone, "repro", *(f"studies/dvc.yaml:study@{name}" for name in ("first", "second")))
     assert "study@second" in changed.partition("Running stage")[2]
     assert "Running stage 'studies/dvc.yaml:study@first'" not in changed
     assert "second: judged" in changed
@@ -84,8 +84,8 @@ def test_studies_are_stages_that_run_once_and_the_changed_one_alone_again(clone,
     place = client.get_experiment_by_name("studies").experiment_id
     runs = client.search_runs([place])
     kinds = [run.data.tags["trainyard.kind"] for run in runs]
-    assert kinds.count("study") == 3  # the second once more, with another margin
-    assert kinds.count("variant") == 3 * 2 * 2
+    assert kinds.count("study") == 4  # the second once more, with another margin, and its repeat
+    assert kinds.count("variant") == 4 * 2 * 2
     study = next(run for run in runs if run.data.tags["trainyard.kind"] == "study")
     assert "verdicts.svg" in {file.path for file in client.list_artifacts(study.info.run_id)}
 

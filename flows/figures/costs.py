@@ -3,12 +3,14 @@
 import itertools
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 
 import altair as alt
 
 from flows.figures import theme
 from flows.figures.theme import Chart, Row
+from flows.project.errors import counted
 
 WIDTH, HEIGHT, STEP = 330, 330, 22
 PANEL = 165, 70
@@ -22,12 +24,15 @@ def by_budget(rows: Sequence[Row], what: str = "error (%)") -> Chart:
         rows: variant, trials, error (above 0; percent), word (of `theme.WORDS`).
         what: the title of the vertical axis.
     """
-    trials = sorted({row["trials"] for row in rows})
-    first = min((row for row in rows if row["trials"] == trials[0]), key=lambda row: row["error"])["variant"]
+    by_trials: dict[int, dict[str, float]] = defaultdict(dict)
     ends: dict[str, Row] = {}
     for row in sorted(rows, key=lambda row: row["trials"]):
+        by_trials[row["trials"]][row["variant"]] = row["error"]
         ends[row["variant"]] = row
-    last = min(ends.values(), key=lambda row: row["error"])
+    # Budgets that all variants have spent: others extended their grids, and would be compared with fewer trials.
+    equal = [trials for trials, found in by_trials.items() if len(found) == len(ends)]
+    few, many = equal[0], equal[-1]
+    first, last = (min(by_trials[trials], key=lambda name: by_trials[trials][name]) for trials in (few, many))
     errors = [row["error"] for row in rows]
     low, high = min(errors) / 1.1, max(errors) * 1.1
     height = max(HEIGHT, int(theme.LABEL_GAP * len(ends)))
@@ -42,10 +47,12 @@ def by_budget(rows: Sequence[Row], what: str = "error (%)") -> Chart:
     named = [{"variant": name, "word": row["word"], "at": row["error"]} for name, row in ends.items()]
     labels = theme.names_beside(named, scale, (low, high), WIDTH, height)
     chart = alt.layer(*theme.word_lines(base), *labels)
-    if first == last["variant"]:
-        title = f"{first} is best with {counted(trials[0])} and with {counted(last['trials'])}"
+    if few == many:
+        title = f"{first} is best with {counted(few, 'trial')}"
+    elif first == last:
+        title = f"{first} is best with {counted(few, 'trial')} and with {counted(many, 'trial')}"
     else:
-        title = f"{first} is best with {counted(trials[0])}, {last['variant']} with {counted(last['trials'])}"
+        title = f"{first} is best with {counted(few, 'trial')}, {last} with {counted(many, 'trial')}"
     return theme.finished(
         chart.properties(width=WIDTH, height=height),
         title,
@@ -53,10 +60,6 @@ def by_budget(rows: Sequence[Row], what: str = "error (%)") -> Chart:
         f"Shapes say {theme.WORD_KEY}.",
         WIDTH + LABELS + 60,
     )
-
-
-def counted(trials: int) -> str:
-    return f"{trials} trial{'s' if trials != 1 else ''}"
 
 
 def steps_to_target(rows: Sequence[Row], target: str, unit: str = "steps") -> Chart:

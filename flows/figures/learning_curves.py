@@ -24,9 +24,12 @@ def learning_curves(
         column: drawn as a line with a band from the lowest to the highest seed.
         beside: one more column, drawn as a dotted line: where training and validation part, a network overfits.
     """
-    points, last = summarized(rows, column, beside), {}
-    for point in points:
-        last[point["variant"]] = point["median"]
+    points = summarized(rows, column, beside)
+    ends: dict[str, int] = defaultdict(int)
+    for row in rows:
+        ends[row["variant"]] = max(ends[row["variant"]], row["epoch"])
+    # Not of a variant whose trainings all diverged before its last epoch.
+    last = {point["variant"]: point["median"] for point in points if point["epoch"] == ends[point["variant"]]}
     order = list(dict.fromkeys(row["variant"] for row in rows))
     behind = [
         {**point, "variant": variant, "behind": True}

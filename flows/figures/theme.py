@@ -152,6 +152,11 @@ def specification(chart: Chart) -> dict[str, Any]:
         return chart.to_dict()
 
 
+def start() -> None:
+    """Draws nothing, which takes the library as long as several figures when it is the first."""
+    vl_convert.vegalite_to_svg({"data": {"values": []}, "mark": "point"})
+
+
 def svg(chart: Chart) -> str:
     return vl_convert.vegalite_to_svg(specification(chart))
 

@@ -165,7 +165,8 @@ class Findings:
 
     def table(self) -> list[dict[str, Any]]:
         """The numbers, a row a variant, for a CSV file: the same keys in each, None for what there is not."""
-        return [self.row(finding, self.budgets()) for finding in self.findings]
+        budgets = self.budgets()
+        return [self.row(finding, budgets) for finding in self.findings]
 
     def budgets(self) -> list[int]:
         """The numbers of trials that any variant has a score for."""
@@ -207,7 +208,8 @@ class Findings:
 
     def markdown(self) -> str:
         """The table for a page: the best first, rounded; what no variant has is left out."""
-        lines = [self.cells(finding, self.budgets()) for finding in self.ranked()]
+        budgets = self.budgets()
+        lines = [self.cells(finding, budgets) for finding in self.ranked()]
         headings = [name for name in lines[0] if any(line[name] for line in lines)]
         rows = [
             headings,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from flows.figures.theme import Chart
 
-NAMES = {"lr": "learning rate", "optimizer.lr": "learning rate"}
+NAMES = {"lr": "learning rate"}
 
 
 def charts(

@@ -111,6 +111,12 @@ class Params(fields.Section):
                 self.members[name] = member = member.model_copy(update={"loss": names.TASKS[task][0]})
             if wrong := names.unfit(task, member.recipe):
                 raise InputError(f"members.{name}: {wrong} (the task of dataset {dataset})")
+            augment = self.settings(name)["augment"]
+            if task == "sequence" and "flip" in augment:
+                raise InputError(
+                    f"member {name} has augment {augment}, which mirrors images, and a mirrored sequence runs "
+                    "backwards: take none or shift"
+                )
 
     def task_of(self, dataset: str) -> str:
         """What is learned of a dataset's images; classification where params.yaml says nothing of it."""

@@ -6,6 +6,7 @@ on what was interrupted, so that the rows of a study that went on are those of o
 
 import hashlib
 import json
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,8 +16,8 @@ from pathlib import Path
 
 from flows.machine import hardware
 from flows.project import paths
-from flows.project.errors import DamagedError, InputError, WorkerError
-from flows.studies import stacks, timing, trials
+from flows.project.errors import InputError, WorkerError
+from flows.studies import report, stacks, timing, trials
 from flows.studies.progress import Bar
 from flows.studies.specification import Study
 from flows.studies.trials import Trial, Tuning
@@ -29,11 +30,11 @@ class Group:
 
     Args:
         most: networks in a stack.
-        alone: whether all variants of the study are in this group.
+        largest: whether more than half of the study's trials are in this group.
     """
 
-    def __init__(self, tunings: list[Tuning], most: int, alone: bool) -> None:
-        self.tunings, self.most, self.alone = tunings, most, alone
+    def __init__(self, tunings: list[Tuning], most: int, largest: bool) -> None:
+        self.tunings, self.most, self.largest = tunings, most, largest
         self.rounds = trials.rounds(tunings)
         self.left = 0  # stacks of the current round
         self.found: dict[Path, list[dict]] = {}
@@ -43,7 +44,7 @@ class Group:
         kinds: dict[str, list[Trial]] = defaultdict(list)
         for trial in next(self.rounds, []):
             kinds[stacks.alike(trial)].append(trial)
-        return [stack for kind in kinds.values() for stack in stacks.stacks(kind, self.most, self.alone)]
+        return [stack for kind in kinds.values() for stack in stacks.stacks(kind, self.most, self.largest)]
 
     def expect(self, file: Path) -> None:
         """Gives the rows of a stack their place, in whichever order the stacks end."""
@@ -99,7 +100,7 @@ def train_all(name: str, groups: list[Group], study: Study, card: dict, inputs: 
     """Trains what is not kept in a file yet, and removes files of other versions of the study."""
     used: set[Path] = set()
     waiting: list[Work] = []
-    total = sum(trials.planned(group.tunings) * epochs_of(group.tunings[0].first()[:1]) for group in groups)
+    total = epochs_of([trial for group in groups for tuning in group.tunings for trial in tuning.planned()])
     with Bar(name, total) as bar:
 
         def open_round(group: Group) -> None:
@@ -111,7 +112,9 @@ def train_all(name: str, groups: list[Group], study: Study, card: dict, inputs: 
                     group.expect(file)
                     rows = read_rows(file, len(stack))
                     if rows is None:
-                        waiting.append(Work(group, stack, file))
+                        # Small groups first: their rounds follow one another on one core, and then it would be the
+                        # last one that is busy.
+                        waiting.insert(len(waiting) if group.largest else 0, Work(group, stack, file))
                         group.left += 1
                     else:
                         group.learn(stack, file, rows)
@@ -131,8 +134,10 @@ def train(waiting: list["Work"], open_round: Callable[[Group], None], bar: Bar, 
     from flows.studies import worker
 
     cores = 1 if card["settings"]["accelerator"] == "gpu" else hardware.allotted_cores()
-    with worker_pool.workers(min(cores, max(len(waiting), 2)), worker.serve, card, study, 1) as pool:
+    with worker_pool.workers(min(cores, max(len(waiting), 2)), worker.serve, card, study) as pool:
         bar.start()
+        # Its libraries take a second, and this process has nothing else to do.
+        threading.Thread(target=report.load, daemon=True).start()
         idle = list(pool.connections)
         running: dict[Connection, Work] = {}
 
@@ -161,13 +166,10 @@ def train(waiting: list["Work"], open_round: Callable[[Group], None], bar: Bar, 
                     continue
                 if "failed" in event:
                     raise event["failed"](f"variant {work.stack[0].variant}: {event['message']}")
-                rows = read_rows(work.file, len(work.stack))
-                if rows is None:
-                    raise DamagedError(paths.shown(work.file), "was changed while the study ran: run it again")
                 del running[connection]
                 idle.append(connection)
                 bar.advance(max(0, epochs_of(work.stack) - work.shown))  # of those that diverged or stopped early
-                work.group.learn(work.stack, work.file, rows)
+                work.group.learn(work.stack, work.file, event["rows"])
                 work.group.left -= 1
                 if not work.group.left:
                     open_round(work.group)
@@ -206,7 +208,8 @@ def grouped(study: Study, variants: list[Variant], shape: list[int], classes: in
     weights: dict[str, int] = {}
     for variant in variants:
         tuning = Tuning(study, variant)
-        for trial in tuning.first():
+        recipes = {json.dumps(dict(trial.recipe), sort_keys=True): trial for trial in tuning.first()}
+        for trial in recipes.values():  # one a value: seeds share it
             try:
                 card = {"recipe": dict(trial.recipe), "shape": shape, "class_names": [""] * classes}
                 parameters = build_once(card)
@@ -215,11 +218,12 @@ def grouped(study: Study, variants: list[Variant], shape: list[int], classes: in
         kind = stacks.alike(trial)
         by_kind[kind].append(tuning)
         weights[kind] = parameters
+    planned = {kind: sum(len(tuning.planned()) for tuning in tunings) for kind, tunings in by_kind.items()}
     return [
         Group(
             tunings,
             stacks.size(tunings[0].variant.at(None)[0], shape, classes, weights[kind], accelerator),
-            len(by_kind) == 1,
+            planned[kind] > sum(planned.values()) / 2,
         )
         for kind, tunings in by_kind.items()
     ]

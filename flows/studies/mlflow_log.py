@@ -9,16 +9,19 @@ from typing import Any
 
 from flows.findings.findings import Findings
 from flows.project import paths
+from flows.studies.log_process import LogProcess
 from flows.studies.specification import Repeat, Study
 from flows.studies.variants import Variant
 from flows.tracking.study_runs import StudyLog
 
+# Means over the seeds that did not diverge. The held-out accuracy is that of the findings, in which these guess.
 METRICS = (
-    "held_out_accuracy", "held_out_nll", "validation_accuracy", "validation_nll", "training_accuracy", "seconds",
+    "held_out_nll", "validation_accuracy", "validation_nll", "training_accuracy", "seconds",
 )  # fmt: skip
 
 
 def log(
+    process: LogProcess,
     name: str,
     study: Study,
     variants: Sequence[Variant],
@@ -26,9 +29,10 @@ def log(
     found: Findings,
     files: Mapping[str, str],
 ) -> None:
-    """Logs the study, with its tables and figures, unless this result of it is logged already.
+    """Begins to log the study, with its tables and figures, unless this result of it is logged already.
 
     Args:
+        process: that logs it. It waits for the files until its `finish` is called.
         files: the SHA-256 of each file of the images.
     """
     data = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
@@ -38,7 +42,7 @@ def log(
     stage = f"{'repeat' if isinstance(study, Repeat) else 'study'}@{name}"
     log = StudyLog(name, stage, study.about, study.dataset, data, digest)
     folders = [paths.study_folder(name), paths.study_figures(name)]
-    log.log(params, list(entries(variants, rows, found)), folders)
+    process.log(log, params, list(entries(variants, rows, found)), folders)
 
 
 def entries(variants: Sequence[Variant], rows: Sequence[dict], found: Findings) -> Iterator[dict[str, Any]]:
@@ -49,12 +53,15 @@ def entries(variants: Sequence[Variant], rows: Sequence[dict], found: Findings) 
             if not own:
                 continue
             recipe, settings = variant.at(own[0]["value"])
+            finding = found[variant.name]
+            score = finding.score if setting == found.setting else finding.default
             metrics = {key: [row[key] for row in own if math.isfinite(row[key])] for key in METRICS}
             yield {
                 "name": variant.name,
                 "setting": setting,
                 "params": {**recipe, **settings},
                 "metrics": {key: statistics.fmean(values) for key, values in metrics.items() if values}
+                | ({"held_out_accuracy": score.mean} if score else {})
                 | {"diverged": float(sum(row["diverged"] for row in own)), "seeds": float(len(own))},
-                "word": found[variant.name].word if setting == found.setting else "",
+                "word": finding.word if setting == found.setting else "",
             }

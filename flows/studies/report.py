@@ -1,5 +1,6 @@
 """Writes what a study found: tables, words and figures, all from one object."""
 
+import contextlib
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +14,18 @@ from flows.project import file_io, paths
 from flows.studies.specification import Study
 from flows.untrusted.escaping import in_csv, in_markdown
 
-LISTS = ("curve", "gradient_norms", "epoch_seconds")  # keys of a row that have files of their own
+# Keys of a row that are not in trainings.csv: two have files of their own, of the third come the seconds.
+LEFT_OUT = ("curve", "gradient_norms", "epoch_seconds")
 DEEP = 5  # layers with weights
 CURVE = ("variant", "setting", "value", "seed")  # what a row of curves.csv has of its training's
+
+
+def load() -> None:
+    """Loads what draws figures."""
+    with contextlib.suppress(Exception):  # it fails again when a figure is drawn
+        from flows.figures import theme
+
+        theme.start()
 
 
 def findings(study: Study, rows: Sequence[dict], classes: int) -> Findings:
@@ -53,7 +63,7 @@ def write(
         file_io.whole_folder(paths.study_folder(name)) as unfinished,
         file_io.whole_folder(paths.study_figures(name)) as figures,
     ):
-        write_csv(unfinished / "trainings.csv", [{key: row[key] for key in row if key not in LISTS} for row in rows])
+        write_csv(unfinished / "trainings.csv", [{key: row[key] for key in row if key not in LEFT_OUT} for row in rows])
         write_csv(unfinished / "curves.csv", curves)
         write_csv(unfinished / "table.csv", found.table())
         if norms := gradient_rows(rows):

@@ -45,7 +45,7 @@ def stacks(trials: Sequence[Trial], most: int, even: bool = True) -> list[list[T
     divided.
 
     Args:
-        even: whether to make an even number of stacks, so that two cores end together: where no others are trained
+        even: whether to make an even number of stacks, so that two cores end together: where few others are trained
             meanwhile.
     """
     networks = [len(trial.seeds) for trial in trials]

@@ -21,7 +21,7 @@ from flows.machine import processes
 from flows.machine.console import run
 from flows.project import paths
 from flows.project.errors import InputError
-from flows.studies import specification, variants
+from flows.studies import log_process, specification, variants
 
 if TYPE_CHECKING:
     from flows.findings.across import Outcome
@@ -40,24 +40,27 @@ def study(name: str) -> "Findings":
     # At once: what follows loads torch for seconds before it has anything to show.
     click.echo(f"{name}: {len(compared)} variants over {given.seeds} seeds; loading libraries and images")
 
-    from flows.graph import code_digest
-    from flows.studies import data, engine, mlflow_log, report
+    with log_process.log_process() as logging:
+        from flows.graph import code_digest
+        from flows.studies import data, engine, mlflow_log, report
 
-    splits = data.load(given)
-    inputs = {
-        "study": given.model_dump(include={"validation", "held_out", "seed", "early_stopping"}),
-        "data": splits.card["files"],
-        "code": code_digest.digest("studies/worker"),  # a new figure trains nothing again
-    }
-    classes = len(splits.card["class_names"])
-    rows = engine.run(name, given, compared, splits.card["shape"], classes, inputs)
-    found = report.findings(given, rows, classes)
-    source = (
-        f"{len(rows):,} trainings on {given.dataset}: {len(splits.train):,} training images, "
-        f"{len(splits.validation):,} for every choice, {len(splits.held_out):,} held out to report; seed {given.seed}."
-    )
-    report.write(name, given, rows, found, others, source)
-    mlflow_log.log(name, given, compared, rows, found, splits.card["files"])
+        splits = data.load(given)
+        inputs = {
+            "study": given.model_dump(include={"validation", "held_out", "seed", "early_stopping"}),
+            "data": splits.card["files"],
+            "code": code_digest.digest("studies/worker"),  # a new figure trains nothing again
+        }
+        classes = len(splits.card["class_names"])
+        rows = engine.run(name, given, compared, splits.card["shape"], classes, inputs)
+        found = report.findings(given, rows, classes)
+        source = (
+            f"{len(rows):,} trainings on {given.dataset}: {len(splits.train):,} training images, "
+            f"{len(splits.validation):,} for every choice, {len(splits.held_out):,} held out to report; "
+            f"seed {given.seed}."
+        )
+        mlflow_log.log(logging, name, given, compared, rows, found, splits.card["files"])
+        report.write(name, given, rows, found, others, source)
+        logging.finish()
     return found
 
 

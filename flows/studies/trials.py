@@ -68,6 +68,11 @@ class Tuning:
     def first(self) -> list[Trial]:
         return self.tuning(self.variant.grid) + self.fresh(DEFAULT, self.variant.default)
 
+    def planned(self) -> list[Trial]:
+        """The trials that are certain or likely: without a wider grid, and with a tuned value other than the default,
+        in the place of which the default stands."""
+        return self.first() + (self.fresh(TUNED, self.variant.default) if self.variant.tuned else [])
+
     def learn(self, trials: Sequence[Trial], rows: Sequence[Mapping[str, Any]]) -> None:
         """Notes the rows of tuning trials."""
         for trial, row in zip(trials, rows, strict=True):
@@ -124,8 +129,3 @@ def rounds(tunings: Sequence[Tuning]) -> Iterator[list[Trial]]:
     last = [tuning for tuning in tunings if tuning.best() not in (None, tuning.variant.default)]
     if tuned := [trial for tuning in last for trial in tuning.fresh(TUNED, tuning.best())]:
         yield tuned
-
-
-def planned(tunings: Sequence[Tuning]) -> int:
-    """The number of trials that are certain or likely: without wider grids."""
-    return sum(len(tuning.first()) + (tuning.study.seeds if tuning.study.tuned_key else 0) for tuning in tunings)

@@ -15,11 +15,8 @@ from flows.project.errors import InputError, quoted, unknown
 from flows.studies import specification
 from lightning_modules import names
 
-# The default grid: values at half-decade steps around the default, nearest first, so that a smaller budget tries the
-# first of them.
-STEPS = (0, -1, 1, -2, 2, -3, 3)
+STEPS = (0, -1, 1, -2, 2, -3, 3)  # of the default grid: half decades from the default
 PARENTS = {"optimizer": names.OPTIMIZERS, "network": names.NETWORKS}
-
 
 MOST_VARIANTS = 200
 MOST_SIGNS = 80  # of a variant's name

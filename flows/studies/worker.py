@@ -23,18 +23,20 @@ from lightning_modules import scores
 from lightning_modules.ensembles import soft_vote
 from lightning_modules.fit import Fitted, fit, fit_together
 from lightning_modules.images import Images
+from lightning_modules.optimizers import FULL_BATCH
 from lightning_modules.together import log_probabilities
 
 MEASURED = ("training_accuracy", "validation_accuracy", "validation_nll", "held_out_accuracy", "held_out_nll")
+UNSAVED = 10.0  # seconds of a stack's training that an interrupt may cost: a checkpoint costs a twentieth of a second
 MOST_TRAINING_IMAGES = 10_000  # on which the training accuracy is measured
 
 
-def serve(connection: Connection, place: int, card: dict, study: Study, devices: int) -> None:
+def serve(connection: Connection, place: int, card: dict, study: Study) -> None:
     """The main function of a worker. Receives a list of trials and the path of the file that keeps their rows; writes
-    the rows to it, and sends events: {"epochs": n} while it trains, then {"free": True}.
+    the rows to it, and sends events: {"epochs": n} while it trains, then {"rows": rows}.
 
     Args:
-        place: index of this worker, which selects its GPU.
+        place: index of this worker: they do not differ.
         card: settings with accelerator, precision and threads.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -43,7 +45,7 @@ def serve(connection: Connection, place: int, card: dict, study: Study, devices:
     if card["settings"]["accelerator"] == "cpu":
         hardware.hide_gpus()
     torch.set_num_threads(card["settings"]["threads"])
-    how = card["settings"] | {"device": place % devices}
+    how = card["settings"] | {"device": 0}
 
     def tell(event: dict) -> None:
         try:
@@ -62,7 +64,7 @@ def serve(connection: Connection, place: int, card: dict, study: Study, devices:
         except Exception as error:  # `failure` raises it again, unless it can be said in a sentence
             tell(failure(error))
             return
-        tell({"free": True})
+        tell({"rows": rows})
 
 
 def train(
@@ -91,6 +93,7 @@ def train(
         "checkpoint": checkpoint,
         "report": lambda event: report(event) if "row" in event else None,
         "note_divergence": True,
+        "unsaved": UNSAVED,
     }
     training = (splits.images, np.asarray(splits.labels), splits.train)
     validation = (splits.images, np.asarray(splits.labels), splits.validation)
@@ -184,6 +187,6 @@ def row(fitted: Sequence[Fitted], found: Sequence[dict[str, Tensor]], splits: Sp
 
 
 def steps_an_epoch(trial: Trial, splits: Splits) -> int:
-    if trial.recipe["optimizer"]["name"] == "gradient_descent":
+    if trial.recipe["optimizer"]["name"] in FULL_BATCH:
         return 1
     return -(-len(splits.train) // trial.settings["batch_size"])

@@ -3,7 +3,7 @@
 Single trainings are rows of an artifact, trainings.csv: thousands of runs would bury the others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,10 @@ class StudyLog(mlflow_runs.BestEffort):
 
     @mlflow_runs.best_effort
     @mlflow_store.uninterrupted()
-    def log(self, params: Mapping[str, Any], variants: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> None:
+    def log(
+        self, params: Mapping[str, Any], variants: Sequence[Mapping[str, Any]], folders: Sequence[Path],
+        written: Callable[[], Any],
+    ) -> None:  # fmt: skip
         """Logs the run of the study and those of its variants.
 
         Args:
@@ -40,13 +43,15 @@ class StudyLog(mlflow_runs.BestEffort):
             variants: a mapping each: name, setting, params (nested), metrics (numbers by name, those that are not
                 finite are left out) and word, its verdict.
             folders: their files are artifacts of the study's run.
+            written: waits until they are there.
         """
         with mlflow_runs.runs_lock():
-            self.log_once(mlflow_store.connect(), params, variants, folders)
+            self.log_once(mlflow_store.connect(), params, variants, folders, written)
 
     def log_once(
-        self, client: Any, params: Mapping[str, Any], variants: Sequence[Mapping[str, Any]], folders: Sequence[Path]
-    ) -> None:
+        self, client: Any, params: Mapping[str, Any], variants: Sequence[Mapping[str, Any]], folders: Sequence[Path],
+        written: Callable[[], Any],
+    ) -> None:  # fmt: skip
         place = experiments.experiment(client, EXPERIMENT)
         if client.search_runs([place], f"tags.`{RESULT}` = '{self.digest}'", max_results=1):
             return
@@ -55,7 +60,7 @@ class StudyLog(mlflow_runs.BestEffort):
             STUDY: self.name,
             "trainyard.kind": "study",
         }
-        parent = self.create(client, place, self.name, tags | {"mlflow.note.content": self.about}, params)
+        parent = self.create(client, place, self.name, tags | {"mlflow.note.content": self.about}, params, {})
         for variant in variants:
             own = tags | {
                 "mlflow.parentRunId": parent,
@@ -64,18 +69,22 @@ class StudyLog(mlflow_runs.BestEffort):
                 "trainyard.setting": variant["setting"],
                 "trainyard.verdict": variant["word"],
             }
-            run = self.create(client, place, f"{variant['name']} ({variant['setting']})", own, variant["params"])
-            client.log_batch(run, metrics=mlflow_runs.metric_entities(variant["metrics"]))
-            client.set_terminated(run)
+            name = f"{variant['name']} ({variant['setting']})"
+            client.set_terminated(self.create(client, place, name, own, variant["params"], variant["metrics"]))
+        written()
         for folder in folders:
             client.log_artifacts(parent, str(folder))
         client.set_tag(parent, RESULT, self.digest)  # last: a run without it is not whole, and is logged once more
         client.set_terminated(parent)
 
-    def create(self, client: Any, place: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
+    def create(
+        self, client: Any, place: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+    ) -> str:  # fmt: skip
+        """A new run with its numbers, in one batch: each request is a transaction of the store."""
         from mlflow.entities import Param
 
         run = client.create_run(place, run_name=name, tags=tags).info.run_id
-        flat = mlflow_runs.flatten(dict(params))
-        client.log_batch(run, params=[Param(key, value[:5000]) for key, value in flat.items()])
+        flat = [Param(key, value[:5000]) for key, value in mlflow_runs.flatten(dict(params)).items()]
+        client.log_batch(run, mlflow_runs.metric_entities(dict(metrics)), flat)
         return run

@@ -91,6 +91,10 @@ def resolve(params: Params, member: str, data_card: Mapping, *, divided: bool) -
             f"params.yaml: data.{params.dataset}.task is {params.feed.task}, but data/{params.dataset} was made for "
             f"{made}: run dvc repro --force download"
         )
+    if data.get("dtype") == "float32" and names.name_of(recipe["initializer"]) == "rbm":
+        raise InputError(
+            f"initializer rbm takes pixels for probabilities, and {params.dataset} has measurements: take another one"
+        )
     parameters = build_once({"recipe": recipe, **data})
     jobs = side_by_side(recipe["replicas"], settings["threads"], accelerator, training.devices)
     card = {"recipe": recipe, "settings": settings, **data}

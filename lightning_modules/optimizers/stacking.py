@@ -8,7 +8,7 @@ row of the result times its own rate.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,16 @@ from torch import Tensor, nn, optim
 
 from lightning_modules.optimizers.building import LINEAR, TAKES_TENSORS, build
 from lightning_modules.optimizers.elementwise import LEAST
+from lightning_modules.optimizers.stacked_muon import StackedMuon
+from lightning_modules.optimizers.stacked_torch import Stacked, StackedAdafactor, StackedASGD, StackedRprop
 
-# Those whose update of one weight depends on other weights of the same tensor.
-NOT_ELEMENTWISE = ("adafactor", "muon")
+# Those that have a version for stacked networks.
+STACKED: dict[str, type[Stacked]] = {
+    "adafactor": StackedAdafactor,
+    "asgd": StackedASGD,
+    "muon": StackedMuon,
+    "rprop": StackedRprop,
+}
 # Those that decay weights apart from the gradient.
 DECOUPLED = ("adamw", "lion")
 
@@ -112,7 +119,7 @@ def part(settings: Sequence[dict], whole: StackedOptimizer, rows: slice) -> "Par
         return Proportional(settings, whole, rows)
     if name in TAKES_TENSORS:
         return TensorRates(settings, whole, rows)
-    return Separate(settings, whole, rows)
+    return Batched(settings, whole, rows)
 
 
 class Part:
@@ -198,41 +205,30 @@ class TensorRates(Part):
         inner.step()
 
 
-class Separate(Part):
-    """An optimizer for each network."""
+class Batched(Part):
+    """Networks whose optimizer has a version for stacked networks, see `stacked_torch.Stacked`."""
+
+    inner: list[Stacked]  # type: ignore[assignment]
 
     def __init__(self, settings: Sequence[dict], whole: StackedOptimizer, rows: slice) -> None:
-        self.inner, self.share = [], []
-        whole_rows = settings[0]["name"] not in NOT_ELEMENTWISE and len(whole.groups) == 1
-        for given, number in zip(settings, range(rows.start, rows.stop)):
-            if whole_rows:
-                own = [nn.Parameter(whole.weights[number])]
-                own[0].grad = whole.gradients[number]
-                self.inner.append(build(given, own))
-                continue
-            groups = [
-                group | {"params": [nn.Parameter(parameter.detach()[number]) for parameter in group["params"]]}
-                for group in whole.groups
-            ]
-            own = [parameter for group in groups for parameter in group["params"]]
-            self.share.append(views(own, whole.parameters, number))
-            self.inner.append(build(given, groups))
-        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.inner]
+        kind = STACKED[settings[0]["name"]]
+        if kind.ELEMENTWISE and len(whole.groups) == 1:
+            parameter = nn.Parameter(whole.weights[rows])
+            parameter.grad = whole.gradients[rows]
+            groups = [{"params": [parameter]}]
+        else:
+            groups, start = [], 0
+            for group in whole.groups:
+                own = []
+                for stacked in group["params"]:
+                    share = slice(start, start + stacked[0].numel())
+                    own.append(nn.Parameter(whole.weights[rows, share].unflatten(1, stacked.shape[1:])))
+                    own[-1].grad = whole.gradients[rows, share].unflatten(1, stacked.shape[1:])
+                    start = share.stop
+                groups.append(group | {"params": own})
+        self.inner = [kind(groups, settings)]
 
     def step(self, factor: float) -> None:
-        for share in self.share:
-            share()
-        for optimizer, rates in zip(self.inner, self.rates):
-            for group, rate in zip(optimizer.param_groups, rates):
-                group["lr"] = rate * factor
-            optimizer.step()
-
-
-def views(own: list[nn.Parameter], stacked: list[nn.Parameter], number: int) -> Callable[[], None]:
-    """What makes the gradients of one network's parameters views of the stacked ones."""
-
-    def share() -> None:
-        for view, parameter in zip(own, stacked):
-            view.grad = None if parameter.grad is None else parameter.grad[number]
-
-    return share
+        [inner] = self.inner
+        inner.factor = factor
+        inner.step()
