@@ -32,7 +32,8 @@ def ensemble(params: Params) -> dict:
     paths.refuse_links("ensembles")
     combined = combine(params)
     write(params.dataset, combined)
-    if left := [method for method in params.ensemble.methods if method not in names.VOTES_OF[params.feed.task]]:
+    of_task = names.ENSEMBLES_OF[params.feed.task]
+    if left := [name for name in map(names.name_of, params.ensemble.methods) if name not in of_task]:
         print(
             f"left out: {', '.join(left)}, which needs classes, and the task of {params.dataset} is {params.feed.task}"
         )

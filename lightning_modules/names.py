@@ -105,6 +105,7 @@ LIMITS: dict[tuple[str, str], dict[str, Any]] = {
     ("cosine", "warmup"): {"minimum": 0, "exclusiveMaximum": 1},
     ("cosine_restarts", "cycles"): {"type": "integer", "minimum": 1},
     ("focal", "gamma"): {"minimum": 0},
+    ("greedy", "rounds"): {"type": "integer", "minimum": 1},
     ("maxout", "pieces"): {"type": "integer", "minimum": 2},
     ("one_cycle", "div_factor"): {"minimum": 1},
     ("one_cycle", "final_div_factor"): {"minimum": 1},
@@ -115,6 +116,8 @@ LIMITS: dict[tuple[str, str], dict[str, Any]] = {
     ("reduce_on_plateau", "factor"): FACTOR,
     ("reduce_on_plateau", "patience"): {"type": "integer", "minimum": 0},
     ("reduce_on_plateau", "threshold"): {"minimum": 0, "exclusiveMaximum": 1},
+    ("stacking", "c"): {"exclusiveMinimum": 0},
+    ("stacking", "hidden"): {"type": "integer", "minimum": 0},
     ("step", "every"): OPEN_SHARE,
     ("step", "factor"): FACTOR,
 }
@@ -221,10 +224,20 @@ AUGMENTATIONS = (
     "altflip", "flip", "none", "nudge_altflip", "shift", "shift_altflip", "shift_altflip_cutout", "shift_flip",
 )  # fmt: skip
 
-VOTES = ("hard_vote", "soft_vote", "weighted_vote")
-# The votes that each task has: of numbers soft_vote is the mean, of sequences it is that of each step's probabilities.
-VOTES_OF: dict[str, tuple[str, ...]] = {
-    "classification": VOTES,
+# Each ensemble method's options and their defaults. `temperature`: each network's is fitted before they are combined.
+ENSEMBLES: dict[str, dict[str, Any]] = {
+    "borda_count": {},
+    "geometric_mean": {"temperature": False},
+    "greedy": {"rounds": 50, "temperature": False},
+    "hard_vote": {},
+    "soft_vote": {"temperature": False},
+    "stacking": {"c": 1.0, "hidden": 0, "temperature": False},
+    "super_learner": {"temperature": False},
+    "weighted_vote": {"temperature": False},
+}
+# Those that each task has: of numbers soft_vote is the mean, of sequences it is that of each step's probabilities.
+ENSEMBLES_OF: dict[str, tuple[str, ...]] = {
+    "classification": tuple(ENSEMBLES),
     "regression": ("soft_vote", "weighted_vote"),
     "sequence": ("soft_vote",),
 }
@@ -274,6 +287,15 @@ def completed(given: str | dict, table: dict[str, dict[str, Any]]) -> dict[str, 
 def name_of(given: str | dict) -> str:
     """The name, of a name alone or of a mapping with its hyper-parameters."""
     return given if isinstance(given, str) else given["name"]
+
+
+def label(given: str | dict, table: dict[str, dict[str, Any]]) -> str:
+    """A name with those of its hyper-parameters that are not the defaults, such as greedy(rounds=100) or
+    soft_vote(temperature)."""
+    settings = completed(given, table)
+    name = settings.pop("name")
+    own = [key if value is True else f"{key}={value:g}" for key, value in settings.items() if value != table[name][key]]
+    return f"{name}({', '.join(own)})" if own else name
 
 
 def misfit(kind: str, given: str | dict, network: str) -> str | None:

@@ -9,7 +9,7 @@ from torch import nn
 from flows.drift.embeddings import predict_and_embed
 from flows.models.export import export
 from flows.models.served_ensemble import ServedEnsemble
-from lightning_modules import voting
+from lightning_modules.ensembles import Combiner
 from lightning_modules.images import normalize
 
 AIRBENCH = {"name": "airbench", "widths": [4, 4], "depth": 2}
@@ -36,7 +36,7 @@ def before_the_last_layer(member, images) -> np.ndarray:
 )  # fmt: skip
 def test_an_embedding_is_what_goes_into_the_last_linear_layer(tmp_path, images, network, views):
     member = predictor(0, network, views=views)
-    export([member], voting.Vote("soft_vote", None), SHAPE, NAMES, tmp_path)
+    export([member], Combiner("soft_vote"), SHAPE, NAMES, tmp_path)
     probabilities, embeddings = predict_and_embed(ServedEnsemble(tmp_path), images)
     np.testing.assert_allclose(embeddings, before_the_last_layer(member, images), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(probabilities, ServedEnsemble(tmp_path).predict(images)[NAMES], rtol=1e-3, atol=1e-5)
@@ -44,7 +44,7 @@ def test_an_embedding_is_what_goes_into_the_last_linear_layer(tmp_path, images, 
 
 def test_an_ensemble_has_the_embeddings_of_one_network_of_each_kind(tmp_path, images):
     members = [predictor(0, MLP), predictor(1, MLP), predictor(2, RESNET)]
-    export(members, voting.Vote("soft_vote", None), SHAPE, NAMES, tmp_path)
+    export(members, Combiner("soft_vote"), SHAPE, NAMES, tmp_path)
     probabilities, embeddings = predict_and_embed(ServedEnsemble(tmp_path), images)
     expected = np.concatenate([before_the_last_layer(members[number], images) for number in (0, 2)], 1)
     np.testing.assert_allclose(embeddings, expected, rtol=1e-3, atol=1e-4)
@@ -59,7 +59,7 @@ class Nearest(nn.Module):
 
 
 def test_a_champion_without_a_linear_layer_has_no_embeddings(tmp_path, images):
-    export([Nearest().eval()], voting.Vote("soft_vote", None), SHAPE, NAMES, tmp_path)
+    export([Nearest().eval()], Combiner("soft_vote"), SHAPE, NAMES, tmp_path)
     probabilities, embeddings = predict_and_embed(ServedEnsemble(tmp_path), images)
     assert embeddings.shape == (len(images), 0)
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)

@@ -13,12 +13,17 @@ from conftest import ROOT, edit, environment
 
 from flows.data import dataset
 from flows.ensemble import ensemble
+from flows.ensembles import fitting, record
 from flows.ensembles.choice import choose
 from flows.params.params_file import Params, read
 from flows.project import file_io, paths
 from flows.project.errors import InputError
 from flows.tracking import experiments, mlflow_store
-from lightning_modules import scores, voting
+from lightning_modules import scores
+from lightning_modules.ensembles import Combiner
+from lightning_modules.tasks import Classification
+
+CLASSES = Classification({"class_names": []})
 
 
 def votes(split: str, params: Params) -> torch.Tensor:
@@ -38,8 +43,11 @@ def table(name: str) -> list[dict]:
 
 def probabilities(result: dict, params: Params, split: str) -> torch.Tensor:
     """Of the ensemble as its files describe it."""
-    fitted = torch.tensor([float(row["weight"]) for row in table("weights")])
-    return voting.VOTES[result["method"]](votes(split, params), fitted if result["method"] == "weighted_vote" else None)
+    made = record.read("digits")
+    assert made.method == result["method"]
+    return Combiner(made.method, {name: torch.tensor(values) for name, values in made.fitted.items()})(
+        votes(split, params)
+    )
 
 
 def versions() -> dict[str, list[str]]:
@@ -57,9 +65,8 @@ def test_the_numbers_agree(finished):
     params, result = read(), file_io.read_json(paths.ensemble_metrics_file("digits"))
     measured = scores.score(probabilities(result, params, "test"), labels("test"))
     assert result["test"] == pytest.approx(measured, rel=1e-5)
-    # On validation the weights of the weighted vote are those of other images.
-    own = {"weighted_vote": lambda votes: voting.cross_fitted_vote(votes, labels("validation"))}
-    vote = own.get(result["method"], voting.VOTES[result["method"]])(votes("validation", params))
+    # On validation what is fitted was fitted to other images.
+    vote = fitting.out_of_fold(CLASSES, result["method"], votes("validation", params), labels("validation"))
     assert result["validation"] == pytest.approx(scores.score(vote, labels("validation")), rel=1e-5)
     members = {name: file_io.read_json(paths.member_metrics_file("digits", name)) for name in params.members}
     best = min(members, key=lambda name: members[name]["validation"]["nll"])
@@ -80,7 +87,7 @@ def test_the_numbers_agree(finished):
 def test_the_chosen_way_is_the_best_on_validation_and_alone_scored_on_test(finished):
     params, result = read(), file_io.read_json(paths.ensemble_metrics_file("digits"))
     methods = {row["method"]: float(row["nll"]) for row in table("methods")}
-    assert list(methods) == params.ensemble.methods
+    assert list(methods) == params.ensemble.labels
     assert result["method"] == min(methods, key=methods.get)
     # What an unchosen way would have scored on test is nowhere to be found.
     written = "".join(
@@ -91,11 +98,9 @@ def test_the_chosen_way_is_the_best_on_validation_and_alone_scored_on_test(finis
     client = mlflow_store.connect()
     for run in client.search_runs([experiments.experiment(client, "digits")], "tags.`trainyard.kind` = 'ensemble'"):
         written += json.dumps(run.data.metrics)
-    fitted = torch.tensor([float(row["weight"]) for row in table("weights")])
     for method in methods:
-        given = fitted if method == "weighted_vote" else None
-        test = scores.score(voting.VOTES[method](votes("test", params), given), labels("test"))
-        # The weights in the table are rounded, and so is a score that is computed with them.
+        fitted = fitting.fit(CLASSES, method, votes("validation", params), labels("validation"))
+        test = scores.score(fitted(votes("test", params)), labels("test"))
         assert (f"{test['nll']:.8f}"[:7] in written) == (method == result["method"])
 
 

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from test_ensemble_methods import METHODS, fit
+from test_voting import opinions
 from torch import nn
 
 from flows.models.export import export, structure
 from flows.models.served_ensemble import ServedEnsemble
 from flows.project import file_io
-from lightning_modules import names, networks, voting, weights
+from lightning_modules import names, networks, weights
+from lightning_modules.ensembles import Combiner
 
 SHAPE, NAMES = [8, 8, 3], ["a", "b", "c"]
 MLP = {"name": "mlp", "hidden": [8]}
@@ -39,20 +42,20 @@ def predictor(
     return weights.Predictor(made, [mean] * 3, [0.2] * 3, views, loss).eval()
 
 
-def served(members: list, folder, method: str = "soft_vote", given=None) -> tuple[torch.Tensor, torch.Tensor]:
+def served(members: list, folder, combiner: Combiner | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """What the files in the folder predict, and what the networks do."""
-    export(members, voting.Vote(method, given), SHAPE, NAMES, folder)
+    combiner = combiner or Combiner("soft_vote")
+    export(members, combiner, SHAPE, NAMES, folder)
     images = np.random.default_rng(0).integers(0, 256, (30, *SHAPE), np.uint8)
     stacked = torch.stack([weights.predict(member, images) for member in members])
     frame = ServedEnsemble(folder).predict(images)
-    return torch.tensor(frame[NAMES].to_numpy(np.float32)), voting.VOTES[method](stacked, given).exp()
+    return torch.tensor(frame[NAMES].to_numpy(np.float32)), combiner(stacked).exp()
 
 
-@pytest.mark.parametrize("method", voting.VOTES)
-def test_what_is_served_is_the_vote_of_the_networks(tmp_path, method):
+@pytest.mark.parametrize("given", METHODS, ids=str)
+def test_what_is_served_is_the_ensemble_of_the_networks(tmp_path, given):
     members = [predictor(0, MLP), predictor(1, CNN), predictor(2, RESNET), predictor(3, MLP)]
-    given = torch.tensor([0.5, 0.1, 0.1, 0.3]) if method == "weighted_vote" else None
-    answer, expected = served(members, tmp_path, method, given)
+    answer, expected = served(members, tmp_path, fit(given, *opinions(4, classes=len(NAMES))))
     torch.testing.assert_close(answer, expected, atol=1e-6, rtol=1e-5)
     assert file_io.read_json(tmp_path / "ensemble.json")["networks"] == [[0, 0], [1, 0], [2, 0], [0, 1]]
 
@@ -78,7 +81,7 @@ def test_every_network_is_served_as_it_is_for_any_number_of_images(tmp_path, nam
     for count in (1, 5):
         frame = program.predict(images[:count])
         stacked = torch.stack([weights.predict(member, images[:count]) for member in members])
-        expected = voting.VOTES["soft_vote"](stacked, None).exp()
+        expected = Combiner("soft_vote")(stacked).exp()
         torch.testing.assert_close(torch.tensor(frame[NAMES].to_numpy(np.float32)), expected, atol=1e-6, rtol=1e-5)
 
 

@@ -92,7 +92,7 @@ from pathlib import Path
 from flows import download, ensemble, evaluate, train
 from flows.machine.console import run
 import lightning_modules.fit, flows.tracking.loading, flows.training.replicas, flows.models.export
-import lightning_modules.voting
+import lightning_modules.ensembles
 
 def files():
     return sorted(path.as_posix() for path in Path().rglob("*") if ".trainyard" not in path.parts and path.is_file())

@@ -21,7 +21,8 @@ from flows.project.errors import InputError, UnavailableError
 from flows.promotion import gate
 from flows.promotion.promoting import standing
 from flows.tracking import mlflow_store, registration
-from lightning_modules import scores, sealed, voting
+from lightning_modules import scores, sealed
+from lightning_modules.ensembles import Combiner
 
 NAMES = ["a", "b", "c"]
 
@@ -221,7 +222,7 @@ def register(name: str, model: Nearest, folder: Path, **changed) -> None:
     for number in changed.get("leave_out", []):
         del card["metrics"][number]
     folder.mkdir()
-    export([model], voting.Vote("soft_vote", None), card["shape"], card["class_names"], folder)
+    export([model], Combiner("soft_vote"), card["shape"], card["class_names"], folder)
     registrar = registration.Registrar("digits")
     assert registrar.register(name, card, folder), registrar.lost
 

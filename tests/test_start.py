@@ -27,7 +27,7 @@ def ran(code: str) -> list[str]:
         ("flows.training.replicas", {"mlflow", *HIDDEN}),
         ("flows.evaluate, flows.data.dataset, lightning_modules.scores, lightning_modules.weights",
          {"mlflow", "pytorch_lightning", "torchmetrics", *HIDDEN}),
-        ("flows.ensemble, flows.data.dataset, lightning_modules.scores, lightning_modules.voting, "
+        ("flows.ensemble, flows.data.dataset, lightning_modules.scores, lightning_modules.ensembles, "
          "lightning_modules.weights",
          {"mlflow", "pytorch_lightning", "torchmetrics", *HIDDEN}),
     ],

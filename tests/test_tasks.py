@@ -57,9 +57,9 @@ def trained(task: str, epochs: int, recipe: dict | None = None, **more):
 
 
 def test_the_known_names_are_those_of_the_code():
-    assert names.TASKS.keys() == tasks.TASKS.keys() == names.VOTES_OF.keys()
-    for name, known in names.VOTES_OF.items():
-        assert tasks.TASKS[name].VOTES.keys() == set(known)
+    assert names.TASKS.keys() == tasks.TASKS.keys() == names.ENSEMBLES_OF.keys()
+    for name, known in names.ENSEMBLES_OF.items():
+        assert tasks.TASKS[name].ENSEMBLES.keys() == set(known)
     assert {*names.TASKS["regression"]} == regression.LOSSES.keys()
     assert tasks.of({"class_names": ["a", "b"]}).outputs == 2  # of a card that says nothing of a task
 
@@ -151,32 +151,6 @@ def test_a_constant_target_is_learned_too():
     result = fit(LINEAR, (rows(40, 0)[0], constant), (rows(40, 1)[0], constant), seed=0, **given)
     assert result.history[-1]["validation_mae"] < 0.5
     assert math.isnan(result.history[-1]["validation_r2"])
-
-
-def test_the_fitted_mean_is_the_best_there_is():
-    draw = torch.Generator().manual_seed(0)
-    truth = torch.randn(300, generator=draw)
-    predicted = truth + torch.randn(6, 300, generator=draw) * torch.linspace(0.5, 3, 6)[:, None]
-    found = regression.fit_weights(predicted, truth)
-    assert found.sum().item() == pytest.approx(1, abs=1e-6)
-    assert (found >= 0).all()
-
-    def error(given: torch.Tensor) -> float:
-        return (given.double() @ predicted.double() - truth).square().mean().item()
-
-    for other in torch.distributions.Dirichlet(torch.ones(6)).sample((500,)):
-        assert error(found) <= error(other) + 1e-9
-    for near in torch.eye(6):  # a small step towards each network
-        assert error(found) <= error(0.999 * found + 0.001 * near) + 1e-9
-    assert error(found) < error(torch.full((6,), 1 / 6))
-
-
-def test_weights_of_networks_that_are_one_are_any_and_those_of_nan_are_none():
-    truth = torch.arange(5.0)
-    same = truth.expand(3, -1) + 1
-    assert regression.fit_weights(same, truth).sum().item() == pytest.approx(1)
-    assert regression.fit_weights(truth.expand(2, -1), truth).sum().item() == pytest.approx(1)  # without an error
-    assert regression.fit_weights(same * torch.nan, truth).isnan().all()
 
 
 def test_a_mean_of_one_is_its_member():

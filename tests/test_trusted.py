@@ -24,7 +24,7 @@ from flows.models.export import export
 from flows.params.params_file import read
 from flows.project.errors import InputError
 from flows.tracking import experiments, loading, mlflow_runs, mlflow_store, registration, trusted_models
-from lightning_modules import voting
+from lightning_modules.ensembles import Combiner
 
 MARK = "ran"  # a file that code of the attacker makes
 
@@ -199,7 +199,7 @@ def exported(tmp_path, finished) -> Path:
     card = json.loads((finished / "data/digits/dataset.json").read_text())
     folder = tmp_path / "ensemble"
     folder.mkdir()
-    export(predictors, voting.Vote("soft_vote", None), card["shape"], card["class_names"], folder)
+    export(predictors, Combiner("soft_vote"), card["shape"], card["class_names"], folder)
     return folder
 
 

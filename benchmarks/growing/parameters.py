@@ -18,7 +18,8 @@ def width(parameters: int) -> int:
 
 
 def at(steps: Steps, size: int) -> None:
-    from lightning_modules import networks, voting, weights
+    from lightning_modules import networks, weights
+    from lightning_modules.ensembles import Combiner
     from lightning_modules.fit import fit
 
     training, validation = random_images(IMAGES), random_images(1_000)
@@ -32,7 +33,7 @@ def at(steps: Steps, size: int) -> None:
     card = {"recipe": recipe, "shape": list(SHAPE), "replicas": [{}], **about}
     folder = Path.cwd()
     predictor = weights.Predictor(network, about["mean"], about["std"]).eval()
-    vote = voting.Vote("soft_vote")
+    vote = Combiner("soft_vote")
 
     def train() -> None:
         fit(recipe, training, validation, seed=0, epochs=1, batch_size=BATCH, threads=1, **about)

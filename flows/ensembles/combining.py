@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from flows.data import dataset
 from flows.ensembles import record
 from flows.ensembles.choice import choose
+from flows.ensembles.fitting import fit, out_of_fold
 from flows.ensembles.predictions import predictions
 from flows.ensembles.record import Record
 from flows.models import measurements, trained_members
@@ -17,7 +18,7 @@ from flows.reporting import by_task
 from lightning_modules import names
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from lightning_modules.ensembles import Combiner
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def combine(params: Params) -> Combined:
     """
     import torch
 
-    from lightning_modules import scores, tasks, voting
+    from lightning_modules import scores, tasks
 
     name = params.dataset
     data = dataset.load(name)
@@ -58,20 +59,20 @@ def combine(params: Params) -> Combined:
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} does not exist: run dvc repro evaluate") from None
 
-    votes = {
-        # Cross-fitted: on the images that its weights were fitted to, this vote would win by construction.
-        method: voting.cross_fitted_vote(
-            predicted["validation"], labels["validation"], fit=task.fit_weights, vote=task.VOTES[method]
-        )
-        if method == "weighted_vote"
-        else task.VOTES[method](predicted["validation"], None)
-        for method in params.ensemble.methods
-        if method in task.VOTES
+    methods = {
+        label: given
+        for label, given in zip(params.ensemble.labels, params.ensemble.methods)
+        if names.name_of(given) in task.ENSEMBLES
     }
-    on_validation = {method: task.score(vote, labels["validation"]) for method, vote in votes.items()}
+    on_validation = {
+        method: task.score(
+            out_of_fold(task, given, predicted["validation"], labels["validation"]), labels["validation"]
+        )
+        for method, given in methods.items()
+    }
     method = choose(on_validation, params.ensemble.select_by, task.ORDERS)
-    weights = task.fit_weights(predicted["validation"], labels["validation"]) if method == "weighted_vote" else None
-    chosen = task.VOTES[method](predicted["test"], weights)
+    combiner = fit(task, methods[method], predicted["validation"], labels["validation"])
+    chosen = combiner(predicted["test"])
     of_members = {member: numbers["validation"] for member, numbers in members.items()}
     best_member = choose(of_members, params.ensemble.select_by, task.ORDERS)
     test = task.score(chosen, labels["test"])
@@ -93,13 +94,13 @@ def combine(params: Params) -> Combined:
         result,
         {
             "methods": [{"method": key, **numbers} for key, numbers in on_validation.items()],
-            "weights": weight_rows(networks, weights),
+            "weights": weight_rows(networks, combiner),
             **by_task.plots(kind, "ensemble", chosen, labels["test"], class_names),
         },
         Record(
             dataset=name,
             method=method,
-            weights=None if weights is None else weights.tolist(),
+            fitted={part: values.tolist() for part, values in combiner.named_buffers()},
             networks={
                 member: [replica["weights_sha256"] for replica in trained_members.card(name, member)["replicas"]]
                 for member in params.members
@@ -119,8 +120,12 @@ def combine(params: Params) -> Combined:
     )
 
 
-def weight_rows(networks: list[str], weights: "Tensor | None") -> list[dict]:
-    return [
-        {"network": network, "weight": 1 / len(networks) if weights is None else weights[number].item()}
-        for number, network in enumerate(networks)
-    ]
+def weight_rows(networks: list[str], combiner: "Combiner") -> list[dict]:
+    """Each network's share in the ensemble; of `stacking` the share of its absolute weights in the first layer."""
+    fitted = dict(combiner.named_buffers())
+    if "weight_0" in fitted:
+        parts = fitted["weight_0"].abs().reshape(len(networks), -1).sum(1)
+        shares = (parts / parts.sum()).tolist()
+    else:
+        shares = fitted["weights"].tolist() if "weights" in fitted else [1 / len(networks)] * len(networks)
+    return [{"network": network, "weight": share} for network, share in zip(networks, shares, strict=True)]

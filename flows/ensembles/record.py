@@ -19,8 +19,8 @@ class Record:
     """An ensemble.
 
     Attributes:
-        method: the vote, a key of `voting.VOTES`.
-        weights: one per network, fitted on validation; None for a method without weights.
+        method: as `names.label` writes it.
+        fitted: what it fitted on validation, see `ensembles.Combiner`: nested lists by name.
         networks: the SHA-256 of each replica's weights, by member.
         shape: of an image: height, width, channels.
         class_names: in the order of the probabilities.
@@ -31,7 +31,7 @@ class Record:
 
     dataset: str
     method: str
-    weights: list[float] | None
+    fitted: Mapping[str, list]
     networks: Mapping[str, list[str]]
     shape: list[int]
     class_names: list[str]
@@ -43,7 +43,8 @@ class Record:
     def digest(self) -> str:
         """SHA-256 of all that makes the ensemble, by which the registry knows it."""
         networks = [digest for replicas in self.networks.values() for digest in replicas]
-        made_of = {"method": self.method, "weights": self.weights, "networks": networks, "test": self.test_sha256}
+        fitted = {"weights": None, **self.fitted}
+        made_of = {"method": self.method, **fitted, "networks": networks, "test": self.test_sha256}
         return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
     @property

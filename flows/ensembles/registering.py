@@ -21,15 +21,16 @@ def register(dataset: str) -> None:
 
     from flows.models.export import export
     from flows.tracking.registration import Registrar
-    from lightning_modules import tasks, voting
+    from lightning_modules import tasks
+    from lightning_modules.ensembles import Combiner
 
     made = record.read(dataset)
     predictors = [predictor for member in made.networks for predictor in networks(made, member)]
-    weights = None if made.weights is None else torch.tensor(made.weights)
+    fitted = {name: torch.tensor(values) for name, values in made.fitted.items()}
+    combines = tasks.of({"class_names": made.class_names, **made.about}).ENSEMBLES
+    combiner = Combiner(made.method.partition("(")[0], fitted, combines)
     with tempfile.TemporaryDirectory() as folder:
-        about = {"class_names": made.class_names, **made.about}
-        vote = voting.Vote(made.method, weights, tasks.of(about).VOTES)
-        export(predictors, vote, made.shape, made.class_names, Path(folder), made.about)
+        export(predictors, combiner, made.shape, made.class_names, Path(folder), made.about)
         card = {
             "method": made.method,
             "members": ", ".join(made.networks),

@@ -68,7 +68,7 @@ def export(
 
     Args:
         predictors: see `weights.Predictor`.
-        vote: maps predictions, networks × images × ..., to images × ...; see `voting.Vote`.
+        vote: maps predictions, networks × images × ..., to images × ...; see `ensembles.Combiner`.
         shape: height, width and channels of an image.
         about: see `ensembles.record.ABOUT`; nothing for classes of uint8 images.
     """

@@ -51,7 +51,7 @@ class Params(fields.Section):
         for name in fields.RESERVED:
             if name in self.members:
                 raise InputError(f"members.{name}: this name is taken by files of the project; choose another")
-        if len(set(self.ensemble.methods)) < len(self.ensemble.methods):
+        if len(set(self.ensemble.labels)) < len(self.ensemble.methods):
             raise InputError("ensemble.methods names a method twice")
         for dataset in fields.WITHOUT_TEST_SPLIT:
             if dataset in self.data and self.data[dataset].test == "official":
@@ -95,11 +95,16 @@ class Params(fields.Section):
                         f"{key} is {value}, but {dataset} is for regression, which has none: set it to nll, which is "
                         "the mean squared error there"
                     )
-        left = [method for method in self.ensemble.methods if method in names.VOTES_OF[task]]
+        given = [names.completed(method, names.ENSEMBLES) for method in self.ensemble.methods]
+        left = [method["name"] for method in given if method["name"] in names.ENSEMBLES_OF[task]]
         if not left:
             raise InputError(
-                f"ensemble.methods has {', '.join(self.ensemble.methods)}, but for {task} there "
-                f"{'is' if len(names.VOTES_OF[task]) == 1 else 'are'} {', '.join(names.VOTES_OF[task])}"
+                f"ensemble.methods has {', '.join(self.ensemble.labels)}, but for {task} there "
+                f"{'is' if len(names.ENSEMBLES_OF[task]) == 1 else 'are'} {', '.join(names.ENSEMBLES_OF[task])}"
+            )
+        if task != "classification" and any(method.get("temperature") for method in given):
+            raise InputError(
+                f"ensemble.methods has a temperature, but {dataset} is for {task}, and it is for classes: leave it out"
             )
         for name, member in self.members.items():
             if "loss" not in member.model_fields_set:

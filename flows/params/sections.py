@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
 from flows.params import fields
+from flows.params.recipes import Named
 from flows.project.errors import InputError
 from lightning_modules import names
 
@@ -70,13 +71,18 @@ PLACES = {"devices", "num_nodes", "strategy"}
 
 class Ensemble(fields.Section):
     methods: Annotated[
-        list[Annotated[str, fields.OneOf("ensemble method", names.VOTES)]],
+        list[Annotated[str | dict, Named("ensemble method", names.ENSEMBLES)]],
         Field(min_length=1),
         BeforeValidator(fields.limit_entries),
     ]
     """The ensemble methods that are compared on the validation split."""
     select_by: Literal["nll", "accuracy"]
     """The validation score that chooses a method, which is then scored once on the test split."""
+
+    @property
+    def labels(self) -> list[str]:
+        """What the methods are called in tables."""
+        return [names.label(given, names.ENSEMBLES) for given in self.methods]
 
 
 class Gate(fields.Section):

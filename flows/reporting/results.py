@@ -78,7 +78,7 @@ def show(params: Params, markdown: bool = False) -> None:
     for heading in headings:
         table.add_column(heading, justify="right" if heading else "left")
     for number, line in enumerate(lines):
-        last_member = number + 1 < len(lines) and lines[number + 1][0].startswith(tuple(params.ensemble.methods))
+        last_member = number + 1 < len(lines) and lines[number + 1][0].startswith(tuple(params.ensemble.labels))
         table.add_row(*line, end_section=last_member and line[0] in params.members)
     console = Console()
     if not console.is_terminal:

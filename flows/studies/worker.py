@@ -19,7 +19,8 @@ from flows.studies.data import Splits, load
 from flows.studies.specification import Study
 from flows.studies.trials import DEFAULT, Trial, seed_of
 from flows.training.worker_process import die_with_parent, failure
-from lightning_modules import scores, voting
+from lightning_modules import scores
+from lightning_modules.ensembles import soft_vote
 from lightning_modules.fit import Fitted, fit, fit_together
 from lightning_modules.images import Images
 from lightning_modules.optimizers import FULL_BATCH
@@ -160,7 +161,7 @@ def row(fitted: Sequence[Fitted], found: Sequence[dict[str, Tensor]], splits: Sp
     numbers: dict[str, float] = dict.fromkeys(MEASURED, float("nan"))
     if not diverged:
         for name, chosen in rows_of(splits).items():
-            vote = voting.soft_vote(torch.stack([own[name] for own in found])) if len(found) > 1 else found[0][name]
+            vote = soft_vote(torch.stack([own[name] for own in found])) if len(found) > 1 else found[0][name]
             measured = scores.score(vote, torch.from_numpy(np.asarray(splits.labels[chosen])))
             numbers[f"{name}_accuracy"] = measured["accuracy"]
             if name != "training":

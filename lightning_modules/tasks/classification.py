@@ -5,7 +5,8 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_modules import losses, scores, voting
+from lightning_modules import losses, scores
+from lightning_modules.ensembles import COMBINED
 from lightning_modules.losses import Loss
 from lightning_modules.tasks.interface import Means, Task
 
@@ -14,7 +15,7 @@ class Classification(Task):
     """Labels: int64, one an image. Predictions: log-probabilities, images × classes."""
 
     MONITORS: ClassVar = {"nll": ("validation_nll", 1), "accuracy": ("validation_accuracy", -1)}
-    VOTES: ClassVar = voting.VOTES
+    ENSEMBLES: ClassVar = COMBINED
     ORDERS: ClassVar = {"nll": (("nll", 1), ("accuracy", -1)), "accuracy": (("accuracy", -1), ("nll", 1))}
     SCORES = ("accuracy", "nll", "brier", "ece")
 
@@ -37,6 +38,3 @@ class Classification(Task):
 
     def score(self, predictions: Tensor, labels: Tensor) -> dict[str, float]:
         return scores.score(predictions, labels)
-
-    def fit_weights(self, predictions: Tensor, labels: Tensor) -> Tensor:
-        return voting.fit_weights(predictions, labels)

@@ -1,16 +1,16 @@
 """What training, evaluation and ensembles ask of a task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from lightning_modules import networks
+from lightning_modules.ensembles import Combine
 from lightning_modules.losses import Loss
 
 Means = Mapping[str, Tensor]  # of columns over images
-Vote = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class Task(ABC):
@@ -26,8 +26,8 @@ class Task(ABC):
 
     MONITORS: ClassVar[dict[str, tuple[str, int]]]
     """By training.monitor the number of an epoch that is monitored, and the sign that makes smaller better."""
-    VOTES: ClassVar[dict[str, Vote]]
-    """The ensemble methods: predictions, networks × images × ..., and weights or None, to images × ...."""
+    ENSEMBLES: ClassVar[dict[str, Combine]]
+    """The ensemble methods: predictions, networks × images × ..., and what was fitted, to images × ...."""
     ORDERS: ClassVar[dict[str, tuple[tuple[str, int], ...]]]
     """By ensemble.select_by the scores that choose, the first one first, with the sign that makes smaller better."""
     SCORES: ClassVar[tuple[str, ...]]
@@ -72,7 +72,3 @@ class Task(ABC):
         columns = self.columns(predictions.double(), labels)
         means = {name: column.double().mean() for name, column in columns.items()}
         return {name: value.item() for name, value in self.scores(means).items()}
-
-    def fit_weights(self, predictions: Tensor, labels: Tensor) -> Tensor:
-        """The weights of `weighted_vote`, one per network, not negative, sum 1."""
-        raise NotImplementedError

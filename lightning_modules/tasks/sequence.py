@@ -26,7 +26,7 @@ class Sequence(Task):
     the last one is the blank's, at steps that name no class."""
 
     MONITORS: ClassVar = {"nll": ("validation_nll", 1), "accuracy": ("validation_accuracy", -1)}
-    VOTES: ClassVar = {"soft_vote": soft_vote}
+    ENSEMBLES: ClassVar = {"soft_vote": soft_vote}
     ORDERS: ClassVar = {"nll": (("nll", 1), ("accuracy", -1)), "accuracy": (("accuracy", -1), ("nll", 1))}
     SCORES = ("accuracy", "cer", "nll")
     each_step = True
