@@ -38,20 +38,15 @@ class LogProcess:
         self.tell(None)
         self.process.join()
         if self.process.exitcode:
-            raise self.failed()
+            raise WorkerError(
+                f"the process that logs to MLflow ended with exit code {self.process.exitcode}: run the study again, "
+                "which trains nothing again"
+            )
 
     def tell(self, message: Any) -> None:
-        try:
+        # It may have ended: where this result is logged already, or the store failed, it does not wait for the files.
+        with contextlib.suppress(OSError):
             self.connection.send(message)
-        except OSError:
-            self.process.join()
-            raise self.failed() from None
-
-    def failed(self) -> WorkerError:
-        return WorkerError(
-            f"the process that logs to MLflow ended with exit code {self.process.exitcode}: run the study again, which "
-            "trains nothing again"
-        )
 
 
 @contextlib.contextmanager
