@@ -28,11 +28,12 @@ SHAPES: dict[str, tuple[dict, int]] = {  # by name: the network, and the side of
     "64-32×9-10": ({"name": "mlp", "hidden": [32] * 9}, 8),
     "784-128-10": ({"name": "mlp", "hidden": [128]}, 28),
     "rnn of 32, 8 rows": ({"name": "rnn", "hidden": 32}, 8),
+    "lstm of 32, 8 rows": ({"name": "lstm", "hidden": 32}, 8),
     "gru of 32, 8 rows": ({"name": "gru", "hidden": 32}, 8),
 }
 SIZES = (1, 4, 8, 16, 32, 64)
 BATCH, CLASSES, IMAGES = 64, 10, 1024
-ROUNDS = 5
+ROUNDS = 10
 
 
 def measure(shapes: Sequence[str] = tuple(SHAPES), sizes: Sequence[int] = SIZES, rounds: int = ROUNDS) -> list[dict]:
@@ -82,7 +83,7 @@ def stepper(recipe: dict, side: int, size: int) -> Callable[[], None]:
     module.lr_schedulers = lambda: planned["lr_scheduler"]
     module.reseed(0)
     module.loss_sum = torch.zeros(size)
-    index = module.order()[..., :BATCH]
+    index = module.draw_order()[..., :BATCH]
     module.train()
     return lambda: module.training_step([index], 0)
 

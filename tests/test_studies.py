@@ -15,7 +15,7 @@ from flows.studies import data, engine, gradients, specification, stacks, study,
 from flows.studies import variants as variants_module
 from flows.studies.trials import Tuning
 from flows.studies.variants import variants
-from lightning_modules import names
+from lightning_modules import names, networks
 from lightning_modules.images import Images
 
 MEMBER = {
@@ -352,6 +352,22 @@ def test_stacks_divide_no_trial_and_lose_none(replicas, most):
     found = stacks.stacks(every, most)
     assert [trial for stack in found for trial in stack] == every
     assert max(sum(len(trial.seeds) for trial in stack) for stack in found) <= max(most, replicas) + replicas - 1
+
+
+@pytest.mark.parametrize(
+    ("network", "side", "size"),
+    [
+        ({"name": "mlp", "hidden": [32]}, 8, 32),
+        ({"name": "mlp", "hidden": [128, 128]}, 8, 10),
+        ({"name": "mlp", "hidden": [128]}, 28, 1),
+        ({"name": "gru", "hidden": 32}, 8, 32),
+        ({"name": "lenet"}, 8, 1),
+    ],
+)
+def test_a_stack_is_as_large_as_its_shape_allows(network, side, size):
+    recipe, shape = variants_module.checked("one", MEMBER | {"network": network}).recipe, [side, side, 1]
+    weights = sum(parameter.numel() for parameter in networks.build(recipe, shape, 10).parameters())
+    assert stacks.size(recipe, shape, 10, weights, "cpu") == size
 
 
 @pytest.fixture

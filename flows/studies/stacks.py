@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from flows.studies.trials import Trial
+from lightning_modules.names import RECURRENT
 
-# Networks made of fully connected layers alone. Convolutions gain nothing from stacking on a CPU.
-DENSE = ("mlp", "shallow")
+# Networks that gain from stacking on a CPU: of layers that are fully connected, and recurrent ones.
+STACKED = ("mlp", "shallow", *RECURRENT)
 MOST = 32  # networks in a stack
-# Weights of all networks in a stack on a CPU. With gradients and an optimizer's state they fit into a core's cache.
+# Weights of all networks in a stack on a CPU, near which `python -m benchmarks stacks` finds the greatest gain: with
+# gradients and an optimizer's state they fit into a core's cache. Networks of which fewer than LEAST fit gain nothing:
+# one alone fills that cache as well. docs/speed.md has the measurement.
 LARGEST = 2**18
+LEAST = 4
 
 
 def size(recipe: dict[str, Any], shape: Sequence[int], classes: int, weights: int, accelerator: str) -> int:
@@ -23,14 +27,17 @@ def size(recipe: dict[str, Any], shape: Sequence[int], classes: int, weights: in
     from lightning_modules import networks, together
     from lightning_modules.networks.stacking import NotStackableError, stack
 
-    if accelerator == "cpu" and recipe["network"]["name"] not in DENSE:
+    if accelerator == "cpu" and recipe["network"]["name"] not in STACKED:
         return 1
     try:
         together.refuse_unstackable(recipe)
         stack([networks.build(recipe, shape, classes)])
     except NotStackableError:
         return 1
-    return MOST if accelerator == "gpu" else max(1, min(MOST, LARGEST // weights))
+    if accelerator == "gpu":
+        return MOST
+    room = LARGEST // weights
+    return min(MOST, room) if room >= LEAST else 1
 
 
 def alike(trial: Trial) -> str:
