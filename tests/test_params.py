@@ -82,7 +82,7 @@ NAMES = [
     ("members.mlp.test_time_views", "mirorr", ["test_time_views", '"mirror"?', "Known: mirror, mirror_shift, none"]),
     ("members.mlp.loss", "crossentropy", ["members.mlp.loss", '"cross_entropy"?', "Known: binary_cross_entropy,"]),
     ("members.mlp.regularization", {"decay": "biases"}, ["regularization.decay is 'biases'", "'all' or 'weights'"]),
-    ("ensemble.methods", ["softvote"], ["ensemble.methods", '"softvote"', '"soft_vote"?', "Known: hard_vote,"]),
+    ("ensemble.methods", ["softvote"], ["ensemble.methods", '"softvote"', '"soft_vote"?', "Known: borda_count,"]),
     ("ensemble.select_by", "nl", ["ensemble.select_by", "'nl'", "'nll' or 'accuracy'"]),
     ("training.monitor", "acc", ["training.monitor", "'acc'", "'nll' or 'accuracy'"]),
     ("training.precision", "fp16", ["training.precision", "'fp16'", "'auto', 'float32' or 'bfloat16'"]),

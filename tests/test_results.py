@@ -24,7 +24,7 @@ def test_rows_are_members_then_ways_to_vote_of_which_one_has_test_scores(finishe
     params = read()
     headings = by_task.headings("classification")
     table = {row[0].removesuffix(" *"): dict(zip(headings, row)) for row in results.rows(params)}
-    assert list(table) == [*params.members, *params.ensemble.methods]
+    assert list(table) == [*params.members, *params.ensemble.labels]
     for member, recipe in params.members.items():
         numbers = file_io.read_json(paths.member_metrics_file("digits", member))
         row = table[member]
@@ -39,7 +39,7 @@ def test_rows_are_members_then_ways_to_vote_of_which_one_has_test_scores(finishe
         low, high = (float(bound.rstrip("%")) / 100 for bound in row["95% interval"].split(" to "))
         assert low < numbers["test"]["accuracy"] < high
     ensemble = file_io.read_json(paths.ensemble_metrics_file("digits"))
-    for method in params.ensemble.methods:
+    for method in params.ensemble.labels:
         row = table[method]
         assert row["replicas"] == "3"
         assert row["validation accuracy"].endswith("%")
