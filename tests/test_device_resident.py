@@ -98,7 +98,7 @@ def on_device(module: Classifier, augment: str) -> Classifier:
     if module.regularization.mixup is not None:
         module.regularization.mixup.begin_epoch(module.training_images, module.generators)
     module.loss_sum = torch.zeros(len(module.seeds), device=DEVICE)
-    module.nll_sum, module.hits = module.loss_sum.clone(), module.loss_sum.clone()
+    module.on_validation_epoch_start()
     return module.train()
 
 

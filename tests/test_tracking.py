@@ -384,7 +384,7 @@ def test_a_run_ends_as_killed_wherever_the_interrupt_meets_the_store(project, st
     listen(Engine, "after_cursor_execute", interrupt)
     try:
         with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
-            tracker.epoch(0, {"epoch": 1, "validation_nll": 9.0})
+            tracker.epoch(0, {"epoch": 1, "training_loss": 9.0})
         tracker.fail(stopped.value)
     finally:
         remove(Engine, "after_cursor_execute", interrupt)
@@ -393,7 +393,7 @@ def test_a_run_ends_as_killed_wherever_the_interrupt_meets_the_store(project, st
     assert not tracker.lost
     replica = mlflow_store.connect().get_run(tracker.ids["0"])
     assert (replica.info.status, replica.data.tags["trainyard.error"]) == ("KILLED", "interrupted")
-    assert replica.data.metrics == {"validation_nll": 9.0}
+    assert replica.data.metrics == {"training_loss": 9.0}
 
 
 def test_epochs_that_were_kept_back_are_logged_together(project, store):
@@ -402,9 +402,9 @@ def test_epochs_that_were_kept_back_are_logged_together(project, store):
     card = {"member": "small", "dataset": "digits", "seed": 0, "recipe": {}, "settings": settings}
     tracker = member_runs.Tracker(card, [1, 2])
     tracker.start()
-    tracker.epoch(0, {"epoch": 1, "validation_nll": 9.0, "validation_accuracy": 0.5, "lr": 0.1})
+    tracker.epoch(0, {"epoch": 1, "training_loss": 9.0, "validation_accuracy": 0.5, "lr": 0.1})
     numbers = [(replica, epoch, epoch / 7, epoch / 900, 0.1) for replica in range(2) for epoch in range(1, 401)]
-    lines = ["replica,epoch,validation_nll,validation_accuracy,lr", *(",".join(map(str, row)) for row in numbers)]
+    lines = ["replica,epoch,training_loss,validation_accuracy,lr", *(",".join(map(str, row)) for row in numbers)]
     (project / "history.csv").write_text("\n".join(lines))
     asked = []
     log_batch = tracker.client.log_batch
@@ -414,7 +414,7 @@ def test_epochs_that_were_kept_back_are_logged_together(project, store):
     assert len(asked) == 4
     for number, first in (("0", 9.0), ("1", 1 / 7)):
         logged = {
-            one.step: one.value for one in tracker.client.get_metric_history(tracker.ids[number], "validation_nll")
+            one.step: one.value for one in tracker.client.get_metric_history(tracker.ids[number], "training_loss")
         }
         assert logged == pytest.approx({epoch: epoch / 7 for epoch in range(1, 401)} | {1: first})
 
@@ -477,8 +477,8 @@ def test_an_epoch_that_a_resumed_training_comes_to_again_is_logged_once(project,
         tracker = member_runs.Tracker(card, [1], project)
         tracker.start()
         for epoch in epochs:
-            tracker.epoch(0, {"epoch": epoch, "validation_nll": epoch / 7, "lr": 0.1})
-    for name in ("validation_nll", "lr"):
+            tracker.epoch(0, {"epoch": epoch, "training_loss": epoch / 7, "lr": 0.1})
+    for name in ("training_loss", "lr"):
         assert [metric.step for metric in tracker.client.get_metric_history(tracker.ids["0"], name)] == [1, 2, 3, 4, 5]
 
 

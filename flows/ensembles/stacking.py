@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_modules.ensembles.stacking import features
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -33,6 +31,8 @@ def fit_layers(log_probabilities: "Tensor", labels: "Tensor", c: float, hidden: 
     from sklearn.linear_model import LogisticRegression
     from sklearn.neural_network import MLPClassifier
     from threadpoolctl import threadpool_limits
+
+    from lightning_modules.ensembles.stacking import features
 
     classes = log_probabilities.shape[2]
     inputs = features(log_probabilities.double()).numpy()

@@ -28,7 +28,12 @@ def rows(params: Params) -> list[tuple[str, ...]]:
         ensemble = measurements.ensemble_metrics(params.dataset)
         methods_file = paths.plots_folder(params.dataset) / "ensemble" / "methods.csv"
         methods = list(csv.DictReader(methods_file.read_text(encoding="utf-8", errors="replace").splitlines()))
-        if not methods or not {"method", by_task.FIRST[task], by_task.CHOSEN_BY[task]} <= methods[0].keys():
+        shown = (by_task.FIRST[task], by_task.CHOSEN_BY[task])
+        try:
+            of_methods = {row["method"]: {score: float(row[score]) for score in shown} for row in methods}
+        except (KeyError, TypeError, ValueError):
+            of_methods = {}
+        if not of_methods:
             raise file_io.damaged(methods_file, "is damaged", healing.heal(methods_file, "ensemble"))
         images = dataset.read_card(params.dataset)["counts"]["test"]
     except FileNotFoundError as error:
@@ -41,14 +46,13 @@ def rows(params: Params) -> list[tuple[str, ...]]:
         measured = (by_task.first_text(task, test), *by_task.test_cells(task, test, images))
         table.append((name, *size, *chosen_on, *measured, seconds(params.dataset, name)))
     test = ensemble["test"]
-    for numbers in methods:
-        chosen = numbers["method"] == ensemble["method"]
+    for method, of_method in of_methods.items():
+        chosen = method == ensemble["method"]
         size = (str(ensemble["networks"]), f"{ensemble['parameters']:,}")
-        of_method = {score: float(value) for score, value in numbers.items() if score != "method"}
         chosen_on = (by_task.first_text(task, of_method), by_task.chosen_text(task, of_method))
         cells = (by_task.first_text(task, test), *by_task.test_cells(task, test, images))
         measured = cells if chosen else ("",) * len(cells)
-        table.append((f"{numbers['method']}{' *' if chosen else ''}", *size, *chosen_on, *measured, ""))
+        table.append((f"{method}{' *' if chosen else ''}", *size, *chosen_on, *measured, ""))
     return table
 
 
