@@ -34,9 +34,7 @@ def ensemble(params: Params) -> dict:
     write(params.dataset, combined)
     of_task = names.ENSEMBLES_OF[params.feed.task]
     if left := [name for name in map(names.name_of, params.ensemble.methods) if name not in of_task]:
-        print(
-            f"left out: {', '.join(left)}, which needs classes, and the task of {params.dataset} is {params.feed.task}"
-        )
+        print(f"left out: {', '.join(left)}, which the task of {params.dataset}, {params.feed.task}, does not have")
     say(combined.result, params.feed.task)
     register(params.dataset)
     return combined.result

@@ -29,7 +29,8 @@ from flows.project.errors import InputError
 from flows.reporting import results
 from flows.studies import specification
 from flows.training import resolving
-from lightning_modules import tasks, voting
+from lightning_modules import tasks
+from lightning_modules.ensembles import Combiner
 from lightning_modules.tasks import sequence
 
 ADAM = {"name": "adam", "lr": 0.01}
@@ -295,7 +296,7 @@ def test_sequences_are_scored_and_combined(strings):
 @pytest.mark.long
 def test_what_is_served_reads_what_was_evaluated(strings, tmp_path):
     made = record.read("digit_strings")
-    vote = voting.Vote(made.method, None, tasks.of({"class_names": made.class_names, **made.about}).VOTES)
+    vote = Combiner(made.method, None, tasks.of({"class_names": made.class_names, **made.about}).ENSEMBLES)
     export(registering.networks(made, "reader"), vote, made.shape, made.class_names, tmp_path, made.about)
     images, _ = dataset.load("digit_strings").split("test")
     found = list(predict.answered(ServedEnsemble(tmp_path), images, {"name": "digit_strings", "version": "1"}))
